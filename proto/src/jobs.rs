@@ -1,0 +1,221 @@
+//! The records of a batch: jobs, operands, parameters, waits, completions.
+//!
+//! A batch is five flat arrays. Jobs come in order; each says how many of the operands, parameters and waits
+//! that follow are its own. Byte parameters point into the bytes array. The same records go from client to
+//! broker, with handles, and from broker to driver, with keys; only waits differ, because a driver is told
+//! where to look (page, slot) and not what for.
+
+use crate::codec::{Field, Malformed, Reader, Writer, Zero};
+use crate::error::ErrorCode;
+use crate::ids::{CauseId, Handle, ObjectKey, Point, QueueHandle, Time, TimelineKey};
+use crate::record;
+use crate::rights::{Access, WaitKind};
+
+/// The job skips implicit waits; its points still enter the reservations.
+pub const JOB_EXPLICIT: u16 = 1;
+/// The job runs even if a data wait failed.
+pub const JOB_RUN_ANYWAY: u16 = 2;
+/// Flags a client may set on a job.
+pub const JOB_FLAGS: u16 = JOB_EXPLICIT | JOB_RUN_ANYWAY;
+
+/// A written operand replaces its whole declared range; what was there does not matter.
+pub const OPERAND_DISCARD: u8 = 1;
+/// The length is read from a result cell when the job starts; `len` is the most it may be.
+pub const OPERAND_INDIRECT: u8 = 2;
+/// Set by the broker: the operand may be changed by another domain while the engine works; use windows.
+pub const OPERAND_FOREIGN: u8 = 4;
+/// Flags a client may set on an operand.
+pub const OPERAND_FLAGS: u8 = OPERAND_DISCARD | OPERAND_INDIRECT;
+
+/// The page number in a [`DriverWait`] that means "a timeline of this very instance".
+pub const PAGE_LOCAL: u16 = u16::MAX;
+
+record! {
+    /// One job. `Q` names the queue: [`QueueHandle`] from a client, [`TimelineKey`] to a driver.
+    pub struct Job<Q> {
+        /// The queue it goes to.
+        pub queue: Q,
+        /// The point it will signal: exactly one after the queue's previous job.
+        pub point: Point,
+        /// Longest run time once ready, nanoseconds; 0 is the operation's own.
+        pub run_ns: u64,
+        /// To a driver: the cause of a data wait that has failed already; from a client 0.
+        pub failed_cause: CauseId,
+        /// To a driver: the code that goes with it, 0 is none; from a client 0.
+        pub failed_code: u32,
+        /// Which operation.
+        pub op: u16,
+        /// `JOB_*`.
+        pub flags: u16,
+        /// How many of the batch's operands are its own.
+        pub operands: u16,
+        /// How many of the batch's parameters are its own.
+        pub params: u16,
+        /// How many of the batch's waits are its own.
+        pub waits: u16,
+        /// Zero.
+        pub reserved: Zero<2>,
+    }
+}
+
+record! {
+    /// A range of an object that a job uses. `O` names the object: [`Handle`] or [`ObjectKey`].
+    pub struct Operand<O> {
+        /// The object.
+        pub object: O,
+        /// First byte.
+        pub offset: u64,
+        /// Bytes; with [`OPERAND_INDIRECT`] the most that the cell may say.
+        pub len: u64,
+        /// With [`OPERAND_INDIRECT`]: the object that holds the cell.
+        pub cell_object: O,
+        /// With [`OPERAND_INDIRECT`]: first byte of the cell, a multiple of 64.
+        pub cell_offset: u64,
+        /// Place in the operation's list of operands.
+        pub number: u8,
+        /// With [`OPERAND_INDIRECT`]: which word of the cell, 0 to 7.
+        pub cell_word: u8,
+        /// How it is used.
+        pub access: Access,
+        /// `OPERAND_*`.
+        pub flags: u8,
+        /// Zero.
+        pub reserved: Zero<4>,
+    }
+}
+
+/// Where a parameter's value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ParamSource {
+    /// `value` is it.
+    Value,
+    /// `len` bytes of the bytes array from `value` on.
+    Bytes,
+    /// A word of a result cell, read when the job starts; `max` is the most it may be.
+    Cell,
+}
+
+impl Field for ParamSource {
+    const SIZE: usize = 1;
+    fn put(&self, w: &mut Writer) {
+        match self {
+            Self::Value => 0u8,
+            Self::Bytes => 1,
+            Self::Cell => 2,
+        }
+        .put(w);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match u8::take(r)? {
+            0 => Ok(Self::Value),
+            1 => Ok(Self::Bytes),
+            2 => Ok(Self::Cell),
+            other => Err(Malformed::BadValue { field: "parameter source", value: u64::from(other) }),
+        }
+    }
+}
+
+record! {
+    /// One parameter of a job.
+    pub struct Param<O> {
+        /// The number, the place of its bytes, or the offset of the cell (a multiple of 64).
+        pub value: u64,
+        /// With [`ParamSource::Cell`]: the object that holds the cell.
+        pub cell_object: O,
+        /// With [`ParamSource::Cell`]: the most the value may be.
+        pub max: u64,
+        /// With [`ParamSource::Bytes`]: how many.
+        pub len: u32,
+        /// Place in the operation's list of parameters.
+        pub number: u16,
+        /// Where the value is.
+        pub source: ParamSource,
+        /// With [`ParamSource::Cell`]: which word, 0 to 7.
+        pub cell_word: u8,
+    }
+}
+
+record! {
+    /// An explicit wait, as a client names it: a point of one of its own queues.
+    pub struct Wait {
+        /// The queue.
+        pub queue: QueueHandle,
+        /// The point.
+        pub point: Point,
+        /// What a failure means.
+        pub kind: WaitKind,
+        /// Zero.
+        pub reserved: Zero<7>,
+    }
+}
+
+record! {
+    /// A wait as a driver gets it: where to look.
+    pub struct DriverWait {
+        /// The timeline.
+        pub timeline: TimelineKey,
+        /// The point.
+        pub point: Point,
+        /// The driver's own number of the fence page, or [`PAGE_LOCAL`].
+        pub page: u16,
+        /// The slot in that page.
+        pub slot: u16,
+        /// What a failure means.
+        pub kind: WaitKind,
+        /// Zero.
+        pub reserved: Zero<3>,
+    }
+}
+
+record! {
+    /// How a job ended, as the driver tells the broker.
+    pub struct Completion {
+        /// The queue's timeline.
+        pub timeline: TimelineKey,
+        /// The job's point.
+        pub point: Point,
+        /// When the engine began; 0 if it never did.
+        pub started: Time,
+        /// When the engine ended.
+        pub ended: Time,
+        /// Bytes read from inputs and written to outputs.
+        pub bytes: u64,
+        /// Bytes copied through private windows.
+        pub staged: u64,
+        /// The cause, if it failed.
+        pub cause: CauseId,
+        /// The code, if it failed; 0 is ok.
+        pub code: u32,
+        /// Zero.
+        pub reserved: Zero<4>,
+    }
+}
+
+impl Completion {
+    /// The failure, if it is one.
+    #[must_use]
+    pub fn failure(&self) -> Option<crate::error::Failure> {
+        (self.code != 0)
+            .then(|| crate::error::Failure { code: ErrorCode::from_number(self.code), cause: self.cause })
+    }
+}
+
+/// A batch as a client sends it.
+pub type ClientJob = Job<QueueHandle>;
+/// An operand as a client sends it.
+pub type ClientOperand = Operand<Handle>;
+/// A parameter as a client sends it.
+pub type ClientParam = Param<Handle>;
+/// A job as a driver gets it.
+pub type DriverJob = Job<TimelineKey>;
+/// An operand as a driver gets it.
+pub type DriverOperand = Operand<ObjectKey>;
+/// A parameter as a driver gets it.
+pub type DriverParam = Param<ObjectKey>;
+
+const _: () = assert!(<ClientJob as Field>::SIZE == 48);
+const _: () = assert!(<ClientOperand as Field>::SIZE == 48);
+const _: () = assert!(<ClientParam as Field>::SIZE == 32);
+const _: () = assert!(<Wait as Field>::SIZE == 24);
+const _: () = assert!(<DriverWait as Field>::SIZE == 24);
+const _: () = assert!(<Completion as Field>::SIZE == 64);

@@ -1,0 +1,32 @@
+//! Limits of the wire: what a message may hold, with unit and reason. Quotas are configuration, not here.
+
+/// Longest message, bytes. A longer packet is read with its true length and answered TooLarge.
+pub const MESSAGE_LEN: usize = 64 * 1024;
+/// Longest name of an object, a client, a device or an operation, bytes. Names end up in logs and tables.
+pub const NAME_LEN: usize = 64;
+/// Jobs in one batch. With two operands and two parameters each they fit one message.
+pub const BATCH_JOBS: usize = 256;
+/// Operands of one job, the result cell included.
+pub const JOB_OPERANDS: usize = 16;
+/// Parameters of one job.
+pub const JOB_PARAMS: usize = 32;
+/// Explicit waits of one job.
+pub const JOB_WAITS: usize = 64;
+/// Bytes that the byte parameters of one batch may take together (paths, keys' names).
+pub const BATCH_BYTES: usize = 16 * 1024;
+/// Deepest queue, jobs in flight. Bounds what a queue can hold in the broker and in its driver.
+pub const QUEUE_DEPTH: u32 = 1024;
+/// Depth of a queue whose opener does not say, jobs in flight.
+pub const QUEUE_DEPTH_DEFAULT: u32 = 256;
+/// Longest object, bytes: beyond it no machine we know has memory.
+pub const OBJECT_LEN: u64 = 1 << 44;
+/// Page size that lengths of objects are multiples of, bytes.
+pub const PAGE_LEN: u64 = 4096;
+/// Longest description of a device, bytes.
+pub const DESCRIPTION_LEN: usize = 48 * 1024;
+/// Longest text of a cause or a refusal, bytes.
+pub const TEXT_LEN: usize = 1024;
+/// Completion records in one message of a driver.
+pub const COMPLETIONS: usize = 64;
+/// How long after the first unsent completion a driver sends it, nanoseconds.
+pub const COMPLETION_DELAY_NS: u64 = 1_000_000;

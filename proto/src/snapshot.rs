@@ -1,0 +1,219 @@
+//! The broker's state as tools see it: entries of a topic, sent as JSON in pages.
+//!
+//! This is the control plane's own form; nothing on the data path uses it. Fields are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{Field, Malformed, Reader, Writer};
+
+/// A part of the broker's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Topic {
+    /// One [`Status`].
+    Status,
+    /// [`DeviceEntry`]s.
+    Devices,
+    /// [`ObjectEntry`]s.
+    Objects,
+    /// [`ClientEntry`]s.
+    Clients,
+    /// [`QueueEntry`]s.
+    Queues,
+}
+
+impl Field for Topic {
+    const SIZE: usize = 1;
+    fn put(&self, w: &mut Writer) {
+        match self {
+            Self::Status => 1u8,
+            Self::Devices => 2,
+            Self::Objects => 3,
+            Self::Clients => 4,
+            Self::Queues => 5,
+        }
+        .put(w);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match u8::take(r)? {
+            1 => Ok(Self::Status),
+            2 => Ok(Self::Devices),
+            3 => Ok(Self::Objects),
+            4 => Ok(Self::Clients),
+            5 => Ok(Self::Queues),
+            other => Err(Malformed::BadValue { field: "topic", value: u64::from(other) }),
+        }
+    }
+}
+
+/// The broker as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Process of the broker.
+    pub pid: u32,
+    /// Nanoseconds since it began to serve.
+    pub uptime_ns: u64,
+    /// Live clients.
+    pub clients: u64,
+    /// Live objects.
+    pub objects: u64,
+    /// Bytes charged.
+    pub object_bytes: u64,
+    /// Bytes pinned.
+    pub pinned_bytes: u64,
+    /// Open queues.
+    pub queues: u64,
+    /// Live timelines.
+    pub timelines: u64,
+    /// Jobs accepted and not yet ended.
+    pub jobs_in_flight: u64,
+    /// Driver instances.
+    pub instances: u64,
+    /// Fence pages.
+    pub pages: u64,
+    /// How the kernel and the process limits are used; one line per feature.
+    pub features: Vec<String>,
+    /// Counters since the start.
+    pub counters: Counters,
+}
+
+/// Counters since the broker's start. They show what the broker does, and that it is not on the fence path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    /// Messages from clients.
+    pub client_messages: u64,
+    /// Batches accepted.
+    pub batches: u64,
+    /// Batches refused.
+    pub batches_refused: u64,
+    /// Jobs accepted.
+    pub jobs: u64,
+    /// Jobs that ended well.
+    pub jobs_ok: u64,
+    /// Jobs that failed.
+    pub jobs_failed: u64,
+    /// Messages with completions from drivers.
+    pub completion_messages: u64,
+    /// Points the broker itself wrote into fence pages, for the dead only.
+    pub points_settled: u64,
+    /// Sleepers the broker woke, for the dead only.
+    pub sleepers_woken: u64,
+    /// Instances that died.
+    pub instances_lost: u64,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceEntry {
+    /// Its number.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// One line.
+    pub summary: String,
+    /// Names of its operations.
+    pub operations: Vec<String>,
+    /// `ready`, `starting`, `idle`, `backing off` or `failed`.
+    pub state: String,
+    /// Its instances.
+    pub instances: Vec<InstanceEntry>,
+}
+
+/// One driver instance.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstanceEntry {
+    /// Its number.
+    pub instance: u32,
+    /// The domain it serves.
+    pub domain: u32,
+    /// Its process.
+    pub pid: u32,
+    /// Jobs ended.
+    pub jobs: u64,
+    /// Jobs in flight.
+    pub in_flight: u64,
+    /// Nanoseconds its engines worked.
+    pub busy_ns: u64,
+    /// Bytes its engines read and wrote.
+    pub bytes: u64,
+    /// Bytes it copied through windows.
+    pub staged_bytes: u64,
+    /// Objects it maps.
+    pub mapped: u64,
+}
+
+/// One object.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ObjectEntry {
+    /// Its key.
+    pub object: String,
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub len: u64,
+    /// Bytes pinned.
+    pub pinned: u64,
+    /// `created`, `ready`, `retiring`, `orphaned`.
+    pub state: String,
+    /// The domain that is charged.
+    pub domain: u32,
+    /// Clients with a handle.
+    pub clients: Vec<u64>,
+    /// Devices that map it.
+    pub mapped_by: Vec<String>,
+    /// Unfinished uses.
+    pub uses: u64,
+    /// Poisoned ranges, with their causes.
+    pub poison: Vec<String>,
+}
+
+/// One client.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientEntry {
+    /// Its number.
+    pub client: u64,
+    /// What it calls itself.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its domain.
+    pub domain: u32,
+    /// Handles it holds.
+    pub handles: u64,
+    /// Bytes charged to it.
+    pub bytes: u64,
+    /// Queues it opened.
+    pub queues: u64,
+    /// Jobs in flight.
+    pub jobs_in_flight: u64,
+    /// Messages it sent.
+    pub messages: u64,
+}
+
+/// One queue.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueueEntry {
+    /// Its timeline.
+    pub timeline: String,
+    /// The device.
+    pub device: String,
+    /// The client's number.
+    pub client: u64,
+    /// The last point promised.
+    pub promised: u64,
+    /// The last point known to have ended.
+    pub ended: u64,
+    /// `idle`, `waiting`, `ready`, `gone`.
+    pub state: String,
+}
