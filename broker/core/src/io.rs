@@ -1,0 +1,416 @@
+//! All that can happen to the broker ([`Input`]) and all it can do ([`Effect`]).
+//!
+//! Both enums are closed. The shell (`vgemd`'s broker role) turns sockets, timers and pidfds into inputs, one at
+//! a time, and carries the effects out in order. Core never sees an fd: an [`Attach`] says which fd belongs to a
+//! message and the shell finds it. Outcomes that only the kernel knows come back as inputs.
+
+use vgem_proto::codec::Malformed;
+use vgem_proto::error::ErrorCode;
+use vgem_proto::error::Failure;
+use vgem_proto::ids::CauseId;
+use vgem_proto::ids::{DeviceId, DomainId, Handle, InstanceId, ObjectKey, Point, Time, TimelineKey};
+use vgem_proto::message::Head;
+use vgem_proto::message::client::ClientMessage;
+use vgem_proto::message::driver::DriverMessage;
+use vgem_proto::rights::{Access, HugePages};
+
+/// A client's connection as the shell numbers it. Never used twice while the broker lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(pub u64);
+
+/// A pair of a fence page and its interest page, as the shell keeps it. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PairId(pub u64);
+
+/// What the kernel says about the process behind a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerFacts {
+    /// Its user.
+    pub uid: u32,
+    /// Its process, for people; never proof.
+    pub pid: u32,
+    /// The domain of the listener or uid.
+    pub domain: DomainId,
+}
+
+/// How an instance ended, for causes and for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstanceEnd {
+    /// The process ended with this code, or by this signal (negative).
+    Exited(i32),
+    /// It broke the protocol.
+    Broke(String),
+    /// The link closed while the process lived; the shell has killed it.
+    HungUp,
+}
+
+/// What the fence pages of a dead instance show of one of its timelines: the furthest slot of all observers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The timeline.
+    pub timeline: TimelineKey,
+    /// The last point the instance signalled.
+    pub value: Point,
+    /// The failures still in the slot's ring.
+    pub failures: Vec<(Point, Failure)>,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A client connected.
+    Connected {
+        /// The connection.
+        link: LinkId,
+        /// Who it is.
+        peer: PeerFacts,
+    },
+    /// A client sent a message.
+    Request {
+        /// The connection.
+        link: LinkId,
+        /// The head.
+        head: Head,
+        /// The message.
+        message: ClientMessage,
+    },
+    /// A client sent bytes that are no message, or a packet longer than the limit.
+    BadRequest {
+        /// The connection.
+        link: LinkId,
+        /// The request id, as far as it could be read.
+        request: u64,
+        /// What was wrong.
+        fault: BadRequest,
+    },
+    /// A client's connection is gone, for whatever reason.
+    Hangup {
+        /// The connection.
+        link: LinkId,
+    },
+    /// [`Effect::MakeObject`] was carried out, or the kernel refused it with this errno.
+    ObjectMade {
+        /// The object.
+        object: ObjectKey,
+        /// The outcome.
+        outcome: Result<(), i32>,
+    },
+    /// [`Effect::CheckPopulated`] was carried out: whether every page is there.
+    PopulatedChecked {
+        /// The object.
+        object: ObjectKey,
+        /// The answer.
+        populated: bool,
+    },
+    /// The keeper keeps and pins an object ([`Effect::Keep`]).
+    Kept {
+        /// The object.
+        object: ObjectKey,
+        /// Bytes really pinned.
+        pinned: u64,
+    },
+    /// The keeper has let an object go ([`Effect::Drop`]).
+    Dropped {
+        /// The object.
+        object: ObjectKey,
+    },
+    /// An export of this object may have been closed somewhere (a hint), or all should be looked at (`None`).
+    ExportHint {
+        /// The object.
+        object: Option<ObjectKey>,
+    },
+    /// [`Effect::Probe`] was carried out: whether the broker's fd is the only open file of the object.
+    Probed {
+        /// The object.
+        object: ObjectKey,
+        /// The answer.
+        free: bool,
+    },
+    /// [`Effect::Free`] was carried out; `false` if a new reference showed up in the last moment.
+    Freed {
+        /// The object.
+        object: ObjectKey,
+        /// Whether it is gone.
+        gone: bool,
+    },
+    /// [`Effect::MakePair`] was carried out, or failed with this errno.
+    PairMade {
+        /// The pair.
+        pair: PairId,
+        /// The outcome.
+        outcome: Result<(), i32>,
+    },
+    /// The caller's own domain is known beforehand (user and embedded mode): start its instances.
+    Prestart {
+        /// The domain.
+        domain: DomainId,
+    },
+    /// The keeper started an instance; its link is connected.
+    InstanceStarted {
+        /// The instance.
+        instance: InstanceId,
+        /// Its process, for people.
+        pid: u32,
+    },
+    /// The keeper could not start an instance.
+    InstanceFailed {
+        /// The instance.
+        instance: InstanceId,
+        /// Why.
+        why: String,
+    },
+    /// A driver sent a message.
+    Driver {
+        /// The instance.
+        instance: InstanceId,
+        /// The message.
+        message: DriverMessage,
+    },
+    /// An instance is gone: its process has ended (the shell has seen its pidfd) and its pages were read.
+    InstanceGone {
+        /// The instance.
+        instance: InstanceId,
+        /// How.
+        end: InstanceEnd,
+        /// What its pages show.
+        settled: Vec<Settled>,
+    },
+    /// The moment [`crate::Broker::next_deadline`] named has come, or nothing else happened.
+    Tick,
+}
+
+/// What was wrong with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadRequest {
+    /// Not a message.
+    Malformed(Malformed),
+    /// Longer than the limit, bytes.
+    TooLarge {
+        /// Its length.
+        len: u64,
+    },
+}
+
+/// The fds that go with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// None.
+    None,
+    /// A fresh open file of the object.
+    Export {
+        /// The object.
+        object: ObjectKey,
+        /// What the fd allows.
+        access: Access,
+    },
+    /// The signaller's side of a pair: page read-write, interest read-only.
+    Signaller(PairId),
+    /// The observer's side of a pair: page read-only, interest read-write.
+    Observer(PairId),
+}
+
+/// Something the shell must do.
+#[derive(Debug)]
+#[must_use]
+pub enum Effect {
+    /// Send a message to a client. If the fds cannot be had, send Refused{System} for `request` instead.
+    Reply {
+        /// The connection.
+        link: LinkId,
+        /// The request it answers.
+        request: u64,
+        /// The message.
+        message: ClientMessage,
+        /// The fds.
+        attach: Attach,
+    },
+    /// Close a client's connection after what was queued for it; [`Input::Hangup`] follows.
+    Disconnect {
+        /// The connection.
+        link: LinkId,
+        /// Why, for the log.
+        why: String,
+    },
+    /// Make the memory of an object; [`Input::ObjectMade`] follows.
+    MakeObject {
+        /// The object.
+        object: ObjectKey,
+        /// Bytes.
+        len: u64,
+        /// Which pages.
+        huge: HugePages,
+        /// A name for people, already made harmless.
+        name: String,
+    },
+    /// Look whether every page of an object is there; [`Input::PopulatedChecked`] follows.
+    CheckPopulated {
+        /// The object.
+        object: ObjectKey,
+    },
+    /// Give the keeper a duplicate and have it pinned; [`Input::Kept`] follows.
+    Keep {
+        /// The object.
+        object: ObjectKey,
+        /// Bytes.
+        len: u64,
+    },
+    /// Have the keeper let go; [`Input::Dropped`] follows.
+    Drop {
+        /// The object.
+        object: ObjectKey,
+    },
+    /// Watch an object for closed exports; [`Input::ExportHint`] may follow at any time.
+    Watch {
+        /// The object.
+        object: ObjectKey,
+    },
+    /// Look whether any other open file of an object exists; [`Input::Probed`] follows.
+    Probe {
+        /// The object.
+        object: ObjectKey,
+    },
+    /// Take the lease, punch, close; [`Input::Freed`] follows.
+    Free {
+        /// The object.
+        object: ObjectKey,
+    },
+    /// Make a pair of pages; [`Input::PairMade`] follows.
+    MakePair {
+        /// The pair.
+        pair: PairId,
+    },
+    /// Forget a pair of pages: unmap and close the broker's side.
+    DropPair {
+        /// The pair.
+        pair: PairId,
+    },
+    /// Bring a slot of a dead signaller to its settled state and kill what comes after it.
+    Settle {
+        /// The pair.
+        pair: PairId,
+        /// The slot.
+        slot: u16,
+        /// The last point that was signalled.
+        value: Point,
+        /// Its failures.
+        failures: Vec<(Point, Failure)>,
+        /// Every point from here on has failed.
+        dead_from: Point,
+        /// With this code.
+        code: ErrorCode,
+        /// And this cause.
+        cause: CauseId,
+    },
+    /// Kill a whole page: its signaller will never publish anything more.
+    KillPage {
+        /// The pair.
+        pair: PairId,
+        /// The code.
+        code: ErrorCode,
+        /// The cause.
+        cause: CauseId,
+    },
+    /// Have the keeper start an instance; InstanceStarted or InstanceFailed follows.
+    StartInstance {
+        /// Its number.
+        instance: InstanceId,
+        /// Which device.
+        device: DeviceId,
+        /// For which domain.
+        domain: DomainId,
+    },
+    /// Kill an instance; [`Input::InstanceGone`] follows.
+    KillInstance {
+        /// The instance.
+        instance: InstanceId,
+        /// Why, for the log.
+        why: String,
+    },
+    /// Send a message to an instance. If the fds cannot be had the message is left out: the driver will answer
+    /// for what it lacks.
+    ToDriver {
+        /// The instance.
+        instance: InstanceId,
+        /// The message.
+        message: DriverMessage,
+        /// The fds.
+        attach: Attach,
+    },
+    /// Something an operator should know.
+    Log {
+        /// What.
+        event: Event,
+    },
+}
+
+/// Something an operator should know. Texts from peers are already made harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A client came.
+    ClientConnected {
+        /// Its number.
+        client: u64,
+        /// Its user.
+        uid: u32,
+    },
+    /// A client went.
+    ClientGone {
+        /// Its number.
+        client: u64,
+    },
+    /// An object was freed.
+    ObjectFreed {
+        /// The object.
+        object: ObjectKey,
+    },
+    /// An instance is ready.
+    InstanceReady {
+        /// The instance.
+        instance: InstanceId,
+        /// Its device's name.
+        device: String,
+    },
+    /// An instance is gone.
+    InstanceLost {
+        /// The instance.
+        instance: InstanceId,
+        /// Its device's name.
+        device: String,
+        /// How.
+        why: String,
+        /// Jobs that failed with it.
+        jobs: usize,
+    },
+    /// A job took too long.
+    JobTimedOut {
+        /// The device's name.
+        device: String,
+        /// The job's timeline.
+        timeline: TimelineKey,
+        /// Its point.
+        point: Point,
+    },
+    /// A request was refused.
+    Refused {
+        /// The client's number.
+        client: u64,
+        /// Why.
+        why: String,
+    },
+    /// A client closed a handle; said only at the finest level.
+    HandleClosed {
+        /// The handle.
+        handle: Handle,
+    },
+    /// A bug of ours that did no harm.
+    Bug {
+        /// What.
+        what: String,
+    },
+}
+
+/// What [`crate::Broker::apply`] wants done, in order.
+pub type Effects = Vec<Effect>;
+
+/// A moment and the reason the broker wants to be called then.
+pub type NextDeadline = Option<Time>;
