@@ -1,1 +1,4 @@
-//! See the workspace.
+//! How to write a driver for vgemd.
+#![forbid(unsafe_code)]
+pub mod engine;
+pub mod window;
