@@ -13,6 +13,7 @@ use vgem_proto::message::Head;
 use vgem_proto::message::client::ClientMessage;
 use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::rights::{Access, HugePages};
+use vgem_proto::snapshot::Topic;
 
 /// A client's connection as the shell numbers it. Never used twice while the broker lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +32,8 @@ pub struct PeerFacts {
     pub pid: u32,
     /// The domain of the listener or uid.
     pub domain: DomainId,
+    /// 128 fresh random bits that will name the session: core has no randomness of its own.
+    pub token: [u64; 2],
 }
 
 /// How an instance ended, for causes and for people.
@@ -85,6 +88,13 @@ pub enum Input {
     },
     /// A client's connection is gone, for whatever reason.
     Hangup {
+        /// The connection.
+        link: LinkId,
+    },
+    /// A client has taken every packet that was sent to it (its socket's send queue is empty). The exports in
+    /// them no longer count as unreceived. Needed only after a [`Effect::Reply`] with an [`Attach`] other than
+    /// `None`; saying it more often does no harm.
+    Received {
         /// The connection.
         link: LinkId,
     },
@@ -179,6 +189,15 @@ pub enum Input {
     Tick,
 }
 
+/// How much of the broker's state may be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it.
+    All,
+    /// What belongs to one domain.
+    Domain(DomainId),
+}
+
 /// What was wrong with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadRequest {
@@ -223,6 +242,20 @@ pub enum Effect {
         message: ClientMessage,
         /// The fds.
         attach: Attach,
+    },
+    /// Answer a request for a page of the broker's state: take [`crate::Broker::snapshot`] with these arguments,
+    /// at once, and send it as `Page`. Core knows no JSON and no limit of a page in bytes.
+    Inspect {
+        /// The connection.
+        link: LinkId,
+        /// The request it answers.
+        request: u64,
+        /// How much of the state this client may see.
+        scope: Scope,
+        /// Which part.
+        topic: Topic,
+        /// Where the previous page ended.
+        cursor: u64,
     },
     /// Close a client's connection after what was queued for it; [`Input::Hangup`] follows.
     Disconnect {

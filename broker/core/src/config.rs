@@ -1,0 +1,134 @@
+//! What the broker is told before it starts: devices, quotas, times, bounds.
+//!
+//! Plain values with defaults; where they come from (a file, a command line) is the shell's business. Every
+//! number has a unit in its name or its sentence. Nothing here changes while the broker lives.
+
+use vgem_proto::describe::Description;
+use vgem_proto::ids::{DeviceId, DomainId};
+
+/// Everything [`crate::Broker::new`] needs.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// The devices, as their drivers describe them.
+    pub devices: Vec<(DeviceId, Description)>,
+    /// What a domain may hold, unless it is listed in `domains`.
+    pub quotas: Quotas,
+    /// Domains with quotas of their own.
+    pub domains: Vec<(DomainId, Quotas)>,
+    /// How long things may take.
+    pub times: Times,
+    /// How many of everything else.
+    pub bounds: Bounds,
+}
+
+/// What one domain may hold at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quotas {
+    /// Bytes of objects.
+    pub bytes: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Handles, of all its clients together.
+    pub handles: u64,
+    /// Open queues, those that are being opened or closed included.
+    pub queues: u64,
+    /// Jobs accepted and not yet ended.
+    pub jobs: u64,
+    /// Connections.
+    pub connections: u64,
+    /// Fds sent to its clients and not yet received ([`crate::io::Input::Received`]).
+    pub exports: u64,
+    /// Requests per second, with a burst of one second; `None` is no bound.
+    pub requests_per_s: Option<u32>,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 30,
+            objects: 100_000,
+            handles: 200_000,
+            queues: 8192,
+            jobs: 65_536,
+            connections: 8192,
+            exports: 1024,
+            requests_per_s: None,
+        }
+    }
+}
+
+/// How long things may take, nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// From the moment a job is ready until a driver that is busy with others must have begun it.
+    pub scheduling_ns: u64,
+    /// Longest run time a job may ask for.
+    pub run_ns: u64,
+    /// How long an instance without queues is kept.
+    pub idle_ns: u64,
+    /// How long a client or an instance may take to greet, and an instance to answer what it owes.
+    pub greeting_ns: u64,
+    /// Pause before an instance is started again after its first loss; doubles with each loss.
+    pub pause_first_ns: u64,
+    /// Longest such pause.
+    pub pause_most_ns: u64,
+    /// Losses older than this are forgotten.
+    pub losses_ns: u64,
+    /// How long a device counts as failed for a domain.
+    pub failed_ns: u64,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        const MS: u64 = 1_000_000;
+        Self {
+            scheduling_ns: 5_000 * MS,
+            run_ns: 300_000 * MS,
+            idle_ns: 30_000 * MS,
+            greeting_ns: 10_000 * MS,
+            pause_first_ns: 100 * MS,
+            pause_most_ns: 5_000 * MS,
+            losses_ns: 60_000 * MS,
+            failed_ns: 60_000 * MS,
+        }
+    }
+}
+
+/// How many of everything that no domain is charged for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Jobs in flight at one instance: what its link can hold.
+    pub instance_jobs: u32,
+    /// Pairs of pages made ahead, so that opening a queue need not wait for one.
+    pub spare_pairs: usize,
+    /// Queues one client may be waiting for at a time.
+    pub pending_opens: usize,
+    /// Bad messages in a row before a client is dropped.
+    pub bad_messages: u32,
+    /// Losses of one device for one domain, within [`Times::losses_ns`], until it counts as failed.
+    pub losses: usize,
+    /// Causes remembered per domain.
+    pub causes: usize,
+    /// Unfinished pieces of writes that one object's reservation may hold.
+    pub pieces: usize,
+    /// Points one job may wait for.
+    pub job_waits: usize,
+    /// Probes of orphaned objects sent in one go.
+    pub sweep: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            instance_jobs: 8192,
+            spare_pairs: 8,
+            pending_opens: 64,
+            bad_messages: 64,
+            losses: 3,
+            causes: 512,
+            pieces: 1024,
+            job_waits: 1280,
+            sweep: 256,
+        }
+    }
+}
