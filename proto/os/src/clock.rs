@@ -24,10 +24,7 @@ pub fn deadline_in(after_ns: u64) -> u64 {
 pub(crate) fn timespec(ns: u64) -> Timespec {
     let seconds = ns / 1_000_000_000;
     let rest = ns % 1_000_000_000;
-    Timespec {
-        tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX),
-        tv_nsec: i64::try_from(rest).unwrap_or(0),
-    }
+    Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: i64::try_from(rest).unwrap_or(0) }
 }
 
 #[cfg(test)]

@@ -61,12 +61,7 @@ impl OsError {
     pub fn is_resource(&self) -> bool {
         matches!(
             self.errno,
-            Errno::MFILE
-                | Errno::NFILE
-                | Errno::NOMEM
-                | Errno::NOBUFS
-                | Errno::NOSPC
-                | Errno::TOOMANYREFS
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::NOSPC | Errno::TOOMANYREFS
         )
     }
 }

@@ -1,0 +1,77 @@
+//! Who is at the other end of a socket, as the kernel attests it.
+//!
+//! The identity is taken once, when the connection is made, and kept for its life. A pid is a number for logs:
+//! it may be used again, so nothing is decided by it. The pidfd is the process itself. `SCM_CREDENTIALS` is not
+//! used: root of a container may claim any uid of its map.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::io::Errno;
+use rustix::ioctl::{Updater, opcode};
+
+use crate::error::{Attempt, OsError, Result};
+
+/// The peer of a connection.
+#[derive(Debug)]
+pub struct PeerIdentity {
+    /// Effective uid when it connected, as seen from here; 65534 if it has none in this user namespace.
+    pub uid: u32,
+    /// Effective gid when it connected.
+    pub gid: u32,
+    /// Its pid then, for people; 0 if it has none in this pid namespace.
+    pub pid: i32,
+    /// The process itself (`SO_PEERPIDFD`, Linux 6.5); readable when it is gone.
+    pub pidfd: Option<OwnedFd>,
+    /// The id of its cgroup (`PIDFD_GET_INFO`, Linux 6.13), the inode of its directory in cgroup v2.
+    pub cgroup: Option<u64>,
+}
+
+impl PeerIdentity {
+    /// Asks for the peer of a connected Unix socket.
+    ///
+    /// # Errors
+    /// The errno of `getsockopt(SO_PEERCRED)`; `EMFILE` for the pidfd. A kernel that lacks a feature gives `None`.
+    pub fn of(socket: BorrowedFd<'_>) -> Result<Self> {
+        // nix, not rustix: rustix's type for it says that a pid is never 0, and here it may be.
+        let cred = getsockopt(&socket, sockopt::PeerCredentials)
+            .map_err(from_nix)
+            .attempt("getsockopt(SO_PEERCRED)")?;
+        let pidfd = match getsockopt(&socket, sockopt::PeerPidfd).map_err(from_nix) {
+            Ok(pidfd) => Some(pidfd),
+            // An older kernel; or the peer was reaped before it could be named (before 6.16).
+            Err(Errno::NOPROTOOPT | Errno::NODATA | Errno::INVAL | Errno::SRCH) => None,
+            Err(errno) => return Err(OsError::new("getsockopt(SO_PEERPIDFD)", errno)),
+        };
+        let cgroup = pidfd.as_ref().and_then(cgroup_of);
+        Ok(Self { uid: cred.uid(), gid: cred.gid(), pid: cred.pid(), pidfd, cgroup })
+    }
+}
+
+/// The first version of the kernel's `struct pidfd_info`; later versions only add to its end.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const _: () = assert!(size_of::<PidfdInfo>() == 64);
+
+/// The cgroup id of the process behind a pidfd; nothing if it is gone or the kernel is older than 6.13.
+fn cgroup_of(pidfd: &OwnedFd) -> Option<u64> {
+    const GET_INFO: rustix::ioctl::Opcode = opcode::read_write::<PidfdInfo>(0xff, 11);
+    const CGROUP_ID: u64 = 1 << 2;
+    let mut info = PidfdInfo { mask: CGROUP_ID, ..PidfdInfo::default() };
+    // SAFETY: U6. The opcode carries the size of the struct that is passed.
+    let request = unsafe { Updater::<GET_INFO, PidfdInfo>::new(&mut info) };
+    // SAFETY: U6. The kernel writes at most the struct's size, and every bit pattern of it is valid.
+    let asked = unsafe { rustix::ioctl::ioctl(pidfd, request) };
+    (asked.is_ok() && info.mask & CGROUP_ID != 0).then_some(info.cgroup_id)
+}
+
+fn from_nix(errno: nix::errno::Errno) -> Errno {
+    Errno::from_raw_os_error(errno as i32)
+}

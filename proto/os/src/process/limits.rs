@@ -1,0 +1,44 @@
+//! Resource limits that decide what vgem can do, and raising them as far as one may.
+
+use rustix::process::{Resource, Rlimit};
+
+use crate::error::{Attempt, Result};
+
+/// Bytes this process may lock (`RLIMIT_MEMLOCK`, soft); `u64::MAX` is no limit. `CAP_IPC_LOCK` lifts it.
+#[must_use]
+pub fn memlock() -> u64 {
+    soft(Resource::Memlock)
+}
+
+/// Fds this process may have open (`RLIMIT_NOFILE`, soft).
+#[must_use]
+pub fn nofile() -> u64 {
+    soft(Resource::Nofile)
+}
+
+/// Raises the number of fds to the hard limit; returns the limit in force.
+///
+/// # Errors
+/// The errno of `setrlimit`.
+pub fn raise_nofile() -> Result<u64> {
+    raise(Resource::Nofile)
+}
+
+/// Raises the bytes that may be locked to the hard limit; returns the limit in force.
+///
+/// # Errors
+/// The errno of `setrlimit`.
+pub fn raise_memlock() -> Result<u64> {
+    raise(Resource::Memlock)
+}
+
+fn soft(resource: Resource) -> u64 {
+    rustix::process::getrlimit(resource).current.unwrap_or(u64::MAX)
+}
+
+fn raise(resource: Resource) -> Result<u64> {
+    let now = rustix::process::getrlimit(resource);
+    let wanted = Rlimit { current: now.maximum, maximum: now.maximum };
+    rustix::process::setrlimit(resource, wanted).attempting("setrlimit", || format!("{resource:?}"))?;
+    Ok(soft(resource))
+}

@@ -1,0 +1,429 @@
+//! SEQPACKET sockets: one message is one packet, and its fds arrive with it.
+//!
+//! ```text
+//!   Listener ──accept()──► Socket ◄──pair()/connect()
+//!                            │ send(bytes, fds)       one system call; no allocation without fds
+//!                            │ recv(buf, fds)         links that carry fds
+//!                            │ recv_plain(buf)        links that never do (broker from client)
+//! ```
+//!
+//! What it is not: a stream. There is no reassembly and no partial packet; a packet longer than the buffer is
+//! reported with its length ([`Packet::TooLong`]) and the connection lives.
+//!
+//! Invariants:
+//! - An empty packet is never sent, because it reads like the end of the connection.
+//! - The control buffer always has room for 253 fds, the most a packet carries, so that padding never lets an
+//!   extra fd through unseen and none is lost.
+//! - Every fd that arrives is owned, close-on-exec, before anything is decided, and closed on every error.
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::libc;
+use rustix::fs::{FileType, Mode};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown,
+    SocketAddrUnix, SocketFlags, SocketType,
+};
+use sendfd::SendWithFd as _;
+
+use crate::error::{Attempt, OsError, Result, errno_of, uninterrupted};
+use crate::peer::PeerIdentity;
+
+/// Most fds one packet carries (`SCM_MAX_FD`).
+pub const FDS_MAX: usize = 253;
+
+/// Connections that may wait to be accepted at one listener.
+const BACKLOG: i32 = 128;
+
+/// `SO_PASSRIGHTS`, Linux 6.16: not in the C library's headers yet.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// What a receive found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Packet {
+    /// A packet; its bytes are at the start of the buffer.
+    Data {
+        /// Its length, bytes.
+        len: usize,
+    },
+    /// A packet longer than the buffer. It is gone, the connection is not.
+    TooLong {
+        /// The length it had, bytes.
+        len: usize,
+    },
+    /// The peer closed, or sent an empty packet, which is taken for the same.
+    Closed,
+}
+
+/// Why a receive with fds failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecvError {
+    /// The kernel refused; `would_block` and the receive time-out come this way.
+    #[error(transparent)]
+    Os(#[from] OsError),
+    /// Fds were cut off, because this process has too many open. Those that came were closed: disconnect.
+    #[error("recvmsg: the packet's fds were truncated; {closed} that arrived were closed")]
+    FdsTruncated {
+        /// How many arrived and were closed again.
+        closed: usize,
+    },
+}
+
+impl From<RecvError> for OsError {
+    fn from(e: RecvError) -> Self {
+        match e {
+            RecvError::Os(e) => e,
+            truncated @ RecvError::FdsTruncated { .. } => {
+                Self::with_detail("recvmsg", Errno::MFILE, truncated.to_string())
+            }
+        }
+    }
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Socket {
+    // The standard library has no SEQPACKET type; of its types the datagram one keeps packets whole.
+    inner: UnixDatagram,
+}
+
+impl Socket {
+    /// Two connected ends, blocking, close-on-exec.
+    ///
+    /// # Errors
+    /// The errno of `socketpair`.
+    pub fn pair() -> Result<(Self, Self)> {
+        let (a, b) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .attempt("socketpair")?;
+        Ok((Self::from(a), Self::from(b)))
+    }
+
+    /// Connects to a listener's path, blocking, close-on-exec.
+    ///
+    /// # Errors
+    /// `ENOENT`: no such path. `ECONNREFUSED`: nobody listens. `EACCES`: the path's mode refuses.
+    /// `ENAMETOOLONG`: above 107 bytes. `EAGAIN` never: a blocking connect waits for the backlog.
+    pub fn connect(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let address =
+            SocketAddrUnix::new(path).attempting("connect", || format!("address {}", path.display()))?;
+        let fd = new_socket()?;
+        uninterrupted(|| rustix::net::connect(&fd, &address))
+            .attempting("connect", || path.display().to_string())?;
+        Ok(Self::from(fd))
+    }
+
+    /// Sends one packet of `bytes`, with `fds`. Without fds it is one system call and no allocation.
+    ///
+    /// # Errors
+    /// `EINVAL` for no bytes or more than [`FDS_MAX`] fds. `EAGAIN` when non-blocking and full. `EMSGSIZE` above
+    /// the send buffer. `EPIPE`/`ECONNRESET`: the peer is gone. `EPERM`: the peer takes no fds.
+    /// `ETOOMANYREFS`: too many fds of this uid are in flight.
+    pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        if bytes.is_empty() {
+            return Err(OsError::with_detail("sendmsg", Errno::INVAL, "an empty packet reads like the end"));
+        }
+        if fds.is_empty() {
+            return uninterrupted(|| rustix::net::send(&self.inner, bytes, SendFlags::NOSIGNAL))
+                .map(drop)
+                .attempt("send");
+        }
+        self.send_with_fds(bytes, fds)
+    }
+
+    #[cold]
+    fn send_with_fds(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let mut numbers = [-1 as RawFd; FDS_MAX];
+        let Some(numbers) = numbers.get_mut(..fds.len()) else {
+            let detail = format!("{} fds, at most {FDS_MAX}", fds.len());
+            return Err(OsError::with_detail("sendmsg", Errno::INVAL, detail));
+        };
+        for (number, fd) in numbers.iter_mut().zip(fds) {
+            *number = fd.as_raw_fd();
+        }
+        uninterrupted(|| self.inner.send_with_fd(bytes, numbers).map_err(|e| errno_of(&e)))
+            .map(drop)
+            .attempting("sendmsg", || format!("{} bytes, {} fds", bytes.len(), fds.len()))
+    }
+
+    /// Receives one packet; its fds are appended to `fds`. Allocates only if fds arrive and `fds` has no room.
+    ///
+    /// With [`Packet::TooLong`] and [`Packet::Closed`] nothing is appended: fds that came are closed.
+    ///
+    /// # Errors
+    /// [`RecvError::Os`]: `EAGAIN` when non-blocking, or at the time-out, and nothing is there; `ECONNRESET`.
+    /// [`RecvError::FdsTruncated`].
+    pub fn recv(&self, buf: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<Packet, RecvError> {
+        let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let room = buf.len();
+        let had = fds.len();
+        let flags = RecvFlags::TRUNC.union(RecvFlags::CMSG_CLOEXEC);
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(buf)];
+        let message = loop {
+            match rustix::net::recvmsg(&self.inner, &mut parts, &mut control, flags) {
+                Err(Errno::INTR) => {}
+                other => break other.attempt("recvmsg")?,
+            }
+        };
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(arrived) = part {
+                fds.extend(arrived);
+            }
+        }
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            let closed = fds.drain(had..).count();
+            return Err(RecvError::FdsTruncated { closed });
+        }
+        let packet = Packet::of(message.bytes, room);
+        if !matches!(packet, Packet::Data { .. }) {
+            fds.truncate(had);
+        }
+        Ok(packet)
+    }
+
+    /// Receives one packet on a link that never carries fds: no control buffer is offered.
+    ///
+    /// On a link whose peer is not trusted, refuse fds first ([`Socket::set_pass_rights`]): fds that come
+    /// without a control buffer are closed by the kernel here and now, and closing can take the closer seconds.
+    ///
+    /// # Errors
+    /// `EAGAIN` when non-blocking, or at the time-out, and nothing is there; `ECONNRESET`.
+    pub fn recv_plain(&self, buf: &mut [u8]) -> Result<Packet> {
+        let room = buf.len();
+        let (_, len) =
+            uninterrupted(|| rustix::net::recv(&self.inner, &mut *buf, RecvFlags::TRUNC)).attempt("recv")?;
+        Ok(Packet::of(len, room))
+    }
+
+    /// Makes all calls return `EAGAIN` instead of waiting, or wait again. The flag belongs to the open file: all
+    /// holders of the same end share it.
+    ///
+    /// # Errors
+    /// The errno of `ioctl(FIONBIO)`.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
+        rustix::io::ioctl_fionbio(&self.inner, nonblocking).attempt("ioctl(FIONBIO)")
+    }
+
+    /// Takes or refuses fds from the peer (`SO_PASSRIGHTS`). When refused, the peer's send fails with `EPERM`.
+    /// Returns false on kernels before 6.16, which cannot refuse.
+    ///
+    /// # Errors
+    /// The errno of `setsockopt`, other than that of an unknown option.
+    pub fn set_pass_rights(&self, pass: bool) -> Result<bool> {
+        set_pass_rights(self.as_fd(), pass)
+    }
+
+    /// Bounds what this end may have unread at its peer (`SO_SNDBUF`; the kernel doubles it). Bytes.
+    ///
+    /// # Errors
+    /// The errno of `setsockopt`.
+    pub fn set_send_buffer(&self, bytes: usize) -> Result<()> {
+        rustix::net::sockopt::set_socket_send_buffer_size(&self.inner, bytes).attempt("setsockopt(SO_SNDBUF)")
+    }
+
+    /// How long a blocking receive waits before `EAGAIN`; `None` is for ever.
+    ///
+    /// # Errors
+    /// The errno of `setsockopt`; `EINVAL` for a time-out of 0.
+    pub fn set_recv_timeout(&self, timeout: Option<Duration>) -> Result<()> {
+        self.inner.set_read_timeout(timeout).attempt("setsockopt(SO_RCVTIMEO)")
+    }
+
+    /// How long a blocking send waits before `EAGAIN`; `None` is for ever.
+    ///
+    /// # Errors
+    /// The errno of `setsockopt`; `EINVAL` for a time-out of 0.
+    pub fn set_send_timeout(&self, timeout: Option<Duration>) -> Result<()> {
+        self.inner.set_write_timeout(timeout).attempt("setsockopt(SO_SNDTIMEO)")
+    }
+
+    /// Who connected, or made the pair.
+    ///
+    /// # Errors
+    /// As [`PeerIdentity::of`].
+    pub fn peer(&self) -> Result<PeerIdentity> {
+        PeerIdentity::of(self.as_fd())
+    }
+
+    /// Ends the connection for both sides, whoever else holds this end. What was sent can still be read.
+    ///
+    /// # Errors
+    /// `ENOTCONN`.
+    pub fn shutdown(&self) -> Result<()> {
+        rustix::net::shutdown(&self.inner, Shutdown::Both).attempt("shutdown")
+    }
+}
+
+impl Packet {
+    fn of(len: usize, room: usize) -> Self {
+        match len {
+            0 => Self::Closed,
+            len if len > room => Self::TooLong { len },
+            len => Self::Data { len },
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}
+
+impl From<OwnedFd> for Socket {
+    fn from(fd: OwnedFd) -> Self {
+        Self { inner: UnixDatagram::from(fd) }
+    }
+}
+
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> Self {
+        Self::from(socket.inner)
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+}
+
+impl Listener {
+    /// Binds `path` with `mode` (as 0o600) and listens. A socket file that nobody answers at is replaced; one
+    /// that somebody answers at, and anything that is not a socket, is not.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if somebody answers there or it is no socket; `ENOENT`, `EACCES` from the directory;
+    /// `ENAMETOOLONG` above 107 bytes.
+    pub fn bind(path: impl AsRef<Path>, mode: u32) -> Result<Self> {
+        let path = path.as_ref();
+        let fd = new_socket()?;
+        // The file is born with the socket's own mode less the umask: never wider than asked, at no time.
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).attempt("fchmod")?;
+        let address =
+            SocketAddrUnix::new(path).attempting("bind", || format!("address {}", path.display()))?;
+        match rustix::net::bind(&fd, &address) {
+            Err(Errno::ADDRINUSE) => {
+                remove_stale(path)?;
+                rustix::net::bind(&fd, &address)
+            }
+            other => other,
+        }
+        .attempting("bind", || path.display().to_string())?;
+        // And now what the umask took away.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+            .attempting("chmod", || path.display().to_string())?;
+        rustix::net::listen(&fd, BACKLOG).attempt("listen")?;
+        Ok(Self { fd })
+    }
+
+    /// Takes over a socket that already listens (from systemd, or the keeper).
+    ///
+    /// # Errors
+    /// `EINVAL` if it is not a listening Unix SEQPACKET socket.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let unix = rustix::net::sockopt::socket_domain(&fd).attempt("getsockopt(SO_DOMAIN)")?;
+        let kind = rustix::net::sockopt::socket_type(&fd).attempt("getsockopt(SO_TYPE)")?;
+        let listens = rustix::net::sockopt::socket_acceptconn(&fd).attempt("getsockopt(SO_ACCEPTCONN)")?;
+        if unix != AddressFamily::UNIX || kind != SocketType::SEQPACKET || !listens {
+            let detail = format!("{unix:?} {kind:?} listening {listens}, wanted a listening Unix SEQPACKET");
+            return Err(OsError::with_detail("listener", Errno::INVAL, detail));
+        }
+        Ok(Self { fd })
+    }
+
+    /// Accepts one connection, blocking, close-on-exec. It inherits what was set on the listener.
+    ///
+    /// # Errors
+    /// `EAGAIN` when non-blocking and nobody waits; `EMFILE`, `ENFILE`, `ENOMEM`: one connection's failure, but
+    /// the listener stays readable, so wait a while before the next try.
+    pub fn accept(&self) -> Result<Socket> {
+        uninterrupted(|| rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC))
+            .map(Socket::from)
+            .attempt("accept4")
+    }
+
+    /// As [`Socket::set_nonblocking`], for `accept`.
+    ///
+    /// # Errors
+    /// The errno of `ioctl(FIONBIO)`.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
+        rustix::io::ioctl_fionbio(&self.fd, nonblocking).attempt("ioctl(FIONBIO)")
+    }
+
+    /// As [`Socket::set_pass_rights`], for every connection accepted from now on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_pass_rights(&self, pass: bool) -> Result<bool> {
+        set_pass_rights(self.fd.as_fd(), pass)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<Listener> for OwnedFd {
+    fn from(listener: Listener) -> Self {
+        listener.fd
+    }
+}
+
+fn new_socket() -> Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .attempt("socket")
+}
+
+/// Removes a socket file that nobody listens at any more.
+fn remove_stale(path: &Path) -> Result<()> {
+    let in_use =
+        |what: &str| OsError::with_detail("bind", Errno::ADDRINUSE, format!("{} {what}", path.display()));
+    let stat = rustix::fs::lstat(path).attempting("lstat", || path.display().to_string())?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(in_use("exists and is not a socket"));
+    }
+    let probe = new_socket()?;
+    rustix::io::ioctl_fionbio(&probe, true).attempt("ioctl(FIONBIO)")?;
+    let address = SocketAddrUnix::new(path).attempt("connect")?;
+    match rustix::net::connect(&probe, &address) {
+        Err(Errno::CONNREFUSED) => {
+            std::fs::remove_file(path).attempting("unlink", || path.display().to_string())
+        }
+        // Connected, or a full backlog, or a socket of another type: somebody is there.
+        _ => Err(in_use("is served by another process")),
+    }
+}
+
+fn set_pass_rights(fd: BorrowedFd<'_>, pass: bool) -> Result<bool> {
+    let value = libc::c_int::from(pass);
+    let len = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+    // SAFETY: U6. The option takes a C int, `value` is one and outlives the call.
+    let done = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const value).cast(), len)
+    };
+    if done == 0 {
+        return Ok(true);
+    }
+    match errno_of(&std::io::Error::last_os_error()) {
+        Errno::NOPROTOOPT => Ok(false),
+        errno => Err(OsError::new("setsockopt(SO_PASSRIGHTS)", errno)),
+    }
+}
