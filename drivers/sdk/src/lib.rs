@@ -1,4 +1,56 @@
-//! How to write a driver for vgemd.
+//! How to write a driver for vgemd: implement [`Engine`], call [`serve`] from `main`.
+//!
+//! ```no_run
+//! # use vgem_driver::{Engine, JobError, Task};
+//! # use vgem_proto::describe::{Description, Direction, Operation, Touch};
+//! struct Null;
+//!
+//! impl Engine for Null {
+//!     fn description(&self) -> Description {
+//!         let touch = Operation::new(0, "touch", "does nothing to its operand")
+//!             .operand("data", Direction::InOut, Touch::InPlace)
+//!             .with_result("nothing");
+//!         Description::new("null", "a device that does nothing", 1).operation(touch)
+//!     }
+//!
+//!     fn run(&self, _task: &mut Task<'_>) -> Result<(), JobError> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     vgem_driver::serve(|_options| Ok(Null))
+//! }
+//! ```
+//!
+//! What a driver is and is not: it runs commands on memory it was given. It knows nothing of clients, rights,
+//! quotas or lifetimes; it waits for fences and signals its own, but the SDK does both.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`engine`] | what an engine implements and sees |
+//! | [`window`] | private pieces of operands |
+//! | `schedule` | which job may run now |
+//! | `timeline` | a timeline and the slots that show it |
+//! | `instance` | control thread, executors, how they sleep |
+//! | `execute`, `operands` | one job from claim to signal |
+//! | `outbox` | causes and completions |
+//! | `serve` | command line and link |
 #![forbid(unsafe_code)]
+
 pub mod engine;
+mod execute;
+mod instance;
+mod operands;
+mod options;
+mod outbox;
+mod schedule;
+mod serve;
+mod timeline;
 pub mod window;
+
+pub use engine::{Engine, JobError, OperandBytes, ParamValue, Produced, Staging, Task, TaskOperand};
+pub use options::{BadOptions, Options};
+pub use serve::{LINK_FD, serve};
+pub use vgem_os::mapping::{Span, SpanMut};
+pub use vgem_proto as proto;

@@ -28,14 +28,7 @@ use rustix::io::Errno;
 
 use crate::error::{Attempt, OsError, Result, uninterrupted};
 
-/// What an fd or a mapping may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Access {
-    /// Reading only (`O_RDONLY`, `PROT_READ`).
-    Read,
-    /// Reading and writing (`O_RDWR`, `PROT_READ | PROT_WRITE`).
-    Write,
-}
+pub use vgem_proto::rights::Access;
 
 /// Which pages an object asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

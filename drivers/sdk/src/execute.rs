@@ -1,0 +1,122 @@
+//! One claimed job from its claim to its signal.
+//!
+//! ```text
+//!   claim ─► failed already? ─yes─────────────────────────────┐
+//!              no                                             │
+//!              └► resolve ─► engine ─► result cell ─► let go ─► (cause) ─► completion ─► signal ─► next
+//! ```
+//!
+//! Everything a waiter may look at is written before the signal: outputs, the result cell, and, if the job failed
+//! here, the cause's detail at the broker. Mappings are let go before the completion leaves, because with it the
+//! broker may ask to unmap. A panic in an engine is that job's failure.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use vgem_os::clock;
+use vgem_os::mapping::SpanMut;
+use vgem_proto::codec::Zero;
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{CauseId, Time};
+use vgem_proto::jobs::Completion;
+use vgem_proto::layout::result_cell;
+
+use crate::engine::{Engine, JobError, Produced, Task};
+use crate::operands::{self, Held};
+use crate::schedule::{Claimed, Pending};
+
+use super::instance::Instance;
+
+impl<E: Engine> Instance<E> {
+    /// Runs a claimed job and signals its point.
+    pub(crate) fn execute(&self, claimed: Claimed, held: Held) {
+        let Claimed { timeline, pending } = claimed;
+        let job = *pending.job();
+        let started = Time(clock::now());
+        let mut produced = Produced::default();
+        let outcome = match pending.failed() {
+            Some(failure) => Err(Outcome::Inherited(failure)),
+            None => self.run(&pending, &held, started, &mut produced).map_err(Outcome::Own),
+        };
+        drop(held);
+        let ended = Time(clock::now());
+        let failure = match outcome {
+            Ok(()) => None,
+            Err(Outcome::Inherited(failure)) => Some(failure),
+            Err(Outcome::Own(error)) => {
+                Some(self.outbox.cause(job.queue, job.point, ended, error.code, &error.text))
+            }
+        };
+        // A job that never ran has no start: it kept no engine busy.
+        let started = if pending.failed().is_some() { Time(0) } else { started };
+        self.outbox.complete(Completion {
+            timeline: job.queue,
+            point: job.point,
+            started,
+            ended,
+            bytes: if started == Time(0) { 0 } else { pending.bytes() },
+            staged: produced.staged,
+            cause: failure.map_or(CauseId::NONE, |f| f.cause),
+            code: failure.map_or(0, |f| f.code.number()),
+            reserved: Zero,
+        });
+        timeline.signal(job.point, ended.0, failure);
+    }
+
+    fn run(
+        &self,
+        pending: &Pending,
+        held: &Held,
+        started: Time,
+        produced: &mut Produced,
+    ) -> Result<(), JobError> {
+        let job = pending.job();
+        let Some(prepared) = self.operations.by_number(job.op) else {
+            return Err(JobError::new(ErrorCode::NoSuchOperation, format!("operation {}", job.op)));
+        };
+        let resolved = operands::resolve(pending, prepared, held)?;
+        let mut task = Task {
+            op: job.op,
+            queue: job.queue,
+            deadline: started.after(job.run_ns),
+            operands: &resolved.operands,
+            params: &resolved.params,
+            touch: &prepared.touch,
+            produced: Produced::default(),
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.engine.run(&mut task)));
+        *produced = task.produced();
+        if let Some(cell) = resolved.cell {
+            write_cell(cell, produced, started);
+        }
+        outcome.unwrap_or_else(|panic| Err(panicked(&panic)))
+    }
+}
+
+enum Outcome {
+    Inherited(Failure),
+    Own(JobError),
+}
+
+fn write_cell(cell: SpanMut<'_>, produced: &Produced, started: Time) {
+    let write = |word: usize, value: u64| {
+        // The broker checked that a cell operand is 64 aligned bytes.
+        let written = cell.write_u64(8 * word, value);
+        debug_assert!(written.is_ok(), "word {word}: {written:?}");
+    };
+    write(result_cell::PRODUCED, produced.len);
+    write(result_cell::VALUE, produced.value);
+    write(result_cell::STARTED, started.0);
+    for (at, eight) in produced.digest.as_chunks::<8>().0.iter().enumerate() {
+        write(result_cell::DIGEST + at, u64::from_le_bytes(*eight));
+    }
+    write(result_cell::ENDED, clock::now());
+}
+
+fn panicked(panic: &Box<dyn std::any::Any + Send>) -> JobError {
+    let said = panic
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".into());
+    JobError::new(ErrorCode::DriverFault, format!("the engine panicked: {said}"))
+}

@@ -1,0 +1,283 @@
+//! A driver's `main`: parse the command line, describe or serve.
+//!
+//! Serving: take the link on fd 3, start the executors, confine the process, say Ready, then read the link until
+//! the broker closes it. A message that breaks the protocol ends the process with a line on stderr; the broker
+//! sees the link close and fails what was in flight.
+
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vgem_os::clock;
+use vgem_os::fence::{ObserverFace, ObserverFds, SignallerFace, SignallerFds, Slot};
+use vgem_os::mapping::{Mapping, Populate};
+use vgem_os::seqpacket::{Packet, RecvError, Socket};
+use vgem_proto::codec::Zero;
+use vgem_proto::ids::{PageId, Time};
+use vgem_proto::limits;
+use vgem_proto::message::Sender;
+use vgem_proto::message::driver::{DriverMessage, Map, Mapped, NotMapped, Ready, Unmapped};
+
+use crate::engine::{Engine, JobError};
+use crate::instance::Instance;
+use crate::options::Options;
+use crate::schedule::MappedObject;
+use crate::timeline::Timeline;
+
+/// The fd number on which the keeper passes the link.
+pub const LINK_FD: i32 = 3;
+
+/// Exit code for a bad command line.
+const USAGE: u8 = 64;
+/// Exit code for an engine that cannot start.
+const UNAVAILABLE: u8 = 69;
+/// Exit code for a broken link or protocol.
+const PROTOCOL: u8 = 76;
+
+/// Why a driver ended before its broker let it go.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("{0}")]
+    Os(#[from] vgem_os::OsError),
+    #[error("{0}")]
+    Recv(#[from] RecvError),
+    #[error("a message from the broker is malformed: {0}")]
+    Malformed(#[from] vgem_proto::codec::Malformed),
+    #[error("the broker broke the protocol: {0}")]
+    Broke(String),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs a driver: the whole of its `main`.
+///
+/// `make` builds the engine from the command line. With `--describe` the description goes to stdout as bytes.
+/// Exit codes: 0 the broker let go, 64 bad command line, 69 the engine cannot start, 76 the link broke.
+pub fn serve<E: Engine>(make: impl FnOnce(&Options) -> Result<E, JobError>) -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(bad) => return complain(&bad, USAGE),
+    };
+    let engine = match make(&options) {
+        Ok(engine) => engine,
+        Err(error) => return complain(&error, UNAVAILABLE),
+    };
+    let served = match options.describe {
+        true => describe(&engine),
+        false => serve_link(engine, &options),
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => complain(&fault, PROTOCOL),
+    }
+}
+
+fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    let name = std::env::args().next().unwrap_or_default();
+    eprintln!("{name}: {error}");
+    ExitCode::from(code)
+}
+
+fn describe<E: Engine>(engine: &E) -> Result<(), Fault> {
+    Ok(std::io::stdout().write_all(&engine.description().encode())?)
+}
+
+fn serve_link<E: Engine>(engine: E, options: &Options) -> Result<(), Fault> {
+    vgem_os::signal::ignore_sigio()?;
+    serve_on(engine, Socket::from(vgem_os::process::inherited(LINK_FD)?), options)
+}
+
+/// Serves a link until its other end closes.
+fn serve_on<E: Engine>(engine: E, link: Socket, options: &Options) -> Result<(), Fault> {
+    let link = Arc::new(link);
+    let description = engine.description();
+    let executors = options.executors.unwrap_or(description.executors).max(1);
+    let instance = Arc::new(Instance::new(engine, &description, Arc::clone(&link)));
+    let mut threads = Vec::new();
+    for number in 0..executors {
+        let instance = Arc::clone(&instance);
+        let name = format!("executor-{number}");
+        threads.push(std::thread::Builder::new().name(name).spawn(move || instance.executor())?);
+    }
+    let ready = Ready { version: vgem_proto::VERSION, reserved: Zero, description: description.encode() };
+    instance.outbox.send(&DriverMessage::Ready(ready));
+    let ended = Control { instance: &instance, signal_pages: Vec::new(), timed: false }.read_link();
+    instance.stop();
+    // Jobs in flight have nobody left to tell; the process ends under them, as if it had been killed.
+    drop(threads);
+    ended
+}
+
+/// The control thread's own state.
+struct Control<'a, E> {
+    instance: &'a Instance<E>,
+    signal_pages: Vec<Option<Arc<SignallerFace>>>,
+    /// Whether the link has a receive time-out now.
+    timed: bool,
+}
+
+impl<E: Engine> Control<'_, E> {
+    fn read_link(mut self) -> Result<(), Fault> {
+        let mut buf = vec![0; limits::MESSAGE_LEN];
+        let mut fds = Vec::new();
+        loop {
+            self.set_timeout()?;
+            match self.instance.link.recv(&mut buf, &mut fds) {
+                Ok(Packet::Data { len }) => {
+                    let bytes = buf.get(..len).unwrap_or(&[]);
+                    let (_, message) = DriverMessage::decode(bytes, Sender::Broker, fds.len())?;
+                    self.handle(message, &mut fds)?;
+                    fds.clear();
+                }
+                Ok(Packet::TooLong { len }) => return Err(Fault::Broke(format!("a message of {len} bytes"))),
+                Ok(Packet::Closed) => return Ok(()),
+                Err(RecvError::Os(e)) if is_timeout(&e) => {}
+                Err(RecvError::Os(e)) if e.errno() == vgem_os::Errno::CONNRESET => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
+            if self.timed {
+                self.instance.outbox.flush_due(Time(clock::now()));
+            }
+        }
+    }
+
+    /// With completions unsent the link is read with a time-out, otherwise without: an idle driver sleeps.
+    fn set_timeout(&mut self) -> Result<(), Fault> {
+        let timed = self.instance.outbox.due().is_some();
+        if timed != self.timed {
+            let delay = Duration::from_nanos(limits::COMPLETION_DELAY_NS);
+            self.instance.link.set_recv_timeout(timed.then_some(delay))?;
+            self.timed = timed;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, message: DriverMessage, fds: &mut Vec<OwnedFd>) -> Result<(), Fault> {
+        match message {
+            DriverMessage::Start(start) => self.instance.outbox.set_issuer(start.instance),
+            DriverMessage::Map(map) => self.map(map, fds)?,
+            DriverMessage::Unmap(unmap) => {
+                self.instance.engine.unmapping(unmap.object);
+                let gone = self.instance.schedule().unmap(unmap.object);
+                drop(gone);
+                self.instance.outbox.send(&DriverMessage::Unmapped(Unmapped { object: unmap.object }));
+            }
+            DriverMessage::SignalPage(m) => {
+                let (page, interest) = two(fds)?;
+                let face = SignallerFace::map(SignallerFds { page, interest })?;
+                put(&mut self.signal_pages, m.page, Some(Arc::new(face)))?;
+            }
+            DriverMessage::ObservePage(m) => {
+                let (page, interest) = two(fds)?;
+                let face = ObserverFace::map(ObserverFds { page, interest })?;
+                self.instance.schedule().observe(m.page, face);
+                self.instance.renew_watch();
+            }
+            DriverMessage::DropSignalPage(m) => put(&mut self.signal_pages, m.page, None)?,
+            DriverMessage::DropObservePage(m) => {
+                self.instance.schedule().forget_page(m.page);
+                self.instance.renew_watch();
+            }
+            DriverMessage::OpenTimeline(m) => {
+                if !self.instance.schedule().open(Arc::new(Timeline::new(m.timeline))) {
+                    return Err(Fault::Broke(format!("{} is open already", m.timeline)));
+                }
+            }
+            DriverMessage::CloseTimeline(m) => {
+                let closed = self.instance.schedule().close(m.timeline);
+                if let Some(timeline) = closed {
+                    self.instance.closed(&timeline);
+                }
+            }
+            DriverMessage::Publish(m) => {
+                let (face, slot) = (self.face(m.page)?, slot(m.slot)?);
+                self.timeline(m.timeline)?.publish(m.page, slot, face);
+            }
+            DriverMessage::Retire(m) => {
+                // The timeline may have closed meanwhile; its slot is then taken down here all the same.
+                let (face, slot) = (self.face(m.page)?, slot(m.slot)?);
+                let timeline = self.instance.schedule().timeline(m.timeline);
+                match timeline {
+                    Some(timeline) => timeline.retire(m.page, slot),
+                    None => face.retire(slot),
+                }
+            }
+            DriverMessage::Run(run) => self.instance.accept(run).map_err(Fault::Broke)?,
+            DriverMessage::CancelJob(m) => self.instance.schedule().cancel(m.timeline, m.point, m.cause),
+            DriverMessage::Ready(_)
+            | DriverMessage::Mapped(_)
+            | DriverMessage::NotMapped(_)
+            | DriverMessage::Unmapped(_)
+            | DriverMessage::TimelineClosed(_)
+            | DriverMessage::Complete(_)
+            | DriverMessage::Cause(_) => return Err(Fault::Broke("a driver's own message".into())),
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, map: Map, fds: &mut Vec<OwnedFd>) -> Result<(), Fault> {
+        let Some(fd) = fds.pop() else { return Err(Fault::Broke("Map without an fd".into())) };
+        let len = usize::try_from(map.len).unwrap_or(usize::MAX);
+        use std::os::fd::AsFd as _;
+        let answer = match Mapping::map(fd.as_fd(), len, map.access, Populate::Now) {
+            Ok(mapping) => {
+                let mapping = Arc::new(mapping);
+                self.instance.engine.mapped(map.object, mapping.span());
+                let mapped = MappedObject { mapping, access: map.access };
+                self.instance.schedule().map(map.object, mapped);
+                DriverMessage::Mapped(Mapped { object: map.object })
+            }
+            Err(e) => {
+                eprintln!("mapping {} ({} bytes): {e}", map.object, map.len);
+                let errno = e.errno().raw_os_error();
+                DriverMessage::NotMapped(NotMapped { object: map.object, errno, reserved: Zero })
+            }
+        };
+        self.instance.outbox.send(&answer);
+        Ok(())
+    }
+
+    fn face(&self, page: PageId) -> Result<Arc<SignallerFace>, Fault> {
+        let found = self.signal_pages.get(page.0 as usize).and_then(Option::as_ref);
+        found.cloned().ok_or_else(|| Fault::Broke(format!("no signal {page}")))
+    }
+
+    fn timeline(&self, key: vgem_proto::ids::TimelineKey) -> Result<Arc<Timeline>, Fault> {
+        self.instance.schedule().timeline(key).ok_or_else(|| Fault::Broke(format!("no {key}")))
+    }
+}
+
+fn is_timeout(e: &vgem_os::OsError) -> bool {
+    let errno = e.errno();
+    errno == vgem_os::Errno::AGAIN || errno == vgem_os::Errno::INTR
+}
+
+fn slot(number: u16) -> Result<Slot, Fault> {
+    Slot::new(number).ok_or_else(|| Fault::Broke(format!("no slot {number}")))
+}
+
+fn two(fds: &mut Vec<OwnedFd>) -> Result<(OwnedFd, OwnedFd), Fault> {
+    match (fds.pop(), fds.pop()) {
+        (Some(second), Some(first)) => Ok((first, second)),
+        _ => Err(Fault::Broke("a page without its two fds".into())),
+    }
+}
+
+/// Pages are numbered from 0 without gaps, so a number far away is a mistake, not a reason to allocate.
+const PAGES_MAX: usize = 65_536;
+
+fn put<T>(list: &mut Vec<Option<T>>, page: PageId, item: Option<T>) -> Result<(), Fault> {
+    let at = page.0 as usize;
+    if at >= PAGES_MAX {
+        return Err(Fault::Broke(format!("{page} of at most {PAGES_MAX}")));
+    }
+    if list.len() <= at {
+        list.resize_with(at + 1, || None);
+    }
+    if let Some(place) = list.get_mut(at) {
+        *place = item;
+    }
+    Ok(())
+}
