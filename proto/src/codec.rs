@@ -260,6 +260,15 @@ pub fn sized<T>(
     }
 }
 
+/// Takes the zeros that pad a part of `given` bytes to a multiple of 8.
+///
+/// # Errors
+/// [`Malformed::Short`] if they are missing, [`Malformed::NonZeroTail`] if they are not zeros.
+pub fn take_padding(r: &mut Reader<'_>, given: usize) -> Result<(), Malformed> {
+    let padding = r.bytes(given.next_multiple_of(8) - given)?;
+    if padding.iter().all(|b| *b == 0) { Ok(()) } else { Err(Malformed::NonZeroTail) }
+}
+
 /// Writes an array's place in the fixed part: element count and stride.
 pub fn put_array_head<T: Field>(w: &mut Writer, elements: &[T]) {
     u32::try_from(elements.len()).unwrap_or(u32::MAX).put(w);
@@ -323,6 +332,12 @@ macro_rules! record {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name $(<$g>)? { $($(#[$fdoc])* pub $field: $ty,)* }
+
+        impl $(<$g: $crate::codec::Field>)? $name $(<$g>)? {
+            /// The fields in wire order: name, type, and size in bytes.
+            pub const FIELDS: &'static [(&'static str, &'static str, usize)] =
+                &[$((stringify!($field), stringify!($ty), <$ty as $crate::codec::Field>::SIZE),)*];
+        }
 
         impl $(<$g: $crate::codec::Field>)? $crate::codec::Field for $name $(<$g>)? {
             const SIZE: usize = 0 $(+ <$ty as $crate::codec::Field>::SIZE)*;

@@ -169,7 +169,8 @@ impl Description {
     /// The description in `bytes`.
     ///
     /// # Errors
-    /// [`Malformed`] if they are not one; more than [`limits::DESCRIPTION_LEN`] bytes are refused.
+    /// [`Malformed`] if they are not one: more than [`limits::DESCRIPTION_LEN`] bytes, a default outside its
+    /// range, an alignment that is no power of two, one number for two operations, or bytes that make no sense.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         if bytes.len() > limits::DESCRIPTION_LEN {
             return Err(Malformed::TooMany {
@@ -185,6 +186,12 @@ impl Description {
             executors: u16::take(r)?,
             operations: take_list(r, "operations", 256, take_operation)?,
         };
+        for (at, operation) in description.operations.iter().enumerate() {
+            if description.operations.iter().take(at).any(|o| o.number == operation.number) {
+                let value = u64::from(operation.number);
+                return Err(Malformed::BadValue { field: "operation number", value });
+            }
+        }
         match r.rest().len() {
             0 => Ok(description),
             extra => Err(Malformed::Trailing { extra }),
@@ -406,10 +413,13 @@ fn take_operand(r: &mut Reader<'_>) -> Result<OperandSpec, Malformed> {
         return Err(Malformed::NonZeroTail);
     }
     let align = match u32::take(r)? {
-        0 => return Err(Malformed::BadValue { field: "align", value: 0 }),
-        align => align,
+        align if align.is_power_of_two() => align,
+        other => return Err(Malformed::BadValue { field: "align", value: u64::from(other) }),
     };
     let len = (u64::take(r)?, u64::take(r)?);
+    if len.0 > len.1 {
+        return Err(Malformed::BadValue { field: "smallest length", value: len.0 });
+    }
     let name = take_text(r, "operand name", limits::NAME_LEN)?;
     Ok(OperandSpec { name, direction, required, touch, align, len })
 }
@@ -451,11 +461,20 @@ fn take_param(r: &mut Reader<'_>) -> Result<ParamSpec, Malformed> {
     let kind = match kind {
         1 => {
             let (min, max, default) = (u64::take(r)?, u64::take(r)?, u64::take(r)?);
+            if min > max {
+                return Err(Malformed::BadValue { field: "smallest number", value: min });
+            }
+            if flag && !(min..=max).contains(&default) {
+                return Err(Malformed::BadValue { field: "default number", value: default });
+            }
             ParamKind::Number { min, max, default: flag.then_some(default) }
         }
         2 => {
             let default = u16::take(r)?;
             let words = take_list(r, "words", 256, |r| take_text(r, "word", limits::NAME_LEN))?;
+            if flag && usize::from(default) >= words.len() {
+                return Err(Malformed::BadValue { field: "default word", value: u64::from(default) });
+            }
             ParamKind::Choice { words, default: flag.then_some(default) }
         }
         3 => ParamKind::Bytes { max_len: u32::take(r)?, required: flag },

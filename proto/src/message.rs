@@ -42,8 +42,14 @@ pub struct Row {
     pub fixed: usize,
     /// The fields of the fixed part, by name and size in bytes.
     pub fields: &'static [(&'static str, usize)],
+    /// The types of the fields, by the names SPEC.md gives them.
+    pub types: &'static [&'static str],
     /// The arrays, by name and stride in bytes.
     pub arrays: &'static [(&'static str, usize)],
+    /// The types of the arrays' elements, by the names SPEC.md gives them.
+    pub elements: &'static [&'static str],
+    /// The most elements each array may have.
+    pub most: &'static [usize],
 }
 
 /// The head of a message.
@@ -159,7 +165,10 @@ macro_rules! message_table {
                         flags: $flags,
                         fixed: Self::FIXED,
                         fields: &[$((stringify!($field), <$fty as Field>::SIZE),)*],
+                        types: &[$(stringify!($fty),)*],
                         arrays: &[$((stringify!($array), <$aty as Field>::SIZE),)*],
+                        elements: &[$(stringify!($aty),)*],
+                        most: &[$($limit,)*],
                     };
 
                     /// The message with this head data.
@@ -189,9 +198,7 @@ macro_rules! message_table {
                             let _ = &r;
                             Ok(($(<$fty as Field>::take(r)?,)* $({ let _ = stringify!($array); (u32::take(r)?, u32::take(r)?) },)*))
                         })?;
-                        if !fixed.is_multiple_of(8) {
-                            let _padding: &[u8] = r.bytes(fixed.next_multiple_of(8) - fixed)?;
-                        }
+                        codec::take_padding(r, fixed)?;
                         $(let $array = codec::take_array::<$aty>(r, $array.0, $array.1, stringify!($array), $limit)?;)*
                         Ok(Self { $($field,)* $($array,)* })
                     }
@@ -501,6 +508,7 @@ message_table! {
     /// Messages between a driver instance and the broker. Drivers never send fds.
     mod driver, enum DriverMessage;
     uses {
+        use crate::error::ErrorCode;
         use crate::jobs::{Completion, DriverJob, DriverOperand, DriverParam, DriverWait};
         use crate::rights::Access;
     }
@@ -555,7 +563,7 @@ message_table! {
         /// When.
         at: Time,
         /// What went wrong.
-        code: crate::error::ErrorCode,
+        code: ErrorCode,
         /// Zero.
         reserved: Zero<4>,
     } [
