@@ -9,6 +9,8 @@
 //! through raw pointers (its own `ffi.rs`) or goes through [`crate::window`]s. [`Task::staging`] says which one is
 //! asked for: an operand from another domain is always [`Staging::Windows`].
 
+use std::path::PathBuf;
+
 use vgem_os::mapping::{Span, SpanMut};
 use vgem_proto::describe::{Description, Touch};
 use vgem_proto::error::ErrorCode;
@@ -33,6 +35,11 @@ pub trait Engine: Send + Sync + 'static {
         0
     }
 
+    /// What the process must be able to do besides working on memory it was given; all else is forbidden.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
     /// An object was mapped, for engines that register memory with the kernel once.
     fn mapped(&self, object: ObjectKey, span: Span<'_>) {
         let _ = (object, span);
@@ -47,6 +54,15 @@ pub trait Engine: Send + Sync + 'static {
     fn queue_closed(&self, queue: TimelineKey) {
         let _ = queue;
     }
+}
+
+/// What a driver process may do besides working on memory it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Needs {
+    /// Directories under which it opens files; none: it opens nothing at all.
+    pub roots: Vec<PathBuf>,
+    /// It talks to the kernel through io_uring.
+    pub io_uring: bool,
 }
 
 /// Why a job failed: the code a program acts on, and words for people.
@@ -142,7 +158,12 @@ impl<'a> Task<'a> {
     /// `touch` is what the description says for each operand number, `params` has one entry per parameter of the
     /// operation.
     #[must_use]
-    pub fn for_test(op: u16, operands: &'a [TaskOperand<'a>], params: &'a [ParamValue<'a>], touch: &'a [Touch]) -> Self {
+    pub fn for_test(
+        op: u16,
+        operands: &'a [TaskOperand<'a>],
+        params: &'a [ParamValue<'a>],
+        touch: &'a [Touch],
+    ) -> Self {
         let queue = TimelineKey { index: 0, generation: 1 };
         Self { op, queue, deadline: Time(u64::MAX), operands, params, touch, produced: Produced::default() }
     }

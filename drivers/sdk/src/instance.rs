@@ -101,7 +101,11 @@ impl<E: Engine> Instance<E> {
     }
 
     /// Executes a claimed job outside the lock and returns with the lock held again.
-    fn finish<'a>(&'a self, claimed: Claimed, schedule: MutexGuard<'a, Schedule>) -> MutexGuard<'a, Schedule> {
+    fn finish<'a>(
+        &'a self,
+        claimed: Claimed,
+        schedule: MutexGuard<'a, Schedule>,
+    ) -> MutexGuard<'a, Schedule> {
         let held: Held = operands::mappings_of(&claimed.pending, &schedule);
         let key = claimed.timeline.key;
         drop(schedule);

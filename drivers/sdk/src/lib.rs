@@ -49,7 +49,7 @@ mod serve;
 mod timeline;
 pub mod window;
 
-pub use engine::{Engine, JobError, OperandBytes, ParamValue, Produced, Staging, Task, TaskOperand};
+pub use engine::{Engine, JobError, Needs, OperandBytes, ParamValue, Produced, Staging, Task, TaskOperand};
 pub use options::{BadOptions, Options};
 pub use serve::{LINK_FD, serve};
 pub use vgem_os::mapping::{Span, SpanMut};

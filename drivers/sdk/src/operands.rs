@@ -175,7 +175,11 @@ fn read_cell(mapping: &Arc<Mapping>, offset: u64, word: u8) -> Result<u64, JobEr
     cell.read_u64(8 * usize::from(word)).map_err(|_| outside())
 }
 
-fn bytes_of<'a>(object: &'a MappedObject, operand: &DriverOperand, len: u64) -> Result<OperandBytes<'a>, JobError> {
+fn bytes_of<'a>(
+    object: &'a MappedObject,
+    operand: &DriverOperand,
+    len: u64,
+) -> Result<OperandBytes<'a>, JobError> {
     let outside = || {
         let text = format!("operand {}: {len} bytes from {}", operand.number, operand.offset);
         JobError::new(ErrorCode::OutOfRange, text)
@@ -183,11 +187,10 @@ fn bytes_of<'a>(object: &'a MappedObject, operand: &DriverOperand, len: u64) -> 
     let offset = usize::try_from(operand.offset).map_err(|_| outside())?;
     let len = usize::try_from(len).map_err(|_| outside())?;
     match operand.access {
-        Access::Read => {
-            object.mapping.span().sub(offset, len).map(OperandBytes::Read).ok_or_else(outside)
-        }
+        Access::Read => object.mapping.span().sub(offset, len).map(OperandBytes::Read).ok_or_else(outside),
         Access::Write if object.access == Access::Write => {
-            let all = object.mapping.span_mut().map_err(|e| JobError::new(ErrorCode::MapFailed, e.to_string()))?;
+            let all =
+                object.mapping.span_mut().map_err(|e| JobError::new(ErrorCode::MapFailed, e.to_string()))?;
             all.sub(offset, len).map(OperandBytes::Write).ok_or_else(outside)
         }
         Access::Write => {

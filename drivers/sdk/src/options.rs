@@ -47,7 +47,13 @@ impl Options {
                 "--unconfined" => options.unconfined = true,
                 "--root" => match args.next() {
                     Some(dir) if dir.starts_with('/') => options.roots.push(PathBuf::from(dir)),
-                    got => return Err(BadOptions::Value { option: "--root", wanted: "an absolute directory", got }),
+                    got => {
+                        return Err(BadOptions::Value {
+                            option: "--root",
+                            wanted: "an absolute directory",
+                            got,
+                        });
+                    }
                 },
                 "--executors" => {
                     let got = args.next();

@@ -54,7 +54,14 @@ impl Outbox {
     }
 
     /// Tells the broker where a failure began; returns the failure with its new identity.
-    pub(crate) fn cause(&self, timeline: TimelineKey, point: Point, at: Time, code: ErrorCode, text: &str) -> Failure {
+    pub(crate) fn cause(
+        &self,
+        timeline: TimelineKey,
+        point: Point,
+        at: Time,
+        code: ErrorCode,
+        text: &str,
+    ) -> Failure {
         let counter = self.causes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let cause = CauseId::new(InstanceId(self.issuer.load(Ordering::Relaxed)), counter);
         let text = cut(text).as_bytes().to_vec();
@@ -162,7 +169,10 @@ mod tests {
         outbox.flush_due(Time(limits::COMPLETION_DELAY_NS));
         assert_eq!(received(&broker), None);
         outbox.flush_due(Time(1_000 + limits::COMPLETION_DELAY_NS));
-        assert_eq!(received(&broker), Some(DriverMessage::Complete(Complete { completions: vec![completion(1, 1_000)] })));
+        assert_eq!(
+            received(&broker),
+            Some(DriverMessage::Complete(Complete { completions: vec![completion(1, 1_000)] }))
+        );
         assert_eq!(outbox.due(), None);
     }
 

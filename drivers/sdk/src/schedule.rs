@@ -85,8 +85,12 @@ pub(crate) fn split(run: Run) -> impl Iterator<Item = Pending> {
         (operand, param, wait) = (operands.1, params.1, waits.1);
         let failed = (job.failed_code != 0)
             .then(|| Failure { code: ErrorCode::from_number(job.failed_code), cause: job.failed_cause });
-        let bytes =
-            run.operands.get(operands.0..operands.1).unwrap_or(&[]).iter().fold(0, |n: u64, o| n.saturating_add(o.len));
+        let bytes = run
+            .operands
+            .get(operands.0..operands.1)
+            .unwrap_or(&[])
+            .iter()
+            .fold(0, |n: u64, o| n.saturating_add(o.len));
         Some(Pending { run: Arc::clone(&run), job, operands, params, waits, failed, bytes })
     })
 }
@@ -153,8 +157,7 @@ impl Schedule {
         if self.queues.contains_key(&index) {
             return false;
         }
-        let queue =
-            Queue { timeline, jobs: VecDeque::new(), state: QueueState::Empty, closing: false };
+        let queue = Queue { timeline, jobs: VecDeque::new(), state: QueueState::Empty, closing: false };
         self.queues.insert(index, queue);
         true
     }
@@ -289,7 +292,9 @@ impl Schedule {
             if state == PointState::Pending {
                 return false;
             }
-            let Some(head) = self.queues.get_mut(&index).and_then(|q| q.jobs.front_mut()) else { return false };
+            let Some(head) = self.queues.get_mut(&index).and_then(|q| q.jobs.front_mut()) else {
+                return false;
+            };
             head.waits.0 += 1;
             let runs_anyway = head.job.flags & JOB_RUN_ANYWAY != 0;
             if wait.kind == WaitKind::Data && !runs_anyway {

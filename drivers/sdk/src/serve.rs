@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vgem_os::clock;
+use vgem_os::confine::ConfineSpec;
 use vgem_os::fence::{ObserverFace, ObserverFds, SignallerFace, SignallerFds, Slot};
 use vgem_os::mapping::{Mapping, Populate};
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
@@ -20,7 +21,7 @@ use vgem_proto::limits;
 use vgem_proto::message::Sender;
 use vgem_proto::message::driver::{DriverMessage, Map, Mapped, NotMapped, Ready, Unmapped};
 
-use crate::engine::{Engine, JobError};
+use crate::engine::{Engine, JobError, Needs};
 use crate::instance::Instance;
 use crate::options::Options;
 use crate::schedule::MappedObject;
@@ -93,6 +94,10 @@ fn serve_link<E: Engine>(engine: E, options: &Options) -> Result<(), Fault> {
 fn serve_on<E: Engine>(engine: E, link: Socket, options: &Options) -> Result<(), Fault> {
     let link = Arc::new(link);
     let description = engine.description();
+    if !options.unconfined {
+        // Before the first thread: landlock binds the calling thread and those it starts.
+        confine(&engine.needs())?;
+    }
     let executors = options.executors.unwrap_or(description.executors).max(1);
     let instance = Arc::new(Instance::new(engine, &description, Arc::clone(&link)));
     let mut threads = Vec::new();
@@ -108,6 +113,17 @@ fn serve_on<E: Engine>(engine: E, link: Socket, options: &Options) -> Result<(),
     // Jobs in flight have nobody left to tell; the process ends under them, as if it had been killed.
     drop(threads);
     ended
+}
+
+fn confine(needs: &Needs) -> Result<(), Fault> {
+    let spec = ConfineSpec {
+        write: needs.roots.clone(),
+        no_open: needs.roots.is_empty(),
+        io_uring: needs.io_uring,
+        ..ConfineSpec::default()
+    };
+    vgem_os::confine::driver(&spec)?;
+    Ok(())
 }
 
 /// The control thread's own state.
@@ -281,3 +297,6 @@ fn put<T>(list: &mut Vec<Option<T>>, page: PageId, item: Option<T>) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

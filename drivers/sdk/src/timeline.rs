@@ -55,7 +55,9 @@ impl Timeline {
         let shows = self.lock();
         match shows.failures.iter().find(|f| f.point == point.0) {
             Some(f) => PointState::Failed { code: f.code, cause: f.cause, time_ns: shows.time_ns },
-            None if shows.failures.len() > FAILURES && shows.failures.front().is_some_and(|f| point.0 < f.point) => {
+            None if shows.failures.len() > FAILURES
+                && shows.failures.front().is_some_and(|f| point.0 < f.point) =>
+            {
                 PointState::Overrun
             }
             None => PointState::Ok { time_ns: shows.time_ns },

@@ -1,1 +1,191 @@
+use super::*;
+use vgem_os::fence::{PagePair, SignallerFace};
+use vgem_proto::codec::Zero;
 
+const A: TimelineKey = TimelineKey { index: 0, generation: 1 };
+const B: TimelineKey = TimelineKey { index: 1, generation: 2 };
+
+fn schedule() -> Schedule {
+    let mut schedule = Schedule::default();
+    for key in [A, B] {
+        assert!(schedule.open(Arc::new(Timeline::new(key))));
+    }
+    schedule
+}
+
+fn job(queue: TimelineKey, point: u64, waits: &[DriverWait]) -> Run {
+    let job = DriverJob {
+        queue,
+        point: Point(point),
+        run_ns: 0,
+        failed_cause: CauseId::NONE,
+        failed_code: 0,
+        op: 0,
+        flags: 0,
+        operands: 0,
+        params: 0,
+        waits: u16::try_from(waits.len()).expect("a few"),
+        reserved: Zero,
+    };
+    Run { jobs: vec![job], operands: vec![], params: vec![], waits: waits.to_vec(), bytes: vec![] }
+}
+
+fn wait(timeline: TimelineKey, point: u64, page: u16, kind: WaitKind) -> DriverWait {
+    DriverWait { timeline, point: Point(point), page, slot: 0, kind, reserved: Zero }
+}
+
+fn push(schedule: &mut Schedule, run: Run) {
+    for pending in split(run) {
+        assert!(schedule.push(pending));
+    }
+}
+
+/// Claims the next job, signals it and ends it; its point and the failure it carried.
+fn step(schedule: &mut Schedule, outcome: Option<Failure>) -> Option<(TimelineKey, Point, Option<Failure>)> {
+    let Claimed { timeline, pending } = schedule.claim()?;
+    let (key, point, failed) = (timeline.key, pending.job().point, pending.failed());
+    timeline.signal(point, 1, failed.or(outcome));
+    let _closed = schedule.ended(key);
+    schedule.review(Look::Passing);
+    Some((key, point, failed))
+}
+
+const BROKEN: Failure = Failure { code: ErrorCode::Io, cause: CauseId(77) };
+
+#[test]
+fn a_queue_runs_in_order_and_one_at_a_time() {
+    let mut schedule = schedule();
+    push(&mut schedule, job(A, 1, &[]));
+    push(&mut schedule, job(A, 2, &[]));
+    let first = schedule.claim().expect("the head is runnable");
+    assert!(schedule.claim().is_none(), "the second job must wait for the first");
+    first.timeline.signal(Point(1), 1, None);
+    let _closed = schedule.ended(A);
+    assert_eq!(step(&mut schedule, None), Some((A, Point(2), None)));
+}
+
+#[test]
+fn a_parked_head_does_not_hold_up_other_queues() {
+    let mut schedule = schedule();
+    push(&mut schedule, job(A, 1, &[wait(B, 1, PAGE_LOCAL, WaitKind::Order)]));
+    assert!(!schedule.has_runnable());
+    push(&mut schedule, job(B, 1, &[]));
+    assert_eq!(step(&mut schedule, None), Some((B, Point(1), None)));
+    assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
+}
+
+#[test]
+fn f10_a_failed_data_wait_fails_the_job_with_the_same_cause_and_an_order_wait_does_not() {
+    for (kind, inherited) in [(WaitKind::Data, Some(BROKEN)), (WaitKind::Order, None)] {
+        let mut schedule = schedule();
+        push(&mut schedule, job(A, 1, &[wait(B, 1, PAGE_LOCAL, kind)]));
+        push(&mut schedule, job(B, 1, &[]));
+        assert_eq!(step(&mut schedule, Some(BROKEN)), Some((B, Point(1), None)));
+        assert_eq!(step(&mut schedule, None), Some((A, Point(1), inherited)));
+    }
+}
+
+#[test]
+fn a_failed_job_still_waits_for_all_its_waits() {
+    let mut schedule = schedule();
+    let c = TimelineKey { index: 2, generation: 3 };
+    assert!(schedule.open(Arc::new(Timeline::new(c))));
+    let waits = [wait(B, 1, PAGE_LOCAL, WaitKind::Data), wait(c, 1, PAGE_LOCAL, WaitKind::Order)];
+    push(&mut schedule, job(A, 1, &waits));
+    push(&mut schedule, job(B, 1, &[]));
+    assert_eq!(step(&mut schedule, Some(BROKEN)), Some((B, Point(1), None)));
+    assert!(!schedule.has_runnable(), "whoever waits for this job relies on what it waits for");
+    push(&mut schedule, job(c, 1, &[]));
+    assert_eq!(step(&mut schedule, None), Some((c, Point(1), None)));
+    assert_eq!(step(&mut schedule, None), Some((A, Point(1), Some(BROKEN))));
+}
+
+#[test]
+fn a_job_told_to_run_anyway_runs_after_a_failed_data_wait() {
+    let mut schedule = schedule();
+    let mut run = job(A, 1, &[wait(B, 1, PAGE_LOCAL, WaitKind::Data)]);
+    run.jobs[0].flags = JOB_RUN_ANYWAY;
+    push(&mut schedule, run);
+    push(&mut schedule, job(B, 1, &[]));
+    assert_eq!(step(&mut schedule, Some(BROKEN)), Some((B, Point(1), None)));
+    assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
+}
+
+#[test]
+fn a_closing_queue_closes_when_its_last_job_has_ended_and_its_failures_stay_known() {
+    let mut schedule = schedule();
+    push(&mut schedule, job(B, 1, &[]));
+    assert!(schedule.close(B).is_none());
+    let claimed = schedule.claim().expect("the head is runnable");
+    claimed.timeline.signal(Point(1), 1, Some(BROKEN));
+    assert_eq!(schedule.ended(B).map(|t| t.key), Some(B));
+    push(&mut schedule, job(A, 1, &[wait(B, 1, PAGE_LOCAL, WaitKind::Data)]));
+    assert_eq!(step(&mut schedule, None), Some((A, Point(1), Some(BROKEN))));
+}
+
+#[test]
+fn j5_a_cancelled_job_ends_cancelled_in_its_turn() {
+    let mut schedule = schedule();
+    push(&mut schedule, job(A, 1, &[]));
+    push(&mut schedule, job(A, 2, &[]));
+    schedule.cancel(A, Point(2), CauseId(5));
+    assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
+    let cancelled = Failure { code: ErrorCode::Cancelled, cause: CauseId(5) };
+    assert_eq!(step(&mut schedule, None), Some((A, Point(2), Some(cancelled))));
+}
+
+#[test]
+fn a_job_for_an_older_life_of_a_queue_is_refused() {
+    let mut schedule = schedule();
+    let stale = TimelineKey { generation: 99, ..A };
+    let pending = split(job(stale, 1, &[])).next().expect("one job");
+    assert!(!schedule.push(pending));
+}
+
+/// A remote timeline: the signaller's face, and a schedule that observes it as page 0.
+fn remote() -> (SignallerFace, Schedule) {
+    let keeper = PagePair::create().expect("memory for two pages");
+    let signaller = SignallerFace::map(keeper.signaller_fds().expect("fds")).expect("pages");
+    let mut schedule = schedule();
+    schedule.observe(PageId(0), ObserverFace::map(keeper.observer_fds().expect("fds")).expect("pages"));
+    (signaller, schedule)
+}
+
+const REMOTE: TimelineKey = TimelineKey { index: 40, generation: 41 };
+
+#[test]
+fn a_remote_wait_passes_when_its_page_shows_the_point() {
+    let (signaller, mut schedule) = remote();
+    let slot = Slot::new(0).expect("a page has 15 slots");
+    push(&mut schedule, job(A, 1, &[wait(REMOTE, 2, 0, WaitKind::Data)]));
+    signaller.publish(slot, REMOTE.generation, 1, 1, &[]);
+    schedule.review(Look::Passing);
+    assert!(!schedule.has_runnable());
+    signaller.signal(slot, 2, 2, None).expect("2 is newer than 1");
+    schedule.review(Look::Passing);
+    assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
+}
+
+#[test]
+fn only_a_watcher_about_to_sleep_asks_to_be_woken() {
+    use vgem_os::fence::Woke;
+    let (signaller, mut schedule) = remote();
+    let slot = Slot::new(0).expect("a page has 15 slots");
+    signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
+    push(&mut schedule, job(A, 1, &[wait(REMOTE, 2, 0, WaitKind::Data)]));
+    assert_eq!(signaller.signal(slot, 1, 1, None), Ok(Woke::Nobody));
+    schedule.watched = true;
+    schedule.review(Look::BeforeSleep);
+    assert_eq!(signaller.signal(slot, 2, 2, None), Ok(Woke::Sleeper));
+}
+
+#[test]
+fn a_job_that_parks_while_the_watcher_sleeps_asks_for_it() {
+    use vgem_os::fence::Woke;
+    let (signaller, mut schedule) = remote();
+    let slot = Slot::new(0).expect("a page has 15 slots");
+    signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
+    schedule.watched = true;
+    push(&mut schedule, job(A, 1, &[wait(REMOTE, 1, 0, WaitKind::Order)]));
+    assert_eq!(signaller.signal(slot, 1, 1, None), Ok(Woke::Sleeper));
+}
