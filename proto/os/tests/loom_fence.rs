@@ -1,0 +1,249 @@
+//! The store-and-look protocol of the fence page under every interleaving that loom can make.
+//!
+//! The code under test is `vgem_os::fence::protocol` itself, over loom's atomics instead of mapped pages. A futex
+//! is modelled by a lock and a condition variable, which do for a process what the kernel does: compare the word
+//! and fall asleep in one step.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
+use loom::sync::{Condvar, Mutex};
+use loom::thread;
+use vgem_os::fence::protocol::{self, Failure, Page, PointState, Ring, Slot};
+use vgem_proto::layout::{fence_page as f, interest_page};
+
+const GENERATION: u32 = 1;
+
+/// Only the words that slot 0 uses.
+struct Model {
+    words: HashMap<usize, AtomicU64>,
+    halves: HashMap<usize, AtomicU32>,
+    futex: (Mutex<()>, Condvar),
+}
+
+impl Model {
+    /// A fence page with a ring of which the first `entries` exist; the others read as empty.
+    fn page(entries: usize) -> Self {
+        let slot = f::SLOT_LEN;
+        let mut words = vec![slot + f::S_VALUE, slot + f::S_DEAD_FROM];
+        let mut halves = vec![f::H_DOORBELL, f::H_DEATH_CODE, slot + f::S_GENERATION, slot + f::S_FAIL_COUNT];
+        for entry in 0..entries {
+            let at = slot + f::S_FAILURES + entry * f::FAILURE_LEN;
+            words.extend([at + f::F_POINT, at + f::F_CAUSE]);
+            halves.push(at + f::F_CODE);
+        }
+        Self::of(&words, &halves)
+    }
+
+    fn interest() -> Self {
+        Self::of(&[interest_page::WANT], &[])
+    }
+
+    fn of(words: &[usize], halves: &[usize]) -> Self {
+        Self {
+            words: words.iter().map(|at| (*at, AtomicU64::new(0))).collect(),
+            halves: halves.iter().map(|at| (*at, AtomicU32::new(0))).collect(),
+            futex: (Mutex::new(()), Condvar::new()),
+        }
+    }
+
+    fn doorbell(&self) -> &AtomicU32 {
+        &self.halves[&f::H_DOORBELL]
+    }
+
+    /// FUTEX_WAIT on the doorbell, without a deadline: a lost wake-up is a deadlock, which loom reports.
+    fn sleep(&self, seen: u32) {
+        let (lock, sleepers) = &self.futex;
+        let guard = lock.lock().unwrap();
+        if self.doorbell().load(Ordering::Relaxed) == seen {
+            drop(sleepers.wait(guard).unwrap());
+        }
+    }
+
+    /// FUTEX_WAKE on the doorbell.
+    fn wake(&self, ring: Ring) {
+        if ring == Ring::Wake {
+            let (lock, sleepers) = &self.futex;
+            drop(lock.lock().unwrap());
+            sleepers.notify_one();
+        }
+    }
+}
+
+/// Words the model leaves out (times, causes of verdicts) read as 0 and take no part in any order.
+impl Page for Model {
+    fn load32(&self, at: usize) -> u32 {
+        self.halves.get(&at).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    fn load64(&self, at: usize) -> u64 {
+        self.words.get(&at).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    fn store32(&self, at: usize, value: u32) {
+        if let Some(word) = self.halves.get(&at) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn store64(&self, at: usize, value: u64) {
+        if let Some(word) = self.words.get(&at) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn release32(&self, at: usize, value: u32) {
+        if let Some(word) = self.halves.get(&at) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    fn release64(&self, at: usize, value: u64) {
+        if let Some(word) = self.words.get(&at) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    fn bump32(&self, at: usize) {
+        if let Some(word) = self.halves.get(&at) {
+            word.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn fence(&self, order: Ordering) {
+        fence(order);
+    }
+}
+
+fn slot() -> Slot {
+    Slot::new(0).unwrap()
+}
+
+fn explore(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+/// The observer's loop.
+fn wait_for(page: &Model, interest: &Model, point: u64) -> PointState {
+    loop {
+        let seen = page.doorbell().load(Ordering::Acquire);
+        protocol::set_interest(interest, slot(), point);
+        match protocol::state(page, slot(), GENERATION, point) {
+            PointState::Pending => page.sleep(seen),
+            done => return done,
+        }
+    }
+}
+
+fn pages(entries: usize) -> (Arc<Model>, Arc<Model>) {
+    let (page, interest) = (Arc::new(Model::page(entries)), Arc::new(Model::interest()));
+    protocol::publish(&*page, &*interest, slot(), GENERATION, 0, 0, &[]);
+    (page, interest)
+}
+
+#[test]
+fn no_wake_up_is_lost() {
+    explore(|| {
+        let (page, interest) = pages(0);
+        let (p, i) = (page.clone(), interest.clone());
+        let signaller =
+            thread::spawn(move || p.wake(protocol::signal(&*p, &*i, slot(), 1, 0, None).unwrap()));
+        assert_eq!(wait_for(&page, &interest, 1), PointState::Ok { time_ns: 0 });
+        signaller.join().unwrap();
+    });
+}
+
+#[test]
+fn no_wake_up_is_lost_over_two_points() {
+    explore(|| {
+        let (page, interest) = pages(0);
+        let (p, i) = (page.clone(), interest.clone());
+        let signaller = thread::spawn(move || {
+            for point in [1, 2] {
+                p.wake(protocol::signal(&*p, &*i, slot(), point, 0, None).unwrap());
+            }
+        });
+        assert_eq!(wait_for(&page, &interest, 2), PointState::Ok { time_ns: 0 });
+        signaller.join().unwrap();
+    });
+}
+
+#[test]
+fn a_verdict_wakes_an_observer_though_the_signaller_never_signals() {
+    explore(|| {
+        let (page, interest) = pages(0);
+        let p = page.clone();
+        let broker = thread::spawn(move || {
+            protocol::kill_slot(&*p, slot(), 1, 9, 77);
+            p.wake(Ring::Wake);
+        });
+        assert!(matches!(wait_for(&page, &interest, 1), PointState::Failed { .. }));
+        broker.join().unwrap();
+    });
+}
+
+#[test]
+fn a_broker_and_a_signaller_that_ring_at_once_lose_no_ring() {
+    explore(|| {
+        let (page, interest) = pages(0);
+        protocol::set_interest(&*interest, slot(), 1);
+        let (p, i) = (page.clone(), interest);
+        let signaller = thread::spawn(move || protocol::signal(&*p, &*i, slot(), 1, 0, None));
+        protocol::kill_slot(&*page, slot(), 5, 9, 77);
+        assert_eq!(signaller.join().unwrap(), Ok(Ring::Wake));
+        assert_eq!(page.doorbell().load(Ordering::Relaxed), 2);
+    });
+}
+
+#[test]
+fn a_point_that_failed_is_never_seen_as_ok() {
+    explore(|| {
+        let (page, interest) = pages(1);
+        let (p, i) = (page.clone(), interest);
+        let signaller = thread::spawn(move || {
+            let failure = Failure { point: 1, code: 5, cause: 11 };
+            protocol::signal(&*p, &*i, slot(), 1, 0, Some(failure))
+        });
+        let state = protocol::state(&*page, slot(), GENERATION, 1);
+        let failed = PointState::Failed { code: 5, cause: 11, time_ns: 0 };
+        assert!(state == PointState::Pending || state == failed, "{state:?}");
+        signaller.join().unwrap().unwrap();
+    });
+}
+
+/// The ring's only modelled entry is rewritten while it is read: old, new or overrun, but no mixture and no "ok".
+#[test]
+fn an_entry_that_is_overwritten_is_never_read_half() {
+    explore(|| {
+        let (page, interest) = pages(1);
+        // Seven failures that the model leaves out stand between the two.
+        let count = &page.halves[&(f::SLOT_LEN + f::S_FAIL_COUNT)];
+        let failure = |point| Failure { point, code: u32::try_from(point).unwrap(), cause: point };
+        protocol::signal(&*page, &*interest, slot(), 1, 0, Some(failure(1))).unwrap();
+        count.store(8, Ordering::Relaxed);
+        let (p, i) = (page.clone(), interest);
+        let signaller = thread::spawn(move || protocol::signal(&*p, &*i, slot(), 9, 0, Some(failure(9))));
+        match protocol::state(&*page, slot(), GENERATION, 1) {
+            PointState::Failed { code, cause, .. } => assert_eq!((code, cause), (1, 1)),
+            other => assert_eq!(other, PointState::Overrun),
+        }
+        signaller.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_slot_that_changes_its_timeline_answers_for_neither_with_the_others_value() {
+    explore(|| {
+        let (page, interest) = pages(0);
+        assert_eq!(protocol::signal(&*page, &*interest, slot(), 3, 0, None), Ok(Ring::Quiet));
+        let (p, i) = (page.clone(), interest);
+        let signaller = thread::spawn(move || protocol::publish(&*p, &*i, slot(), GENERATION + 1, 7, 0, &[]));
+        let state = protocol::state(&*page, slot(), GENERATION, 5);
+        assert!(matches!(state, PointState::Pending | PointState::Overrun), "{state:?}");
+        assert_eq!(signaller.join().unwrap(), Ring::Quiet);
+    });
+}
