@@ -1,0 +1,140 @@
+//! What the tests of the wire share: golden files, the tables of SPEC.md, and one good value of every message.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+pub mod hex;
+pub mod samples;
+pub mod session;
+pub mod spec;
+
+use std::path::{Path, PathBuf};
+
+use vgem_proto::codec::Malformed;
+use vgem_proto::ids::Time;
+use vgem_proto::message::client::{self, ClientMessage};
+use vgem_proto::message::driver::{self, DriverMessage};
+use vgem_proto::message::keeper::{self, KeeperMessage};
+use vgem_proto::message::{Head, Row, Sender};
+
+/// Any message of any link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    Client(ClientMessage),
+    Driver(DriverMessage),
+    Keeper(KeeperMessage),
+}
+
+/// Which link a message travels on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Client,
+    Driver,
+    Keeper,
+}
+
+impl Link {
+    pub const ALL: [Self; 3] = [Self::Client, Self::Driver, Self::Keeper];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Driver => "driver",
+            Self::Keeper => "keeper",
+        }
+    }
+
+    pub fn named(name: &str) -> Self {
+        *Self::ALL.iter().find(|link| link.name() == name).unwrap_or_else(|| panic!("no link {name:?}"))
+    }
+
+    pub fn table(self) -> &'static [Row] {
+        match self {
+            Self::Client => client::TABLE,
+            Self::Driver => driver::TABLE,
+            Self::Keeper => keeper::TABLE,
+        }
+    }
+
+    pub fn decode(self, bytes: &[u8], sender: Sender, fds: usize) -> Result<(Head, Message), Malformed> {
+        match self {
+            Self::Client => ClientMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Client(m))),
+            Self::Driver => DriverMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Driver(m))),
+            Self::Keeper => KeeperMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Keeper(m))),
+        }
+    }
+
+    /// The row of the message in `bytes`, by its opcode alone.
+    pub fn row_of(self, bytes: &[u8]) -> Option<&'static Row> {
+        let opcode = u16::from_le_bytes([*bytes.get(4)?, *bytes.get(5)?]);
+        self.table().iter().find(|row| row.opcode == opcode)
+    }
+}
+
+impl Message {
+    pub fn row(&self) -> &'static Row {
+        match self {
+            Self::Client(message) => message.row(),
+            Self::Driver(message) => message.row(),
+            Self::Keeper(message) => message.row(),
+        }
+    }
+
+    pub fn encode(&self, request: u64, deadline: Time, flags: u16) -> Vec<u8> {
+        match self {
+            Self::Client(message) => message.encode(request, deadline, flags),
+            Self::Driver(message) => message.encode(request, deadline, flags),
+            Self::Keeper(message) => message.encode(request, deadline, flags),
+        }
+    }
+}
+
+/// One good message with its head.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    pub request: u64,
+    pub deadline: Time,
+    pub flags: u16,
+    pub message: Message,
+}
+
+impl Sample {
+    pub fn bytes(&self) -> Vec<u8> {
+        self.message.encode(self.request, self.deadline, self.flags)
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.message.row().name
+    }
+
+    pub fn link(&self) -> Link {
+        match self.message {
+            Message::Client(_) => Link::Client,
+            Message::Driver(_) => Link::Driver,
+            Message::Keeper(_) => Link::Keeper,
+        }
+    }
+}
+
+pub fn sender_name(sender: Sender) -> &'static str {
+    match sender {
+        Sender::Client => "client",
+        Sender::Broker => "broker",
+        Sender::Driver => "driver",
+        Sender::Keeper => "keeper",
+    }
+}
+
+pub fn sender_named(name: &str) -> Sender {
+    let all = [Sender::Client, Sender::Broker, Sender::Driver, Sender::Keeper];
+    *all.iter().find(|sender| sender_name(**sender) == name).unwrap_or_else(|| panic!("no sender {name:?}"))
+}
+
+/// The folder of the crate.
+pub fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A golden file.
+pub fn golden(name: &str) -> PathBuf {
+    here().join("golden").join(name)
+}

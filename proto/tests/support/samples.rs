@@ -1,0 +1,300 @@
+//! One good value of every message, with every field and array filled.
+//!
+//! Values are chosen so that no two neighbouring fields of a message hold the same bytes: a swapped pair shows.
+
+use vgem_proto::codec::Zero;
+use vgem_proto::describe::{Description, Direction, Operation, Touch};
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::{
+    CauseId, ClientKey, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, Point, QueueHandle, Time,
+    TimelineKey,
+};
+use vgem_proto::jobs::{
+    Completion, DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, Job, OPERAND_DISCARD, OPERAND_FOREIGN,
+    OPERAND_INDIRECT, Operand, Param, ParamSource, Wait,
+};
+use vgem_proto::message::{SUBMIT_REPLY, client as c, driver as d, keeper as k};
+use vgem_proto::rights::{Access, HugePages, Rights, WaitKind};
+use vgem_proto::snapshot::Topic;
+
+use super::{Link, Message, Sample};
+
+/// The samples of a link.
+pub fn of(link: Link) -> Vec<Sample> {
+    match link {
+        Link::Client => client(),
+        Link::Driver => driver(),
+        Link::Keeper => keeper(),
+    }
+}
+
+/// A description with everything that a description can have.
+pub fn description() -> Description {
+    Description::new("dev", "a device for tests", 2)
+        .operation(
+            Operation::new(7, "work", "does something")
+                .not_idempotent()
+                .operand("input", Direction::In, Touch::InPlace)
+                .operand("output", Direction::Out, Touch::Windows)
+                .optional()
+                .len_between(16, 4096)
+                .operand("state", Direction::InOut, Touch::InPlace)
+                .number("level", "effort", 1, 9, Some(3))
+                .number("seed", "start", 0, u64::MAX, None)
+                .choice("format", "container", &["gzip", "zstd"], Some(1))
+                .choice("mode", "which way", &["fast", "small"], None)
+                .bytes("path", "where to", 255, true)
+                .with_result("a checksum"),
+        )
+        .operation(Operation::new(8, "rest", "does nothing"))
+}
+
+const OBJECT: ObjectKey = ObjectKey { index: 0x0b01, generation: 0x0b02 };
+const CELLS: ObjectKey = ObjectKey { index: 0x0c01, generation: 0x0c02 };
+const TIMELINE: TimelineKey = TimelineKey { index: 0x0d01, generation: 0x0d02 };
+const OTHER: TimelineKey = TimelineKey { index: 0x0e01, generation: 0x0e02 };
+const CAUSE: CauseId = CauseId(0x0000_0005_0000_0017);
+
+fn text(words: &str) -> Vec<u8> {
+    words.as_bytes().to_vec()
+}
+
+fn client() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let mut add = |flags: u16, message: c::ClientMessage| {
+        let number = 0x0102_0304_0506_0700 + samples.len() as u64;
+        let deadline = Time(0x1112_1314_1516_1718);
+        samples.push(Sample { request: number, deadline, flags, message: Message::Client(message) });
+    };
+    let (object, queue) = (Handle(0x0010_0001), QueueHandle(0x0020_0002));
+    add(0, c::Hello { version_min: 1, version_max: 2, reserved: Zero, features: 4, name: text("camera") }.into());
+    let create = c::CreateObject { len: 0x20_3000, huge: HugePages::Size2M, reserved: Zero, name: text("frame 1") };
+    add(0, create.into());
+    add(0, c::Commit { object }.into());
+    add(0, c::CloseObject { object }.into());
+    add(0, c::Export { object, access: Access::Write, reserved: Zero }.into());
+    add(0, c::ListDevices {}.into());
+    add(0, c::Describe { device: DeviceId(3) }.into());
+    add(0, c::OpenQueue { device: DeviceId(3), depth: 64, reserved: Zero }.into());
+    add(0, c::CloseQueue { queue }.into());
+    add(SUBMIT_REPLY, submit().into());
+    add(0, c::Cancel { queue, point: Point(9) }.into());
+    add(0, c::Explain { cause: CAUSE }.into());
+    add(0, c::Inspect { cursor: 77, topic: Topic::Objects, reserved: Zero }.into());
+    let token = [0x2122_2324_2526_2728, 0x3132_3334_3536_3738];
+    let (domain, client) = (DomainId(1000), 5);
+    let welcome =
+        c::Welcome { token, features: 4, domain, client, version: 1, reserved: Zero, message_len: 65_536 };
+    add(0, welcome.into());
+    add(0, c::Done {}.into());
+    let refused = c::Refused {
+        code: ErrorCode::OutOfRange,
+        job: 1,
+        part: 2,
+        value: 4097,
+        limit: 4096,
+        cause: CAUSE,
+        text: text("4097 bytes from 0: the object has 4096"),
+    };
+    add(0, refused.into());
+    let rights = Rights::all();
+    add(0, c::ObjectCreated { object, len: 0x20_3000, rights, reserved: Zero }.into());
+    add(0, c::Committed { pinned: 0x20_2000 }.into());
+    add(0, c::Exported { len: 0x20_3000 }.into());
+    let ids = vec![DeviceId(1), DeviceId(3)];
+    add(0, c::Devices { ids, names: text("copy\nzip") }.into());
+    add(0, c::Described { device: DeviceId(3), description: description().encode() }.into());
+    let opened =
+        c::QueueOpened { queue, page: PageId(6), timeline: TIMELINE, depth: 64, slot: 14, reserved: Zero };
+    add(0, opened.into());
+    add(0, c::Accepted {}.into());
+    add(0, c::Cancelling { state: 1, reserved: Zero }.into());
+    let (device, at, point, pid) = (text("zip"), Time(0x4142), Point(9), 321);
+    let code = ErrorCode::CorruptInput;
+    add(0, c::Explained { cause: CAUSE, at, point, pid, code, device, text: text("bad magic") }.into());
+    add(0, c::Page { next: 78, json: text("[{\"object\":\"object:1.1\"}]") }.into());
+    samples
+}
+
+/// A batch of two jobs with operands, parameters and waits of every kind.
+pub fn submit() -> c::Submit {
+    let (object, cells) = (Handle(0x0010_0001), Handle(0x0010_0003));
+    let job = |point: u64, op, flags, operands, params, waits| Job {
+        queue: QueueHandle(0x0020_0002),
+        point: Point(point),
+        run_ns: 1_000_000 + point,
+        failed_cause: CauseId::NONE,
+        failed_code: 0,
+        op,
+        flags,
+        operands,
+        params,
+        waits,
+        reserved: Zero,
+    };
+    let indirect = Operand {
+        object,
+        offset: 4096,
+        len: 8192,
+        cell_object: cells,
+        cell_offset: 128,
+        number: 0,
+        cell_word: 1,
+        access: Access::Read,
+        flags: OPERAND_INDIRECT,
+        reserved: Zero,
+    };
+    let output = Operand {
+        object: cells,
+        offset: 64,
+        len: 64,
+        cell_object: Handle(0),
+        cell_offset: 0,
+        number: 3,
+        cell_word: 0,
+        access: Access::Write,
+        flags: OPERAND_DISCARD,
+        reserved: Zero,
+    };
+    let param = |number, source, value, len, max, word| Param {
+        value,
+        cell_object: if source == ParamSource::Cell { cells } else { Handle(0) },
+        max,
+        len,
+        number,
+        source,
+        cell_word: word,
+    };
+    let wait = |queue, point, kind| Wait { queue: QueueHandle(queue), point: Point(point), kind, reserved: Zero };
+    c::Submit {
+        jobs: vec![job(1, 7, JOB_EXPLICIT, 1, 2, 1), job(2, 8, JOB_RUN_ANYWAY, 1, 1, 1)],
+        operands: vec![indirect, output],
+        params: vec![
+            param(0, ParamSource::Value, 5, 0, 0, 0),
+            param(4, ParamSource::Bytes, 2, 3, 0, 0),
+            param(1, ParamSource::Cell, 192, 0, 1_000, 7),
+        ],
+        waits: vec![wait(0x0020_0004, 11, WaitKind::Data), wait(0x0020_0002, 1, WaitKind::Order)],
+        bytes: text("a/b/c"),
+    }
+}
+
+fn driver() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let mut add = |message: d::DriverMessage| {
+        samples.push(Sample { request: 0, deadline: Time(0), flags: 0, message: Message::Driver(message) });
+    };
+    add(d::Ready { version: 1, reserved: Zero, description: description().encode() }.into());
+    add(d::Mapped { object: OBJECT }.into());
+    add(d::NotMapped { object: OBJECT, errno: 12, reserved: Zero }.into());
+    add(d::Unmapped { object: OBJECT }.into());
+    add(d::TimelineClosed { timeline: TIMELINE }.into());
+    let completion = |point, cause, code| Completion {
+        timeline: TIMELINE,
+        point: Point(point),
+        started: Time(1_000 + point),
+        ended: Time(2_000 + point),
+        bytes: 8192,
+        staged: 4096,
+        cause,
+        code,
+        reserved: Zero,
+    };
+    let failed = completion(2, CAUSE, ErrorCode::CorruptInput.number());
+    add(d::Complete { completions: vec![completion(1, CauseId::NONE, 0), failed] }.into());
+    let (point, at, code) = (Point(2), Time(2_002), ErrorCode::CorruptInput);
+    let (timeline, reserved) = (TIMELINE, Zero);
+    add(d::Cause { cause: CAUSE, timeline, point, at, code, reserved, text: text("bad magic") }.into());
+    add(d::Start { instance: InstanceId(5), domain: DomainId(1000) }.into());
+    add(d::Map { object: OBJECT, len: 0x20_3000, access: Access::Write, reserved: Zero }.into());
+    add(d::Unmap { object: OBJECT }.into());
+    add(d::SignalPage { page: PageId(2) }.into());
+    add(d::ObservePage { page: PageId(3) }.into());
+    add(d::DropSignalPage { page: PageId(2) }.into());
+    add(d::DropObservePage { page: PageId(3) }.into());
+    add(d::OpenTimeline { timeline, client: ClientKey { index: 4, generation: 6 } }.into());
+    add(d::CloseTimeline { timeline }.into());
+    add(d::Publish { timeline, page: PageId(2), slot: 14, reserved: Zero }.into());
+    add(d::Retire { timeline, page: PageId(2), slot: 14, reserved: Zero }.into());
+    add(run().into());
+    add(d::CancelJob { timeline, point: Point(9), cause: CAUSE }.into());
+    samples
+}
+
+/// The same batch as a driver gets it.
+pub fn run() -> d::Run {
+    let batch = submit();
+    let jobs = batch.jobs.iter().zip([(CauseId::NONE, 0), (CAUSE, 71)]);
+    let jobs = jobs.map(|(job, (failed_cause, failed_code))| Job {
+        queue: TIMELINE,
+        point: job.point,
+        run_ns: job.run_ns,
+        failed_cause,
+        failed_code,
+        op: job.op,
+        flags: job.flags,
+        operands: job.operands,
+        params: job.params,
+        waits: job.waits,
+        reserved: Zero,
+    });
+    let operands = batch.operands.iter().map(|operand| Operand {
+        object: OBJECT,
+        offset: operand.offset,
+        len: operand.len,
+        cell_object: CELLS,
+        cell_offset: operand.cell_offset,
+        number: operand.number,
+        cell_word: operand.cell_word,
+        access: operand.access,
+        flags: operand.flags | OPERAND_FOREIGN,
+        reserved: Zero,
+    });
+    let params = batch.params.iter().map(|param| Param {
+        value: param.value,
+        cell_object: CELLS,
+        max: param.max,
+        len: param.len,
+        number: param.number,
+        source: param.source,
+        cell_word: param.cell_word,
+    });
+    let wait = |page, slot, point, kind| DriverWait {
+        timeline: OTHER,
+        point: Point(point),
+        page,
+        slot,
+        kind,
+        reserved: Zero,
+    };
+    d::Run {
+        jobs: jobs.collect(),
+        operands: operands.collect(),
+        params: params.collect(),
+        waits: vec![wait(3, 14, 11, WaitKind::Data), wait(u16::MAX, 0, 1, WaitKind::Order)],
+        bytes: batch.bytes,
+    }
+}
+
+fn keeper() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let mut add = |message: k::KeeperMessage| {
+        samples.push(Sample { request: 0, deadline: Time(0), flags: 0, message: Message::Keeper(message) });
+    };
+    let (instance, device, domain) = (InstanceId(5), DeviceId(3), DomainId(1000));
+    add(k::Setup { json: text("{\"quotas\":{}}") }.into());
+    add(k::Device { device, description: description().encode() }.into());
+    add(k::Serve {}.into());
+    add(k::InstanceStarted { instance, pid: 321, reserved: Zero }.into());
+    add(k::InstanceFailed { instance, text: text("no such program") }.into());
+    add(k::InstanceExited { instance, status: -9, reserved: Zero }.into());
+    add(k::Kept { object: OBJECT, pinned: 0x20_2000 }.into());
+    add(k::Dropped { object: OBJECT }.into());
+    add(k::Stop {}.into());
+    add(k::Serving {}.into());
+    add(k::StartInstance { instance, device, domain }.into());
+    add(k::KillInstance { instance }.into());
+    add(k::Keep { object: OBJECT, len: 0x20_3000 }.into());
+    add(k::Drop { object: OBJECT }.into());
+    samples
+}
