@@ -1,4 +1,5 @@
 //! Kernel conformance: FACTS, "Memory, charging, pinning".
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, too")]
 
 mod support;
 
@@ -168,9 +169,9 @@ fn the_first_toucher_of_a_page_pays_for_it_and_not_its_owner_needs_root() {
     assert_eq!(peer.hear(), "touched");
     assert!(group.usage() >= CHARGED, "charged {} of {CHARGED}", group.usage());
     peer.kill();
-    let _pin = Pin::lock(object.as_fd(), object.len()).unwrap();
+    let pin = Pin::lock(object.as_fd(), object.len()).unwrap();
     assert!(group.usage() >= CHARGED, "for good: neither death nor another's mlock moves the charge");
-    drop(_pin);
+    drop(pin);
     object.free().map_err(|(_, error)| error).unwrap();
     support::until("freed memory is not charged", || group.usage() < CHARGED / 2);
 }

@@ -90,7 +90,7 @@ pub fn driver(spec: &ConfineSpec) -> Result<Confined> {
 }
 
 fn confine(spec: &ConfineSpec, keep: caps::Keep, role: syscalls::Role) -> Result<Confined> {
-    let other_threads = threads()? > 1;
+    let other_threads = has_other_threads()?;
     rustix::thread::set_no_new_privs(true).attempt("prctl(PR_SET_NO_NEW_PRIVS)")?;
     let caps = caps::drop_all_but(keep)?;
     let landlock = paths::restrict(spec)?;
@@ -103,8 +103,11 @@ fn confine(spec: &ConfineSpec, keep: caps::Keep, role: syscalls::Role) -> Result
     Ok(Confined { no_new_privs, landlock, seccomp: true, caps, other_threads })
 }
 
-/// Threads of this process.
-fn threads() -> Result<usize> {
-    let tasks = std::fs::read_dir("/proc/self/task").attempting("open", || "/proc/self/task".into())?;
-    Ok(tasks.count())
+/// Whether this process has other threads. The directory of its threads is asked for its links, not listed: that
+/// works in a process that was confined before, too.
+fn has_other_threads() -> Result<bool> {
+    let path = "/proc/self/task";
+    let links = rustix::fs::stat(path).attempting("stat", || path.into())?.st_nlink;
+    // Two of any directory, and one for each thread.
+    Ok(links > 3)
 }

@@ -7,6 +7,7 @@ use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
     RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
 };
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::ConfineSpec;
@@ -43,21 +44,23 @@ fn build(spec: &ConfineSpec) -> core::result::Result<RulesetCreated, RulesetErro
         .handle_access(AccessNet::from_all(WANTED))?
         .scope(Scope::from_all(WANTED))?
         .create()?;
-    for path in &spec.read {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let special = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock;
+    let writing = AccessFs::from_all(WANTED) & !special;
+    let read = spec.read.iter().map(|path| (path, reading));
+    let write = spec.write.iter().map(|path| (path, writing));
+    for (path, access) in read.chain(write) {
         // What is not there cannot be opened later either: nothing to allow.
-        if let Ok(fd) = PathFd::new(path) {
-            let access = AccessFs::ReadFile | AccessFs::ReadDir;
-            rules = rules.add_rule(PathBeneath::new(fd, access))?;
-        }
-    }
-    for path in &spec.write {
-        if let Ok(fd) = PathFd::new(path) {
-            let access =
-                AccessFs::from_all(WANTED) & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock);
-            rules = rules.add_rule(PathBeneath::new(fd, access))?;
-        }
+        let Ok(fd) = PathFd::new(path) else { continue };
+        // Asking for a directory's rights on a file would count as not fully enforced.
+        let access = if is_directory(&fd) { access } else { access & AccessFs::from_file(WANTED) };
+        rules = rules.add_rule(PathBeneath::new(fd, access))?;
     }
     Ok(rules)
+}
+
+fn is_directory(fd: &PathFd) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
 }
 
 fn refused(error: RulesetError) -> OsError {

@@ -59,6 +59,7 @@ const DEADLY: &[libc::c_long] = &[
 /// What every Rust process needs to live: memory, threads, time, signals, its own ends.
 const LIFE: &[libc::c_long] = &[
     libc::SYS_brk,
+    libc::SYS_capget,
     libc::SYS_clock_getres,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,

@@ -1,0 +1,160 @@
+//! Starting processes, and what they find.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, too")]
+
+mod support;
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+
+use rustix::event::EventfdFlags;
+use rustix::io::{Errno, FdFlags};
+use vgem_os::process::{Child, Launch, Output, inherited, limits};
+
+fn an_fd(value: u32) -> OwnedFd {
+    rustix::event::eventfd(value, EventfdFlags::CLOEXEC).unwrap()
+}
+
+fn value(fd: &OwnedFd) -> u64 {
+    let mut bytes = [0; 8];
+    rustix::io::read(fd, &mut bytes).unwrap();
+    u64::from_ne_bytes(bytes)
+}
+
+fn shell(script: &str) -> Launch {
+    let mut launch = Launch::new("/bin/sh");
+    launch.args = vec![OsString::from("-c"), script.into()];
+    launch
+}
+
+fn output_of(mut launch: Launch) -> String {
+    launch.stdout = Output::Pipe;
+    let mut child = launch.start().unwrap();
+    let mut text = String::new();
+    std::fs::File::from(child.take_stdout().unwrap()).read_to_string(&mut text).unwrap();
+    child.wait().unwrap();
+    text
+}
+
+#[test]
+fn a_child_finds_its_fds_at_the_numbers_asked_for_and_no_others() {
+    let leaky = rustix::io::fcntl_dupfd_cloexec(an_fd(1), 40).unwrap();
+    rustix::io::fcntl_setfd(&leaky, FdFlags::empty()).unwrap();
+    let mut launch = shell("ls /proc/self/fd | grep -v -x -F -e 0 -e 1 -e 2");
+    launch.env = vec![("PATH".into(), std::env::var_os("PATH").unwrap())];
+    launch.fds = vec![(an_fd(1), 9), (an_fd(2), 5)];
+    let seen = output_of(launch);
+    let numbers: Vec<i32> = seen.lines().map(|line| line.parse().unwrap()).collect();
+    // `ls` opens the directory it lists at the lowest free number.
+    assert_eq!(numbers, [3, 5, 9]);
+}
+
+#[test]
+fn placing_one_fd_does_not_overwrite_another() {
+    if let Some(side) = support::peer_side() {
+        let values = [0, 1, 2, 3].map(|n| value(&support::given(n)));
+        return side.say(&format!("{values:?}"));
+    }
+    let test = "placing_one_fd_does_not_overwrite_another";
+    let fds = [11, 12, 13, 14].map(an_fd).into_iter().rev().collect();
+    assert_eq!(support::start_peer(test, fds).hear(), "[14, 13, 12, 11]");
+}
+
+#[test]
+fn targets_that_collide_or_are_standard_streams_are_refused() {
+    for targets in [[5, 5], [2, 5], [-1, 5]] {
+        let mut launch = shell("true");
+        launch.fds = targets.map(|target| (an_fd(0), target)).into_iter().collect();
+        assert_eq!(launch.start().unwrap_err().errno(), Errno::INVAL, "{targets:?}");
+    }
+}
+
+#[test]
+fn an_inherited_fd_can_be_taken_once() {
+    if let Some(side) = support::peer_side() {
+        let fd = support::given(0);
+        let again = inherited(fd.as_raw_fd()).map(drop).map_err(|error| error.errno());
+        return side.say(&format!("{} {again:?}", value(&fd)));
+    }
+    let peer = support::start_peer("an_inherited_fd_can_be_taken_once", vec![an_fd(3)]);
+    assert_eq!(peer.hear(), format!("3 {:?}", Err::<(), _>(Errno::BUSY)));
+}
+
+#[test]
+fn an_fd_of_this_process_is_not_mistaken_for_an_inherited_one() {
+    let own = an_fd(0);
+    assert_eq!(inherited(own.as_raw_fd()).unwrap_err().errno(), Errno::BUSY);
+}
+
+#[test]
+fn a_number_that_is_not_open_and_a_standard_stream_are_not_inherited() {
+    assert_eq!(inherited(100_000).unwrap_err().errno(), Errno::BADF);
+    assert_eq!(inherited(1).unwrap_err().errno(), Errno::INVAL);
+}
+
+#[test]
+fn a_child_sees_the_environment_given_and_nothing_else() {
+    let mut launch = Launch::new("/usr/bin/env");
+    launch.env = vec![("ONLY".into(), "this".into())];
+    assert_eq!(output_of(launch), "ONLY=this\n");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_an_error_of_start() {
+    assert_eq!(Launch::new("/nowhere/at/all").start().unwrap_err().errno(), Errno::NOENT);
+}
+
+#[test]
+fn the_end_of_a_child_is_seen_at_its_pidfd_and_told_by_wait() {
+    let mut child = shell("exit 7").start().unwrap();
+    assert!(support::readable(child.as_fd()));
+    child.ended().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    assert_eq!(child.try_wait().unwrap().and_then(|status| status.code()), Some(7));
+}
+
+#[test]
+fn a_killed_child_says_so_and_can_be_killed_again() {
+    let mut child = waits_for_ever();
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert_eq!(child.kill(), Ok(()));
+}
+
+#[test]
+fn a_child_that_is_to_die_with_its_parent_does() {
+    if let Some(side) = support::peer_side() {
+        let mut launch = shell("kill -STOP $$");
+        launch.die_with_parent = true;
+        let child = launch.start().unwrap();
+        side.hand(&[child.pidfd.as_fd()]);
+        return side.wait_for_the_end();
+    }
+    let mut peer = support::start_peer("a_child_that_is_to_die_with_its_parent_does", vec![]);
+    let grandchild = peer.take().pop().unwrap();
+    peer.kill();
+    assert!(support::readable(grandchild.as_fd()), "it is gone too");
+}
+
+#[test]
+fn a_process_whose_parent_is_another_is_told() {
+    let error = vgem_os::process::exit_with_parent(1 << 30).unwrap_err();
+    assert_eq!(error.errno(), Errno::SRCH);
+    rustix::process::set_parent_process_death_signal(None).unwrap();
+}
+
+#[test]
+fn the_limit_of_fds_can_be_raised_to_the_hard_one() {
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    assert_eq!(limits::raise_nofile(), Ok(hard.unwrap_or(u64::MAX)));
+    assert_eq!(limits::nofile(), hard.unwrap_or(u64::MAX));
+}
+
+/// A child that reads from a pipe of which it holds the other end itself.
+fn waits_for_ever() -> Child {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let mut launch = shell("read forever <&3");
+    launch.fds = vec![(reader, 3), (writer, 4)];
+    launch.start().unwrap()
+}
