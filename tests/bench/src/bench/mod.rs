@@ -1,0 +1,71 @@
+//! The benches, one file each, and the list of them.
+//!
+//! A name is the number of a target (`P3`) or what is compared (`peers`). To add one: a file here that implements
+//! [`Bench`], and a row in [`ALL`].
+
+pub mod limits;
+
+use anyhow::bail;
+
+use crate::harness::{Bench, Context};
+
+/// A bench in the list.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it measures, in a line.
+    pub what: &'static str,
+    /// Whether it runs in every mode, or only in the first, because the mode changes nothing.
+    pub in_every_mode: bool,
+    /// Whether it runs when no bench is named.
+    pub by_default: bool,
+    /// Starts what it needs.
+    pub open: fn(&Context<'_>) -> anyhow::Result<Box<dyn Bench>>,
+}
+
+/// All benches, in the order in which they run.
+pub const ALL: &[Entry] = &[Entry {
+    name: "limits",
+    what: "the floors alone: what the machine can do, without vgemd",
+    in_every_mode: true,
+    by_default: false,
+    open: limits::open,
+}];
+
+/// The benches of these names, in the list's order; the default ones if no name is given.
+///
+/// # Errors
+/// A name that is no bench, with those that are.
+pub fn choose(names: &[String]) -> anyhow::Result<Vec<&'static Entry>> {
+    let is_named = |entry: &Entry| names.iter().any(|name| name.eq_ignore_ascii_case(entry.name));
+    if let Some(unknown) = names.iter().find(|name| !ALL.iter().any(|e| name.eq_ignore_ascii_case(e.name))) {
+        let known: Vec<_> = ALL.iter().map(|entry| entry.name).collect();
+        bail!("there is no bench {unknown:?}; there are {}", known.join(", "));
+    }
+    let chosen = |entry: &&Entry| if names.is_empty() { entry.by_default } else { is_named(entry) };
+    Ok(ALL.iter().filter(chosen).collect())
+}
+
+/// The list for people.
+#[must_use]
+pub fn listing() -> String {
+    ALL.iter().map(|entry| format!("{:<8} {}\n", entry.name, entry.what)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_any_case() {
+        let chosen = choose(&["LIMITS".to_owned()]).expect("it is in the list");
+        assert_eq!(chosen.len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_those_there_are() {
+        let refused = choose(&["P999".to_owned()]).map(drop).expect_err("there is no such bench");
+        assert!(refused.to_string().contains("limits"), "{refused}");
+    }
+}

@@ -1,0 +1,129 @@
+//! The floors: what vgemd is compared with, written by hand as well as it can be.
+//!
+//! They use the wrappers of `vgem-os`, which are as thin as calls by hand: one system call each, no allocation. What
+//! vgemd adds to them (rules, reservations, generations, limits) is exactly what a ratio shows.
+//!
+//! | floor | is compared with |
+//! |---|---|
+//! | [`Tracked`]: client, broker and driver over SEQPACKET, the driver signals the client's fence page | a tracked job |
+//! | [`Packets`]: a packet there and back | acceptance of a job |
+//! | [`EpollBroker`]: a broker that answers packets of many busy clients | one job per message |
+//!
+//! This file holds what the second processes do; the files beside it the side that measures.
+
+mod broker;
+mod points;
+mod tracked;
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+
+use anyhow::Context as _;
+use rustix::event::epoll;
+use vgem_os::fence::{ObserverFace, ObserverFds, SignallerFace, SignallerFds};
+use vgem_os::seqpacket::{Packet, Socket};
+
+pub use self::broker::EpollBroker;
+pub use self::points::{GENERATION, SLOT, Waiter};
+pub use self::tracked::{Packets, Tracked};
+
+/// Bytes of a packet.
+pub const PACKET: usize = 64;
+
+/// How long a floor waits for its other half before it gives up, nanoseconds.
+pub const PATIENCE_NS: u64 = 5_000_000_000;
+
+/// A role's inherited fds, in the order they were given.
+pub type Fds = std::vec::IntoIter<OwnedFd>;
+
+fn next(fds: &mut Fds) -> anyhow::Result<OwnedFd> {
+    fds.next().context("the role was given too few fds")
+}
+
+/// Receives one packet; nothing when the other side is gone.
+fn receive(socket: &Socket, packet: &mut [u8; PACKET]) -> anyhow::Result<Option<usize>> {
+    match socket.recv_plain(packet)? {
+        Packet::Data { len } => Ok(Some(len)),
+        Packet::Closed => Ok(None),
+        Packet::TooLong { len } => anyhow::bail!("a packet of {len} bytes"),
+    }
+}
+
+/// Sends each packet back.
+pub(crate) fn echo(fds: &mut Fds) -> anyhow::Result<()> {
+    let socket = Socket::from(next(fds)?);
+    let mut packet = [0; PACKET];
+    while let Some(len) = receive(&socket, &mut packet)? {
+        socket.send(&packet[..len], &[])?;
+    }
+    Ok(())
+}
+
+/// Waits for points of one page and signals the same points on another, for ever: it is killed.
+pub(crate) fn futex_echo(fds: &mut Fds) -> anyhow::Result<()> {
+    let waiter = Waiter::new(ObserverFace::map(ObserverFds { page: next(fds)?, interest: next(fds)? })?);
+    let answers = SignallerFace::map(SignallerFds { page: next(fds)?, interest: next(fds)? })?;
+    answers.publish(SLOT, GENERATION, 0, 0, &[]);
+    for point in 1.. {
+        waiter.wait_for_ever(point)?;
+        answers.signal(SLOT, point, 0, None)?;
+    }
+    Ok(())
+}
+
+/// Sends each packet back, over all sockets it was given.
+pub(crate) fn epoll_echo(fds: &mut Fds) -> anyhow::Result<()> {
+    let sockets: Vec<Socket> = fds.map(Socket::from).collect();
+    let mut packet = [0; PACKET];
+    serve(&sockets, |socket| match receive(socket, &mut packet)? {
+        Some(len) => Ok(socket.send(&packet[..len], &[]).map(|()| true)?),
+        None => Ok(false),
+    })
+}
+
+/// Passes packets on: from all sockets but the first, to the first.
+pub(crate) fn broker(fds: &mut Fds) -> anyhow::Result<()> {
+    let driver = Socket::from(next(fds)?);
+    let clients: Vec<Socket> = fds.map(Socket::from).collect();
+    let mut packet = [0; PACKET];
+    serve(&clients, |socket| match receive(socket, &mut packet)? {
+        Some(len) => Ok(driver.send(&packet[..len], &[]).map(|()| true)?),
+        None => Ok(false),
+    })
+}
+
+/// Signals the next point for each packet.
+pub(crate) fn driver(fds: &mut Fds) -> anyhow::Result<()> {
+    let socket = Socket::from(next(fds)?);
+    let fence = SignallerFace::map(SignallerFds { page: next(fds)?, interest: next(fds)? })?;
+    fence.publish(SLOT, GENERATION, 0, 0, &[]);
+    let mut packet = [0; PACKET];
+    let mut point = 0;
+    while receive(&socket, &mut packet)?.is_some() {
+        point += 1;
+        fence.signal(SLOT, point, 0, None)?;
+    }
+    Ok(())
+}
+
+/// Serves each socket that has a packet, until the first one says that its client is gone.
+fn serve(sockets: &[Socket], mut one: impl FnMut(&Socket) -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll_create1")?;
+    for (number, socket) in sockets.iter().enumerate() {
+        let data = epoll::EventData::new_u64(number as u64);
+        epoll::add(&poll, socket, data, epoll::EventFlags::IN).context("epoll_ctl")?;
+    }
+    let mut events = [MaybeUninit::uninit(); 64];
+    loop {
+        let ready = match epoll::wait(&poll, &mut events, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other.context("epoll_wait")?.0,
+        };
+        for event in ready {
+            let socket = usize::try_from(event.data.u64()).ok().and_then(|number| sockets.get(number));
+            if !one(socket.context("an event of a socket that was never added")?)? {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Second processes: this program again, told by a hidden first argument what to be.
+//!
+//! A floor needs processes as vgemd does: threads of one process would share an address space and flatter it. A role
+//! gets its sockets and pages as inherited fds from 3 on, serves until its link closes or it is killed, and dies with
+//! the process that started it. Whoever starts it puts it on a core from outside, as it does with vgemd's processes.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::str::FromStr;
+
+use anyhow::Context as _;
+use vgem_os::process::{Child, Launch, inherited};
+
+use crate::floor;
+use crate::machine::{Cores, Seat};
+
+/// The hidden first argument.
+pub const HIDDEN: &str = "--role";
+
+/// Number of the first fd a role inherits.
+const FIRST_FD: i32 = 3;
+
+/// What a second process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Sends each packet back.
+    Echo,
+    /// Answers each point on one fence page with the same point on another.
+    FutexEcho,
+    /// Sends each packet back, over many sockets with epoll.
+    EpollEcho,
+    /// Passes packets from a client's socket to a driver's.
+    Broker,
+    /// Signals the next point for each packet.
+    Driver,
+}
+
+impl Part {
+    const ALL: [Self; 5] = [Self::Echo, Self::FutexEcho, Self::EpollEcho, Self::Broker, Self::Driver];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::FutexEcho => "futex-echo",
+            Self::EpollEcho => "epoll-echo",
+            Self::Broker => "broker",
+            Self::Driver => "driver",
+        }
+    }
+}
+
+impl FromStr for Part {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> anyhow::Result<Self> {
+        let part = Self::ALL.into_iter().find(|part| part.word() == word);
+        part.with_context(|| format!("{word:?} is no role"))
+    }
+}
+
+/// A second process; killed and reaped when dropped.
+#[derive(Debug)]
+pub struct Role {
+    child: Child,
+}
+
+impl Role {
+    /// Starts one with `fds` as its fds from 3 on.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn start(part: Part, fds: Vec<OwnedFd>) -> anyhow::Result<Self> {
+        let program = env::current_exe().context("cannot find the path of this program")?;
+        let mut launch = Launch::new(program);
+        launch.args = vec![HIDDEN.into(), part.word().into(), fds.len().to_string().into()];
+        launch.fds = fds.into_iter().zip(FIRST_FD..).collect();
+        launch.die_with_parent = true;
+        let child = launch.start().with_context(|| format!("cannot start {}", part.word()))?;
+        Ok(Self { child })
+    }
+
+    /// Puts it on a seat.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn seat(&self, cores: &Cores, seat: Seat) -> anyhow::Result<()> {
+        cores.seat_process(self.child.pid, seat)
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+            eprintln!("vgem-bench: a second process did not end: {error}");
+        }
+    }
+}
+
+/// Plays the role that the hidden arguments name, to its end; nothing if they name none.
+///
+/// # Errors
+/// When the arguments make no sense, or the role's own error.
+pub fn play(mut arguments: impl Iterator<Item = OsString>) -> Option<anyhow::Result<()>> {
+    (arguments.next()? == HIDDEN).then(|| {
+        let mut word = || arguments.next().and_then(|word| word.into_string().ok()).unwrap_or_default();
+        let part: Part = word().parse()?;
+        let count: i32 = word().parse().context("the number of fds")?;
+        let mut fds = Vec::new();
+        for number in FIRST_FD..FIRST_FD + count {
+            fds.push(inherited(number)?);
+        }
+        let fds = &mut fds.into_iter();
+        match part {
+            Part::Echo => floor::echo(fds),
+            Part::FutexEcho => floor::futex_echo(fds),
+            Part::EpollEcho => floor::epoll_echo(fds),
+            Part::Broker => floor::broker(fds),
+            Part::Driver => floor::driver(fds),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_known_by_its_word() {
+        for part in Part::ALL {
+            assert_eq!(part.word().parse::<Part>().ok(), Some(part));
+        }
+    }
+
+    #[test]
+    fn ordinary_arguments_are_no_role() {
+        assert!(play(["P3".into()].into_iter()).is_none());
+        assert!(play(std::iter::empty()).is_none());
+    }
+
+    #[test]
+    fn an_unknown_role_is_an_error() {
+        let played = play([HIDDEN.into(), "king".into(), "0".into()].into_iter());
+        assert!(played.expect("the hidden argument is there").is_err());
+    }
+}
