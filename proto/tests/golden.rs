@@ -59,7 +59,10 @@ fn every_golden_vector_is_read_as_its_value() {
         let sender = sender_named(section.attribute("from"));
         let (head, message) = sample.link().decode(&section.bytes, sender, section.fds()).unwrap();
         assert_eq!(message, sample.message);
-        assert_eq!((head.request, head.deadline, head.flags), (sample.request, sample.deadline, sample.flags));
+        assert_eq!(
+            (head.request, head.deadline, head.flags),
+            (sample.request, sample.deadline, sample.flags)
+        );
     });
 }
 
@@ -79,7 +82,9 @@ fn every_row_of_the_tables_has_a_vector_and_no_array_of_it_is_empty() {
             let section = sections.iter().find(|section| section.name == row.name);
             let section = section.unwrap_or_else(|| panic!("{} has no golden vector", row.name));
             for (array, _) in row.arrays {
-                let has = |line: &hex::Line| line.field.strip_prefix(array).is_some_and(|rest| !rest.starts_with(' '));
+                let has = |line: &hex::Line| {
+                    line.field.strip_prefix(array).is_some_and(|rest| !rest.starts_with(' '))
+                };
                 assert!(section.lines.iter().any(has), "{}: no element of {array}", row.name);
             }
         }

@@ -19,39 +19,39 @@ use vgem_proto::message::Row;
 
 /// One section of a golden file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Section {
-    pub name: String,
-    pub attributes: Vec<(String, String)>,
-    pub bytes: Vec<u8>,
-    pub lines: Vec<Line>,
+pub(crate) struct Section {
+    pub(crate) name: String,
+    pub(crate) attributes: Vec<(String, String)>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) lines: Vec<Line>,
 }
 
 /// One line of bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    pub offset: usize,
-    pub len: usize,
-    pub field: String,
+pub(crate) struct Line {
+    pub(crate) offset: usize,
+    pub(crate) len: usize,
+    pub(crate) field: String,
 }
 
 impl Section {
-    pub fn attribute(&self, name: &str) -> &str {
+    pub(crate) fn attribute(&self, name: &str) -> &str {
         let found = self.attributes.iter().find(|(key, _)| key == name);
         found.map_or_else(|| panic!("[{}] has no {name}", self.name), |(_, value)| value)
     }
 
-    pub fn fds(&self) -> usize {
+    pub(crate) fn fds(&self) -> usize {
         self.attribute("fds").parse().expect("a number of fds")
     }
 }
 
 /// The sections of a file.
-pub fn read(path: &Path) -> Vec<Section> {
+pub(crate) fn read(path: &Path) -> Vec<Section> {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     parse(&text)
 }
 
-pub fn parse(text: &str) -> Vec<Section> {
+pub(crate) fn parse(text: &str) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -64,7 +64,8 @@ pub fn parse(text: &str) -> Vec<Section> {
             continue;
         }
         let mut words = line.split_whitespace();
-        let offset = usize::from_str_radix(words.next().expect("an offset"), 16).expect("a hexadecimal offset");
+        let offset =
+            usize::from_str_radix(words.next().expect("an offset"), 16).expect("a hexadecimal offset");
         let bytes = bytes(words.next().unwrap_or_else(|| panic!("no bytes: {line}")));
         assert_eq!(offset, section.bytes.len(), "[{}] has a gap before: {line}", section.name);
         let field = words.collect::<Vec<_>>().join(" ");
@@ -75,7 +76,7 @@ pub fn parse(text: &str) -> Vec<Section> {
 }
 
 /// The bytes that a word of hexadecimal digits stands for.
-pub fn bytes(word: &str) -> Vec<u8> {
+pub(crate) fn bytes(word: &str) -> Vec<u8> {
     assert!(word.len().is_multiple_of(2), "{word} is not whole bytes");
     (0..word.len())
         .step_by(2)
@@ -84,7 +85,7 @@ pub fn bytes(word: &str) -> Vec<u8> {
 }
 
 /// A section of a golden file for the message in `bytes`, line by line as `row` says.
-pub fn render(name: &str, attributes: &[(&str, String)], bytes: &[u8], row: &Row) -> String {
+pub(crate) fn render(name: &str, attributes: &[(&str, String)], bytes: &[u8], row: &Row) -> String {
     let mut text = format!("[{name}]\n");
     for (key, value) in attributes {
         text.push_str(&format!("{key}: {value}\n"));
@@ -105,19 +106,13 @@ pub fn render(name: &str, attributes: &[(&str, String)], bytes: &[u8], row: &Row
 }
 
 /// The fields of the head, in order.
-pub const HEAD: [(&str, usize); 7] = [
-    ("size", 4),
-    ("opcode", 2),
-    ("flags", 2),
-    ("request", 8),
-    ("deadline", 8),
-    ("fixed", 2),
-    ("zero", 6),
-];
+pub(crate) const HEAD: [(&str, usize); 7] =
+    [("size", 4), ("opcode", 2), ("flags", 2), ("request", 8), ("deadline", 8), ("fixed", 2), ("zero", 6)];
 
 /// The fields of a message that its row describes, with their lengths, as `bytes` has them.
-pub fn fields(row: &Row, bytes: &[u8]) -> Vec<(String, usize)> {
-    let mut fields: Vec<(String, usize)> = HEAD.iter().map(|(name, len)| ((*name).to_owned(), *len)).collect();
+pub(crate) fn fields(row: &Row, bytes: &[u8]) -> Vec<(String, usize)> {
+    let mut fields: Vec<(String, usize)> =
+        HEAD.iter().map(|(name, len)| ((*name).to_owned(), *len)).collect();
     fields.extend(row.fields.iter().map(|(name, len)| ((*name).to_owned(), *len)));
     let mut at = HEAD_LEN + row.fields.iter().map(|(_, len)| len).sum::<usize>();
     let mut counts = Vec::new();
@@ -132,7 +127,8 @@ pub fn fields(row: &Row, bytes: &[u8]) -> Vec<(String, usize)> {
     for (((name, stride), element), count) in row.arrays.iter().zip(row.elements).zip(counts) {
         if let Some(record) = record(element) {
             for number in 0..count {
-                let part = |(field, _, len): &(&str, &str, usize)| (format!("{name}[{number}].{field}"), *len);
+                let part =
+                    |(field, _, len): &(&str, &str, usize)| (format!("{name}[{number}].{field}"), *len);
                 fields.extend(record.iter().map(part));
             }
         } else if *element == "u8" {
@@ -157,7 +153,7 @@ fn pad(fields: &mut Vec<(String, usize)>, at: &mut usize) {
 type Fields = &'static [(&'static str, &'static str, usize)];
 
 /// The fields of a record, by the name of its type.
-pub fn record(element: &str) -> Option<Fields> {
+pub(crate) fn record(element: &str) -> Option<Fields> {
     use vgem_proto::ids::{Handle, ObjectKey, QueueHandle, TimelineKey};
     match element {
         "ClientJob" => Some(Job::<QueueHandle>::FIELDS),

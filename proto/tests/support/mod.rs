@@ -2,10 +2,10 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
-pub mod hex;
-pub mod samples;
-pub mod session;
-pub mod spec;
+pub(crate) mod hex;
+pub(crate) mod samples;
+pub(crate) mod session;
+pub(crate) mod spec;
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use vgem_proto::message::{Head, Row, Sender};
 
 /// Any message of any link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub(crate) enum Message {
     Client(ClientMessage),
     Driver(DriverMessage),
     Keeper(KeeperMessage),
@@ -26,16 +26,16 @@ pub enum Message {
 
 /// Which link a message travels on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
+pub(crate) enum Link {
     Client,
     Driver,
     Keeper,
 }
 
 impl Link {
-    pub const ALL: [Self; 3] = [Self::Client, Self::Driver, Self::Keeper];
+    pub(crate) const ALL: [Self; 3] = [Self::Client, Self::Driver, Self::Keeper];
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Driver => "driver",
@@ -43,11 +43,11 @@ impl Link {
         }
     }
 
-    pub fn named(name: &str) -> Self {
+    pub(crate) fn named(name: &str) -> Self {
         *Self::ALL.iter().find(|link| link.name() == name).unwrap_or_else(|| panic!("no link {name:?}"))
     }
 
-    pub fn table(self) -> &'static [Row] {
+    pub(crate) fn table(self) -> &'static [Row] {
         match self {
             Self::Client => client::TABLE,
             Self::Driver => driver::TABLE,
@@ -55,7 +55,12 @@ impl Link {
         }
     }
 
-    pub fn decode(self, bytes: &[u8], sender: Sender, fds: usize) -> Result<(Head, Message), Malformed> {
+    pub(crate) fn decode(
+        self,
+        bytes: &[u8],
+        sender: Sender,
+        fds: usize,
+    ) -> Result<(Head, Message), Malformed> {
         match self {
             Self::Client => ClientMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Client(m))),
             Self::Driver => DriverMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Driver(m))),
@@ -64,14 +69,14 @@ impl Link {
     }
 
     /// The row of the message in `bytes`, by its opcode alone.
-    pub fn row_of(self, bytes: &[u8]) -> Option<&'static Row> {
+    pub(crate) fn row_of(self, bytes: &[u8]) -> Option<&'static Row> {
         let opcode = u16::from_le_bytes([*bytes.get(4)?, *bytes.get(5)?]);
         self.table().iter().find(|row| row.opcode == opcode)
     }
 }
 
 impl Message {
-    pub fn row(&self) -> &'static Row {
+    pub(crate) fn row(&self) -> &'static Row {
         match self {
             Self::Client(message) => message.row(),
             Self::Driver(message) => message.row(),
@@ -79,7 +84,7 @@ impl Message {
         }
     }
 
-    pub fn encode(&self, request: u64, deadline: Time, flags: u16) -> Vec<u8> {
+    pub(crate) fn encode(&self, request: u64, deadline: Time, flags: u16) -> Vec<u8> {
         match self {
             Self::Client(message) => message.encode(request, deadline, flags),
             Self::Driver(message) => message.encode(request, deadline, flags),
@@ -90,23 +95,23 @@ impl Message {
 
 /// One good message with its head.
 #[derive(Debug, Clone)]
-pub struct Sample {
-    pub request: u64,
-    pub deadline: Time,
-    pub flags: u16,
-    pub message: Message,
+pub(crate) struct Sample {
+    pub(crate) request: u64,
+    pub(crate) deadline: Time,
+    pub(crate) flags: u16,
+    pub(crate) message: Message,
 }
 
 impl Sample {
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.message.encode(self.request, self.deadline, self.flags)
     }
 
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.message.row().name
     }
 
-    pub fn link(&self) -> Link {
+    pub(crate) fn link(&self) -> Link {
         match self.message {
             Message::Client(_) => Link::Client,
             Message::Driver(_) => Link::Driver,
@@ -115,7 +120,7 @@ impl Sample {
     }
 }
 
-pub fn sender_name(sender: Sender) -> &'static str {
+pub(crate) fn sender_name(sender: Sender) -> &'static str {
     match sender {
         Sender::Client => "client",
         Sender::Broker => "broker",
@@ -124,17 +129,17 @@ pub fn sender_name(sender: Sender) -> &'static str {
     }
 }
 
-pub fn sender_named(name: &str) -> Sender {
+pub(crate) fn sender_named(name: &str) -> Sender {
     let all = [Sender::Client, Sender::Broker, Sender::Driver, Sender::Keeper];
     *all.iter().find(|sender| sender_name(**sender) == name).unwrap_or_else(|| panic!("no sender {name:?}"))
 }
 
 /// The folder of the crate.
-pub fn here() -> &'static Path {
+pub(crate) fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A golden file.
-pub fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     here().join("golden").join(name)
 }

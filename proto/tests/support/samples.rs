@@ -20,7 +20,7 @@ use vgem_proto::snapshot::Topic;
 use super::{Link, Message, Sample};
 
 /// The samples of a link.
-pub fn of(link: Link) -> Vec<Sample> {
+pub(crate) fn of(link: Link) -> Vec<Sample> {
     match link {
         Link::Client => client(),
         Link::Driver => driver(),
@@ -29,7 +29,7 @@ pub fn of(link: Link) -> Vec<Sample> {
 }
 
 /// A description with everything that a description can have.
-pub fn description() -> Description {
+pub(crate) fn description() -> Description {
     Description::new("dev", "a device for tests", 2)
         .operation(
             Operation::new(7, "work", "does something")
@@ -67,8 +67,12 @@ fn client() -> Vec<Sample> {
         samples.push(Sample { request: number, deadline, flags, message: Message::Client(message) });
     };
     let (object, queue) = (Handle(0x0010_0001), QueueHandle(0x0020_0002));
-    add(0, c::Hello { version_min: 1, version_max: 2, reserved: Zero, features: 4, name: text("camera") }.into());
-    let create = c::CreateObject { len: 0x20_3000, huge: HugePages::Size2M, reserved: Zero, name: text("frame 1") };
+    add(
+        0,
+        c::Hello { version_min: 1, version_max: 2, reserved: Zero, features: 4, name: text("camera") }.into(),
+    );
+    let create =
+        c::CreateObject { len: 0x20_3000, huge: HugePages::Size2M, reserved: Zero, name: text("frame 1") };
     add(0, create.into());
     add(0, c::Commit { object }.into());
     add(0, c::CloseObject { object }.into());
@@ -117,7 +121,7 @@ fn client() -> Vec<Sample> {
 }
 
 /// A batch of two jobs with operands, parameters and waits of every kind.
-pub fn submit() -> c::Submit {
+pub(crate) fn submit() -> c::Submit {
     let (object, cells) = (Handle(0x0010_0001), Handle(0x0010_0003));
     let job = |point: u64, op, flags, operands, params, waits| Job {
         queue: QueueHandle(0x0020_0002),
@@ -165,7 +169,8 @@ pub fn submit() -> c::Submit {
         source,
         cell_word: word,
     };
-    let wait = |queue, point, kind| Wait { queue: QueueHandle(queue), point: Point(point), kind, reserved: Zero };
+    let wait =
+        |queue, point, kind| Wait { queue: QueueHandle(queue), point: Point(point), kind, reserved: Zero };
     c::Submit {
         jobs: vec![job(1, 7, JOB_EXPLICIT, 1, 2, 1), job(2, 8, JOB_RUN_ANYWAY, 1, 1, 1)],
         operands: vec![indirect, output],
@@ -222,7 +227,7 @@ fn driver() -> Vec<Sample> {
 }
 
 /// The same batch as a driver gets it.
-pub fn run() -> d::Run {
+pub(crate) fn run() -> d::Run {
     let batch = submit();
     let jobs = batch.jobs.iter().zip([(CauseId::NONE, 0), (CAUSE, 71)]);
     let jobs = jobs.map(|(job, (failed_cause, failed_code))| Job {
