@@ -1,1 +1,83 @@
-//! See the workspace.
+//! The vgem client: shared buffers, devices that work on them, and fences that say when.
+//!
+//! ```text
+//!   Client ── create ──► Buffer ── slice ──┐
+//!     │                                    ▼
+//!     ├── device ─► Device ── queue ─► Queue ── Batch ── submit ──► Fence ── wait
+//!     └── cells ──► Cells (lengths and results that travel without the CPU)
+//! ```
+//!
+//! A [`Batch`] is one message, over any number of devices. The broker computes who waits for whom from the buffers
+//! the jobs name; the devices hand fences to each other; this process sleeps until the [`Fence`] it asks for.
+//!
+//! Two fronts share one sans-IO [`exchange::Exchange`]: [`Client`] blocks, `aio::Client` awaits. Buffers,
+//! batches and fences are the same in both.
+//!
+//! What this library is not: it holds no rules (the broker has them), knows no device by name (a
+//! [`Description`] is data), and never trusts memory another process can write: bytes are seen through guards that
+//! hold the right fence state, or copied.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`Client`], [`ClientOptions`] | a connection |
+//! | [`Buffer`], [`Slice`], [`ReadGuard`], [`WriteGuard`], [`BufferPool`] | memory |
+//! | [`Device`], [`Op`], [`Queue`], [`Batch`], [`Job`] | work |
+//! | [`Cells`], [`Cell`], [`CellWord`] | results |
+//! | [`Fence`], [`wait_all`], [`wait_any`] | time |
+//! | [`Embedded`] | a private broker, for one process |
+//! | [`host`] | what this machine offers, for `vgemctl doctor` |
+//!
+//! Invariants:
+//! - Every wait has a deadline; a broker that dies ends every wait within a quarter of a second.
+//! - Submitting is one system call and awaits no answer; waiting for a fence asks nobody.
+//! - Nothing is freed under a guard, a job or a fence: each keeps what it needs alive.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "tokio")]
+pub mod aio;
+mod batch;
+mod bridge;
+mod buffer;
+mod cell;
+mod client;
+mod core;
+mod counters;
+mod deadline;
+mod device;
+mod embedded;
+mod error;
+pub mod exchange;
+mod explain;
+mod fence;
+pub mod host;
+mod job;
+mod ledger;
+mod link;
+mod locate;
+mod pages;
+mod patience;
+mod pool;
+mod queue;
+mod together;
+
+pub use vgem_proto::describe::{Description, Direction, Operation, ParamKind};
+pub use vgem_proto::error::{ErrorCode, Refusal};
+pub use vgem_proto::ids::{CauseId, DeviceId, Point, Time};
+pub use vgem_proto::rights::{Access, HugePages};
+pub use vgem_proto::snapshot;
+
+pub use self::batch::{Batch, JobRef, Submitted};
+pub use self::buffer::{Buffer, BufferOptions, ReadGuard, Slice, WriteGuard};
+pub use self::cell::{Cell, CellRef, CellWord, Cells};
+pub use self::client::{Client, ClientOptions};
+pub use self::counters::ClientCounters;
+pub use self::deadline::Deadline;
+pub use self::device::{Device, DeviceName, Op, OpChoice, OperandKey, ParamKey};
+pub use self::embedded::{Embedded, EmbeddedBuilder};
+pub use self::error::{Error, FenceError, JobFailure, LocalError, Result, Tried};
+pub use self::explain::Explanation;
+pub use self::fence::{Fence, FenceState, FenceWait};
+pub use self::job::{Job, ParamValue, WaitOn};
+pub use self::pool::{BufferPool, PooledBuffer};
+pub use self::queue::{Cancelled, Queue};
+pub use self::together::{wait_all, wait_any};

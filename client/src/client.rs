@@ -1,0 +1,306 @@
+//! The blocking front: a connection, and how the rest is had from it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vgem_os::Errno;
+use vgem_os::seqpacket::Socket;
+use vgem_proto::ids::{CauseId, DomainId};
+use vgem_proto::snapshot::{ClientEntry, DeviceEntry, ObjectEntry, QueueEntry, Status, Topic};
+
+use crate::batch::Batch;
+use crate::buffer::{Buffer, BufferOptions, Draft};
+use crate::cell::Cells;
+use crate::core::{self, Core};
+use crate::counters::{ClientCounters, Counters};
+use crate::deadline::Deadline;
+use crate::device::{Device, DeviceName};
+use crate::error::{Error, Result, Tried};
+use crate::explain::Explanation;
+use crate::link::Link;
+use crate::pool::BufferPool;
+
+/// How long a request waits for its answer, unless the options say otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to connect.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    name: String,
+    patience: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        let program = env::args_os().next().map(PathBuf::from);
+        let name =
+            program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        Self { name: name.unwrap_or_else(|| "vgem".into()), patience: PATIENCE }
+    }
+}
+
+impl ClientOptions {
+    /// The program's own name, and 30 s for every request.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the client calls itself; for people. Cut to 64 bytes.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How long a request (not a fence) waits for its answer.
+    #[must_use]
+    pub const fn request_timeout(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Connects to the broker at `path`.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] if nobody answers there, and as [`ClientOptions::over`].
+    pub fn connect(&self, path: impl AsRef<Path>) -> Result<Client> {
+        let path = path.as_ref();
+        match Socket::connect(path) {
+            Ok(socket) => self.over(socket),
+            Err(error) => Err(Error::NotRunning { tried: vec![tried(path, error.errno())] }),
+        }
+    }
+
+    /// Connects to the first broker that answers: at `VGEM_SOCKET` if it is set and nowhere else, otherwise at
+    /// `$XDG_RUNTIME_DIR/vgemd/vgemd.sock`, then at `/run/vgemd/vgemd.sock`.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] with every path that was tried, and as [`ClientOptions::over`].
+    pub fn connect_default(&self) -> Result<Client> {
+        self.over(connect_any(&default_paths())?)
+    }
+
+    /// Greets the broker at the other end of a connected socket.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it does not want us, [`Error::Timeout`], [`Error::BrokerLost`],
+    /// [`Error::Protocol`].
+    pub fn over(&self, socket: Socket) -> Result<Client> {
+        let counters = Arc::new(Counters::default());
+        let link = Arc::new(Link::new(socket, Arc::clone(&counters))?);
+        let reply = link.call(core::hello(&self.name), Deadline::after(self.patience))?;
+        let session = core::welcomed(&reply)?;
+        Ok(Client { core: Arc::new(Core::new(link, counters, session, self.patience)) })
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn parts(&self) -> (&str, Duration) {
+        (&self.name, self.patience)
+    }
+}
+
+/// A connection to the broker that blocks. Clones share it; any thread may use it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    core: Arc<Core>,
+}
+
+impl Client {
+    /// Connects to the broker at `path`.
+    ///
+    /// # Errors
+    /// As [`ClientOptions::connect`].
+    pub fn connect(path: impl AsRef<Path>) -> Result<Self> {
+        ClientOptions::new().connect(path)
+    }
+
+    /// Connects to the first broker that answers where brokers usually are.
+    ///
+    /// # Errors
+    /// As [`ClientOptions::connect_default`].
+    pub fn connect_default() -> Result<Self> {
+        ClientOptions::new().connect_default()
+    }
+
+    /// The names of the devices.
+    ///
+    /// # Errors
+    /// As every request: [`Error::Refused`], [`Error::Timeout`], [`Error::BrokerLost`].
+    pub fn devices(&self) -> Result<Vec<DeviceName>> {
+        core::devices(&self.core.call(core::list_devices())?)
+    }
+
+    /// The device of this name. Its description is asked for once and then remembered.
+    ///
+    /// # Errors
+    /// [`crate::LocalError::NoSuchDevice`] with those that are there; as every request.
+    pub fn device(&self, name: &str) -> Result<Device> {
+        if let Some(known) = self.core.known(name) {
+            return Ok(Device::new(Arc::clone(&self.core), known));
+        }
+        let id = core::find(&self.devices()?, name)?;
+        let described = self.core.described(id, self.core.call(core::describe(id))?)?;
+        Ok(Device::new(Arc::clone(&self.core), described))
+    }
+
+    /// A buffer of `len` bytes, all zero, resident and ready for any device.
+    ///
+    /// # Errors
+    /// As [`Client::create_with`].
+    pub fn create(&self, len: u64) -> Result<Buffer> {
+        self.create_with(len, &BufferOptions::new())
+    }
+
+    /// A buffer of `len` bytes with options. Its pages are allocated here, so this process's cgroup pays.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `Exhausted` over quota; [`Error::System`] without memory; as every request.
+    pub fn create_with(&self, len: u64, options: &BufferOptions) -> Result<Buffer> {
+        let reply = self.core.call(options.request(len)?)?;
+        let draft = Draft::map(&self.core, len, reply)?;
+        let committed = self.core.call(draft.commit())?;
+        draft.committed(&committed)
+    }
+
+    /// `count` result cells.
+    ///
+    /// # Errors
+    /// As [`Client::create_with`].
+    pub fn cells(&self, count: usize) -> Result<Cells> {
+        let options = BufferOptions::new().name("cells");
+        Cells::over(self.create_with(Cells::bytes(count)?, &options)?, count)
+    }
+
+    /// A pool of buffers of `len` bytes that are made once and reused without a system call.
+    #[must_use]
+    pub fn pool(&self, len: u64) -> BufferPool {
+        BufferPool::new(self.clone(), len, BufferOptions::new())
+    }
+
+    /// As [`Client::pool`], with options for its buffers.
+    #[must_use]
+    pub fn pool_with(&self, len: u64, options: BufferOptions) -> BufferPool {
+        BufferPool::new(self.clone(), len, options)
+    }
+
+    /// An empty batch.
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new(Arc::clone(&self.core))
+    }
+
+    /// What is behind a cause, wherever one heard of it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the broker knows nothing of it; as every request.
+    pub fn explain(&self, cause: CauseId) -> Result<Arc<Explanation>> {
+        self.core.explain(cause, self.core.deadline())
+    }
+
+    /// The broker as a whole.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn status(&self) -> Result<Status> {
+        let status: Vec<Status> = self.inspect(Topic::Status)?;
+        status.into_iter().next().ok_or_else(|| Error::Protocol("a status without entry".into()))
+    }
+
+    /// Every device with its instances.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn device_entries(&self) -> Result<Vec<DeviceEntry>> {
+        self.inspect(Topic::Devices)
+    }
+
+    /// Every object one may see.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn object_entries(&self) -> Result<Vec<ObjectEntry>> {
+        self.inspect(Topic::Objects)
+    }
+
+    /// Every client one may see.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn client_entries(&self) -> Result<Vec<ClientEntry>> {
+        self.inspect(Topic::Clients)
+    }
+
+    /// Every queue one may see.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn queue_entries(&self) -> Result<Vec<QueueEntry>> {
+        self.inspect(Topic::Queues)
+    }
+
+    /// What this client did since it connected.
+    #[must_use]
+    pub fn counters(&self) -> ClientCounters {
+        self.core.counters.read()
+    }
+
+    /// This client's number, for people and tools.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.core.session.client
+    }
+
+    /// The domain this client belongs to.
+    #[must_use]
+    pub fn domain(&self) -> DomainId {
+        self.core.session.domain
+    }
+
+    fn inspect<T: serde::de::DeserializeOwned>(&self, topic: Topic) -> Result<Vec<T>> {
+        let mut entries = Vec::new();
+        let mut cursor = 0;
+        loop {
+            let reply = self.core.call(core::inspect(topic, cursor))?;
+            cursor = core::inspected(&reply, &mut entries)?;
+            if cursor == 0 {
+                return Ok(entries);
+            }
+        }
+    }
+}
+
+/// Where a broker is looked for, in this order.
+pub(crate) fn default_paths() -> Vec<PathBuf> {
+    if let Some(path) = env::var_os("VGEM_SOCKET").filter(|path| !path.is_empty()) {
+        return vec![path.into()];
+    }
+    let user = env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let roots = user.into_iter().chain([PathBuf::from("/run")]);
+    roots.map(|root| root.join("vgemd/vgemd.sock")).collect()
+}
+
+/// The first socket that somebody answers at.
+pub(crate) fn connect_any(paths: &[PathBuf]) -> Result<Socket> {
+    let mut failures = Vec::new();
+    for path in paths {
+        match Socket::connect(path) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failures.push(tried(path, error.errno())),
+        }
+    }
+    Err(Error::NotRunning { tried: failures })
+}
+
+pub(crate) fn tried(path: &Path, errno: Errno) -> Tried {
+    let why = match errno {
+        Errno::NOENT => "no such socket".into(),
+        Errno::CONNREFUSED => "nobody listens".into(),
+        Errno::ACCESS => "permission denied".into(),
+        Errno::PROTOTYPE => "a socket of another kind".into(),
+        other => other.to_string(),
+    };
+    Tried { path: path.to_owned(), why }
+}

@@ -1,0 +1,279 @@
+//! The core of a client: the link, the pages it observes, the devices it knows, and the order of submission.
+//!
+//! Everything that outlives a call holds an `Arc` of it: buffers, queues, fences. The connection closes when the
+//! last of them goes.
+//!
+//! The requests themselves are made and their answers understood here, in pairs that do no I/O, so that the
+//! blocking and the asynchronous front differ in how they wait and in nothing else.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use vgem_os::fence::{ObserverFds, Slot};
+use vgem_proto::describe::Description;
+use vgem_proto::ids::{CauseId, DeviceId, DomainId};
+use vgem_proto::message::client::{
+    ClientMessage, Describe, Explain, Hello, Inspect, ListDevices, OpenQueue, QueueOpened, Welcome,
+};
+use vgem_proto::snapshot::Topic;
+
+use crate::bridge::Bridge;
+use crate::counters::Counters;
+use crate::deadline::Deadline;
+use crate::device::{DeviceName, DeviceShared};
+use crate::error::{Error, LocalError, Result};
+use crate::exchange::Reply;
+use crate::explain::{Explanation, Memory};
+use crate::link::{Link, unexpected};
+use crate::pages::Observer;
+use crate::queue::QueueShared;
+
+/// How long a failed wait may ask what is behind the failure.
+const EXPLAIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) link: Arc<Link>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) session: Session,
+    pub(crate) patience: Duration,
+    /// Held while points are numbered and their message is sent: the broker sees points in order.
+    pub(crate) submitting: Mutex<Vec<u8>>,
+    pages: Mutex<Vec<Option<Arc<Observer>>>>,
+    devices: Mutex<Vec<Arc<DeviceShared>>>,
+    explained: Memory,
+    bridge: OnceLock<Bridge>,
+}
+
+/// What the broker said in its greeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Session {
+    pub(crate) client: u64,
+    pub(crate) domain: DomainId,
+}
+
+impl Core {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        counters: Arc<Counters>,
+        session: Session,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            link,
+            counters,
+            session,
+            patience,
+            submitting: Mutex::new(Vec::new()),
+            pages: Mutex::new(Vec::new()),
+            devices: Mutex::new(Vec::new()),
+            explained: Memory::default(),
+            bridge: OnceLock::new(),
+        }
+    }
+
+    /// The end of a request that begins now.
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline::after(self.patience)
+    }
+
+    pub(crate) fn call(&self, message: impl Into<ClientMessage>) -> Result<Reply> {
+        self.link.call(message, self.deadline())
+    }
+
+    /// The device with this description in memory, if it was asked for before.
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<DeviceShared>> {
+        let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.iter().find(|device| *device.name == *name).cloned()
+    }
+
+    /// Understands the description of a device and remembers it.
+    pub(crate) fn described(&self, id: DeviceId, reply: Reply) -> Result<Arc<DeviceShared>> {
+        let ClientMessage::Described(described) = &reply.message else { return Err(unexpected(&reply)) };
+        let description = Description::decode(&described.description)
+            .map_err(|fault| Error::Protocol(format!("description of {id}: {fault}")))?;
+        let device = Arc::new(DeviceShared::new(id, description));
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.retain(|known| known.name != device.name);
+        devices.push(Arc::clone(&device));
+        Ok(device)
+    }
+
+    /// Understands an opened queue: maps its page, if it is a new one.
+    pub(crate) fn opened(
+        self: &Arc<Self>,
+        device: &Arc<DeviceShared>,
+        mut reply: Reply,
+    ) -> Result<Arc<QueueShared>> {
+        let fds = std::mem::take(&mut reply.fds);
+        let ClientMessage::QueueOpened(opened) = &reply.message else { return Err(unexpected(&reply)) };
+        let slot = Slot::new(opened.slot)
+            .ok_or_else(|| Error::Protocol(format!("slot {} of a page", opened.slot)))?;
+        let observer = self.page(opened, fds)?;
+        Ok(Arc::new(QueueShared::new(Arc::clone(self), Arc::clone(device), observer, slot, opened)))
+    }
+
+    fn page(&self, opened: &QueueOpened, fds: Vec<OwnedFd>) -> Result<Arc<Observer>> {
+        // A broker numbers pages from 0 or so; the bound keeps a broken one from filling our memory.
+        const PAGES: usize = 1 << 16;
+        let place = usize::try_from(opened.page.0).unwrap_or(usize::MAX);
+        if place >= PAGES {
+            return Err(Error::Protocol(format!("{} is beyond what a client observes", opened.page)));
+        }
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok([page, interest]) = <[OwnedFd; 2]>::try_from(fds) {
+            if pages.len() <= place {
+                pages.resize(place + 1, None);
+            }
+            let observer = Arc::new(Observer::map(ObserverFds { page, interest })?);
+            if let Some(entry) = pages.get_mut(place) {
+                *entry = Some(Arc::clone(&observer));
+            }
+            return Ok(observer);
+        }
+        pages
+            .get(place)
+            .and_then(Clone::clone)
+            .ok_or_else(|| Error::Protocol(format!("{} was never handed out", opened.page)))
+    }
+
+    /// What is behind a cause, from memory if it was asked for before.
+    pub(crate) fn explain(&self, cause: CauseId, deadline: Deadline) -> Result<Arc<Explanation>> {
+        if let Some(known) = self.remembered(cause) {
+            return Ok(known);
+        }
+        let reply = self.link.call(Explain { cause }, deadline)?;
+        self.explained(reply)
+    }
+
+    /// What is behind a cause, as far as this process knows.
+    pub(crate) fn remembered(&self, cause: CauseId) -> Option<Arc<Explanation>> {
+        self.explained.find(cause).or_else(|| {
+            let refusal = self.link.refusal(cause)?;
+            Some(self.explained.keep(Explanation::from_refusal(cause, &refusal)))
+        })
+    }
+
+    /// Understands an explanation and remembers it.
+    pub(crate) fn explained(&self, reply: Reply) -> Result<Arc<Explanation>> {
+        match reply.message {
+            ClientMessage::Explained(told) => Ok(self.explained.keep(Explanation::from_wire(told))),
+            _ => Err(unexpected(&reply)),
+        }
+    }
+
+    /// What is behind a failure, for its message; nothing if the broker does not say so in a moment.
+    pub(crate) fn explain_failure(&self, cause: CauseId) -> Option<Arc<Explanation>> {
+        if cause == CauseId::NONE {
+            return None;
+        }
+        self.explain(cause, Deadline::after(EXPLAIN)).ok()
+    }
+
+    /// The thread that wakes tasks of this client; started on first use.
+    pub(crate) fn bridge(&self) -> &Bridge {
+        self.bridge.get_or_init(|| Bridge::new(Arc::clone(&self.link), Arc::clone(&self.counters)))
+    }
+}
+
+/// The greeting.
+pub(crate) fn hello(name: &str) -> Hello {
+    let version = vgem_proto::VERSION;
+    Hello {
+        version_min: version,
+        version_max: version,
+        reserved: vgem_proto::codec::Zero,
+        features: 0,
+        name: cut(name),
+    }
+}
+
+/// Understands the answer to the greeting.
+pub(crate) fn welcomed(reply: &Reply) -> Result<Session> {
+    match &reply.message {
+        ClientMessage::Welcome(Welcome { version, client, domain, .. }) => {
+            if *version != vgem_proto::VERSION {
+                return Err(Error::Protocol(format!("version {version} was not offered")));
+            }
+            Ok(Session { client: *client, domain: *domain })
+        }
+        _ => Err(unexpected(reply)),
+    }
+}
+
+/// The list of devices.
+pub(crate) fn list_devices() -> ListDevices {
+    ListDevices {}
+}
+
+/// Understands the list of devices.
+pub(crate) fn devices(reply: &Reply) -> Result<Vec<DeviceName>> {
+    let ClientMessage::Devices(devices) = &reply.message else { return Err(unexpected(reply)) };
+    let names = String::from_utf8_lossy(&devices.names);
+    let named: Vec<_> = devices
+        .ids
+        .iter()
+        .zip(names.lines())
+        .map(|(id, name)| DeviceName { id: *id, name: name.to_owned() })
+        .collect();
+    if named.len() != devices.ids.len() {
+        return Err(Error::Protocol(format!("{} devices have {} names", devices.ids.len(), named.len())));
+    }
+    Ok(named)
+}
+
+/// The id of the device with this name.
+pub(crate) fn find(devices: &[DeviceName], name: &str) -> Result<DeviceId> {
+    devices.iter().find(|device| device.name == name).map(|device| device.id).ok_or_else(|| {
+        let known = devices.iter().map(|device| device.name.clone()).collect();
+        LocalError::NoSuchDevice { name: name.to_owned(), known }.into()
+    })
+}
+
+pub(crate) fn describe(device: DeviceId) -> Describe {
+    Describe { device }
+}
+
+pub(crate) fn open_queue(device: DeviceId, depth: u32) -> OpenQueue {
+    OpenQueue { device, depth, reserved: vgem_proto::codec::Zero }
+}
+
+pub(crate) fn inspect(topic: Topic, cursor: u64) -> Inspect {
+    Inspect { cursor, topic, reserved: vgem_proto::codec::Zero }
+}
+
+/// Understands a page of the broker's state; appends its entries and says where the next page begins.
+pub(crate) fn inspected<T: serde::de::DeserializeOwned>(reply: &Reply, into: &mut Vec<T>) -> Result<u64> {
+    let ClientMessage::Page(page) = &reply.message else { return Err(unexpected(reply)) };
+    let entries: Vec<T> = serde_json::from_slice(&page.json)
+        .map_err(|error| Error::Protocol(format!("a page of its state: {error}")))?;
+    into.extend(entries);
+    Ok(page.next)
+}
+
+/// A name for people, cut to what the wire takes.
+pub(crate) fn cut(name: &str) -> Vec<u8> {
+    let end = name.floor_char_boundary(vgem_proto::limits::NAME_LEN);
+    name.as_bytes().get(..end).unwrap_or(name.as_bytes()).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_is_cut_between_letters() {
+        let cut = cut(&"ä".repeat(40));
+        assert_eq!(String::from_utf8(cut), Ok("ä".repeat(32)));
+    }
+
+    #[test]
+    fn an_unknown_device_is_refused_with_those_that_are_there() {
+        let there = [DeviceName { id: DeviceId(1), name: "zip".into() }];
+        assert_eq!(
+            find(&there, "zap").map_err(|e| e.to_string()),
+            Err("no device \"zap\"; there are zip".to_owned())
+        );
+    }
+}

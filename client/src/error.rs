@@ -1,0 +1,309 @@
+//! Errors, sorted by blame: the request was refused, a job failed, time ran out, the broker is gone, or the
+//! call itself was wrong and nothing was sent.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use vgem_os::OsError;
+use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::ids::{CauseId, Point};
+
+use crate::explain::Explanation;
+
+/// What every fallible function of this crate returns, unless its documentation says otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The broker refused the request. Nothing has changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// An accepted job failed.
+    #[error(transparent)]
+    Job(Box<JobFailure>),
+    /// The deadline passed first. What was waited for goes on.
+    #[error("{what}: the deadline passed")]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+    },
+    /// The connection to the broker ended. Whatever was in flight is lost.
+    #[error("the broker is gone: {why}")]
+    BrokerLost {
+        /// How it was noticed.
+        why: String,
+    },
+    /// No broker could be reached.
+    #[error("{}", NotRunning(.tried))]
+    NotRunning {
+        /// Where it was looked for, and what was found there.
+        tried: Vec<Tried>,
+    },
+    /// The call was wrong, and nothing was sent.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// The kernel refused something this process needs.
+    #[error(transparent)]
+    System(#[from] OsError),
+    /// The broker broke the protocol. Its fault, and this connection is of no more use.
+    #[error("the broker broke the protocol: {0}")]
+    Protocol(String),
+    /// An embedded broker did not start.
+    #[error("{0}")]
+    Embedded(String),
+}
+
+impl Error {
+    /// The code, if the broker or a driver gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.code),
+            Self::Job(failure) => Some(failure.code),
+            _ => None,
+        }
+    }
+}
+
+impl From<FenceError> for Error {
+    fn from(e: FenceError) -> Self {
+        match e {
+            FenceError::Failed(failure) => Self::Job(failure),
+            FenceError::Timeout { .. } => Self::Timeout { what: "waiting for a fence" },
+            FenceError::BrokerLost { why } => Self::BrokerLost { why },
+        }
+    }
+}
+
+/// A place where a broker was looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// The socket's path.
+    pub path: PathBuf,
+    /// What happened there.
+    pub why: String,
+}
+
+struct NotRunning<'a>(&'a [Tried]);
+
+impl fmt::Display for NotRunning<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no broker answers")?;
+        for (number, tried) in self.0.iter().enumerate() {
+            let lead = if number == 0 { ": tried " } else { ", " };
+            write!(f, "{lead}{} ({})", tried.path.display(), tried.why)?;
+        }
+        f.write_str("; start one with `vgemd --user`, or name its socket in VGEM_SOCKET")
+    }
+}
+
+/// Why a fence was not waited for to a good end.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum FenceError {
+    /// The job failed.
+    #[error(transparent)]
+    Failed(Box<JobFailure>),
+    /// The deadline passed first. The job goes on.
+    #[error("{device}: job {} is not done at the deadline", .point.0)]
+    Timeout {
+        /// The device it runs on.
+        device: Arc<str>,
+        /// Its point.
+        point: Point,
+    },
+    /// The broker is gone, and the job was not done by then.
+    #[error("the broker is gone: {why}")]
+    BrokerLost {
+        /// How it was noticed.
+        why: String,
+    },
+}
+
+/// How a job failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFailure {
+    /// The device it was sent to.
+    pub device: Arc<str>,
+    /// Its point on its queue.
+    pub point: Point,
+    /// What went wrong with this job.
+    pub code: ErrorCode,
+    /// Where it began; jobs that failed because of each other share it.
+    pub cause: CauseId,
+    /// What is behind the cause, if the broker could tell.
+    pub explanation: Option<Arc<Explanation>>,
+}
+
+impl fmt::Display for JobFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: job {} failed: {}", self.device, self.point.0, self.code)?;
+        if self.cause != CauseId::NONE {
+            write!(f, " ({})", self.cause)?;
+        }
+        match &self.explanation {
+            Some(explanation) => write!(f, ": {explanation}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for JobFailure {}
+
+/// A call that was wrong in itself. Nothing was sent and nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocalError {
+    /// The batch does not fit one message.
+    #[error("a batch of {len} bytes does not fit one message of {limit} bytes; submit it in parts")]
+    BatchTooLarge {
+        /// Bytes of the message it would be.
+        len: u64,
+        /// The limit, bytes.
+        limit: u64,
+    },
+    /// More of something than a batch or a job may have.
+    #[error("{count} {what}, the limit is {limit}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// The batch has no job.
+    #[error("the batch has no job")]
+    EmptyBatch,
+    /// The device has no such operation.
+    #[error("{device} has no operation {name:?}; it has {}", .known.join(", "))]
+    NoSuchOperation {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The operation has no such operand, or none left of this direction.
+    #[error("{op} has no {asked}; its operands are {}", .known.join(", "))]
+    NoSuchOperand {
+        /// The operation.
+        op: String,
+        /// What was asked for.
+        asked: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The operation has no such parameter.
+    #[error("{op} has no parameter {name:?}; it has {}", .known.join(", "))]
+    NoSuchParam {
+        /// The operation.
+        op: String,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The value does not suit the parameter.
+    #[error("parameter {name:?} of {op}: {why}")]
+    BadValue {
+        /// The operation.
+        op: String,
+        /// The parameter.
+        name: String,
+        /// What is wrong, with the value and the limit.
+        why: String,
+    },
+    /// No device of this name.
+    #[error("no device {name:?}; there are {}", .known.join(", "))]
+    NoSuchDevice {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The range leaves the buffer.
+    #[error("bytes {offset}..{} leave a buffer of {available} bytes", .offset.saturating_add(*.len))]
+    OutOfRange {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Bytes of the buffer.
+        available: u64,
+    },
+    /// A guard of this process is held over bytes that are asked for otherwise.
+    #[error("bytes {offset}..{} of a buffer are under a guard; drop it first", .offset.saturating_add(*.len))]
+    GuardHeld {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// A queue, buffer or fence of another client.
+    #[error("the {what} belongs to another client")]
+    Foreign {
+        /// Which of them.
+        what: &'static str,
+    },
+    /// A job waits for itself or for a later job of its batch.
+    #[error("job {job} of the batch cannot wait for job {waits_for}, which does not come before it")]
+    NotBefore {
+        /// The job that was to wait, by its place.
+        job: usize,
+        /// The job it was to wait for.
+        waits_for: usize,
+    },
+    /// A length of zero.
+    #[error("a {what} needs at least one byte")]
+    Empty {
+        /// Of what.
+        what: &'static str,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_broker_is_named_with_every_place_and_the_remedy() {
+        let tried = vec![
+            Tried { path: "/a/b".into(), why: "no such socket".into() },
+            Tried { path: "/c".into(), why: "nobody listens".into() },
+        ];
+        let said = Error::NotRunning { tried }.to_string();
+        assert_eq!(
+            said,
+            "no broker answers: tried /a/b (no such socket), /c (nobody listens); \
+             start one with `vgemd --user`, or name its socket in VGEM_SOCKET"
+        );
+    }
+
+    #[test]
+    fn a_failed_job_names_device_cause_and_detail() {
+        let failure = JobFailure {
+            device: "sec".into(),
+            point: Point(4),
+            code: ErrorCode::OutputTooSmall,
+            cause: CauseId(0x0000_0003_0000_0007),
+            explanation: Some(Arc::new(Explanation {
+                cause: CauseId(0x0000_0003_0000_0007),
+                code: ErrorCode::OutputTooSmall,
+                at: None,
+                device: Some("zip".into()),
+                pid: Some(12),
+                point: None,
+                text: "needs 90 bytes, has 10".into(),
+            })),
+        };
+        assert_eq!(
+            failure.to_string(),
+            "sec: job 4 failed: output does not fit (cause:3.7): zip: needs 90 bytes, has 10 (pid 12)"
+        );
+    }
+}

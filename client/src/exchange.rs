@@ -1,0 +1,260 @@
+//! The exchange: which request awaits which answer. Sans-IO: it sees bytes and fds, never a socket or a clock.
+//!
+//! ```text
+//!   begin() ──► Awaited ──answer──► Arrived ──take()──► gone
+//!                  │ forsake()         │ forsake(): dropped, its fds closed
+//!                  ▼
+//!              Forsaken ──answer──► dropped, its fds closed
+//!
+//!   number() ──► (a pipelined submit: answered only if it is refused) ──Refused──► remembered by its cause
+//! ```
+//!
+//! Both fronts use it: the blocking one under a mutex with one receiver at a time, the asynchronous one likewise.
+//!
+//! Invariants: an answer is delivered once; every fd that arrives is taken with its answer or closed; the memory of
+//! refusals is bounded.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+
+use vgem_proto::codec::Malformed;
+use vgem_proto::error::Refusal;
+use vgem_proto::ids::CauseId;
+use vgem_proto::message::Sender;
+use vgem_proto::message::client::{ClientMessage, Refused};
+
+/// Refusals of pipelined submits that are remembered.
+const REFUSALS: usize = 64;
+
+/// A request of this connection; never 0, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// An answer and the fds that came with it.
+#[derive(Debug)]
+pub struct Reply {
+    /// The answer.
+    pub message: ClientMessage,
+    /// Its fds, as many as the message table says.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// What the broker sent that breaks the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The bytes are no message of the broker's.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The answer is to no request of ours.
+    #[error("an answer to request {0}, which was not made")]
+    Unasked(u64),
+}
+
+#[derive(Debug)]
+enum Pending {
+    Awaited,
+    Arrived(Reply),
+    Forsaken,
+}
+
+/// Requests and answers of one connection.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    last: u64,
+    pending: HashMap<u64, Pending>,
+    forsaken: usize,
+    refusals: VecDeque<(CauseId, Refusal)>,
+}
+
+impl Exchange {
+    /// An exchange before its first request.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Numbers a request whose answer will be taken.
+    #[must_use]
+    pub fn begin(&mut self) -> RequestId {
+        let id = self.number();
+        self.pending.insert(id.0, Pending::Awaited);
+        id
+    }
+
+    /// Numbers a request whose answer interests nobody.
+    #[must_use]
+    pub fn begin_unheard(&mut self) -> RequestId {
+        let id = self.number();
+        self.pending.insert(id.0, Pending::Forsaken);
+        self.forsaken += 1;
+        id
+    }
+
+    /// Numbers a request that is answered only if it is refused.
+    #[must_use]
+    pub fn number(&mut self) -> RequestId {
+        self.last += 1;
+        RequestId(self.last)
+    }
+
+    /// Gives up on an answer. If it comes after all it is dropped.
+    pub fn forsake(&mut self, id: RequestId) {
+        if let Some(pending) = self.pending.get_mut(&id.0) {
+            match pending {
+                Pending::Awaited => {
+                    *pending = Pending::Forsaken;
+                    self.forsaken += 1;
+                }
+                Pending::Arrived(_) => drop(self.pending.remove(&id.0)),
+                Pending::Forsaken => {}
+            }
+        }
+    }
+
+    /// The answer to a request, once, if it is here.
+    #[must_use]
+    pub fn take(&mut self, id: RequestId) -> Option<Reply> {
+        match self.pending.get(&id.0) {
+            Some(Pending::Arrived(_)) => match self.pending.remove(&id.0) {
+                Some(Pending::Arrived(reply)) => Some(reply),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// How many answers are still to come that interest nobody: time to read them, if many.
+    #[must_use]
+    pub fn unheard(&self) -> usize {
+        self.forsaken
+    }
+
+    /// Takes in one packet.
+    ///
+    /// # Errors
+    /// [`Fault`] if it breaks the protocol. Its fds are closed then.
+    pub fn receive(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), Fault> {
+        let (head, message) = ClientMessage::decode(bytes, Sender::Broker, fds.len())?;
+        match self.pending.get_mut(&head.request) {
+            Some(pending @ Pending::Awaited) => *pending = Pending::Arrived(Reply { message, fds }),
+            Some(Pending::Forsaken) => {
+                self.pending.remove(&head.request);
+                self.forsaken -= 1;
+            }
+            Some(Pending::Arrived(_)) => return Err(Fault::Unasked(head.request)),
+            None => match message {
+                ClientMessage::Refused(refused) if head.request <= self.last => self.remember(refused),
+                _ => return Err(Fault::Unasked(head.request)),
+            },
+        }
+        Ok(())
+    }
+
+    /// The refusal of a pipelined batch, by the cause its points failed with.
+    #[must_use]
+    pub fn refusal(&self, cause: CauseId) -> Option<&Refusal> {
+        self.refusals.iter().rev().find(|(known, _)| *known == cause).map(|(_, refusal)| refusal)
+    }
+
+    fn remember(&mut self, refused: Refused) {
+        if self.refusals.len() >= REFUSALS {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back((refused.cause, refusal(refused)));
+    }
+}
+
+/// A refusal as the wire says it.
+#[must_use]
+pub fn refusal(refused: Refused) -> Refusal {
+    let some = |number: u16| (number != u16::MAX).then_some(number);
+    Refusal {
+        code: refused.code,
+        job: some(refused.job),
+        part: some(refused.part),
+        value: refused.value,
+        limit: refused.limit,
+        text: String::from_utf8_lossy(&refused.text).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vgem_proto::error::ErrorCode;
+    use vgem_proto::ids::Time;
+    use vgem_proto::message::client::{Done, Exported};
+
+    use super::*;
+
+    fn done(request: u64) -> Vec<u8> {
+        Done {}.encode(request, Time(0), 0)
+    }
+
+    fn refused(request: u64, cause: u64) -> Vec<u8> {
+        let none = u16::MAX;
+        let text = b"why".to_vec();
+        let (code, cause) = (ErrorCode::Denied, CauseId(cause));
+        Refused { code, job: 3, part: none, value: 0, limit: 0, cause, text }.encode(request, Time(0), 0)
+    }
+
+    #[test]
+    fn an_answer_is_taken_once() {
+        let mut exchange = Exchange::new();
+        let id = exchange.begin();
+        exchange.receive(&done(id.0), Vec::new()).expect("expected");
+        assert!(exchange.take(id).is_some() && exchange.take(id).is_none());
+    }
+
+    #[test]
+    fn answers_may_come_in_any_order() {
+        let mut exchange = Exchange::new();
+        let (a, b) = (exchange.begin(), exchange.begin());
+        exchange.receive(&done(b.0), Vec::new()).expect("expected");
+        assert!(exchange.take(a).is_none() && exchange.take(b).is_some());
+    }
+
+    #[test]
+    fn an_answer_to_nothing_is_a_fault() {
+        assert_eq!(Exchange::new().receive(&done(1), Vec::new()), Err(Fault::Unasked(1)));
+    }
+
+    #[test]
+    fn a_second_answer_is_a_fault() {
+        let mut exchange = Exchange::new();
+        let id = exchange.begin();
+        exchange.receive(&done(id.0), Vec::new()).expect("expected");
+        assert_eq!(exchange.receive(&done(id.0), Vec::new()), Err(Fault::Unasked(id.0)));
+    }
+
+    #[test]
+    fn a_late_answer_to_a_forsaken_request_closes_its_fds() {
+        let mut exchange = Exchange::new();
+        let id = exchange.begin();
+        exchange.forsake(id);
+        let (ours, theirs) = vgem_os::seqpacket::Socket::pair().expect("a pair");
+        let answer = Exported { len: 1 }.encode(id.0, Time(0), 0);
+        exchange.receive(&answer, vec![theirs.into()]).expect("expected");
+        let gone = crate::patience::ready(&ours, crate::patience::Ready::Hangup, std::time::Duration::ZERO);
+        assert!(gone && exchange.unheard() == 0);
+    }
+
+    #[test]
+    fn a_refused_pipelined_batch_is_found_by_its_cause() {
+        let mut exchange = Exchange::new();
+        let id = exchange.number();
+        exchange.receive(&refused(id.0, 77), Vec::new()).expect("expected");
+        let refusal = exchange.refusal(CauseId(77)).expect("remembered");
+        assert_eq!((refusal.code, refusal.job, refusal.part), (ErrorCode::Denied, Some(3), None));
+    }
+
+    #[test]
+    fn the_memory_of_refusals_is_bounded() {
+        let mut exchange = Exchange::new();
+        for cause in 1..=200 {
+            let id = exchange.number();
+            exchange.receive(&refused(id.0, cause), Vec::new()).expect("expected");
+        }
+        assert!(exchange.refusals.len() == REFUSALS && exchange.refusal(CauseId(200)).is_some());
+    }
+}

@@ -1,0 +1,121 @@
+//! Explanations: what is behind a cause. The broker keeps them; the library remembers the last ones it asked for.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::ids::{CauseId, Point, Time};
+use vgem_proto::message::client::Explained;
+
+/// Explanations a client remembers.
+const REMEMBERED: usize = 64;
+
+/// Where a failure began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// The cause that was asked for.
+    pub cause: CauseId,
+    /// What went wrong there.
+    pub code: ErrorCode,
+    /// When it happened, if known.
+    pub at: Option<Time>,
+    /// The device where it began, if one.
+    pub device: Option<String>,
+    /// The process at fault, if known.
+    pub pid: Option<u32>,
+    /// The point of the job where it began, if one.
+    pub point: Option<Point>,
+    /// What happened, in words.
+    pub text: String,
+}
+
+impl Explanation {
+    pub(crate) fn from_wire(told: Explained) -> Self {
+        let device = String::from_utf8_lossy(&told.device).into_owned();
+        Self {
+            cause: told.cause,
+            code: told.code,
+            at: (told.at != Time(0)).then_some(told.at),
+            device: (!device.is_empty()).then_some(device),
+            pid: (told.pid != 0).then_some(told.pid),
+            point: (told.point != Point(0)).then_some(told.point),
+            text: String::from_utf8_lossy(&told.text).into_owned(),
+        }
+    }
+
+    /// A batch of this very client was refused: the refusal is the explanation.
+    pub(crate) fn from_refusal(cause: CauseId, refusal: &Refusal) -> Self {
+        Self {
+            cause,
+            code: refusal.code,
+            at: None,
+            device: None,
+            pid: None,
+            point: None,
+            text: refusal.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(device) = &self.device {
+            write!(f, "{device}: ")?;
+        }
+        match self.text.as_str() {
+            "" => write!(f, "{}", self.code)?,
+            text => f.write_str(text)?,
+        }
+        if let Some(pid) = self.pid {
+            write!(f, " (pid {pid})")?;
+        }
+        Ok(())
+    }
+}
+
+/// The last explanations, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(Mutex<VecDeque<Arc<Explanation>>>);
+
+impl Memory {
+    pub(crate) fn find(&self, cause: CauseId) -> Option<Arc<Explanation>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|one| one.cause == cause).cloned()
+    }
+
+    pub(crate) fn keep(&self, explanation: Explanation) -> Arc<Explanation> {
+        let explanation = Arc::new(explanation);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.pop_front();
+        }
+        known.push_back(Arc::clone(&explanation));
+        explanation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(number: u64) -> Explanation {
+        let refusal = Refusal::new(ErrorCode::Denied, "why");
+        Explanation::from_refusal(CauseId(number), &refusal)
+    }
+
+    #[test]
+    fn the_oldest_explanation_is_forgotten_first() {
+        let memory = Memory::default();
+        for number in 0..=REMEMBERED as u64 {
+            memory.keep(said(number));
+        }
+        assert!(memory.find(CauseId(0)).is_none() && memory.find(CauseId(1)).is_some());
+    }
+
+    #[test]
+    fn an_explanation_names_device_words_and_process() {
+        let told = Explanation { device: Some("zip".into()), pid: Some(7), text: "cut".into(), ..said(1) };
+        assert_eq!(told.to_string(), "zip: cut (pid 7)");
+    }
+}

@@ -1,0 +1,246 @@
+//! Fences: one job's end. Looking reads a page this process has mapped; sleeping asks nobody either.
+//!
+//! ```text
+//!   Pending ──signal──► Done
+//!      │   └──signal──► Failed (code, cause) ──explain()──► Explanation, from the broker
+//!      └── driver or broker dies ──► Failed | BrokerLost
+//! ```
+//!
+//! A wait that ends early ends only itself: the job goes on, the fence stays good, another wait may follow.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use vgem_os::fence::PointState;
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::{CauseId, Point, Time};
+
+use crate::bridge::Ticket;
+use crate::deadline::Deadline;
+use crate::error::{Error, FenceError, JobFailure, Result};
+use crate::explain::Explanation;
+use crate::pages::{Outcome, Watch};
+use crate::queue::QueueShared;
+
+/// The end of one job. Clones name the same job.
+#[derive(Debug, Clone)]
+pub struct Fence {
+    queue: Arc<QueueShared>,
+    point: Point,
+}
+
+/// What a look at a fence finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceState {
+    /// Not done.
+    Pending,
+    /// Done, and well. `at` is when the queue's newest signal was given.
+    Done {
+        /// CLOCK_MONOTONIC.
+        at: Time,
+    },
+    /// Failed.
+    Failed {
+        /// What went wrong with this job.
+        code: ErrorCode,
+        /// Where it began.
+        cause: CauseId,
+    },
+    /// Done, but so many later jobs of the queue failed that the page no longer says how. Taken for failed.
+    Forgotten,
+}
+
+impl Fence {
+    pub(crate) fn new(queue: Arc<QueueShared>, point: Point) -> Self {
+        Self { queue, point }
+    }
+
+    /// The job's point on its queue.
+    #[must_use]
+    pub fn point(&self) -> Point {
+        self.point
+    }
+
+    /// The name of the device the job was sent to.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        &self.queue.device.name
+    }
+
+    /// Looks, without waiting.
+    #[must_use]
+    pub fn state(&self) -> FenceState {
+        match self.look() {
+            PointState::Pending => FenceState::Pending,
+            PointState::Ok { time_ns } => FenceState::Done { at: Time(time_ns) },
+            PointState::Failed { code, cause, .. } => {
+                FenceState::Failed { code: ErrorCode::from_number(code), cause: CauseId(cause) }
+            }
+            PointState::Overrun => FenceState::Forgotten,
+        }
+    }
+
+    /// Whether the job has ended, well or not.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.look() != PointState::Pending
+    }
+
+    /// Sleeps until the job has ended, at most until the deadline.
+    ///
+    /// # Errors
+    /// [`FenceError::Failed`] with the cause and what is behind it; [`FenceError::Timeout`];
+    /// [`FenceError::BrokerLost`] within a quarter of a second of the broker's end.
+    pub fn wait(&self, deadline: impl Into<Deadline>) -> Result<(), FenceError> {
+        let (core, target) = (&self.queue.core, self.queue.target(self.point));
+        let outcome = self.queue.observer.wait(target, deadline.into(), &core.link, &core.counters);
+        match outcome {
+            Outcome::Ended(state) => self.judge(state),
+            Outcome::TimedOut => Err(self.timeout()),
+            Outcome::Lost => Err(self.lost()),
+        }
+    }
+
+    /// The same for a task: completes when the job has ended, or at the deadline.
+    ///
+    /// # Errors
+    /// As [`Fence::wait`]. The failure carries an explanation only if one was had before: ask
+    /// [`crate::aio::Client::explain`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait and nothing else.
+    pub fn wait_async(&self, deadline: impl Into<Deadline>) -> FenceWait {
+        FenceWait { fence: self.clone(), deadline: deadline.into(), ticket: None }
+    }
+
+    /// What is behind the failure of this job: asks the broker.
+    ///
+    /// # Errors
+    /// [`Error::Local`] never; [`Error::Protocol`] if the job did not fail; as every request.
+    pub fn explain(&self) -> Result<Arc<Explanation>> {
+        match self.state() {
+            FenceState::Failed { cause, .. } => self.queue.core.explain(cause, self.queue.core.deadline()),
+            FenceState::Forgotten => Ok(Arc::new(forgotten())),
+            FenceState::Pending | FenceState::Done { .. } => {
+                Err(Error::Protocol(format!("{} job {} has not failed", self.device(), self.point.0)))
+            }
+        }
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<QueueShared> {
+        &self.queue
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        self.queue.observer.watch(self.queue.target(self.point))
+    }
+
+    pub(crate) fn look(&self) -> PointState {
+        self.queue.observer.state(self.queue.target(self.point))
+    }
+
+    /// The verdict on an ended job; asks what is behind a failure.
+    pub(crate) fn judge(&self, state: PointState) -> Result<(), FenceError> {
+        self.verdict(state, |cause| self.queue.core.explain_failure(cause))
+    }
+
+    /// The verdict on an ended job, with what this process knows already.
+    pub(crate) fn judge_now(&self, state: PointState) -> Result<(), FenceError> {
+        self.verdict(state, |cause| self.queue.core.remembered(cause))
+    }
+
+    fn verdict(
+        &self,
+        state: PointState,
+        explain: impl FnOnce(CauseId) -> Option<Arc<Explanation>>,
+    ) -> Result<(), FenceError> {
+        let (code, cause, explanation) = match state {
+            PointState::Ok { .. } => return Ok(()),
+            PointState::Pending => return Err(self.timeout()),
+            PointState::Failed { code, cause, .. } => {
+                (ErrorCode::from_number(code), CauseId(cause), explain(CauseId(cause)))
+            }
+            PointState::Overrun => (ErrorCode::Other(0), CauseId::NONE, Some(Arc::new(forgotten()))),
+        };
+        if code == ErrorCode::BrokerLost {
+            return Err(FenceError::BrokerLost { why: "it ended while the job was in flight".into() });
+        }
+        let device = Arc::clone(&self.queue.device.name);
+        Err(FenceError::Failed(Box::new(JobFailure { device, point: self.point, code, cause, explanation })))
+    }
+
+    pub(crate) fn timeout(&self) -> FenceError {
+        FenceError::Timeout { device: Arc::clone(&self.queue.device.name), point: self.point }
+    }
+
+    pub(crate) fn lost(&self) -> FenceError {
+        match self.queue.core.link.check() {
+            Err(Error::BrokerLost { why }) => FenceError::BrokerLost { why },
+            _ => FenceError::BrokerLost { why: "it closed the connection".into() },
+        }
+    }
+}
+
+/// The failures of a queue are kept eight deep; what fell out has no cause any more.
+fn forgotten() -> Explanation {
+    Explanation {
+        cause: CauseId::NONE,
+        code: ErrorCode::Other(0),
+        at: None,
+        device: None,
+        pid: None,
+        point: None,
+        text: "more than eight later jobs of its queue failed, so how it ended is not known any more".into(),
+    }
+}
+
+/// A task's wait for a fence.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct FenceWait {
+    fence: Fence,
+    deadline: Deadline,
+    ticket: Option<Ticket>,
+}
+
+impl Future for FenceWait {
+    type Output = Result<(), FenceError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let core = &this.fence.queue.core;
+        loop {
+            match this.fence.look() {
+                PointState::Pending => {}
+                state => {
+                    this.ticket = None;
+                    return Poll::Ready(this.fence.judge_now(state));
+                }
+            }
+            if core.link.check().is_err() {
+                this.ticket = None;
+                return Poll::Ready(Err(this.fence.lost()));
+            }
+            if this.deadline.passed() {
+                this.ticket = None;
+                return Poll::Ready(Err(this.fence.timeout()));
+            }
+            match &this.ticket {
+                Some(ticket) => {
+                    ticket.renew(context.waker());
+                    return Poll::Pending;
+                }
+                None => {
+                    let bridge = core.bridge();
+                    match bridge.register(this.fence.watch(), this.deadline, context.waker()) {
+                        // Registered: look once more, the point may have come before.
+                        Ok(ticket) => this.ticket = Some(ticket),
+                        Err(why) => return Poll::Ready(Err(FenceError::BrokerLost { why })),
+                    }
+                }
+            }
+        }
+    }
+}

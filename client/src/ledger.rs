@@ -1,0 +1,248 @@
+//! The ledger of a buffer: which jobs of this client use which bytes, and which guards this process holds.
+//!
+//! This is the client's own view. It knows the jobs this client submitted and nothing of other clients'; the broker's
+//! reservation knows all and orders jobs. The ledger orders this process's CPU among its own jobs:
+//!
+//! ```text
+//!   read guard   waits for writes of its bytes              held: no job may write them, no other guard write them
+//!   write guard  waits for every use of its bytes           held: no job may use them, no other guard hold them
+//!   submit       never waits: refused if a guard is in its way
+//! ```
+//!
+//! A use is forgotten when it has ended well, or when a later write covers its bytes (the broker orders that write after
+//! it). A failed write stays until its bytes are written again: a read guard over them fails with its cause.
+//! Result cells are not entered: they are read by copy, after their fence.
+
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use vgem_os::fence::PointState;
+use vgem_proto::ids::Point;
+use vgem_proto::rights::Access;
+
+use crate::deadline::Deadline;
+use crate::error::{Error, LocalError, Result};
+use crate::fence::Fence;
+use crate::queue::QueueShared;
+
+/// Uses after which ended ones are looked for.
+const CROWD: usize = 8;
+/// Most uses remembered; beyond it the oldest failure is forgotten.
+const MOST: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    uses: Vec<Use>,
+    guards: Vec<Held>,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Use {
+    fence: Fence,
+    range: Range<u64>,
+    access: Access,
+}
+
+#[derive(Debug)]
+struct Held {
+    id: u64,
+    range: Range<u64>,
+    access: Access,
+}
+
+/// How a job uses bytes, for the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Usage {
+    /// Reads them.
+    Read,
+    /// Writes them, after all earlier uses.
+    Write,
+    /// Writes or reads them without being ordered after anything.
+    Unordered(Access),
+}
+
+/// How a guard waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Until the deadline.
+    Until(Deadline),
+    /// Not at all.
+    Not,
+}
+
+impl Ledger {
+    /// Enters a job's use. The job's message has not been sent yet.
+    pub(crate) fn enter(
+        &self,
+        queue: &Arc<QueueShared>,
+        point: Point,
+        range: Range<u64>,
+        usage: Usage,
+    ) -> Result<(), LocalError> {
+        let access = usage.access();
+        let mut state = self.state();
+        if let Some(held) =
+            state.guards.iter().find(|held| conflict(held.access, &held.range, access, &range))
+        {
+            let len = held.range.end - held.range.start;
+            return Err(LocalError::GuardHeld { offset: held.range.start, len });
+        }
+        state.uses.retain(|one| match usage {
+            Usage::Write => !covers(&range, &one.range),
+            Usage::Read => {
+                let same = Arc::ptr_eq(one.fence.queue(), queue);
+                !(same && one.access == Access::Read && covers(&range, &one.range))
+            }
+            Usage::Unordered(_) => true,
+        });
+        if state.uses.len() >= CROWD {
+            state.uses.retain(|one| !one.ended_well());
+            if state.uses.len() >= MOST {
+                state.uses.remove(0);
+            }
+        }
+        state.uses.push(Use { fence: Fence::new(Arc::clone(queue), point), range, access });
+        Ok(())
+    }
+
+    /// Takes a job's uses back, because its message was not sent.
+    pub(crate) fn take_back(&self, queue: &Arc<QueueShared>, point: Point) {
+        let mut state = self.state();
+        state.uses.retain(|one| one.fence.point() != point || !Arc::ptr_eq(one.fence.queue(), queue));
+    }
+
+    /// Takes a guard over bytes; waits for what is in its way. `None` if it would have to and must not.
+    pub(crate) fn guard(&self, range: Range<u64>, access: Access, waiting: Waiting) -> Result<Option<u64>> {
+        let mut state = self.state();
+        loop {
+            if state.guards.iter().any(|held| conflict(held.access, &held.range, access, &range)) {
+                let Waiting::Until(deadline) = waiting else { return Ok(None) };
+                let remaining = deadline.remaining();
+                if remaining.is_zero() {
+                    return Err(Error::Timeout { what: "waiting for another guard of this buffer" });
+                }
+                state = self.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            let Some(fence) = state.in_the_way(&range, access)? else { break };
+            let Waiting::Until(deadline) = waiting else { return Ok(None) };
+            drop(state);
+            wait_out(&fence, deadline)?;
+            state = self.state();
+        }
+        if access == Access::Write {
+            // The holder writes these bytes anew: what failed to write them before is of no account any more.
+            state.uses.retain(|one| !covers(&range, &one.range));
+        }
+        state.last += 1;
+        let id = state.last;
+        state.guards.push(Held { id, range, access });
+        Ok(Some(id))
+    }
+
+    /// The fence a guard over these bytes has to wait for, if one.
+    pub(crate) fn obstacle(&self, range: &Range<u64>, access: Access) -> Result<Option<Fence>> {
+        self.state().in_the_way(range, access)
+    }
+
+    /// Gives a guard back.
+    pub(crate) fn release(&self, id: u64) {
+        self.state().guards.retain(|held| held.id != id);
+        self.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// An unfinished use that a guard has to wait for; a failed write under a read guard is an error.
+    fn in_the_way(&self, range: &Range<u64>, access: Access) -> Result<Option<Fence>> {
+        for one in self.uses.iter().filter(|one| conflict(one.access, &one.range, access, range)) {
+            match one.fence.look() {
+                PointState::Ok { .. } => {}
+                PointState::Pending => return Ok(Some(one.fence.clone())),
+                failed if access == Access::Read => one.fence.judge_now(failed)?,
+                PointState::Failed { .. } | PointState::Overrun => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Use {
+    fn ended_well(&self) -> bool {
+        match self.fence.look() {
+            PointState::Ok { .. } => true,
+            PointState::Pending => false,
+            // A failed read has left the bytes as they were.
+            PointState::Failed { .. } | PointState::Overrun => self.access == Access::Read,
+        }
+    }
+}
+
+impl Usage {
+    fn access(self) -> Access {
+        match self {
+            Self::Read => Access::Read,
+            Self::Write => Access::Write,
+            Self::Unordered(access) => access,
+        }
+    }
+}
+
+/// Waits until a job has ended, however.
+fn wait_out(fence: &Fence, deadline: Deadline) -> Result<()> {
+    match fence.wait(deadline) {
+        // The next look decides what a failure means here.
+        Ok(()) | Err(crate::FenceError::Failed(_)) => Ok(()),
+        Err(other) => Err(other.into()),
+    }
+}
+
+fn conflict(a: Access, first: &Range<u64>, b: Access, second: &Range<u64>) -> bool {
+    let overlap = first.start < second.end && second.start < first.end;
+    overlap && (a == Access::Write || b == Access::Write)
+}
+
+fn covers(whole: &Range<u64>, part: &Range<u64>) -> bool {
+    whole.start <= part.start && part.end <= whole.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_readers_do_not_conflict_and_a_writer_does() {
+        assert!(!conflict(Access::Read, &(0..8), Access::Read, &(0..8)));
+        assert!(conflict(Access::Read, &(0..8), Access::Write, &(7..9)));
+        assert!(!conflict(Access::Write, &(0..8), Access::Write, &(8..9)));
+    }
+
+    #[test]
+    fn a_try_for_bytes_under_a_write_guard_gets_nothing() {
+        let ledger = Ledger::default();
+        let held = ledger.guard(0..10, Access::Write, Waiting::Not).expect("nothing failed");
+        assert!(held.is_some());
+        assert_eq!(ledger.guard(9..10, Access::Read, Waiting::Not).expect("nothing failed"), None);
+        ledger.release(held.expect("checked above"));
+        assert!(ledger.guard(9..10, Access::Read, Waiting::Not).expect("nothing failed").is_some());
+    }
+
+    #[test]
+    fn a_guard_that_another_guard_blocks_ends_at_its_deadline() {
+        let ledger = Ledger::default();
+        let held = ledger.guard(0..10, Access::Read, Waiting::Not).expect("nothing failed");
+        let late = ledger.guard(0..1, Access::Write, Waiting::Until(Deadline::NOW));
+        assert!(held.is_some() && matches!(late, Err(Error::Timeout { .. })));
+    }
+}

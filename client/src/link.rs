@@ -1,0 +1,379 @@
+//! The link: the socket to the broker, and who reads it.
+//!
+//! Any thread may send. One at a time receives: the first that waits for an answer leads, reads whatever comes
+//! and files it in the exchange; the others sleep until their answer is there or the leader has left.
+//!
+//! ```text
+//!   thread A ─ send ─ lead: recv ── answer of B ── answer of A ─ leave, wake all
+//!   thread B ─ send ─ follow: sleep ──────── take                 │
+//!   thread C ─ send ─ follow: sleep ──────────────────────────── lead: recv ...
+//! ```
+//!
+//! What nobody waits for (answers to closed handles, refusals of pipelined batches) is read in passing, every so
+//! many messages, so that the broker's queue towards this client never fills for want of reading.
+//!
+//! A closing handle must not block its dropper: such messages go at once if there is room, else before the next one
+//! that may wait.
+//!
+//! Invariants: no lock is held while the thread sleeps in the kernel; once lost, a link stays lost, and says why.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use vgem_os::seqpacket::{Packet, Socket};
+use vgem_os::{Errno, OsError};
+use vgem_proto::error::Refusal;
+use vgem_proto::ids::CauseId;
+use vgem_proto::limits;
+use vgem_proto::message::client::{ClientMessage, Submit};
+
+use crate::counters::Counters;
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::exchange::{Exchange, Reply, RequestId, refusal};
+use crate::patience::{self, Ready};
+
+/// How long a thread sleeps on the socket before it looks at its deadline again.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Unheard answers after which the socket is read in passing.
+const UNHEARD: usize = 32;
+
+/// Pipelined messages after which the socket is looked at in passing.
+const PIPELINED: u32 = 64;
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: Socket,
+    state: Mutex<State>,
+    arrived: Condvar,
+    postponed: AtomicBool,
+    lost: OnceLock<String>,
+    counters: Arc<Counters>,
+    #[cfg(feature = "tokio")]
+    news: tokio::sync::Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    exchange: Exchange,
+    /// The receive buffer, while nobody receives.
+    room: Option<Vec<u8>>,
+    receive_timeout: Duration,
+    outbox: Vec<Vec<u8>>,
+    pipelined: u32,
+}
+
+impl Link {
+    /// A link over a connected socket.
+    pub(crate) fn new(socket: Socket, counters: Arc<Counters>) -> Result<Self> {
+        socket.set_recv_timeout(Some(SLICE))?;
+        socket.set_send_timeout(Some(SLICE))?;
+        let state = State {
+            exchange: Exchange::new(),
+            room: Some(vec![0; limits::MESSAGE_LEN]),
+            receive_timeout: SLICE,
+            outbox: Vec::new(),
+            pipelined: 0,
+        };
+        Ok(Self {
+            socket,
+            state: Mutex::new(state),
+            arrived: Condvar::new(),
+            postponed: AtomicBool::new(false),
+            lost: OnceLock::new(),
+            counters,
+            #[cfg(feature = "tokio")]
+            news: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// Sends a request and waits for its answer; a refusal is an error.
+    pub(crate) fn call(&self, message: impl Into<ClientMessage>, deadline: Deadline) -> Result<Reply> {
+        let id = self.start(&message.into(), deadline, deadline)?;
+        accepted(self.collect(id, deadline)?)
+    }
+
+    /// Sends a request whose answer will be collected; waits for room until `patience` ends.
+    pub(crate) fn start(
+        &self,
+        message: &ClientMessage,
+        deadline: Deadline,
+        patience: Deadline,
+    ) -> Result<RequestId> {
+        let id = self.state().exchange.begin();
+        self.send(&message.encode(id.0, deadline.time(), 0), patience)
+            .inspect_err(|_| self.state().exchange.forsake(id))?;
+        Ok(id)
+    }
+
+    /// Sends a batch, in the storage of `scratch`. With an answer to collect, or pipelined; waits for room until
+    /// `patience` ends.
+    pub(crate) fn submit(
+        &self,
+        batch: &Submit,
+        scratch: &mut Vec<u8>,
+        answer: Answer,
+        deadline: Deadline,
+        patience: Deadline,
+    ) -> Result<RequestId> {
+        let mut state = self.state();
+        let (id, flags) = match answer {
+            Answer::Awaited => (state.exchange.begin(), vgem_proto::message::SUBMIT_REPLY),
+            Answer::OnlyRefusal => (state.exchange.number(), 0),
+        };
+        state.pipelined += 1;
+        let read = state.pipelined >= PIPELINED;
+        if read {
+            state.pipelined = 0;
+        }
+        drop(state);
+        *scratch = batch.encode_into(std::mem::take(scratch), id.0, deadline.time(), flags);
+        self.send(scratch, patience).inspect_err(|_| self.state().exchange.forsake(id))?;
+        if read {
+            self.drain();
+        }
+        Ok(id)
+    }
+
+    /// Sends a request whose answer interests nobody. Never blocks: without room it goes with a later message.
+    pub(crate) fn post(&self, message: &ClientMessage) {
+        if self.lost.get().is_some() {
+            return;
+        }
+        let mut state = self.state();
+        let id = state.exchange.begin_unheard();
+        let bytes = message.encode(id.0, Deadline::after(Duration::from_secs(10)).time(), 0);
+        let room = state.outbox.is_empty() && patience::ready(&self.socket, Ready::Write, Duration::ZERO);
+        if room {
+            match self.socket.send(&bytes, &[]) {
+                Ok(()) => self.counters.sent(),
+                Err(error) if error.would_block() => self.postpone(&mut state, bytes),
+                Err(error) => self.lose(format!("sending: {error}")),
+            }
+        } else {
+            self.postpone(&mut state, bytes);
+        }
+        let read = state.exchange.unheard() >= UNHEARD;
+        drop(state);
+        if read {
+            self.drain();
+        }
+    }
+
+    /// The answer to a request; sleeps for it until the deadline.
+    pub(crate) fn collect(&self, id: RequestId, deadline: Deadline) -> Result<Reply> {
+        let mut state = self.state();
+        loop {
+            if let Some(reply) = state.exchange.take(id) {
+                return Ok(reply);
+            }
+            self.check()?;
+            let remaining = deadline.remaining();
+            if remaining.is_zero() {
+                state.exchange.forsake(id);
+                return Err(Error::Timeout { what: "waiting for the broker's answer" });
+            }
+            state = match state.room.take() {
+                Some(room) => self.lead(state, room, remaining.min(SLICE)),
+                None => {
+                    let slept = self.arrived.wait_timeout(state, remaining.min(SLICE));
+                    slept.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// The answer to a request if it is here already.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn collect_now(&self, id: RequestId) -> Result<Option<Reply>> {
+        match self.state().exchange.take(id) {
+            Some(reply) => Ok(Some(reply)),
+            None => self.check().map(|()| None),
+        }
+    }
+
+    /// Gives up on an answer.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn forsake(&self, id: RequestId) {
+        self.state().exchange.forsake(id);
+    }
+
+    /// Told whenever something has arrived.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn news(&self) -> &tokio::sync::Notify {
+        &self.news
+    }
+
+    /// The socket, to wait for its readiness.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Reads what is there, without waiting for anything.
+    pub(crate) fn drain(&self) {
+        while patience::ready(&self.socket, Ready::Read, Duration::ZERO) && self.lost.get().is_none() {
+            let mut state = self.state();
+            let Some(room) = state.room.take() else { return };
+            drop(self.lead(state, room, Duration::from_millis(1)));
+        }
+    }
+
+    /// The refusal of a pipelined batch, by the cause its points failed with.
+    pub(crate) fn refusal(&self, cause: CauseId) -> Option<Refusal> {
+        self.drain();
+        self.state().exchange.refusal(cause).cloned()
+    }
+
+    /// Looks whether the broker has hung up, and remembers.
+    pub(crate) fn hung_up(&self) -> bool {
+        if self.lost.get().is_none() && patience::ready(&self.socket, Ready::Hangup, Duration::ZERO) {
+            self.lose("it closed the connection".into());
+        }
+        self.lost.get().is_some()
+    }
+
+    /// An error if the link is lost.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.lost.get() {
+            Some(why) => Err(Error::BrokerLost { why: why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends one packet, waiting for room until the deadline.
+    fn send(&self, bytes: &[u8], deadline: Deadline) -> Result<()> {
+        self.check()?;
+        if self.postponed.load(Ordering::Acquire) {
+            self.send_postponed(deadline)?;
+        }
+        self.send_packet(bytes, deadline)
+    }
+
+    fn send_packet(&self, bytes: &[u8], deadline: Deadline) -> Result<()> {
+        loop {
+            match self.socket.send(bytes, &[]) {
+                Ok(()) => {
+                    self.counters.sent();
+                    return Ok(());
+                }
+                Err(error) if error.would_block() => self.make_room(deadline)?,
+                Err(error) if error.errno() == Errno::MSGSIZE => return Err(error.into()),
+                Err(error) => {
+                    self.lose(format!("sending: {error}"));
+                    return self.check();
+                }
+            }
+        }
+    }
+
+    /// The broker reads no more: perhaps because we do not read what it says.
+    fn make_room(&self, deadline: Deadline) -> Result<()> {
+        self.drain();
+        let remaining = deadline.remaining();
+        if remaining.is_zero() {
+            return Err(Error::Timeout { what: "sending to the broker" });
+        }
+        patience::ready(&self.socket, Ready::Write, remaining.min(SLICE));
+        self.check()
+    }
+
+    fn postpone(&self, state: &mut State, bytes: Vec<u8>) {
+        state.outbox.push(bytes);
+        self.postponed.store(true, Ordering::Release);
+    }
+
+    fn send_postponed(&self, deadline: Deadline) -> Result<()> {
+        let mut state = self.state();
+        let outbox = std::mem::take(&mut state.outbox);
+        self.postponed.store(false, Ordering::Release);
+        drop(state);
+        outbox.iter().try_for_each(|bytes| self.send_packet(bytes, deadline))
+    }
+
+    /// Receives one packet as the leader, then gives the room back and tells everybody.
+    fn lead<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        mut room: Vec<u8>,
+        wait: Duration,
+    ) -> MutexGuard<'a, State> {
+        // The kernel counts in microseconds and takes 0 for "for ever".
+        let wait = wait.max(Duration::from_micros(1));
+        let changed = state.receive_timeout != wait;
+        state.receive_timeout = wait;
+        drop(state);
+        if changed && let Err(error) = self.socket.set_recv_timeout(Some(wait)) {
+            self.lose(format!("receiving: {error}"));
+        }
+        let mut fds = Vec::new();
+        let received = self.receive_packet(&mut room, &mut fds, wait);
+        let mut state = self.state();
+        if let Some(len) = received {
+            let bytes = room.get(..len).unwrap_or(&[]);
+            if let Err(fault) = state.exchange.receive(bytes, fds) {
+                self.lose(format!("it broke the protocol: {fault}"));
+            }
+        }
+        state.room = Some(room);
+        self.arrived.notify_all();
+        #[cfg(feature = "tokio")]
+        self.news.notify_waiters();
+        state
+    }
+
+    /// One packet's length, or nothing if none came in time or the link is lost.
+    fn receive_packet(&self, room: &mut [u8], fds: &mut Vec<OwnedFd>, wait: Duration) -> Option<usize> {
+        match self.socket.recv(room, fds) {
+            Ok(Packet::Data { len }) => {
+                self.counters.received();
+                return Some(len);
+            }
+            Ok(Packet::TooLong { len }) => {
+                self.lose(format!("it broke the protocol: a message of {len} bytes"));
+            }
+            Ok(Packet::Closed) => self.lose("it closed the connection".into()),
+            Err(error) => match OsError::from(error) {
+                // Either the time is up, or the socket does not block: then the waiting is done here.
+                error if error.would_block() => drop(patience::ready(&self.socket, Ready::Read, wait)),
+                error => self.lose(format!("receiving: {error}")),
+            },
+        }
+        None
+    }
+
+    fn lose(&self, why: String) {
+        // The first reason stands.
+        drop(self.lost.set(why));
+        self.arrived.notify_all();
+        #[cfg(feature = "tokio")]
+        self.news.notify_waiters();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a batch is answered when all is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Awaited,
+    OnlyRefusal,
+}
+
+/// A reply that is no refusal.
+pub(crate) fn accepted(reply: Reply) -> Result<Reply> {
+    match reply.message {
+        ClientMessage::Refused(refused) => Err(refusal(refused).into()),
+        _ => Ok(reply),
+    }
+}
+
+/// The error for an answer that is not the one the table promises.
+pub(crate) fn unexpected(reply: &Reply) -> Error {
+    Error::Protocol(format!("{} is no answer to this request", reply.message.row().name))
+}
