@@ -1,1 +1,8 @@
-//! See the workspace.
+//! What tests over real processes share: finding the programs, running tools, looking at processes.
+//!
+//! Everything here panics with a sentence instead of returning an error: a test has nobody to give it to.
+#![forbid(unsafe_code)]
+
+pub mod processes;
+pub mod programs;
+pub mod samples;
