@@ -1,0 +1,203 @@
+//! Clients: letting them in, reading their requests, answering, letting them go.
+
+use tracing::{debug, info, warn};
+use vgem_core::io::{Attach, BadRequest, Input, LinkId, PeerFacts};
+use vgem_os::clock;
+use vgem_os::peer::PeerIdentity;
+use vgem_os::seqpacket::{Packet as Received, Socket};
+use vgem_os::{Errno, OsError};
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::{CauseId, Time};
+use vgem_proto::limits;
+use vgem_proto::message::client::{ClientMessage, Refused};
+use vgem_proto::message::{Head, Sender};
+
+use super::link::Link;
+use super::outbox::{CLIENT_BYTES, Packet};
+use super::poller::{Source, TURN};
+use super::shell::{Shell, domain_of};
+
+/// Connections let in before others have their turn.
+const ACCEPTS: usize = 16;
+/// No job, no operand: what a refusal says that is about the whole request.
+const NONE: u16 = u16::MAX;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    link: Link,
+    /// An fd was sent of which it is not known whether it was taken.
+    fd_sent: bool,
+    // Held for the life of the connection: the process itself, not a number that may be used again.
+    _peer: PeerIdentity,
+}
+
+impl Shell {
+    /// Lets those in who wait at the door.
+    pub(super) fn accept(&mut self) {
+        for _ in 0..ACCEPTS {
+            let now = clock::now();
+            if self.gate.opens_at().is_none() && self.gate.admit(now) {
+                match self.listener.accept() {
+                    Ok(socket) => {
+                        if let Err(e) = self.let_in(socket) {
+                            warn!("a connection is refused: {e}");
+                        }
+                        continue;
+                    }
+                    Err(e) if e.would_block() || e.errno() == Errno::CONNABORTED => return,
+                    Err(e) => {
+                        warn!("nobody is let in for a moment: {e}");
+                        self.gate.refuse(now);
+                    }
+                }
+            }
+            // The door stays ready while somebody waits there: not looking at it is the only way to sleep.
+            if let Err(e) = self.poller.remove(&self.listener) {
+                debug!("{e}");
+            }
+            return;
+        }
+    }
+
+    /// Looks at the door again, if it is time.
+    pub(super) fn reopen_gate(&mut self) {
+        if self.gate.open(clock::now())
+            && let Err(e) = self.poller.add(&self.listener, Source::Listener)
+        {
+            warn!("{e}");
+            self.gate.refuse(clock::now());
+        }
+    }
+
+    fn let_in(&mut self, socket: Socket) -> Result<(), OsError> {
+        let peer = socket.peer()?;
+        let mut token = [0_u8; 16];
+        rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| OsError::new("getrandom", e))?;
+        let (high, low) = token.split_at(8);
+        let half = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+        let facts = PeerFacts {
+            uid: peer.uid,
+            pid: peer.pid.unsigned_abs(),
+            domain: domain_of(peer.uid),
+            token: [half(high), half(low)],
+        };
+        let id = LinkId(self.next_link);
+        let link = Link::new(socket, Source::Client(id), CLIENT_BYTES, &self.poller)?;
+        self.next_link += 1;
+        self.clients.insert(id, Client { link, fd_sent: false, _peer: peer });
+        self.happen(Input::Connected { link: id, peer: facts });
+        Ok(())
+    }
+
+    /// Takes what a client has sent, as far as its turn goes.
+    pub(super) fn client_ready(&mut self, id: LinkId) {
+        for turn in 0..TURN {
+            let Some(client) = self.clients.get_mut(&id) else { return };
+            match client.link.take(&mut self.buffer, turn == 0) {
+                Ok(Some(Received::Data { len })) => {
+                    // Asking again is how a client shows that it took what it was sent before.
+                    if std::mem::take(&mut client.fd_sent) && client.link.is_drained() {
+                        self.happen(Input::Received { link: id });
+                    }
+                    self.happen(request(id, self.buffer.get(..len).unwrap_or_default()));
+                }
+                Ok(Some(Received::TooLong { len })) => {
+                    let request = Head::request_of(&self.buffer);
+                    let fault = BadRequest::TooLarge { len: len as u64 };
+                    self.happen(Input::BadRequest { link: id, request, fault });
+                }
+                Ok(Some(Received::Closed)) => return self.forget(id),
+                Ok(None) => return,
+                Err(e) => {
+                    debug!("{id:?}: {e}");
+                    return self.forget(id);
+                }
+            }
+        }
+    }
+
+    /// Sends what waits for a client.
+    pub(super) fn client_writable(&mut self, id: LinkId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if let Err(e) = client.link.flush(&self.poller) {
+            debug!("{id:?}: {e}");
+            self.forget(id);
+        }
+    }
+
+    /// Answers a client, with the fds of the answer if they can be had.
+    pub(super) fn reply(&mut self, id: LinkId, request: u64, message: &ClientMessage, attach: Attach) {
+        if !self.clients.contains_key(&id) {
+            return;
+        }
+        let packet = match self.attached(attach) {
+            Ok(fds) if fds.is_empty() => Packet::plain(message.encode(request, Time(0), 0)),
+            Ok(fds) => {
+                let refused = OsError::new("sendmsg", Errno::TOOMANYREFS);
+                let bytes = message.encode(request, Time(0), 0);
+                Packet { bytes, fds, instead: Some(no_fds(request, &refused)) }
+            }
+            Err(e) => Packet::plain(no_fds(request, &e)),
+        };
+        self.send_client(id, packet);
+    }
+
+    /// Sends a client a message; drops one that does not read.
+    pub(super) fn send_client(&mut self, id: LinkId, packet: Packet) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.fd_sent |= !packet.fds.is_empty();
+        match client.link.send(packet, &self.poller) {
+            Ok(true) => {}
+            Ok(false) => self.disconnect(id, "it does not read its answers"),
+            Err(e) => {
+                debug!("{id:?}: {e}");
+                self.forget(id);
+            }
+        }
+    }
+
+    /// Closes a connection. What was sent can still be read.
+    pub(super) fn disconnect(&mut self, id: LinkId, why: &str) {
+        info!("client connection {} is dropped: {why:?}", id.0);
+        if let Some(client) = self.clients.get_mut(&id)
+            && let Err(e) = client.link.flush(&self.poller)
+        {
+            debug!("{id:?}: {e}");
+        }
+        self.forget(id);
+    }
+
+    /// A connection is gone. Core hears of it after what is being carried out.
+    fn forget(&mut self, id: LinkId) {
+        if self.clients.remove(&id).is_none() {
+            return;
+        }
+        self.inputs.push_back(Input::Hangup { link: id });
+        if !self.memory.is_exact() {
+            self.inputs.push_back(Input::ExportHint { object: None });
+        }
+    }
+}
+
+/// What a packet is to core.
+fn request(link: LinkId, bytes: &[u8]) -> Input {
+    match ClientMessage::decode(bytes, Sender::Client, 0) {
+        Ok((head, message)) => Input::Request { link, head, message },
+        Err(fault) => {
+            let request = Head::request_of(bytes);
+            Input::BadRequest { link, request, fault: BadRequest::Malformed(fault) }
+        }
+    }
+}
+
+/// The answer in place of one whose fds cannot be had.
+fn no_fds(request: u64, e: &OsError) -> Vec<u8> {
+    let mut text = format!("the answer's file descriptors cannot be sent: {e}").into_bytes();
+    text.truncate(limits::TEXT_LEN);
+    let value = u64::from(e.errno().raw_os_error().unsigned_abs());
+    let refused =
+        Refused { code: ErrorCode::System, job: NONE, part: NONE, value, limit: 0, cause: CauseId::NONE, text };
+    refused.encode(request, Time(0), 0)
+}

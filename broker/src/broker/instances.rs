@@ -1,0 +1,236 @@
+//! Driver instances: their links, their ends, and what their pages show when they are gone.
+//!
+//! ```text
+//!   InstanceStarted ─► linked ── closed, or nonsense, or core says so ─► killed ─┐
+//!                        └────────────────── its process ends ───────────────────┴─► gone
+//! ```
+//!
+//! An instance is gone when its pidfd says so *and* the keeper has told how it ended. Before core hears of it,
+//! what it had sent is taken to the end and its fence pages are read: nothing it did is lost, and nothing it may
+//! still do is believed.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use tracing::{info, warn};
+use vgem_core::io::{Attach, Input, InstanceEnd, PairId, Settled};
+use vgem_os::OsError;
+use vgem_os::fence::{KeeperFace, Slot};
+use vgem_os::seqpacket::{Packet as Received, Socket};
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{CauseId, InstanceId, PageId, Point, Time, TimelineKey};
+use vgem_proto::message::Sender;
+use vgem_proto::message::driver::DriverMessage;
+use vgem_proto::message::keeper::KillInstance;
+
+use super::link::Link;
+use super::outbox::Packet;
+use super::poller::{Source, TURN};
+use super::shell::Shell;
+
+/// One driver process.
+#[derive(Debug)]
+pub(super) struct Instance {
+    link: Link,
+    pidfd: OwnedFd,
+    /// Its process has ended: its pidfd says so.
+    ended: bool,
+    /// How, as the keeper says.
+    status: Option<i32>,
+    /// Why it was killed, if the shell did it.
+    fault: Option<InstanceEnd>,
+    /// The pairs it signals in, by its own number of the page.
+    pages: BTreeMap<PageId, PairId>,
+    /// Where each of its timelines is shown.
+    shown: BTreeMap<TimelineKey, Vec<(PairId, Slot)>>,
+}
+
+impl Instance {
+    /// Keeps track of where it signals, from what it is told.
+    fn told(&mut self, message: &DriverMessage, attach: Attach) {
+        match (message, attach) {
+            (DriverMessage::SignalPage(page), Attach::Signaller(pair)) => {
+                self.pages.insert(page.page, pair);
+            }
+            (DriverMessage::DropSignalPage(page), _) => {
+                if let Some(pair) = self.pages.remove(&page.page) {
+                    self.shown.values_mut().for_each(|places| places.retain(|place| place.0 != pair));
+                }
+            }
+            (DriverMessage::Publish(publish), _) => {
+                if let (Some(pair), Some(slot)) = (self.pages.get(&publish.page), Slot::new(publish.slot)) {
+                    self.shown.entry(publish.timeline).or_default().push((*pair, slot));
+                }
+            }
+            (DriverMessage::Retire(retire), _) => {
+                let place = self.pages.get(&retire.page).copied().zip(Slot::new(retire.slot));
+                if let Some(places) = self.shown.get_mut(&retire.timeline) {
+                    places.retain(|shown| Some(*shown) != place);
+                    if places.is_empty() {
+                        self.shown.remove(&retire.timeline);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Shell {
+    /// Takes a new instance in.
+    pub(super) fn adopt_instance(
+        &mut self,
+        instance: InstanceId,
+        socket: Socket,
+        pidfd: OwnedFd,
+    ) -> Result<(), OsError> {
+        // A driver has no fd to give; where the kernel can refuse one it does.
+        socket.set_pass_rights(false)?;
+        let link = Link::new(socket, Source::Instance(instance), usize::MAX, &self.poller)?;
+        self.poller.add(&pidfd, Source::Process(instance))?;
+        let (pages, shown) = (BTreeMap::new(), BTreeMap::new());
+        let new = Instance { link, pidfd, ended: false, status: None, fault: None, pages, shown };
+        self.instances.insert(instance, new);
+        Ok(())
+    }
+
+    /// Takes what an instance has sent, as far as its turn goes.
+    pub(super) fn instance_ready(&mut self, id: InstanceId, most: usize) {
+        for turn in 0..most {
+            let Some(instance) = self.instances.get_mut(&id) else { return };
+            if matches!(instance.fault, Some(InstanceEnd::Broke(_))) {
+                return;
+            }
+            match instance.link.take(&mut self.buffer, turn == 0 || most > TURN) {
+                Ok(Some(Received::Data { len })) => {
+                    let bytes = self.buffer.get(..len).unwrap_or_default();
+                    match DriverMessage::decode(bytes, Sender::Driver, 0) {
+                        Ok((_, message)) => self.happen(Input::Driver { instance: id, message }),
+                        Err(e) => return self.fault(id, InstanceEnd::Broke(e.to_string())),
+                    }
+                }
+                Ok(Some(Received::TooLong { len })) => {
+                    return self.fault(id, InstanceEnd::Broke(format!("a message of {len} bytes")));
+                }
+                Ok(Some(Received::Closed)) => return self.fault(id, InstanceEnd::HungUp),
+                Ok(None) => return,
+                Err(e) => {
+                    tracing::debug!("{id}: {e}");
+                    return self.fault(id, InstanceEnd::HungUp);
+                }
+            }
+        }
+    }
+
+    /// Sends what waits for an instance.
+    pub(super) fn instance_writable(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        if let Err(e) = instance.link.flush(&self.poller) {
+            tracing::debug!("{id}: {e}");
+            self.fault(id, InstanceEnd::HungUp);
+        }
+    }
+
+    /// Sends a message to an instance, with its fds if they can be had.
+    pub(super) fn to_driver(&mut self, id: InstanceId, message: &DriverMessage, attach: Attach) {
+        let fds = match self.attached(attach) {
+            Ok(fds) => fds,
+            Err(e) => {
+                warn!("{id} does not get {}: {e}", message.row().name);
+                return;
+            }
+        };
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        if instance.fault.is_some() {
+            return;
+        }
+        instance.told(message, attach);
+        let packet = Packet { bytes: message.encode(0, Time(0), 0), fds, instead: None };
+        if let Err(e) = instance.link.send(packet, &self.poller) {
+            tracing::debug!("{id}: {e}");
+            self.fault(id, InstanceEnd::HungUp);
+        }
+    }
+
+    /// Has the keeper kill an instance; it is gone when its process is.
+    pub(super) fn kill(&mut self, instance: InstanceId) {
+        self.ask_keeper(&KillInstance { instance }.into(), Vec::new());
+    }
+
+    /// An instance's process has ended.
+    pub(super) fn process_ended(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        instance.ended = true;
+        // It stays readable for ever.
+        if let Err(e) = self.poller.remove(&instance.pidfd) {
+            warn!("{id}: {e}");
+        }
+        self.forget_if_gone(id);
+    }
+
+    /// The keeper says how an instance ended.
+    pub(super) fn instance_exited(&mut self, id: InstanceId, status: i32) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        instance.status = Some(status);
+        self.forget_if_gone(id);
+    }
+
+    /// Ends an instance that did what none may.
+    fn fault(&mut self, id: InstanceId, end: InstanceEnd) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        if instance.fault.is_some() {
+            return;
+        }
+        if let InstanceEnd::Broke(how) = &end {
+            warn!("{id} breaks the protocol and is killed: {how:?}");
+        }
+        let ended = instance.ended;
+        instance.fault = Some(end);
+        // Its socket would be reported as readable for ever.
+        if let Err(e) = self.poller.remove(instance.link.socket()) {
+            warn!("{id}: {e}");
+        }
+        if !ended {
+            self.kill(id);
+        }
+    }
+
+    fn forget_if_gone(&mut self, id: InstanceId) {
+        let Some(Instance { ended: true, status: Some(status), .. }) = self.instances.get(&id) else { return };
+        let status = *status;
+        // What it sent before it ended counts; there is an end to it.
+        self.instance_ready(id, usize::MAX);
+        let Some(instance) = self.instances.remove(&id) else { return };
+        let settled = self.read_pages(&instance);
+        let end = match instance.fault {
+            Some(InstanceEnd::Broke(how)) => InstanceEnd::Broke(how),
+            // A process that ends closes its link first: how it ended says more.
+            _ => InstanceEnd::Exited(status),
+        };
+        info!("{id} is gone: {end:?}");
+        self.happen(Input::InstanceGone { instance: id, end, settled });
+    }
+
+    /// What the pages of an instance show: of each timeline the furthest slot.
+    fn read_pages(&self, instance: &Instance) -> Vec<Settled> {
+        let furthest = |(timeline, places): (&TimelineKey, &Vec<(PairId, Slot)>)| {
+            let seen = places.iter().filter_map(|(pair, slot)| settled(self.pairs.get(pair)?, *slot, *timeline));
+            seen.max_by_key(|settled| settled.value)
+        };
+        instance.shown.iter().filter_map(furthest).collect()
+    }
+}
+
+/// What a slot shows of a timeline; nothing if it does not show that timeline.
+fn settled(page: &KeeperFace, slot: Slot, timeline: TimelineKey) -> Option<Settled> {
+    let seen = page.slot(slot);
+    let failure = |f: &vgem_os::fence::Failure| {
+        let failure = Failure { code: ErrorCode::from_number(f.code), cause: CauseId(f.cause) };
+        (Point(f.point), failure)
+    };
+    (seen.generation == timeline.generation).then(|| Settled {
+        timeline,
+        value: Point(seen.value),
+        failures: seen.failures.iter().map(failure).collect(),
+    })
+}

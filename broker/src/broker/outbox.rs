@@ -1,0 +1,196 @@
+//! What is to be sent over one link, in order.
+//!
+//! A message goes out at once if nothing is waiting and the socket has room; else it waits here, fds and all, until
+//! the socket can be written again. For a client what waits is bounded, in bytes and in messages: one that does not
+//! read is dropped, and nobody else notices.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use vgem_os::OsError;
+use vgem_os::seqpacket::Socket;
+
+/// Most bytes that wait for a client, beyond what its socket holds.
+pub(super) const CLIENT_BYTES: usize = 64 * 1024;
+/// One fd may wait per so many bytes that may: each is an open file of the broker's.
+const BYTES_PER_FD: usize = 1024;
+
+/// A message on its way.
+#[derive(Debug)]
+pub(super) struct Packet {
+    /// Its bytes.
+    pub(super) bytes: Vec<u8>,
+    /// Its fds.
+    pub(super) fds: Vec<OwnedFd>,
+    /// Sent in its place if the kernel refuses its fds; nothing is sent without it.
+    pub(super) instead: Option<Vec<u8>>,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Everything is sent.
+    All,
+    /// Something waits for room: tell when the socket can be written.
+    Waiting,
+    /// More waits than may.
+    Overflow,
+}
+
+/// The messages that wait.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    waiting: VecDeque<Packet>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Packet {
+    /// A message without fds.
+    pub(super) fn plain(bytes: Vec<u8>) -> Self {
+        Self { bytes, fds: Vec::new(), instead: None }
+    }
+}
+
+impl Outbox {
+    /// An empty one that may hold `limit` bytes.
+    pub(super) const fn new(limit: usize) -> Self {
+        Self { waiting: VecDeque::new(), bytes: 0, limit }
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Fds that wait.
+    fn fds(&self) -> usize {
+        self.waiting.iter().map(|packet| packet.fds.len()).sum()
+    }
+
+    /// Sends a message after those that wait.
+    ///
+    /// # Errors
+    /// What the kernel says of the link; it cannot be used any more.
+    pub(super) fn send(&mut self, socket: &Socket, packet: Packet) -> Result<Sent, OsError> {
+        let mut packet = packet;
+        if self.waiting.is_empty() {
+            match transmit(socket, &mut packet)? {
+                Sent::All => return Ok(Sent::All),
+                Sent::Waiting | Sent::Overflow => {}
+            }
+        }
+        self.bytes = self.bytes.saturating_add(packet.bytes.len());
+        if self.bytes > self.limit || self.fds() > self.limit / BYTES_PER_FD {
+            return Ok(Sent::Overflow);
+        }
+        self.waiting.push_back(packet);
+        Ok(Sent::Waiting)
+    }
+
+    /// Sends what waits, as far as there is room.
+    ///
+    /// # Errors
+    /// As [`Outbox::send`].
+    pub(super) fn flush(&mut self, socket: &Socket) -> Result<Sent, OsError> {
+        while let Some(packet) = self.waiting.front_mut() {
+            if transmit(socket, packet)? == Sent::Waiting {
+                return Ok(Sent::Waiting);
+            }
+            if let Some(packet) = self.waiting.pop_front() {
+                self.bytes = self.bytes.saturating_sub(packet.bytes.len());
+            }
+        }
+        Ok(Sent::All)
+    }
+}
+
+/// Sends one message, or what is to be sent instead; [`Sent::Waiting`] if there is no room.
+fn transmit(socket: &Socket, packet: &mut Packet) -> Result<Sent, OsError> {
+    if packet.fds.is_empty() {
+        return outcome(socket.send(&packet.bytes, &[]));
+    }
+    let fds: Vec<BorrowedFd<'_>> = packet.fds.iter().map(OwnedFd::as_fd).collect();
+    match socket.send(&packet.bytes, &fds) {
+        // The peer refuses fds, or too many are on their way already: this message's failure, not the link's.
+        Err(e) if e.errno() == vgem_os::Errno::PERM || e.is_resource() => {
+            tracing::debug!("fds not sent: {e}");
+            packet.fds.clear();
+            match packet.instead.take() {
+                Some(instead) => {
+                    packet.bytes = instead;
+                    outcome(socket.send(&packet.bytes, &[]))
+                }
+                None => Ok(Sent::All),
+            }
+        }
+        sent => outcome(sent),
+    }
+}
+
+fn outcome(sent: Result<(), OsError>) -> Result<Sent, OsError> {
+    match sent {
+        Ok(()) => Ok(Sent::All),
+        Err(e) if e.would_block() => Ok(Sent::Waiting),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vgem_os::seqpacket::Packet as Received;
+
+    fn pair() -> (Socket, Socket) {
+        let (a, b) = Socket::pair().expect("a pair");
+        a.set_nonblocking(true).expect("non-blocking");
+        b.set_nonblocking(true).expect("non-blocking");
+        (a, b)
+    }
+
+    /// Fills the socket so that the next message waits.
+    fn fill(socket: &Socket) -> usize {
+        (0..).take_while(|_| socket.send(&[0; 1024], &[]).is_ok()).count()
+    }
+
+    #[test]
+    fn what_waits_goes_out_in_order_once_there_is_room() {
+        let (a, b) = pair();
+        let mut outbox = Outbox::new(CLIENT_BYTES);
+        let filled = fill(&a);
+        for byte in [1, 2] {
+            assert_eq!(outbox.send(&a, Packet::plain(vec![byte; 100])), Ok(Sent::Waiting));
+        }
+        let mut buffer = [0; 2048];
+        for _ in 0..filled {
+            assert!(matches!(b.recv_plain(&mut buffer), Ok(Received::Data { .. })));
+        }
+        assert_eq!(outbox.flush(&a), Ok(Sent::All));
+        for byte in [1, 2] {
+            assert_eq!(b.recv_plain(&mut buffer), Ok(Received::Data { len: 100 }));
+            assert_eq!(buffer[0], byte);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_fills_its_own_box_only_so_far() {
+        let (a, _b) = pair();
+        let mut outbox = Outbox::new(CLIENT_BYTES);
+        fill(&a);
+        let sent = (0..=CLIENT_BYTES / 1024).map(|_| outbox.send(&a, Packet::plain(vec![0; 1024])));
+        assert_eq!(sent.last(), Some(Ok(Sent::Overflow)));
+    }
+
+    #[test]
+    fn a_message_whose_fds_are_refused_is_replaced() {
+        let (a, b) = pair();
+        if !b.set_pass_rights(false).expect("the option") {
+            // This kernel cannot refuse fds, so none are refused.
+            return;
+        }
+        let fds = vec![OwnedFd::from(Socket::pair().expect("a pair").0)];
+        let packet = Packet { bytes: vec![1; 10], fds, instead: Some(vec![2; 20]) };
+        assert_eq!(Outbox::new(CLIENT_BYTES).send(&a, packet), Ok(Sent::All));
+        assert_eq!(b.recv_plain(&mut [0; 64]), Ok(Received::Data { len: 20 }));
+    }
+}

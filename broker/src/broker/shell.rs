@@ -1,0 +1,145 @@
+//! Everything the broker role owns, and how one thing happens after the other.
+//!
+//! An input goes to core; its effects are carried out at once, in order; an effect whose outcome only the kernel
+//! knows leaves an input behind, which happens after the effects of the one before. So core sees one thing at a
+//! time and never finds itself half told.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use vgem_core::Broker;
+use vgem_core::io::{Effects, Input, LinkId, PairId};
+use vgem_os::clock;
+use vgem_os::fence::KeeperFace;
+use vgem_os::seqpacket::{Listener, Socket};
+use vgem_os::selftest::LeaseSupport;
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::{CauseId, DomainId, InstanceId, Time};
+use vgem_proto::limits;
+use vgem_proto::message::keeper::Serving;
+
+use super::clients::Client;
+use super::gate::Gate;
+use super::instances::Instance;
+use super::link::Link;
+use super::memory::Memory;
+use super::poller::{Poller, Source};
+use crate::exit::Failure;
+
+/// What the role owns.
+#[derive(Debug)]
+pub(super) struct Shell {
+    pub(super) core: Broker,
+    pub(super) poller: Poller,
+    pub(super) keeper: Link,
+    pub(super) listener: Listener,
+    pub(super) gate: Gate,
+    pub(super) clients: HashMap<LinkId, Client>,
+    /// The number of the next connection.
+    pub(super) next_link: u64,
+    pub(super) instances: BTreeMap<InstanceId, Instance>,
+    pub(super) memory: Memory,
+    /// The pairs of fence pages.
+    pub(super) pairs: HashMap<PairId, KeeperFace>,
+    /// Where messages are received, one at a time.
+    pub(super) buffer: Vec<u8>,
+    /// For tools.
+    pub(super) features: Vec<String>,
+    /// When it began, nanoseconds.
+    pub(super) began: u64,
+    /// The connection whose request is being carried out.
+    pub(super) asking: Option<LinkId>,
+    pub(super) inputs: VecDeque<Input>,
+    effects: Effects,
+    /// How it ends, once it does.
+    over: Option<Result<(), Failure>>,
+}
+
+impl Shell {
+    pub(super) fn new(
+        core: Broker,
+        keeper: Socket,
+        listener: Listener,
+        lease: LeaseSupport,
+    ) -> Result<Self, Failure> {
+        let poller = Poller::new()?;
+        let memory = Memory::new(&lease)?;
+        poller.add(&listener, Source::Listener)?;
+        poller.add(memory.watcher(), Source::Watcher)?;
+        let keeper = Link::new(keeper, Source::Keeper, usize::MAX, &poller)?;
+        Ok(Self {
+            core,
+            poller,
+            keeper,
+            listener,
+            gate: Gate::default(),
+            clients: HashMap::new(),
+            next_link: 1,
+            instances: BTreeMap::new(),
+            memory,
+            pairs: HashMap::new(),
+            buffer: vec![0; limits::MESSAGE_LEN],
+            features: Vec::new(),
+            began: clock::now(),
+            asking: None,
+            inputs: VecDeque::new(),
+            effects: Effects::new(),
+            over: None,
+        })
+    }
+
+    /// Tells the keeper that clients are served from now on, and starts what is wanted beforehand.
+    pub(super) fn begin(&mut self, prestart: Option<u32>) {
+        self.ask_keeper(&Serving {}.into(), Vec::new());
+        match prestart {
+            Some(uid) => self.happen(Input::Prestart { domain: domain_of(uid) }),
+            // Core may want pages made before the first client comes.
+            None => self.happen(Input::Tick),
+        }
+    }
+
+    /// Lets something happen, and all that follows from it.
+    pub(super) fn happen(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        self.go_on();
+    }
+
+    /// Lets everything happen that is still to happen.
+    pub(super) fn go_on(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            self.asking = match &input {
+                Input::Request { link, .. } => Some(*link),
+                _ => None,
+            };
+            let mut effects = std::mem::take(&mut self.effects);
+            self.core.apply_into(Time(clock::now()), input, &mut effects);
+            for effect in effects.drain(..) {
+                self.carry_out(effect);
+            }
+            self.effects = effects;
+        }
+    }
+
+    /// Ends the role after what is being done.
+    pub(super) fn end(&mut self, how: Result<(), Failure>) {
+        if self.over.is_none() {
+            self.over = Some(how);
+        }
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn over(&mut self) -> Option<Result<(), Failure>> {
+        self.over.take()
+    }
+
+    /// Fails every point that was not signalled, so that nobody waits for a broker or a driver that is gone.
+    pub(super) fn fail_all_pages(&self) {
+        for page in self.pairs.values() {
+            page.kill_page(ErrorCode::BrokerLost.number(), CauseId::NONE.0);
+        }
+    }
+}
+
+/// The domain of a user: its own.
+pub(super) const fn domain_of(uid: u32) -> DomainId {
+    DomainId(uid)
+}

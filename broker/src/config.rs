@@ -1,0 +1,229 @@
+//! Configuration files: one TOML file, and drop-ins merged over it in the order of their names.
+//!
+//! Everything has a default, so no file is needed, and a file may hold only what it changes. A key nobody knows
+//! is an error that names the file and the key: a typing mistake must not become a silent default.
+//!
+//! ```toml
+//! drivers_dir = "/usr/libexec/vgemd"
+//! [quota]
+//! bytes_mib = 4096
+//! [devices.blk]
+//! roots = ["/srv/data"]
+//! executors = 2
+//! ```
+//!
+//! What is not here: wire limits (`vgem_proto::limits`), and times and bounds that nobody needs to change
+//! (`vgem_core::config`).
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use vgem_core::config::Quotas;
+
+use crate::exit::{Exit, Failure};
+
+/// How many executors a driver can be told to have.
+const EXECUTORS: std::ops::RangeInclusive<u16> = 1..=64;
+
+/// What the files say. Nothing said is the default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the `vgem-driver-*` programs are.
+    pub drivers_dir: Option<PathBuf>,
+    /// What one domain may hold.
+    pub quota: Quota,
+    /// Devices, by name.
+    pub devices: BTreeMap<String, Device>,
+}
+
+/// What one domain may hold at a time; what is not said is as [`Quotas::default`] has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Memory of live objects, MiB.
+    pub bytes_mib: Option<u64>,
+    /// Live objects.
+    pub objects: Option<u64>,
+    /// Names its clients have for objects, together.
+    pub handles: Option<u64>,
+    /// Streams of commands, over all devices.
+    pub queues: Option<u64>,
+    /// Jobs accepted and not yet ended.
+    pub jobs: Option<u64>,
+    /// Clients connected.
+    pub connections: Option<u64>,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Device {
+    /// Folders below which its driver may open files, absolute.
+    pub roots: Option<Vec<PathBuf>>,
+    /// Threads that work on jobs, per driver process.
+    pub executors: Option<u16>,
+}
+
+impl Config {
+    /// Reads `file` and what is in `file.d`. A missing file is an empty one unless it `must_exist`.
+    ///
+    /// # Errors
+    /// [`Exit::Config`], naming the file, and the key where there is one.
+    pub fn read(file: &Path, must_exist: bool) -> Result<Self, Failure> {
+        let mut config = Self::default();
+        match std::fs::read_to_string(file) {
+            Ok(text) => config.overlay(Self::parse(file, &text)?),
+            Err(e) if e.kind() == ErrorKind::NotFound && !must_exist => {}
+            Err(e) => return Err(unreadable(file, &e)),
+        }
+        for drop_in in drop_ins(file)? {
+            let text = std::fs::read_to_string(&drop_in).map_err(|e| unreadable(&drop_in, &e))?;
+            config.overlay(Self::parse(&drop_in, &text)?);
+        }
+        Ok(config)
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, Failure> {
+        let wrong = |what: &str| Failure::new(Exit::Config, format!("{}: {what}", file.display()));
+        let config: Self = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(0, |at| 1 + text.bytes().take(at.start).filter(|b| *b == b'\n').count());
+            wrong(&format!("line {line}: {}", e.message()))
+        })?;
+        for (name, device) in &config.devices {
+            if let Some(root) = device.roots.iter().flatten().find(|root| !root.is_absolute()) {
+                return Err(wrong(&format!("devices.{name}.roots: {} is not absolute", root.display())));
+            }
+            if device.executors.is_some_and(|count| !EXECUTORS.contains(&count)) {
+                return Err(wrong(&format!("devices.{name}.executors must be from 1 to 64")));
+            }
+        }
+        Ok(config)
+    }
+
+    /// Lets everything that `other` says replace what is said here.
+    fn overlay(&mut self, other: Self) {
+        replace(&mut self.drivers_dir, other.drivers_dir);
+        let (mine, theirs) = (&mut self.quota, other.quota);
+        replace(&mut mine.bytes_mib, theirs.bytes_mib);
+        replace(&mut mine.objects, theirs.objects);
+        replace(&mut mine.handles, theirs.handles);
+        replace(&mut mine.queues, theirs.queues);
+        replace(&mut mine.jobs, theirs.jobs);
+        replace(&mut mine.connections, theirs.connections);
+        for (name, device) in other.devices {
+            let mine = self.devices.entry(name).or_default();
+            replace(&mut mine.roots, device.roots);
+            replace(&mut mine.executors, device.executors);
+        }
+    }
+}
+
+impl Quota {
+    /// The quotas as the rules want them.
+    #[must_use]
+    pub fn quotas(&self) -> Quotas {
+        let usual = Quotas::default();
+        Quotas {
+            bytes: self.bytes_mib.map_or(usual.bytes, |mib| mib.saturating_mul(1 << 20)),
+            objects: self.objects.unwrap_or(usual.objects),
+            handles: self.handles.unwrap_or(usual.handles),
+            queues: self.queues.unwrap_or(usual.queues),
+            jobs: self.jobs.unwrap_or(usual.jobs),
+            connections: self.connections.unwrap_or(usual.connections),
+            ..usual
+        }
+    }
+}
+
+fn replace<T>(place: &mut Option<T>, by: Option<T>) {
+    if by.is_some() {
+        *place = by;
+    }
+}
+
+/// The drop-ins of a file, in the order of their names.
+fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut dir = file.as_os_str().to_owned();
+    dir.push(".d");
+    let dir = PathBuf::from(dir);
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(e) => return Err(unreadable(&dir, &e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| unreadable(&dir, &e))?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn unreadable(path: &Path, e: &std::io::Error) -> Failure {
+    Failure::new(Exit::Config, format!("{}: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("v.toml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_file_and_line() {
+        let text = "[quota]\nobjects = 1\nbytes = 5\n";
+        let said = parse(text).expect_err("bytes is no key");
+        assert!(said.starts_with("v.toml: line 3: unknown field `bytes`"), "{said}");
+    }
+
+    #[test]
+    fn a_relative_root_is_refused() {
+        let said = parse("[devices.blk]\nroots = [\"data\"]").expect_err("relative");
+        assert_eq!(said, "v.toml: devices.blk.roots: data is not absolute");
+    }
+
+    #[test]
+    fn drop_ins_replace_single_keys_in_the_order_of_their_names() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("vgemd.toml");
+        let drop_ins = dir.path().join("vgemd.toml.d");
+        std::fs::create_dir(&drop_ins).expect("a directory");
+        let put = |path: &Path, text: &str| std::fs::write(path, text).expect("a file");
+        put(&file, "[quota]\nobjects = 1\njobs = 1\n[devices.zip]\nexecutors = 1\n");
+        put(&drop_ins.join("20.toml"), "[quota]\nobjects = 3\n");
+        put(&drop_ins.join("10.toml"), "[quota]\nobjects = 2\nqueues = 2\n[devices.zip]\nroots = [\"/\"]\n");
+        put(&drop_ins.join("30.off"), "nonsense");
+        let config = Config::read(&file, true).expect("right files");
+        let quota = Quota { objects: Some(3), jobs: Some(1), queues: Some(2), ..Quota::default() };
+        let zip = Device { executors: Some(1), roots: Some(vec!["/".into()]) };
+        assert_eq!((config.quota, config.devices["zip"].clone()), (quota, zip));
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_only_if_somebody_named_it() {
+        let nowhere = Path::new("/proc/nothing/vgemd.toml");
+        assert_eq!(Config::read(nowhere, false), Ok(Config::default()));
+        assert_eq!(Config::read(nowhere, true).map_err(|e| e.exit()), Err(Exit::Config));
+    }
+
+    #[test]
+    fn the_file_that_is_installed_is_right() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/vgemd.toml");
+        let config = Config::read(&file, true).expect("packaging/vgemd.toml is right");
+        assert!(config.devices.contains_key("blk"));
+    }
+
+    #[test]
+    fn what_is_not_said_is_the_default_of_the_rules() {
+        let quota = Quota { bytes_mib: Some(2), ..Quota::default() };
+        assert_eq!(quota.quotas(), Quotas { bytes: 2 << 20, ..Quotas::default() });
+    }
+}

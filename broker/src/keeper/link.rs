@@ -1,0 +1,103 @@
+//! The keeper's end of its link to the broker.
+//!
+//! The broker never blocks on its end, so waiting here for room in the socket comes to an end; one that does not
+//! read for [`DEAF`] is taken for dead.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use vgem_os::seqpacket::{Packet, RecvError, Socket};
+use vgem_os::{OsError, clock};
+use vgem_proto::codec::Malformed;
+use vgem_proto::ids::Time;
+use vgem_proto::limits;
+use vgem_proto::message::Sender;
+use vgem_proto::message::keeper::KeeperMessage;
+
+use super::wishes::wait_for_room;
+use crate::exit::Failure;
+
+/// How long the broker may not read, nanoseconds.
+const DEAF: u64 = 5_000_000_000;
+
+/// What came from the broker.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// A message with its fds.
+    Message(KeeperMessage, Vec<OwnedFd>),
+    /// Nothing now.
+    Nothing,
+    /// The broker's end is closed.
+    Closed,
+}
+
+/// Why the link cannot be used any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    /// The socket failed.
+    #[error("link failed: {0}")]
+    Os(#[from] OsError),
+    /// Waiting failed.
+    #[error("link failed: {0}")]
+    Wait(#[from] Failure),
+    /// The broker sent what is no message: a bug of ours.
+    #[error("sent a malformed message: {0}")]
+    Malformed(#[from] Malformed),
+    /// The broker sent more than a message may hold: a bug of ours.
+    #[error("sent a message of {0} bytes")]
+    TooLong(usize),
+    /// The broker does not read.
+    #[error("does not read its messages")]
+    Deaf,
+}
+
+/// The link.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Link {
+    /// Over this end of a pair.
+    pub(super) fn new(socket: Socket) -> Result<Self, OsError> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, buffer: vec![0; limits::MESSAGE_LEN] })
+    }
+
+    /// The next message, if there is one.
+    pub(super) fn receive(&mut self) -> Result<Received, LinkError> {
+        let mut fds = Vec::new();
+        match self.socket.recv(&mut self.buffer, &mut fds) {
+            Ok(Packet::Data { len }) => {
+                let bytes = self.buffer.get(..len).unwrap_or_default();
+                let (_, message) = KeeperMessage::decode(bytes, Sender::Broker, fds.len())?;
+                Ok(Received::Message(message, fds))
+            }
+            Ok(Packet::TooLong { len }) => Err(LinkError::TooLong(len)),
+            Ok(Packet::Closed) => Ok(Received::Closed),
+            Err(RecvError::Os(e)) if e.would_block() => Ok(Received::Nothing),
+            Err(e) => Err(OsError::from(e).into()),
+        }
+    }
+
+    /// Sends a message with its fds, once there is room.
+    pub(super) fn send(&self, message: &KeeperMessage, fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+        let bytes = message.encode(0, Time(0), 0);
+        loop {
+            match self.socket.send(&bytes, fds) {
+                Err(e) if e.would_block() => {
+                    if !wait_for_room(self.socket.as_fd(), clock::deadline_in(DEAF))? {
+                        return Err(LinkError::Deaf);
+                    }
+                }
+                sent => return Ok(sent?),
+            }
+        }
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,198 @@
+//! The keeper: starts the broker and the drivers, watches them, ends them, and holds what must outlive them.
+//!
+//! ```text
+//!   configuration ─► place (directory, lock) ─► drivers described ─► socket ─► broker started and set up
+//!                                                                                       │ Serving
+//!      ┌────────────────────────── watch ◄── ready is told (systemd, lifeline) ◄────────┘
+//!      │ a signal, or the lifeline hangs up          the broker ends by itself
+//!      ▼                                             ▼
+//!   Stop to the broker, drivers get a second      everything is killed, exit code 70
+//!      └──────────────► socket, lock and own directory removed ◄┘
+//! ```
+//!
+//! It is not confined, so it never parses a byte that a client sent: its only peer is the broker, whose messages
+//! it decodes by the keeper table. It is one thread, because the kernel ends its children when the *thread* that
+//! started them ends, and it sleeps unless a child, the broker, a signal or the lifeline has something for it.
+//!
+//! Invariants:
+//! - No child outlives it: every one is killed by the kernel with it, and ended and reaped by it when it ends.
+//! - What it made in the file system is removed when it ends, also on the way out of a failed start.
+//! - A `Drop` is always answered, also for an object it never kept.
+
+mod account;
+mod drivers;
+mod family;
+mod features;
+mod instances;
+mod link;
+mod place;
+mod start;
+mod systemd;
+mod wishes;
+
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use tracing::{error, info};
+use vgem_os::OsError;
+use vgem_os::process::limits;
+use vgem_proto::message::keeper::{KeeperMessage, Stop as StopMessage};
+
+pub(crate) use self::account::become_and_exec;
+use self::family::{Family, Member};
+use self::link::{Link, Received};
+use self::place::Place;
+pub(crate) use self::start::{BROKER_LINK, BROKER_LISTENER};
+use self::wishes::Wishes;
+use crate::cli::{Cli, Mode};
+use crate::exit::{Exit, Failure};
+
+/// How long the broker may take to end when it was asked to.
+const BROKER_END: Duration = Duration::from_secs(2);
+/// How long drivers may take to end once their links are closed.
+const DRIVERS_END: Duration = Duration::from_secs(1);
+
+/// Why something is not gone on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stop {
+    /// Somebody wants an orderly end.
+    Asked(&'static str),
+    /// It cannot be gone on with.
+    Failure(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<OsError> for Stop {
+    fn from(e: OsError) -> Self {
+        Self::Failure(e.into())
+    }
+}
+
+/// Runs the role to its end.
+pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
+    let mode = cli.mode(rustix::process::geteuid().as_raw())?;
+    let filter = crate::log::filter(cli.log.as_deref(), mode.log());
+    crate::log::start(&filter)?;
+    // From here on a signal is an orderly end, also in the middle of the start.
+    let wishes = Wishes::new(match mode {
+        Mode::Embedded(fd) => Some(fd),
+        Mode::System | Mode::User => None,
+    })?;
+    // More of both is wanted, but not having it is no reason not to start.
+    for raised in [limits::raise_nofile(), limits::raise_memlock()] {
+        if let Err(e) = raised {
+            tracing::warn!("a limit stays as it is: {e}");
+        }
+    }
+    match keep(cli, mode, &filter, &wishes) {
+        Ok(()) => Ok(()),
+        Err(Stop::Asked(by)) => {
+            info!("not started: {by} wants the end");
+            Ok(())
+        }
+        Err(Stop::Failure(failure)) => Err(failure),
+    }
+}
+
+/// Starts everything and stays until somebody wants the end.
+fn keep(cli: &Cli, mode: Mode, filter: &str, wishes: &Wishes) -> Result<(), Stop> {
+    let config = start::config(cli, mode)?;
+    let mut place = Place::take(cli.dir.as_deref(), mode)?;
+    let accounts = account::Accounts::find(mode);
+    let drivers = drivers::find(cli.drivers.as_deref(), &config, mode, accounts.driver, wishes)?;
+    let listener = place.listen(mode)?;
+    let mut keeper = start::broker(filter, &config, mode, accounts, drivers, listener, wishes)?;
+    info!("serving on {}", place.socket().display());
+    systemd::tell("READY=1");
+    let why = match wishes.ready() {
+        Ok(()) => keeper.watch(wishes),
+        Err(failure) => Stop::Failure(failure),
+    };
+    systemd::tell("STOPPING=1");
+    Ok(keeper.end(why)?)
+}
+
+/// The role while it serves.
+#[derive(Debug)]
+struct Keeper {
+    link: Link,
+    family: Family,
+    instances: instances::Instances,
+}
+
+impl Keeper {
+    /// Serves the broker until it ends, or somebody wants the end.
+    fn watch(&mut self, wishes: &Wishes) -> Stop {
+        let broker = |how: &dyn std::fmt::Display| {
+            Stop::Failure(Failure::new(Exit::Internal, format!("the broker {how}")))
+        };
+        loop {
+            // The link comes last, so that the end of a child is seen also while the broker has much to say.
+            let fds: Vec<_> = self.family.fds().chain([self.link.as_fd()]).collect();
+            let ready = match wishes.wait(&fds, None) {
+                Ok(ready) => ready,
+                Err(stop) => return stop,
+            };
+            let (link, children) = ready.split_last().unwrap_or((&false, &[]));
+            if children.contains(&true) {
+                for member in self.family.ended() {
+                    let told = match member {
+                        Member::Broker(status) => return broker(&format!("ended ({status})")),
+                        Member::Instance(instance, status) => {
+                            instances::Instances::exited(instance, status, &self.link)
+                        }
+                    };
+                    if let Err(e) = told {
+                        return broker(&e);
+                    }
+                }
+            }
+            if *link {
+                match self.hear() {
+                    Ok(true) => {}
+                    Ok(false) => return broker(&"closed its link"),
+                    Err(e) => return broker(&e),
+                }
+            }
+        }
+    }
+
+    /// Does what the broker asks; false if it closed its link.
+    fn hear(&mut self) -> Result<bool, link::LinkError> {
+        match self.link.receive()? {
+            Received::Message(message, fds) => {
+                self.instances.carry_out(message, fds, &mut self.family, &self.link)?;
+                Ok(true)
+            }
+            Received::Nothing => Ok(true),
+            Received::Closed => Ok(false),
+        }
+    }
+
+    /// Ends everybody, and says how that went.
+    fn end(mut self, why: Stop) -> Result<(), Failure> {
+        match why {
+            Stop::Asked(by) => {
+                info!("ending: {by} wants it");
+                let stop = KeeperMessage::from(StopMessage {});
+                if let Err(e) = self.link.send(&stop, &[]) {
+                    tracing::debug!("the broker does not hear of the end: {e}");
+                }
+                self.family.broker_ends(BROKER_END);
+                self.family.instances_end(DRIVERS_END);
+                Ok(())
+            }
+            Stop::Failure(failure) => {
+                error!("{failure}: ending all drivers");
+                let status = self.family.kill_all();
+                let seen = status.map_or(String::new(), |status| format!(" ({status})"));
+                Err(Failure::new(failure.exit(), format!("{failure}{seen}; start vgemd again")))
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The place where the daemon is found: a directory, the lock in it, the socket in it.
+//!
+//! The lock decides who serves there; it is held by an open file, so it goes with the process however that ends.
+//! A socket that a killed daemon left behind is replaced; one that somebody answers at never is.
+//!
+//! Two daemons cannot both hold the lock: the file is looked at again after locking, because the one that ended
+//! a moment ago has removed it.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use vgem_os::Errno;
+use vgem_os::seqpacket::Listener;
+
+use crate::cli::Mode;
+use crate::exit::{Exit, Failure};
+
+const LOCK: &str = "vgemd.lock";
+const SOCKET: &str = "vgemd.sock";
+/// The folder below a runtime directory.
+const FOLDER: &str = "vgemd";
+
+/// The place, until drop: then the socket, the lock and a directory that was made here are removed.
+#[derive(Debug)]
+pub(super) struct Place {
+    dir: PathBuf,
+    socket: PathBuf,
+    own_dir: bool,
+    bound: bool,
+    // Locked. Closing it unlocks.
+    _lock: File,
+}
+
+impl Place {
+    /// Makes the directory if there is none and locks it.
+    pub(super) fn take(asked: Option<&Path>, mode: Mode) -> Result<Self, Failure> {
+        let dir = match asked {
+            Some(dir) => dir.to_owned(),
+            None => usual(mode)?,
+        };
+        let made = make(&dir, mode)?;
+        let locked = lock(&dir.join(LOCK));
+        if locked.is_err() && made {
+            // What was just made and is of no use goes again; if it is in use meanwhile it stays.
+            drop(std::fs::remove_dir(&dir));
+        }
+        // The process that an embedded daemon serves makes its directory, but may not live to remove it.
+        let own_dir = made || matches!(mode, Mode::Embedded(_));
+        Ok(Self { socket: dir.join(SOCKET), dir, own_dir, bound: false, _lock: locked? })
+    }
+
+    /// Where clients connect.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Makes the socket.
+    pub(super) fn listen(&mut self, mode: Mode) -> Result<Listener, Failure> {
+        let listener = Listener::bind(&self.socket, mode.socket_bits()).map_err(|e| match e.errno() {
+            Errno::ADDRINUSE => Failure::new(
+                Exit::Running,
+                format!("{} is in use by something else; end that, or choose another --dir", self.socket.display()),
+            ),
+            Errno::NAMETOOLONG => Failure::new(
+                Exit::Place,
+                format!("{} is longer than a socket's path may be; choose a shorter --dir", self.socket.display()),
+            ),
+            _ => Failure::new(Exit::Place, format!("cannot make {}: {e}", self.socket.display())),
+        })?;
+        self.bound = true;
+        Ok(listener)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.bound {
+            gone(std::fs::remove_file(&self.socket), &self.socket);
+        }
+        let lock = self.dir.join(LOCK);
+        gone(std::fs::remove_file(&lock), &lock);
+        if self.own_dir {
+            // Something of somebody else in it keeps it.
+            drop(std::fs::remove_dir(&self.dir));
+        }
+    }
+}
+
+fn gone(removed: std::io::Result<()>, path: &Path) {
+    match removed {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => tracing::warn!("{} stays behind: {e}", path.display()),
+    }
+}
+
+fn usual(mode: Mode) -> Result<PathBuf, Failure> {
+    match mode {
+        Mode::System => Ok(Path::new("/run").join(FOLDER)),
+        Mode::User | Mode::Embedded(_) => match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(runtime) if Path::new(&runtime).is_absolute() => Ok(Path::new(&runtime).join(FOLDER)),
+            _ => Err(Failure::new(
+                Exit::Place,
+                "XDG_RUNTIME_DIR is not set, so there is no place for the socket; say --dir DIR",
+            )),
+        },
+    }
+}
+
+/// Makes the directory; false if it was there.
+fn make(dir: &Path, mode: Mode) -> Result<bool, Failure> {
+    let failed = |e: std::io::Error| {
+        let exit = if e.kind() == ErrorKind::PermissionDenied { Exit::Permission } else { Exit::Place };
+        Failure::new(exit, format!("cannot make the directory {}: {e}; choose another --dir", dir.display()))
+    };
+    match DirBuilder::new().mode(mode.dir_bits()).create(dir) {
+        Ok(()) => {
+            // And now what the umask took away.
+            std::fs::set_permissions(dir, Permissions::from_mode(mode.dir_bits())).map_err(failed)?;
+            Ok(true)
+        }
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            check(dir, mode)?;
+            Ok(false)
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// A directory that others could put a socket into is not one to serve in.
+fn check(dir: &Path, mode: Mode) -> Result<(), Failure> {
+    let found = std::fs::metadata(dir)
+        .map_err(|e| Failure::new(Exit::Place, format!("{}: {e}", dir.display())))?;
+    if !found.is_dir() {
+        return Err(Failure::new(Exit::Place, format!("{} is not a directory; choose another --dir", dir.display())));
+    }
+    let me = rustix::process::geteuid().as_raw();
+    let others_write = found.mode() & 0o022 != 0;
+    if found.uid() != me || (others_write && mode == Mode::System) {
+        let what = format!("{} belongs to uid {} with mode {:o}", dir.display(), found.uid(), found.mode() & 0o7777);
+        return Err(Failure::new(
+            Exit::Permission,
+            format!("{what}: others could take the socket's place; use a directory of your own"),
+        ));
+    }
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, Failure> {
+    let failed = |e: std::io::Error| {
+        let exit = if e.kind() == ErrorKind::PermissionDenied { Exit::Permission } else { Exit::Place };
+        Failure::new(exit, format!("cannot make {}: {e}", path.display()))
+    };
+    loop {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::new(
+                    Exit::Running,
+                    format!("another vgemd serves there: {} is locked; end it, or choose another --dir", path.display()),
+                ));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        let locked = file.metadata().map_err(failed)?;
+        match std::fs::metadata(path) {
+            Ok(there) if (there.dev(), there.ino()) == (locked.dev(), locked.ino()) => return Ok(file),
+            // The one that held it removed it before it let go: start again with the name's new file.
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODE: Mode = Mode::User;
+
+    #[test]
+    fn a_place_is_taken_once_and_leaves_nothing() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let dir = parent.path().join("d");
+        let mut first = Place::take(Some(&dir), MODE).expect("free");
+        let listener = first.listen(MODE).expect("a socket");
+        let second = Place::take(Some(&dir), MODE).map(drop).map_err(|e| e.exit());
+        assert_eq!(second, Err(Exit::Running));
+        drop((first, listener));
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_stays() {
+        let parent = tempfile::tempdir().expect("a directory");
+        drop(Place::take(Some(parent.path()), MODE).expect("free"));
+        assert_eq!(std::fs::read_dir(parent.path()).expect("still there").count(), 0);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_is_said_with_its_code() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let file = parent.path().join("f");
+        std::fs::write(&file, "").expect("a file");
+        let long = parent.path().join("x".repeat(100));
+        let of = |dir: &Path| Place::take(Some(dir), MODE).and_then(|mut p| p.listen(MODE)).map_err(|e| e.exit());
+        assert_eq!(of(&file).err(), Some(Exit::Place));
+        assert_eq!(of(&long).err(), Some(Exit::Place));
+        assert!(!long.exists());
+    }
+}

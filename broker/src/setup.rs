@@ -1,0 +1,20 @@
+//! What the keeper tells the broker at start, as the JSON of `keeper::Setup`.
+//!
+//! Both are the same program, so this is no protocol that others speak; it holds what only the keeper, which is
+//! not confined, could find out.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Quota;
+
+/// The keeper's word to the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setup {
+    /// What one domain may hold.
+    pub quota: Quota,
+    /// The user whose instances are to run before it asks (user and embedded mode).
+    pub prestart: Option<u32>,
+    /// What the keeper found out about machine and process, one line per feature, for tools.
+    pub features: Vec<String>,
+}
