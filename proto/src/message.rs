@@ -83,10 +83,12 @@ impl Head {
         Ok(head)
     }
 
-    /// The request id in bytes that may be no message at all; 0 if there is none. For answers to bad messages.
+    /// The request id in bytes that may be no message at all; 0 if they have no whole head. For answers to bad
+    /// messages.
     #[must_use]
     pub fn request_of(bytes: &[u8]) -> u64 {
-        Self::take(&mut Reader::new(bytes)).map_or(0, |head| head.request)
+        let head = Reader::new(bytes).array::<HEAD_LEN>();
+        head.ok().and_then(|head| Some(u64::from_le_bytes(*head.get(8..)?.first_chunk()?))).unwrap_or(0)
     }
 }
 

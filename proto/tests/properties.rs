@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::sync::LazyLock;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -39,9 +41,12 @@ fn read_as_everything(bytes: &[u8]) {
 }
 
 /// Every good golden message.
-fn vectors() -> Vec<Vec<u8>> {
-    let files = ["client.hex", "driver.hex", "keeper.hex", "size_first.hex", "descriptions.hex"];
-    files.iter().flat_map(|file| hex::read(&golden(file))).map(|section| section.bytes).collect()
+fn vectors() -> &'static [Vec<u8>] {
+    static VECTORS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let files = ["client.hex", "driver.hex", "keeper.hex", "size_first.hex", "descriptions.hex"];
+        files.iter().flat_map(|file| hex::read(&golden(file))).map(|section| section.bytes).collect()
+    });
+    &VECTORS
 }
 
 /// What may happen to bytes on their way.
@@ -267,8 +272,7 @@ proptest! {
     fn a_changed_good_message_never_makes_a_reader_panic(
         vector in any::<Index>(), changes in vec(change(), 1..6), repair in any::<bool>(),
     ) {
-        let vectors = vectors();
-        read_as_everything(&changed(vector.get(&vectors).clone(), &changes, repair));
+        read_as_everything(&changed(vector.get(vectors()).clone(), &changes, repair));
     }
 
     #[test]

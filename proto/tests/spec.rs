@@ -372,6 +372,6 @@ fn keys_said(topic: &str) -> BTreeSet<String> {
 }
 
 fn keys<T: serde::Serialize>(value: &T) -> BTreeSet<String> {
-    let json = serde_json::to_value(value).unwrap();
+    let json = serde_json::to_value(value).expect("an entry becomes JSON");
     json.as_object().expect("an entry is an object").keys().cloned().collect()
 }

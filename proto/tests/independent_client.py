@@ -1,0 +1,634 @@
+#!/usr/bin/env python3
+"""A client of the vgemd protocol that shares no code with it, written from SPEC.md alone.
+
+    independent_client.py SOCKET            works with a running vgemd, and prints OK
+    independent_client.py --session FILE    builds and reads the worked session (golden/session.hex), and prints OK
+
+It uses the standard library only. Numbers in brackets are the MUSTs of SPEC.md that a line is there for.
+"""
+
+import array
+import ctypes
+import fcntl
+import mmap
+import os
+import socket
+import stat
+import struct
+import sys
+import time
+
+# Chapter 2.
+HEAD = struct.Struct("<IHHQQH6x")
+MESSAGE_LEN = 65536
+FDS_MAX = 253
+
+# Chapter 3.
+READ, WRITE = 1, 2
+DATA, ORDER = 1, 2
+DISCARD, INDIRECT = 1, 2
+SUBMIT_REPLY = 1
+
+# Chapter 10.
+HELLO, CREATE_OBJECT, COMMIT, CLOSE_OBJECT, EXPORT = 1, 10, 11, 12, 13
+LIST_DEVICES, DESCRIBE, OPEN_QUEUE, CLOSE_QUEUE = 20, 21, 22, 23
+SUBMIT, CANCEL, EXPLAIN, INSPECT = 30, 31, 40, 41
+WELCOME, DONE, REFUSED = 101, 102, 103
+OBJECT_CREATED, COMMITTED, EXPORTED = 110, 111, 113
+DEVICES, DESCRIBED, QUEUE_OPENED = 120, 121, 122
+ACCEPTED, CANCELLING, EXPLAINED, PAGE = 130, 131, 140, 141
+
+# Chapter 13.
+TOO_LARGE, NO_SUCH_HANDLE, DENIED, NOT_READY, NO_SUCH_OPERATION, BAD_POINT = 6, 7, 8, 10, 14, 16
+REFUSED_BATCH = 68
+
+# Chapter 8.
+FENCE_MAGIC, INTEREST_MAGIC = 0x50464756, 0x49464756
+SLOTS, PAGE_LEN = 15, 4096
+
+# The kernel's numbers.
+F_ADD_SEALS, F_GET_SEALS = 1033, 1034
+F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
+MADV_POPULATE_WRITE = 23
+FUTEX_WAIT_BITSET, MATCH_ANY = 9, 0xFFFFFFFF
+MEMBARRIER_GLOBAL = 1
+SYSCALLS = {"x86_64": {"futex": 202, "membarrier": 324}, "aarch64": {"futex": 98, "membarrier": 283}}
+EAGAIN, EINTR, ETIMEDOUT = 11, 4, 110
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def syscall(name, *arguments):
+    """Makes a system call; returns its result, or minus the errno."""
+    number = SYSCALLS[os.uname().machine][name]
+    libc.syscall.restype = ctypes.c_long
+    result = libc.syscall(ctypes.c_long(number), *arguments)
+    return -ctypes.get_errno() if result == -1 else result
+
+
+def now():
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def check(holds, what):
+    if not holds:
+        raise AssertionError(what)
+
+
+# ---------------------------------------------------------------- messages (chapters 2 and 10)
+
+
+def padded(part):
+    return part + bytes(-len(part) % 8)
+
+
+def message(opcode, request, fields=b"", arrays=(), flags=0, deadline=0):
+    """A message: `arrays` are (count, stride, bytes)."""
+    fixed = fields + b"".join(struct.pack("<II", count, stride) for count, stride, _ in arrays)
+    fixed = padded(fixed)
+    body = fixed + b"".join(padded(content) for _, _, content in arrays)
+    return HEAD.pack(HEAD.size + len(body), opcode, flags, request, deadline, len(fixed)) + body
+
+
+def text(words):
+    content = words.encode()
+    return (len(content), 1, content)
+
+
+class Message:
+    """A message from the broker, read by the size-first rule."""
+
+    def __init__(self, packet, fds=()):
+        self.fds = list(fds)
+        size, self.opcode, self.flags, self.request, _, fixed = HEAD.unpack_from(packet)
+        check(size == len(packet), f"[M-001] size {size} of {len(packet)} bytes")
+        self.fixed = packet[HEAD.size : HEAD.size + fixed]
+        self.rest = packet[HEAD.size + fixed + (-fixed % 8) :]
+        self.at = 0
+
+    def take(self, form):
+        """The next fields of the fixed part; what it lacks is zero [M-007]."""
+        form = struct.Struct("<" + form)
+        part = self.fixed[self.at : self.at + form.size]
+        self.at += form.size
+        values = form.unpack(part + bytes(form.size - len(part)))
+        return values[0] if len(values) == 1 else values
+
+    def array(self, size):
+        """The next array, as elements of `size` bytes: its head from the fixed part, its body from the rest."""
+        count, stride = self.take("II")
+        if count == 0:
+            return []
+        check(stride > 0, "[M-009] a stride of 0")
+        length = count * stride
+        body, self.rest = self.rest[:length], self.rest[length + (-length % 8) :]
+        elements = [body[n * stride : (n + 1) * stride] for n in range(count)]
+        for element in elements:
+            check(not any(element[size:]), "[M-008] a longer element is not zero at its end")
+        return [element[:size] + bytes(max(0, size - len(element))) for element in elements]
+
+    def arrays(self, *sizes):
+        """All arrays of the message, in order."""
+        return [self.array(size) for size in sizes]
+
+
+class Refusal(Exception):
+    """The broker's answer to what it did not do."""
+
+    def __init__(self, answer):
+        code, job, part, value, limit, cause = answer.take("IHHQQQ")
+        (words,) = answer.arrays(1)
+        self.code, self.job, self.part = code, job, part
+        self.value, self.limit, self.cause = value, limit, cause
+        super().__init__(f"code {code}, value {value}, limit {limit}: {b''.join(words).decode()}")
+
+
+def hello(request, name):
+    return message(HELLO, request, struct.pack("<HH4xQ", 1, 1, 0), [text(name)])
+
+
+def create_object(request, length, name):
+    return message(CREATE_OBJECT, request, struct.pack("<QB7x", length, 0), [text(name)])
+
+
+def open_queue(request, device, depth, deadline):
+    return message(OPEN_QUEUE, request, struct.pack("<QI4x", device, depth), deadline=deadline)
+
+
+def job(queue, point, op, operands=0, params=0, waits=0, flags=0):
+    return struct.pack("<QQQQIHHHHH2x", queue, point, 0, 0, 0, op, flags, operands, params, waits)
+
+
+def operand(number, obj, offset, length, access, flags=0, cell=(0, 0, 0)):
+    cell_object, cell_offset, word = cell
+    return struct.pack(
+        "<QQQQQBBBB4x", obj, offset, length, cell_object, cell_offset, number, word, access, flags
+    )
+
+
+def param(number, value):
+    return struct.pack("<QQQIHBB", value, 0, 0, 0, number, 0, 0)
+
+
+def submit(request, jobs, operands=(), params=(), waits=(), blob=b"", flags=0):
+    lists = [(jobs, 48), (operands, 48), (params, 32), (waits, 24)]
+    arrays = [(len(items), size, b"".join(items)) for items, size in lists]
+    return message(SUBMIT, request, b"", arrays + [(len(blob), 1, blob)], flags)
+
+
+# ---------------------------------------------------------------- descriptions (chapter 6)
+
+
+class Description:
+    """What a device says of itself: operations by name."""
+
+    def __init__(self, content):
+        self.content, self.at = content, 0
+        self.name, self.summary = self.text(), self.text()
+        self.executors = self.number("H")
+        self.operations = {op["name"]: op for op in self.list(self.operation)}
+        check(self.at == len(content), "[M-041] the description goes on after its end")
+
+    def number(self, form):
+        form = struct.Struct("<" + form)
+        check(self.at + form.size <= len(self.content), "[M-041] the description ends early")
+        (value,) = form.unpack_from(self.content, self.at)
+        self.at += form.size
+        return value
+
+    def text(self):
+        length = self.number("H")
+        check(self.at + length <= len(self.content), "[M-041] the description ends early")
+        self.at += length
+        return self.content[self.at - length : self.at].decode()
+
+    def list(self, item):
+        return [item() for _ in range(self.number("H"))]
+
+    def operation(self):
+        op = {"number": self.number("H"), "idempotent": self.number("H"), "run_ms": self.number("I")}
+        op["name"], op["summary"], op["value"] = self.text(), self.text(), self.text()
+        op["operands"], op["params"] = self.list(self.operand), self.list(self.param)
+        return op
+
+    def operand(self):
+        direction, required, touch, zero = (self.number("B") for _ in range(4))
+        check(direction in (1, 2, 3, 4) and touch in (1, 2) and zero == 0, "[M-041] an operand")
+        align, shortest, longest = self.number("I"), self.number("Q"), self.number("Q")
+        return {"direction": direction, "required": required, "align": align,
+                "len": (shortest, longest), "name": self.text()}
+
+    def param(self):
+        name, summary = self.text(), self.text()
+        kind, flag = self.number("B"), self.number("B")
+        if kind == 1:
+            rest = {"min": self.number("Q"), "max": self.number("Q"), "default": self.number("Q")}
+        elif kind == 2:
+            rest = {"default": self.number("H"), "words": self.list(self.text)}
+        else:
+            check(kind == 3, "[M-041] a parameter of no kind")
+            rest = {"max_len": self.number("I")}
+        return {"name": name, "summary": summary, "kind": kind, "flag": flag} | rest
+
+    def find(self, operation, operands=(), params=()):
+        """The operation's number, then the places of operands and parameters, by name."""
+        op = self.operations[operation]
+        places = [[o["name"] for o in op["operands"]].index(name) for name in operands]
+        places += [[p["name"] for p in op["params"]].index(name) for name in params]
+        return [op["number"]] + places
+
+
+# ---------------------------------------------------------------- memory and fences (chapters 5 and 8)
+
+
+def verified(fd, length, access):
+    """[M-030] Checks an fd before it is mapped."""
+    seals = fcntl.fcntl(fd, F_GET_SEALS)
+    check(seals & F_SEAL_SHRINK and seals & F_SEAL_GROW, f"[M-031] seals {seals}")
+    facts = os.fstat(fd)
+    check(stat.S_ISREG(facts.st_mode), "not a regular file")
+    check(facts.st_size >= length, f"{facts.st_size} bytes, {length} were promised")
+    mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    check(mode == os.O_RDWR or (access == READ and mode == os.O_RDONLY), f"open mode {mode}")
+    return fd
+
+
+def mapped(fd, length, access):
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if access == WRITE else 0)
+    mapping = mmap.mmap(verified(fd, length, access), length, mmap.MAP_SHARED, protection)
+    os.close(fd)
+    return mapping
+
+
+def populate(mapping):
+    """Touches every page for writing, so that this process pays for it."""
+    try:
+        mapping.madvise(MADV_POPULATE_WRITE)
+    except OSError:
+        for at in range(0, len(mapping), PAGE_LEN):
+            mapping[at] = mapping[at]
+
+
+def full_fence():
+    """[M-077] A sequentially consistent fence; False where the kernel does not offer one."""
+    return syscall("membarrier", ctypes.c_int(MEMBARRIER_GLOBAL), ctypes.c_uint(0), ctypes.c_int(0)) == 0
+
+
+class FencePage:
+    """The observer's side of a pair of pages. CPython neither moves nor tears aligned word accesses [M-070];
+    on the machines this runs on loads are not reordered with loads."""
+
+    def __init__(self, page_fd, interest_fd):
+        self.page = mapped(page_fd, PAGE_LEN, READ)
+        self.interest = mapped(interest_fd, PAGE_LEN, WRITE)
+        for pages, magic in ((self.page, FENCE_MAGIC), (self.interest, INTEREST_MAGIC)):
+            check(struct.unpack_from("<IHH", pages) == (magic, 1, SLOTS), "not a page of this version")
+        self.words32, self.words64 = memoryview(self.page).cast("I"), memoryview(self.page).cast("Q")
+        self.want = memoryview(self.interest).cast("Q")
+        self.doorbell_address = address_of(self.page) + 8
+
+    def u32(self, at):
+        return self.words32[at // 4]
+
+    def u64(self, at):
+        return self.words64[at // 8]
+
+    def look(self, slot, generation, point):
+        """("pending",), ("ok",), ("failed", code, cause) or ("overrun",): chapter 8.1, word for word."""
+        s = 256 * (1 + slot)
+        for _ in range(16):
+            dead_from, death = self.u64(s + 32), self.u32(64)
+            if dead_from != 0 and point >= dead_from:
+                return ("failed", self.u32(s + 48), self.u64(s + 40))
+            dead = ("failed", death, self.u64(72)) if death != 0 else ("pending",)
+            found = self.u32(s)
+            if found != generation:
+                newer = found != 0 and (found - generation) % 2**32 < 2**31
+                return ("overrun",) if newer else dead
+            answer = self.ended(s, point) if self.u64(s + 8) >= point else dead
+            if answer is not None and self.u32(s) == generation:
+                return answer
+        return ("overrun",)
+
+    def ended(self, s, point):
+        count = self.u32(s + 4)
+        if count == 0:
+            return ("ok",)
+        seen = []
+        for entry in range(8):
+            at = s + 64 + 24 * entry
+            failed = self.u64(at)
+            cause, code = self.u64(at + 8), self.u32(at + 16)
+            if failed == 0 or self.u64(at) != failed:
+                continue
+            if failed == point:
+                return ("failed", code, cause)
+            seen.append((failed, entry))
+        if self.u32(s + 4) != count:
+            return None
+        oldest = min(seen, default=(2**64, None))
+        lost = count > 8 or (count == 8 and oldest[1] != 0)
+        return ("overrun",) if lost and point < oldest[0] else ("ok",)
+
+    def wait(self, slot, generation, point, deadline):
+        """Chapter 8.2. Every sleep has an end [M-078]."""
+        try:
+            while True:
+                seen = self.u32(8)
+                self.want[8 + slot] = point
+                fenced = full_fence()
+                answer = self.look(slot, generation, point)
+                if answer != ("pending",):
+                    return answer
+                if now() >= deadline:
+                    return ("timed out",)
+                # Without a fence a wake-up can be lost: then no sleep is longer than a few milliseconds.
+                self.sleep(seen, deadline if fenced else min(deadline, now() + 5_000_000))
+        finally:
+            self.want[8 + slot] = 0
+
+    def sleep(self, seen, deadline):
+        """[M-076] The shared futex, with an absolute deadline."""
+        end = (ctypes.c_long * 2)(deadline // 10**9, deadline % 10**9)
+        result = syscall(
+            "futex", ctypes.c_void_p(self.doorbell_address), ctypes.c_int(FUTEX_WAIT_BITSET),
+            ctypes.c_uint32(seen), ctypes.byref(end), ctypes.c_void_p(None), ctypes.c_uint32(MATCH_ANY),
+        )
+        check(result in (0, -EAGAIN, -EINTR, -ETIMEDOUT), f"futex: {result}")
+
+
+def address_of(mapping):
+    """Where a mapping is, also a read-only one."""
+
+    class Buffer(ctypes.Structure):
+        _fields_ = [("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t),
+                    ("itemsize", ctypes.c_ssize_t), ("readonly", ctypes.c_int), ("ndim", ctypes.c_int),
+                    ("format", ctypes.c_char_p), ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p),
+                    ("suboffsets", ctypes.c_void_p), ("internal", ctypes.c_void_p)]
+
+    buffer = Buffer()
+    get, release = ctypes.pythonapi.PyObject_GetBuffer, ctypes.pythonapi.PyBuffer_Release
+    get.argtypes = [ctypes.py_object, ctypes.POINTER(Buffer), ctypes.c_int]
+    get(mapping, ctypes.byref(buffer), 0)
+    address = buffer.buf
+    release(ctypes.byref(buffer))
+    return address
+
+
+# ---------------------------------------------------------------- the client
+
+
+class Client:
+    """One session. A request is answered before the next is sent, except by submit()."""
+
+    def __init__(self, path):
+        self.link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.link.settimeout(30)
+        self.link.connect(path)
+        self.requests = 0
+        self.pages = {}
+
+    def number(self):
+        self.requests += 1
+        return self.requests
+
+    def receive(self):
+        room = socket.CMSG_SPACE(4 * FDS_MAX)
+        packet, control, flags, _ = self.link.recvmsg(MESSAGE_LEN, room, socket.MSG_CMSG_CLOEXEC)
+        fds = array.array("i")
+        for level, kind, content in control:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        check(packet, "the broker closed the connection")
+        check(not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC), "a truncated packet")
+        return Message(packet, fds)
+
+    def ask(self, request, opcode, fds=(0,)):
+        """Sends a request and receives its answer, which is `opcode` or raises Refusal."""
+        self.link.send(request)
+        return self.answer(HEAD.unpack_from(request)[3], opcode, fds)
+
+    def answer(self, request, opcode, fds=(0,)):
+        answer = self.receive()
+        check(answer.request == request, f"[M-017] request {request} answered as {answer.request}")
+        if answer.opcode == REFUSED:
+            raise Refusal(answer)
+        check(answer.opcode == opcode, f"opcode {answer.opcode} where {opcode} was expected")
+        check(len(answer.fds) in fds, f"[M-013] {len(answer.fds)} fds with opcode {opcode}")
+        return answer
+
+    def refused(self, request, *codes):
+        """Sends a request that must be refused with one of these codes."""
+        try:
+            self.ask(request, -1)
+        except Refusal as refusal:
+            check(refusal.code in codes, f"expected {codes}: {refusal}")
+            return refusal
+        raise AssertionError("not refused")
+
+    def greet(self, name):
+        welcome = self.ask(hello(self.number(), name), WELCOME)
+        _token, _features = welcome.take("16s"), welcome.take("Q")
+        _domain, _client = welcome.take("QQ")
+        version, _zero, message_len = welcome.take("HHI")
+        check((version, message_len) == (1, MESSAGE_LEN), f"version {version}, messages of {message_len}")
+
+    def devices(self):
+        answer = self.ask(message(LIST_DEVICES, self.number()), DEVICES)
+        ids, names = answer.arrays(8, 1)
+        names = b"".join(names).decode().split("\n")
+        return dict(zip(names, (struct.unpack("<Q", i)[0] for i in ids)))
+
+    def describe(self, device):
+        answer = self.ask(message(DESCRIBE, self.number(), struct.pack("<Q", device)), DESCRIBED)
+        check(answer.take("Q") == device, "another device was described")
+        (content,) = answer.arrays(1)
+        return Description(b"".join(content))
+
+    def create(self, length, name):
+        answer = self.ask(create_object(self.number(), length, name), OBJECT_CREATED, (1,))
+        handle, got, rights = answer.take("QQI")
+        check((got, rights) == (length, 7), f"{got} bytes, rights {rights}")
+        return handle, mapped(answer.fds[0], length, WRITE)
+
+    def commit(self, handle):
+        return self.ask(message(COMMIT, self.number(), struct.pack("<Q", handle)), COMMITTED).take("Q")
+
+    def close_object(self, handle):
+        self.ask(message(CLOSE_OBJECT, self.number(), struct.pack("<Q", handle)), DONE)
+
+    def queue(self, device):
+        deadline = now() + 20 * 10**9
+        answer = self.ask(open_queue(self.number(), device, 0, deadline), QUEUE_OPENED, (0, 2))
+        handle, page, _index, generation, depth, slot = answer.take("QQIIIH")
+        if answer.fds:
+            self.pages[page] = FencePage(*answer.fds)
+        check(page in self.pages, "[M-050] a page without its fds")
+        check(depth == 256 and slot < SLOTS and generation != 0, "QueueOpened")
+        return handle, self.pages[page], slot, generation
+
+
+def crc32c(content):
+    table = []
+    for n in range(256):
+        for _ in range(8):
+            n = (n >> 1) ^ (0x82F63B78 if n & 1 else 0)
+        table.append(n)
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+LENGTH = 256 * 1024
+
+
+def work(path):
+    """Fill, copy, and sum what the copy says it produced; then what goes wrong, and that it harms nothing."""
+    client = Client(path)
+    client.greet("independent client")
+    device = client.devices()["copy"]
+    about = client.describe(device)
+    check(about.name == "copy", f"the device calls itself {about.name}")
+
+    data, memory = client.create(2 * LENGTH, "two halves")
+    not_ready = client.refused(message(COMMIT, client.number(), struct.pack("<Q", data)), NOT_READY)
+    check(not_ready.cause == 0, "[M-033]")
+    populate(memory)
+    pinned = client.commit(data)
+    check(0 <= pinned <= 2 * LENGTH, f"[M-034] {pinned} bytes pinned")
+    cells, results = client.create(PAGE_LEN, "cells")
+    populate(results)
+    client.commit(cells)
+    queue, page, slot, generation = client.queue(device)
+
+    fill, fill_output, fill_byte = about.find("fill", ["output"], ["byte"])
+    copy, copy_input, copy_output, copy_result = about.find("copy", ["input", "output", "result"])
+    crc, crc_input, crc_result = about.find("crc32c", ["input", "result"])
+    jobs = [job(queue, 1, fill, 1, 1), job(queue, 2, copy, 3), job(queue, 3, crc, 2)]
+    operands = [
+        operand(fill_output, data, 0, LENGTH, WRITE, DISCARD),
+        operand(copy_input, data, 0, LENGTH, READ),
+        operand(copy_output, data, LENGTH, LENGTH, WRITE, DISCARD),
+        operand(copy_result, cells, 0, 64, WRITE, DISCARD),
+        # As many bytes as the copy produced: word 0 of its cell.
+        operand(crc_input, data, LENGTH, LENGTH, READ, INDIRECT, (cells, 0, 0)),
+        operand(crc_result, cells, 64, 64, WRITE, DISCARD),
+    ]
+    client.link.send(submit(client.number(), jobs, operands, [param(fill_byte, 0xA5)]))
+    deadline = now() + 20 * 10**9
+    for point in (3, 2, 1):
+        state = page.wait(slot, generation, point, deadline)
+        check(state == ("ok",), f"point {point}: {state}")
+    check(memory[:] == b"\xa5" * (2 * LENGTH), "the memory is not what was asked for")
+    produced, _value, started, ended = struct.unpack_from("<QQQQ", results, 0)
+    check(produced == LENGTH and 0 < started <= ended, f"[M-059] {produced} bytes, {started} to {ended}")
+    summed = struct.unpack_from("<Q", results, 64 + 8)[0]
+    check(summed == crc32c(memory[LENGTH:]), f"checksum {summed:#x}")
+
+    # A refused batch keeps its points, and they fail with its cause [M-053, M-055].
+    bad = submit(client.number(), [job(queue, 4, 999)])
+    refusal = client.refused(bad, NO_SUCH_OPERATION)
+    check(refusal.job == 0 and refusal.cause != 0, f"{refusal}")
+    state = page.wait(slot, generation, 4, now() + 20 * 10**9)
+    check(state == ("failed", REFUSED_BATCH, refusal.cause), f"point 4: {state}")
+    explain = message(EXPLAIN, client.number(), struct.pack("<Q", refusal.cause))
+    check(client.ask(explain, EXPLAINED).take("Q") == refusal.cause, "another cause was explained")
+
+    # A point that is not the next, a handle that is none, a message that is too long: nothing changes.
+    wrong = client.refused(submit(client.number(), [job(queue, 9, fill, 0, 0)]), BAD_POINT)
+    check((wrong.value, wrong.limit, wrong.cause) == (9, 5, 0), f"[M-051] {wrong}")
+    client.refused(message(COMMIT, client.number(), struct.pack("<Q", 0xFFFF)), NO_SUCH_HANDLE)
+    client.link.send(HEAD.pack(100 * 1024, HELLO, 0, 0, 0, 0) + bytes(100 * 1024 - HEAD.size))
+    try:
+        client.answer(0, -1)
+        raise AssertionError("[M-015] 100 KiB were taken")
+    except Refusal as refusal:
+        check((refusal.code, refusal.value, refusal.limit) == (TOO_LARGE, 102400, MESSAGE_LEN), f"{refusal}")
+
+    # The connection is usable and the queue goes on; this time an answer is asked for.
+    again = submit(
+        request := client.number(), [job(queue, 5, fill, 1, 1)],
+        [operand(fill_output, data, 0, LENGTH, WRITE, DISCARD)], [param(fill_byte, 7)], flags=SUBMIT_REPLY,
+    )
+    client.ask(again, ACCEPTED)
+    check(request == client.requests, "requests are numbered here")
+    state = page.wait(slot, generation, 5, now() + 20 * 10**9)
+    check(state == ("ok",) and memory[LENGTH - 1] == 7 and memory[LENGTH] == 0xA5, f"point 5: {state}")
+    check(page.look(slot, generation, 4)[0] == "failed", "[M-074] a later success hides an earlier failure")
+
+    client.ask(message(CLOSE_QUEUE, client.number(), struct.pack("<Q", queue)), DONE)
+    for handle in (data, cells):
+        client.close_object(handle)
+    closed = client.refused(message(CLOSE_OBJECT, client.number(), struct.pack("<Q", data)), NO_SUCH_HANDLE)
+    check(closed.value == data, f"[M-039] {closed}")
+    # [M-024] The mapping outlives the handle.
+    check(memory[0] == 7, "the memory went with its handle")
+
+
+# ---------------------------------------------------------------- the worked session (chapter 15)
+
+
+def sections(path):
+    found = []
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("["):
+                found.append((line.strip()[1:-1], bytearray()))
+            elif line.strip() and not line.startswith("#") and ": " not in line:
+                found[-1][1].extend(bytes.fromhex(line.split()[1]))
+    return found
+
+
+def session(path):
+    """Builds every request of the worked session and reads every answer."""
+    messages = dict(sections(path))
+    number = lambda name: HEAD.unpack_from(messages[name])[3]
+    described = Message(bytes(messages["Described"]))
+    device = described.take("Q")
+    about = Description(b"".join(described.arrays(1)[0]))
+    opened = Message(bytes(messages["QueueOpened"]))
+    queue, page, _index, generation, depth, slot = opened.take("QQIIIH")
+    check((page, generation, depth, slot) == (0, 1, 256, 0), "QueueOpened")
+    created = Message(bytes(messages["ObjectCreated"]))
+    obj, length, rights = created.take("QQI")
+    check((length, rights) == (8192, 7), "ObjectCreated")
+    listed = Message(bytes(messages["Devices"]))
+    ids, names = listed.arrays(8, 1)
+    check((ids, b"".join(names)) == ([struct.pack("<Q", device)], b"copy"), "Devices")
+    fill, output, byte = about.find("fill", ["output"], ["byte"])
+    crc, crc_input, crc_result = about.find("crc32c", ["input", "result"])
+    batch = submit(
+        number("Submit"),
+        [job(queue, 1, fill, 1, 1), job(queue, 2, crc, 2)],
+        [operand(output, obj, 0, 4096, WRITE, DISCARD), operand(crc_input, obj, 0, 4096, READ),
+         operand(crc_result, obj, 4096, 64, WRITE, DISCARD)],
+        [param(byte, 0xA5)],
+    )
+    built = {
+        "Hello": hello(number("Hello"), "demo"),
+        "ListDevices": message(LIST_DEVICES, number("ListDevices")),
+        "Describe": message(DESCRIBE, number("Describe"), struct.pack("<Q", device)),
+        "CreateObject": create_object(number("CreateObject"), 8192, "frame"),
+        "Commit": message(COMMIT, number("Commit"), struct.pack("<Q", obj)),
+        "OpenQueue": open_queue(number("OpenQueue"), device, 0, 15_000_000_000),
+        "Submit": batch,
+    }
+    for name, content in built.items():
+        check(content == messages[name], f"{name} is {content.hex()}, golden {messages[name].hex()}")
+
+
+def main(arguments):
+    if len(arguments) == 2 and arguments[0] == "--session":
+        session(arguments[1])
+    elif len(arguments) == 1:
+        work(arguments[0])
+    else:
+        print(__doc__, file=sys.stderr)
+        return 64
+    print("OK")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
