@@ -1,24 +1,104 @@
-//! The broker's state and its only way in and out.
+//! The broker's state, and its only way in and out: [`Broker::apply`].
+//!
+//! Every input is one step: it happens completely, then the timers that are due, and what is to be done comes
+//! back in order. Nothing in here blocks, asks a clock or draws a random number, so the same inputs always give
+//! the same effects.
+//!
+//! The tables are fields of [`Broker`]; what changes them is sorted by what it does:
+//!
+//! | module | does |
+//! |---|---|
+//! | [`crate::requests`] | what clients ask for, one function each |
+//! | [`crate::submit`], [`crate::check`] | batches |
+//! | [`crate::opening`] | queues that are being opened, instances that are started for them |
+//! | [`crate::drivers`], [`crate::complete`] | what drivers say |
+//! | [`crate::answers`] | what the kernel and the keeper answer |
+//! | [`crate::due`] | timers |
+//! | [`crate::teardown`] | every ending |
 
-use vgem_proto::ids::Time;
-use vgem_proto::snapshot::{Counters, Status, Topic};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use vgem_proto::error::Refusal;
+use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Time, TimelineKey};
+use vgem_proto::message::client::{ClientMessage, Refused};
+use vgem_proto::message::driver::DriverMessage;
+use vgem_proto::snapshot::Counters;
+
+use crate::accounts::Accounts;
+use crate::causes::{BROKER, Causes};
+use crate::clients::Clients;
 use crate::config::Config;
-use crate::io::{Effects, Input, Scope};
-use crate::snapshot::{Entries, Snapshot};
+use crate::deadlines::Timers;
+use crate::devices::{Device, Instance};
+use crate::io::{Attach, Effect, Effects, Event, Input, LinkId};
+use crate::objects::Object;
+use crate::opening::Openings;
+use crate::pairs::Pairs;
+use crate::queues::Queue;
+use crate::submit::Batch;
+use crate::tables::Table;
 
 /// The rules of the broker: what it knows, and how that changes.
 #[derive(Debug)]
 pub struct Broker {
-    config: Config,
-    counters: Counters,
+    pub(crate) config: Config,
+    pub(crate) accounts: Accounts,
+    pub(crate) clients: Clients,
+    pub(crate) objects: Table<ObjectKey, Object>,
+    pub(crate) queues: Table<TimelineKey, Queue>,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) instances: BTreeMap<InstanceId, Instance>,
+    /// The last number given to an instance; the broker itself is number 1.
+    pub(crate) last_instance: InstanceId,
+    pub(crate) pairs: Pairs,
+    pub(crate) openings: Openings,
+    /// Domains whose instances run before anybody asks.
+    pub(crate) prestarted: BTreeSet<DomainId>,
+    pub(crate) timers: Timers,
+    pub(crate) causes: Causes,
+    pub(crate) counters: Counters,
+    /// Orphaned objects that are to be looked at next, and when.
+    pub(crate) sweep: VecDeque<ObjectKey>,
+    pub(crate) sweep_at: Option<Time>,
+    /// Orphaned objects.
+    pub(crate) orphans: BTreeSet<ObjectKey>,
+    /// Storage for the batch that is being looked at; empty between inputs.
+    pub(crate) batch: Batch,
+    /// Objects that jobs have let go of in this step.
+    pub(crate) released: Vec<ObjectKey>,
+    /// Timelines that have advanced in this step.
+    pub(crate) advanced: Vec<TimelineKey>,
+    pub(crate) out: Effects,
 }
 
 impl Broker {
     /// A broker that has nothing yet but its devices.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, counters: Counters::default() }
+        let devices = config.devices.iter().map(|(id, about)| Device::new(*id, about.clone())).collect();
+        Self {
+            accounts: Accounts::new(config.quotas, &config.domains),
+            clients: Clients::new(),
+            objects: Table::new(),
+            queues: Table::new(),
+            devices,
+            instances: BTreeMap::new(),
+            last_instance: BROKER,
+            pairs: Pairs::default(),
+            openings: Openings::default(),
+            prestarted: BTreeSet::new(),
+            timers: Timers::default(),
+            causes: Causes::new(config.bounds.causes),
+            counters: Counters::default(),
+            sweep: VecDeque::new(),
+            sweep_at: None,
+            orphans: BTreeSet::new(),
+            batch: Batch::default(),
+            released: Vec::new(),
+            advanced: Vec::new(),
+            out: Effects::new(),
+            config,
+        }
     }
 
     /// Lets `input` happen at `now` and says what is to be done, in order.
@@ -30,20 +110,45 @@ impl Broker {
 
     /// As [`Self::apply`], appending to `effects`.
     pub fn apply_into(&mut self, now: Time, input: Input, effects: &mut Effects) {
-        let _ = (now, input, effects, &self.config);
+        std::mem::swap(&mut self.out, effects);
+        self.happen(now, input);
+        self.settle_released(now);
+        self.run_timers(now);
+        self.settle_released(now);
+        self.keep_spare_pairs();
+        std::mem::swap(&mut self.out, effects);
+    }
+
+    fn happen(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Connected { link, peer } => self.connected(now, link, peer),
+            Input::Request { link, head, message } => self.request(now, link, &head, message),
+            Input::BadRequest { link, request, fault } => self.bad_request(now, link, request, fault),
+            Input::Hangup { link } => self.client_gone(now, link),
+            Input::Received { link } => self.received(link),
+            Input::ObjectMade { object, outcome } => self.object_made(object, outcome),
+            Input::PopulatedChecked { object, populated } => self.populated_checked(object, populated),
+            Input::Kept { object, pinned } => self.kept(object, pinned),
+            Input::Dropped { object } => self.dropped(object),
+            Input::ExportHint { object } => self.export_hint(now, object),
+            Input::Probed { object, free } => self.probed(now, object, free),
+            Input::Freed { object, gone } => self.freed(now, object, gone),
+            Input::PairMade { pair, outcome } => self.pair_made(now, pair, outcome),
+            Input::Prestart { domain } => self.prestart(now, domain),
+            Input::InstanceStarted { instance, pid } => self.instance_started(now, instance, pid),
+            Input::InstanceFailed { instance, why } => self.instance_failed(now, instance, &why),
+            Input::Driver { instance, message } => self.driver_message(now, instance, message),
+            Input::InstanceGone { instance, end, settled } => {
+                self.instance_gone(now, instance, &end, &settled);
+            }
+            Input::Tick => {}
+        }
     }
 
     /// When the broker wants [`Input::Tick`] next; `None` while nothing is under way.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        None
-    }
-
-    /// At most `max` entries of `topic` from `cursor` on.
-    #[must_use]
-    pub fn snapshot(&self, scope: Scope, topic: Topic, cursor: u64, max: usize) -> Snapshot {
-        let _ = (scope, topic, cursor, max);
-        Snapshot { entries: Entries::Status(Box::<Status>::default()), next: 0 }
+        self.timers.next()
     }
 
     /// What happened since the start.
@@ -52,11 +157,62 @@ impl Broker {
         self.counters
     }
 
-    /// Holds every table against every other.
-    ///
-    /// # Errors
-    /// The first contradiction, in words.
-    pub fn check_invariants(&self) -> Result<(), String> {
-        Ok(())
+    pub(crate) fn reply(&mut self, link: LinkId, request: u64, message: impl Into<ClientMessage>) {
+        self.reply_with(link, request, message, Attach::None);
     }
+
+    pub(crate) fn reply_with(
+        &mut self,
+        link: LinkId,
+        request: u64,
+        message: impl Into<ClientMessage>,
+        attach: Attach,
+    ) {
+        self.out.push(Effect::Reply { link, request, message: message.into(), attach });
+    }
+
+    /// The one conversion from a refusal to what leaves the process.
+    pub(crate) fn refuse(&mut self, link: LinkId, request: u64, refusal: &Refusal, cause: CauseId) {
+        if let Some(client) = self.clients.key_of(link) {
+            let event = Event::Refused { client: client_number(client), why: refusal.to_string() };
+            self.log(event);
+        }
+        let text = crate::text::harmless(refusal.text.as_bytes(), vgem_proto::limits::TEXT_LEN);
+        let refused = Refused {
+            code: refusal.code,
+            job: refusal.job.unwrap_or(u16::MAX),
+            part: refusal.part.unwrap_or(u16::MAX),
+            value: refusal.value,
+            limit: refusal.limit,
+            cause,
+            text: text.into_bytes(),
+        };
+        self.reply(link, request, refused);
+    }
+
+    pub(crate) fn tell_driver(&mut self, instance: InstanceId, message: impl Into<DriverMessage>) {
+        self.tell_driver_with(instance, message, Attach::None);
+    }
+
+    pub(crate) fn tell_driver_with(
+        &mut self,
+        instance: InstanceId,
+        message: impl Into<DriverMessage>,
+        attach: Attach,
+    ) {
+        self.out.push(Effect::ToDriver { instance, message: message.into(), attach });
+    }
+
+    pub(crate) fn log(&mut self, event: Event) {
+        self.out.push(Effect::Log { event });
+    }
+
+    pub(crate) fn bug(&mut self, what: impl Into<String>) {
+        self.log(Event::Bug { what: what.into() });
+    }
+}
+
+/// A client's number for people and tools.
+pub(crate) fn client_number(client: ClientKey) -> u64 {
+    u64::from(client.generation)
 }

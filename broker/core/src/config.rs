@@ -113,6 +113,8 @@ pub struct Bounds {
     pub pieces: usize,
     /// Points one job may wait for.
     pub job_waits: usize,
+    /// Points all jobs of one batch together may wait for.
+    pub batch_waits: usize,
     /// Probes of orphaned objects sent in one go.
     pub sweep: usize,
 }
@@ -127,7 +129,8 @@ impl Default for Bounds {
             losses: 3,
             causes: 512,
             pieces: 1024,
-            job_waits: 1280,
+            job_waits: 512,
+            batch_waits: 8192,
             sweep: 256,
         }
     }

@@ -1,10 +1,45 @@
-//! The rules of the broker, without I/O. See [`io`] for what goes in and out.
+//! The rules of the broker, without I/O.
+//!
+//! [`Broker::apply`] is the only way in and out: an [`io::Input`] goes in, with the time, and the
+//! [`io::Effect`]s that the shell must carry out come back in order. There is no clock in here, no randomness, no
+//! fd, no thread, no lock and nothing that waits: the same inputs always give the same effects, so everything can
+//! be tested in virtual time.
+//!
+//! What lives in here is in tables of keys with generations; what it costs is charged to a domain; what it may
+//! do is granted by policy. Requests are handled in five steps: find, authorise, charge, change, reply. Nothing
+//! can fail once *change* has begun. The module [`broker`] says where to find what.
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
-pub mod broker;
-pub mod config;
-pub mod io;
-pub mod snapshot;
 
+mod accounts;
+mod answers;
+pub mod broker;
+mod causes;
+mod check;
+mod clients;
+mod complete;
+pub mod config;
+mod deadlines;
+mod devices;
+mod drivers;
+mod due;
+mod invariants;
+pub mod io;
+mod objects;
+mod opening;
+mod pairs;
+mod policy;
+mod queues;
+mod ranges;
+mod requests;
+mod reservation;
+mod runs;
+pub mod snapshot;
+mod submit;
+mod tables;
+mod teardown;
+mod text;
+
+pub use accounts::Usage;
 pub use broker::Broker;
 pub use config::Config;

@@ -1,0 +1,169 @@
+//! Jobs that end, and what becomes possible then.
+//!
+//! A completion releases what the job held: its uses of objects, its credit, its charge. It is never needed for
+//! a handoff: whoever waits for the point has seen it in a fence page already. The job behind it may be ready
+//! now, and so may the heads of queues that watch this timeline: that starts their clocks (F8).
+
+use vgem_proto::error::Failure;
+use vgem_proto::ids::{InstanceId, ObjectKey, Time, TimelineKey};
+use vgem_proto::jobs::Completion;
+
+use crate::broker::Broker;
+use crate::deadlines::Timer;
+use crate::devices::InstanceState;
+use crate::objects::Object;
+use crate::pairs::is_done;
+use crate::queues::{Queue, QueueState};
+use crate::tables::Table;
+
+impl Broker {
+    /// Jobs of an instance have ended.
+    pub(crate) fn completed(
+        &mut self,
+        now: Time,
+        id: InstanceId,
+        completions: &[Completion],
+    ) -> Result<(), String> {
+        self.counters.completion_messages += 1;
+        let mut outcome = Ok(());
+        let mut advanced = std::mem::take(&mut self.advanced);
+        for completion in completions {
+            if let Err(why) = self.complete_one(id, completion) {
+                outcome = Err(why);
+                break;
+            }
+            if advanced.last() != Some(&completion.timeline) && !advanced.contains(&completion.timeline) {
+                advanced.push(completion.timeline);
+            }
+        }
+        for timeline in advanced.drain(..) {
+            self.advanced_to_here(now, timeline);
+        }
+        self.advanced = advanced;
+        self.drop_quiet_pages(id);
+        outcome
+    }
+
+    fn complete_one(&mut self, id: InstanceId, completion: &Completion) -> Result<(), String> {
+        let key = completion.timeline;
+        let Some(queue) = self.queues.get_mut(key).filter(|queue| queue.instance == id) else {
+            return Err(format!("completed a job of {key}, which is not its own"));
+        };
+        if completion.point != queue.ended.next() || completion.point > queue.promised {
+            return Err(format!(
+                "completed {:?} of {key} when {:?} of {:?} was due",
+                completion.point,
+                queue.ended.next(),
+                queue.promised
+            ));
+        }
+        let failure = completion.failure();
+        end_head(queue, key, &mut self.objects, failure, &mut self.released);
+        match failure {
+            None => self.counters.jobs_ok += 1,
+            Some(_) => self.counters.jobs_failed += 1,
+        }
+        if let Some(instance) = self.instances.get_mut(&id) {
+            let tally = &mut instance.tally;
+            tally.jobs += 1;
+            if completion.started != Time(0) {
+                tally.busy_ns = tally.busy_ns.saturating_add(completion.ended.since(completion.started));
+            }
+            tally.bytes = tally.bytes.saturating_add(completion.bytes);
+            tally.staged = tally.staged.saturating_add(completion.staged);
+        }
+        Ok(())
+    }
+
+    /// Gives back what the ended jobs of a queue held, and lets go on what waited for them.
+    pub(crate) fn advanced_to_here(&mut self, now: Time, key: TimelineKey) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        let over = queue.owed.amount() - queue.jobs.len() as u64;
+        let charge = queue.owed.split(over);
+        let (id, watchers) = (queue.instance, std::mem::take(&mut queue.watchers));
+        let closes_now = over > 0 && queue.state == QueueState::Closing && queue.jobs.is_empty();
+        self.accounts.give_back(charge);
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.in_flight = instance.in_flight.saturating_sub(u32::try_from(over).unwrap_or(u32::MAX));
+        }
+        self.look_at_head(now, key);
+        for watcher in watchers {
+            if let Some(queue) = self.queues.get_mut(watcher).filter(|queue| queue.watching == Some(key)) {
+                queue.watching = None;
+                self.look_at_head(now, watcher);
+            }
+        }
+        if closes_now {
+            self.owes(now, id);
+        }
+    }
+
+    /// Starts the clock of the job at the head of a queue if it is ready, else watches what it waits for.
+    pub(crate) fn look_at_head(&mut self, now: Time, key: TimelineKey) {
+        let Some(queue) = self.queues.get(key) else { return };
+        let runs = self.instances.get(&queue.instance).is_some_and(|i| i.state == InstanceState::Ready);
+        let next = match queue.jobs.front() {
+            Some(job) if runs => match queue.head_waits().find(|(t, p)| !is_done(&self.queues, *t, *p)) {
+                Some((timeline, _)) => Head::Waits(timeline),
+                None => {
+                    let run = self.config.times.scheduling_ns.saturating_add(job.run_ns);
+                    Head::Ready(now.after(run))
+                }
+            },
+            Some(_) | None => Head::None,
+        };
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        queue.watching = None;
+        match next {
+            Head::None => self.timers.disarm(Timer::Job(key), &mut queue.limit),
+            Head::Ready(limit) => self.timers.arm(Timer::Job(key), &mut queue.limit, limit),
+            Head::Waits(timeline) => {
+                queue.watching = Some(timeline);
+                self.timers.disarm(Timer::Job(key), &mut queue.limit);
+                if let Some(watched) = self.queues.get_mut(timeline)
+                    && !watched.watchers.contains(&key)
+                {
+                    watched.watchers.push(key);
+                }
+            }
+        }
+    }
+}
+
+/// What the job at the head of a queue does.
+enum Head {
+    /// There is none, or nobody to run it.
+    None,
+    /// It may run; it must have ended by then.
+    Ready(Time),
+    /// It waits for this timeline.
+    Waits(TimelineKey),
+}
+
+/// Ends the job at the head of a queue: the object uses it held are over, and what a failed one was to write is
+/// poisoned.
+pub(crate) fn end_head(
+    queue: &mut Queue,
+    key: TimelineKey,
+    objects: &mut Table<ObjectKey, Object>,
+    failure: Option<Failure>,
+    released: &mut Vec<ObjectKey>,
+) {
+    let Some(job) = queue.jobs.pop_front() else { return };
+    queue.ended = queue.ended.next();
+    if let Some(failure) = failure {
+        queue.note_failure(queue.ended, failure);
+    }
+    for _ in 0..job.uses {
+        let Some(used) = queue.uses.pop_front() else { break };
+        let Some(object) = objects.get_mut(used.object) else { continue };
+        object.reservation.end(key, queue.ended, failure);
+        object.uses = object.uses.saturating_sub(1);
+        if object.is_released() {
+            released.push(used.object);
+        }
+    }
+    for _ in 0..job.waits {
+        queue.waits.pop_front();
+    }
+}

@@ -1,0 +1,115 @@
+//! What happens when a timer is due.
+
+use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::ids::{ClientKey, InstanceId, ObjectKey, Time, TimelineKey};
+
+use crate::broker::Broker;
+use crate::causes::Cause;
+use crate::clients::Standing;
+use crate::deadlines::Timer;
+use crate::devices::Verdict;
+use crate::io::Event;
+use crate::objects::ObjectState;
+
+impl Broker {
+    /// Lets every timer that is due happen.
+    pub(crate) fn run_timers(&mut self, now: Time) {
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Job(timeline) => self.job_is_late(now, timeline),
+                Timer::Greeting(client) => self.client_is_silent(client),
+                Timer::Answer(instance) => self.instance_is_silent(instance),
+                Timer::Idle(instance) => {
+                    if let Some(idle) = self.instances.get_mut(&instance) {
+                        idle.idle_at = None;
+                        self.kill_instance(instance, Verdict::Idle);
+                    }
+                }
+                Timer::Restart(device, domain) => {
+                    if let Some(health) = self.devices.get_mut(device).and_then(|d| d.health.get_mut(&domain))
+                    {
+                        health.restart = None;
+                    }
+                    if self.prestarted.contains(&domain) || !self.openings.of(device, domain).is_empty() {
+                        self.want_instance(now, device, domain);
+                    }
+                }
+                Timer::Opening(id) => {
+                    if let Some(opening) = self.openings.waiting.get_mut(&id) {
+                        opening.until = None;
+                        let text = "the device was not ready before the request's deadline";
+                        self.fail_opening(id, &Refusal::new(ErrorCode::Late, text));
+                    }
+                }
+                Timer::Look(object) => {
+                    if let Some(orphan) = self.objects.get_mut(object) {
+                        orphan.look_at = None;
+                    }
+                    self.look_again(object);
+                }
+                Timer::Sweep => {
+                    self.sweep_at = None;
+                    self.sweep_some(now);
+                }
+            }
+        }
+    }
+
+    /// A job has run longer than it may (F7): its instance is ended, and it is the guilty one.
+    fn job_is_late(&mut self, now: Time, key: TimelineKey) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        queue.limit = None;
+        let Some(job) = queue.jobs.front() else { return };
+        let (point, run_ms) = (queue.ended.next(), job.run_ns / 1_000_000);
+        let (instance, domain, device) = (queue.instance, queue.domain, queue.device);
+        let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
+        let pid = self.instances.get(&instance).map_or(0, |instance| instance.pid);
+        let delay_ms = self.config.times.scheduling_ns / 1_000_000;
+        let text = format!(
+            "device {device}: job point {} exceeded {run_ms} ms (and {delay_ms} ms to begin)",
+            point.0
+        );
+        let cause = Cause { at: now, point, pid, code: ErrorCode::TimedOut, device: device.clone(), text };
+        let cause = self.causes.issue(domain, cause);
+        self.log(Event::JobTimedOut { device, timeline: key, point });
+        self.kill_instance(instance, Verdict::TimedOut { timeline: key, point, cause });
+    }
+
+    fn client_is_silent(&mut self, key: ClientKey) {
+        let Some(client) = self.clients.get(key) else { return };
+        if matches!(client.standing, Standing::Silent { .. }) {
+            let ms = self.config.times.greeting_ns / 1_000_000;
+            self.drop_client(key, format!("no greeting within {ms} ms"));
+        }
+    }
+
+    fn instance_is_silent(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        instance.answer_by = None;
+        self.kill_instance(id, Verdict::Silent);
+    }
+
+    /// Sends probes for some of the orphaned objects that a sweep is to look at.
+    pub(crate) fn sweep_some(&mut self, now: Time) {
+        const PAUSE_NS: u64 = 1_000_000;
+        const SWEEP_NS: u64 = 60_000_000_000;
+        if self.sweep.is_empty() {
+            self.sweep.extend(self.orphans.iter().copied());
+        }
+        for _ in 0..self.config.bounds.sweep.max(1) {
+            let Some(object) = self.sweep.pop_front() else { break };
+            self.look_again(object);
+        }
+        if !self.sweep.is_empty() {
+            self.timers.arm(Timer::Sweep, &mut self.sweep_at, now.after(PAUSE_NS));
+        } else if !self.orphans.is_empty() {
+            self.timers.arm(Timer::Sweep, &mut self.sweep_at, now.after(SWEEP_NS));
+        }
+    }
+
+    fn look_again(&mut self, key: ObjectKey) {
+        if self.objects.get(key).is_some_and(|object| object.state == ObjectState::Orphaned) {
+            self.probe_orphan(key);
+        }
+    }
+}

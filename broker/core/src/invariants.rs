@@ -1,0 +1,262 @@
+//! Every table held against every other.
+//!
+//! Always compiled, used by tests after every step and by whoever suspects the broker. Slow: it counts
+//! everything.
+
+use std::collections::BTreeMap;
+
+use vgem_proto::ids::{DomainId, InstanceId, ObjectKey, TimelineKey};
+
+use crate::accounts::{Charge, Resource, Usage};
+use crate::broker::Broker;
+use crate::deadlines::Timer;
+use crate::devices::InstanceState;
+use crate::objects::{MappingState, ObjectState};
+use crate::pairs::{Party, Slot};
+use crate::queues::{Queue, QueueState};
+
+type Check = Result<(), String>;
+
+impl Broker {
+    /// Holds every table against every other.
+    ///
+    /// # Errors
+    /// The first contradiction, in words.
+    pub fn check_invariants(&self) -> Check {
+        ensure(self.batch.is_empty(), || "the storage of batches is not empty".into())?;
+        ensure(self.released.is_empty(), || "objects were let go of and not looked at".into())?;
+        self.charges_are_the_ledger()?;
+        for (key, object) in self.objects.iter() {
+            self.object_fits(key, object.state)?;
+        }
+        for (key, queue) in self.queues.iter() {
+            self.queue_fits(key, queue)?;
+        }
+        for id in self.instances.keys() {
+            self.instance_fits(*id)?;
+        }
+        self.pairs_fit()?;
+        self.timers_fit()
+    }
+
+    /// The sum of all charges that live is what the accounts say (DESIGN 12.6).
+    fn charges_are_the_ledger(&self) -> Check {
+        let mut sums = BTreeMap::<DomainId, Usage>::new();
+        let mut add = |charge: &Charge| {
+            if charge.amount() > 0 {
+                *sums.entry(charge.domain()).or_default().of_mut(charge.resource()) += charge.amount();
+            }
+        };
+        for (_, client) in self.clients.iter() {
+            add(&client.connection);
+            add(&client.unreceived);
+            client.objects.iter().for_each(|held| add(&held.charge));
+        }
+        for (_, object) in self.objects.iter() {
+            object.charges.iter().chain(&object.handle_charge).for_each(&mut add);
+        }
+        for (_, queue) in self.queues.iter() {
+            add(&queue.charge);
+            add(&queue.owed);
+        }
+        self.openings.waiting.values().for_each(|opening| add(&opening.charge));
+        let ledger = self.accounts.usage();
+        ensure(sums == ledger, || format!("charges {sums:?} are not the ledger {ledger:?}"))?;
+        let bytes: u64 = self.objects.iter().map(|(_, object)| object.len).sum();
+        let owed: u64 = ledger.values().map(|usage| usage.of(Resource::Bytes)).sum();
+        ensure(bytes == owed, || format!("{bytes} bytes live, {owed} are charged"))
+    }
+
+    fn object_fits(&self, key: ObjectKey, state: ObjectState) -> Check {
+        let Some(object) = self.objects.get(key) else { return Ok(()) };
+        ensure(object.planned == 0, || format!("{key}: planned writes are left over"))?;
+        let holders: usize = self
+            .clients
+            .iter()
+            .map(|(_, client)| client.objects.iter().filter(|held| held.object == key).count())
+            .sum();
+        ensure(holders == object.holders.len(), || {
+            format!("{key}: {holders} handles, {:?}", object.holders)
+        })?;
+        let uses =
+            self.queues.iter().flat_map(|(_, queue)| &queue.uses).filter(|used| used.object == key).count();
+        ensure(uses == object.uses as usize, || format!("{key}: {uses} uses, {} counted", object.uses))?;
+        for fence in object.reservation.named() {
+            let is_open = self.queues.get(fence.timeline).is_some_and(|queue| {
+                queue.instance == fence.signaller
+                    && queue.ended < fence.point
+                    && fence.point <= queue.promised
+            });
+            ensure(is_open, || format!("{key}: its reservation names {fence:?}, which is over"))?;
+        }
+        let retires = match state {
+            ObjectState::Making | ObjectState::Created | ObjectState::Checking | ObjectState::Keeping => {
+                false
+            }
+            ObjectState::Ready => {
+                return ensure(!object.is_released(), || format!("{key}: nobody wants it and it stays"));
+            }
+            ObjectState::Unmapping => {
+                let letting_go = |m: &crate::objects::Mapping| m.state == MappingState::Unmapping;
+                ensure(!object.mappings.is_empty() && object.mappings.iter().all(letting_go), || {
+                    format!("{key}: is being unmapped by {:?}", object.mappings)
+                })?;
+                true
+            }
+            ObjectState::Dropping | ObjectState::Probing | ObjectState::Orphaned | ObjectState::Freeing => {
+                ensure(object.mappings.is_empty(), || format!("{key}: mapped while {state:?}"))?;
+                true
+            }
+            ObjectState::Gone => return Err(format!("{key}: gone and still there")),
+        };
+        ensure(!retires || object.is_released(), || format!("{key}: used while {state:?}"))?;
+        ensure((state == ObjectState::Orphaned) == self.orphans.contains(&key), || {
+            format!("{key}: {state:?} and the list of orphans disagree")
+        })
+    }
+
+    fn queue_fits(&self, key: TimelineKey, queue: &Queue) -> Check {
+        let in_flight = queue.promised.0 - queue.ended.0;
+        ensure(in_flight == queue.jobs.len() as u64, || format!("{key}: {in_flight} points are open"))?;
+        ensure(queue.owed.amount() == in_flight, || format!("{key}: owes {:?}", queue.owed))?;
+        let uses: u64 = queue.jobs.iter().map(|job| u64::from(job.uses)).sum();
+        ensure(uses == queue.uses.len() as u64, || format!("{key}: uses of nobody"))?;
+        let waits: u64 = queue.jobs.iter().map(|job| u64::from(job.waits)).sum();
+        ensure(waits == queue.waits.len() as u64, || format!("{key}: waits of nobody"))?;
+        ensure(queue.watchers.is_empty() || in_flight > 0, || format!("{key}: watched, but idle"))?;
+        let instance = self.instances.get(&queue.instance);
+        match queue.state {
+            QueueState::Gone => {
+                ensure(in_flight == 0 && queue.shown.is_empty(), || {
+                    format!("{key}: gone with jobs or slots")
+                })?;
+            }
+            QueueState::Open | QueueState::Closing => {
+                let listed = instance.map_or(0, |i| i.queues.iter().filter(|other| **other == key).count());
+                ensure(listed == 1, || format!("{key}: listed {listed} times at its instance"))?;
+            }
+        }
+        let handled = self
+            .clients
+            .get(queue.client)
+            .map_or(0, |client| client.queues.iter().filter(|other| **other == key).count());
+        let expected = usize::from(queue.state != QueueState::Closing);
+        ensure(handled == expected, || format!("{key}: {handled} handles while {:?}", queue.state))?;
+        self.head_is_looked_after(key, queue)?;
+        for shown in &queue.shown {
+            let is_there = self.pairs.get(shown.pair).is_some_and(|pair| {
+                pair.observer == shown.observer
+                    && pair.signaller == queue.instance
+                    && pair.numbers.is_some()
+                    && matches!(pair.slots.get(usize::from(shown.slot)), Some(Slot::Shown(t)) if *t == key)
+            });
+            ensure(is_there, || format!("{key}: not in the slot {shown:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// A job at the head has a clock, or somebody will start it (F7, F8).
+    fn head_is_looked_after(&self, key: TimelineKey, queue: &Queue) -> Check {
+        let runs = self.instances.get(&queue.instance).is_some_and(|i| i.state == InstanceState::Ready);
+        if queue.jobs.is_empty() || !runs {
+            return ensure(queue.limit.is_none(), || format!("{key}: a clock runs for nothing"));
+        }
+        match (queue.limit, queue.watching) {
+            (Some(_), None) => Ok(()),
+            (None, Some(watched)) => {
+                let is_known = self.queues.get(watched).is_some_and(|other| other.watchers.contains(&key));
+                ensure(is_known, || format!("{key}: watches {watched}, which does not know"))
+            }
+            (Some(_), Some(_)) => Err(format!("{key}: ready and waiting at once")),
+            (None, None) => Err(format!("{key}: nobody will ever start its clock")),
+        }
+    }
+
+    fn instance_fits(&self, id: InstanceId) -> Check {
+        let Some(instance) = self.instances.get(&id) else { return Ok(()) };
+        let listed =
+            self.devices.get(instance.device).and_then(|device| device.instances.get(&instance.domain));
+        ensure(listed == Some(&id), || format!("{id}: its device does not list it"))?;
+        let queues = || instance.queues.iter().filter_map(|key| self.queues.get(*key));
+        ensure(queues().count() == instance.queues.len(), || format!("{id}: lists queues that are gone"))?;
+        let in_flight: usize = queues().map(|queue| queue.in_flight()).sum();
+        ensure(in_flight == instance.in_flight as usize, || {
+            format!("{id}: {in_flight} jobs in flight, {} counted", instance.in_flight)
+        })?;
+        let mapped =
+            self.objects.iter().filter(|(_, object)| object.mapping(id).is_some()).map(|(key, _)| key);
+        ensure(mapped.eq(self.sorted(id)), || format!("{id}: its mappings are not the objects'"))?;
+        if instance.state != InstanceState::Ready || instance.queues.is_empty() {
+            return Ok(());
+        }
+        for (other, peer) in self.neighbours(id) {
+            let (unseen, room) = (self.unseen(id, other), self.pairs.room(&peer.observes, id, &self.queues));
+            ensure(unseen <= room, || format!("{other} has room for {room} of {unseen} timelines of {id}"))?;
+        }
+        Ok(())
+    }
+
+    fn sorted(&self, id: InstanceId) -> impl Iterator<Item = ObjectKey> {
+        let mut mapped: Vec<ObjectKey> =
+            self.instances.get(&id).into_iter().flat_map(|instance| &instance.mapped).copied().collect();
+        mapped.sort_unstable_by_key(|key| key.index);
+        mapped.into_iter()
+    }
+
+    fn pairs_fit(&self) -> Check {
+        for (id, pair) in self.pairs.iter() {
+            let signals = self.instances.get(&pair.signaller).is_some_and(|i| i.signals.contains(&id));
+            let observes = match pair.observer {
+                Party::Client(client) => match self.clients.get(client) {
+                    Some(client) => client.pairs.contains(&id),
+                    None => pair.shows(),
+                },
+                Party::Instance(observer) => self.instances.get(&observer).is_some_and(|observer| {
+                    if signals { observer.observes.contains(&id) } else { observer.dead_pages.contains(&id) }
+                }),
+            };
+            let is_dead = !signals && matches!(pair.observer, Party::Instance(_));
+            ensure((signals || is_dead) && observes, || {
+                format!("{id:?}: its parties do not have it: {pair:?}")
+            })?;
+            for slot in &pair.slots {
+                if let Slot::Shown(timeline) = slot {
+                    let knows = self
+                        .queues
+                        .get(*timeline)
+                        .is_some_and(|queue| queue.shown.iter().any(|shown| shown.pair == id));
+                    ensure(knows, || format!("{id:?}: shows {timeline}, which does not know"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn timers_fit(&self) -> Check {
+        for (at, timer) in self.timers.iter() {
+            let memory = match timer {
+                Timer::Job(key) => self.queues.get(key).and_then(|queue| queue.limit),
+                Timer::Greeting(key) => self.clients.get(key).and_then(|client| match client.standing {
+                    crate::clients::Standing::Silent { until } => Some(until),
+                    crate::clients::Standing::Greeted | crate::clients::Standing::Dropped => None,
+                }),
+                Timer::Answer(id) => self.instances.get(&id).and_then(|instance| instance.answer_by),
+                Timer::Idle(id) => self.instances.get(&id).and_then(|instance| instance.idle_at),
+                Timer::Restart(device, domain) => self
+                    .devices
+                    .get(device)
+                    .and_then(|device| device.health.get(&domain))
+                    .and_then(|health| health.restart),
+                Timer::Opening(id) => self.openings.waiting.get(&id).and_then(|opening| opening.until),
+                Timer::Look(key) => self.objects.get(key).and_then(|object| object.look_at),
+                Timer::Sweep => self.sweep_at,
+            };
+            ensure(memory == Some(at), || format!("{timer:?} is due at {at:?}, its owner says {memory:?}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(what()) }
+}

@@ -1,0 +1,511 @@
+//! Queues that are being opened, and the instances that are started for them.
+//!
+//! A request for a queue waits, boundedly, for two things: that the device's instance for the client's domain is
+//! ready, and that there are pairs of pages for it. What the pairs are for:
+//! - one slot in which the client sees the queue's timeline;
+//! - room on the **routes** between instances of the domain, so that no batch can ever fail for want of a slot:
+//!   the other instances must be able to see this timeline, and if it is the instance's first, it must be able to
+//!   see theirs.
+//!
+//! Nothing is changed before all of it is there; then the queue opens in one step. A request that does not wait
+//! (deadline 0) is refused when it would have to, but what it lacks is prepared all the same.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use vgem_proto::VERSION;
+use vgem_proto::codec::Zero;
+use vgem_proto::describe::Description;
+use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::ids::{
+    CauseId, ClientKey, DomainId, InstanceId, PageId, Point, QueueHandle, Time, TimelineKey,
+};
+use vgem_proto::limits;
+use vgem_proto::message::client::{OpenQueue, QueueOpened};
+use vgem_proto::message::driver::{ObservePage, OpenTimeline, Publish, Ready, Retire, SignalPage, Start};
+
+use crate::accounts::{Charge, Resource};
+use crate::broker::Broker;
+use crate::deadlines::Timer;
+use crate::devices::{Instance, InstanceEvent, InstanceState, Outlook, Verdict};
+use crate::io::{Attach, Effect, Event, PairId};
+use crate::objects::Awaiting;
+use crate::pairs::{Numbered, Pair, Party};
+use crate::policy::{self, Action};
+use crate::queues::{Queue, QueueState, Shown, Waiters};
+use crate::requests::{Outcome, full_table};
+use crate::tables::HandleTable;
+
+/// A request for a queue that waits.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) asker: Awaiting,
+    /// Place in the broker's list of devices.
+    pub(crate) device: usize,
+    pub(crate) domain: DomainId,
+    depth: u32,
+    /// The charge for the queue.
+    pub(crate) charge: Charge,
+    /// When the client stops waiting.
+    pub(crate) until: Option<Time>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Openings {
+    pub(crate) waiting: BTreeMap<u64, Opening>,
+    /// Those that wait for pairs, first come first served.
+    for_pairs: VecDeque<u64>,
+    /// Pairs that the first of them lacks.
+    pub(crate) lacking: usize,
+    last: u64,
+}
+
+impl Openings {
+    fn wait_for_pairs(&mut self, id: u64) {
+        if !self.for_pairs.contains(&id) {
+            self.for_pairs.push_back(id);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Opening> {
+        self.for_pairs.retain(|other| *other != id);
+        self.waiting.remove(&id)
+    }
+
+    /// Those that wait for a device in a domain.
+    pub(crate) fn of(&self, device: usize, domain: DomainId) -> Vec<u64> {
+        let concerns = |opening: &Opening| opening.device == device && opening.domain == domain;
+        self.waiting.iter().filter(|(_, opening)| concerns(opening)).map(|(id, _)| *id).collect()
+    }
+}
+
+impl Broker {
+    /// A client asks for a queue.
+    pub(crate) fn open_queue(
+        &mut self,
+        now: Time,
+        asker: Awaiting,
+        deadline: Time,
+        open: &OpenQueue,
+    ) -> Outcome {
+        let client = self.find_client(asker.client)?;
+        let device = self.find_device(open.device)?;
+        let depth = match open.depth {
+            0 => limits::QUEUE_DEPTH_DEFAULT,
+            depth if depth <= limits::QUEUE_DEPTH => depth,
+            depth => {
+                let text = format!("a queue holds at most {} jobs", limits::QUEUE_DEPTH);
+                return Err(Refusal::new(ErrorCode::OutOfRange, text)
+                    .with(u64::from(depth), u64::from(limits::QUEUE_DEPTH)));
+            }
+        };
+        let bound = self.config.bounds.pending_opens;
+        if client.opening >= bound {
+            let text = format!("queues being opened by one client: at most {bound} at a time");
+            return Err(
+                Refusal::new(ErrorCode::Exhausted, text).with(client.opening as u64 + 1, bound as u64)
+            );
+        }
+        if !client.queues.has_room() {
+            return Err(full_table(HandleTable::<TimelineKey>::ROWS));
+        }
+        let grant = policy::authorise(client.subject(), Action::OpenQueue)?;
+        let domain = grant.domain();
+        self.find_outlook(now, device, domain)?;
+        let charge = self.accounts.charge(domain, Resource::Queues, 1)?;
+        if let Some(client) = self.clients.get_mut(asker.client) {
+            client.opening += 1;
+        }
+        self.pairs.refused = false;
+        self.openings.last += 1;
+        let id = self.openings.last;
+        let mut until = None;
+        if deadline != Time(0) {
+            self.timers.arm(Timer::Opening(id), &mut until, deadline);
+        }
+        self.openings.waiting.insert(id, Opening { asker, device, domain, depth, charge, until });
+        self.want_instance(now, device, domain);
+        self.try_to_open(now, id);
+        if deadline == Time(0) && self.openings.waiting.contains_key(&id) {
+            let text = "the device is not ready yet, and the request says not to wait (deadline 0)";
+            self.fail_opening(id, &Refusal::new(ErrorCode::Late, text));
+        }
+        Ok(())
+    }
+
+    fn find_outlook(&self, now: Time, device: usize, domain: DomainId) -> Outcome {
+        let Some(found) = self.devices.get(device) else { return Ok(()) };
+        match found.health.get(&domain).map_or(Outlook::Good, |health| health.outlook(now)) {
+            Outlook::Good | Outlook::Pausing(_) => Ok(()),
+            Outlook::Failed(until) => {
+                let ms = until.since(now) / 1_000_000;
+                let text = format!(
+                    "device {} was lost too often for this domain; it may be tried again in {ms} ms",
+                    found.name()
+                );
+                Err(Refusal::new(ErrorCode::Unavailable, text).with(ms, 0))
+            }
+        }
+    }
+
+    /// Sees that an instance is there or on its way, now or when its pause is over.
+    pub(crate) fn want_instance(&mut self, now: Time, device: usize, domain: DomainId) {
+        let Some(found) = self.devices.get_mut(device) else { return };
+        if let Some(id) = found.instances.get(&domain) {
+            if let Some(instance) = self.instances.get_mut(id) {
+                self.timers.disarm(Timer::Idle(*id), &mut instance.idle_at);
+            }
+            return;
+        }
+        let outlook = found.health.get(&domain).map_or(Outlook::Good, |health| health.outlook(now));
+        match outlook {
+            Outlook::Good => {
+                if let Some(health) = found.health.get_mut(&domain) {
+                    self.timers.disarm(Timer::Restart(device, domain), &mut health.restart);
+                }
+                self.last_instance = InstanceId(self.last_instance.0.wrapping_add(1));
+                let instance = self.last_instance;
+                found.instances.insert(domain, instance);
+                let device_id = found.id;
+                self.instances.insert(instance, Instance::starting(device, domain));
+                self.out.push(Effect::StartInstance { instance, device: device_id, domain });
+            }
+            Outlook::Pausing(at) | Outlook::Failed(at) => {
+                let health = found.health.entry(domain).or_default();
+                self.timers.arm(Timer::Restart(device, domain), &mut health.restart, at);
+            }
+        }
+    }
+
+    /// A domain is announced: its instances start before anybody asks, and again when they are lost.
+    pub(crate) fn prestart(&mut self, now: Time, domain: DomainId) {
+        self.prestarted.insert(domain);
+        for device in 0..self.devices.len() {
+            self.want_instance(now, device, domain);
+        }
+    }
+
+    /// The keeper has started an instance: tell it who it is, and expect its greeting.
+    pub(crate) fn instance_started(&mut self, now: Time, id: InstanceId, pid: u32) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        let Some(next) = instance.state.after(InstanceEvent::Started) else {
+            self.bug(format!("{id} was started twice"));
+            return;
+        };
+        instance.state = next;
+        instance.pid = pid;
+        let domain = instance.domain;
+        let by = now.after(self.config.times.greeting_ns);
+        self.timers.arm(Timer::Answer(id), &mut instance.answer_by, by);
+        self.tell_driver(id, Start { instance: id, domain });
+    }
+
+    /// An instance says that it is ready, and describes itself.
+    pub(crate) fn instance_ready(&mut self, now: Time, id: InstanceId, ready: &Ready) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        let Some(device) = self.devices.get(instance.device) else { return };
+        let fits = Description::decode(&ready.description).is_ok_and(|told| told == device.description);
+        if ready.version != VERSION || !fits {
+            let why = format!(
+                "speaks version {} (the broker {VERSION}) and describes itself {}",
+                ready.version,
+                if fits { "as expected" } else { "differently than to the keeper" }
+            );
+            self.kill_instance(id, Verdict::Broke(why));
+            return;
+        }
+        let Some(next) = instance.state.after(InstanceEvent::Greeted) else {
+            self.kill_instance(id, Verdict::Broke("said Ready twice".into()));
+            return;
+        };
+        instance.state = next;
+        self.timers.disarm(Timer::Answer(id), &mut instance.answer_by);
+        let (place, domain, name) = (instance.device, instance.domain, device.name().to_owned());
+        self.log(Event::InstanceReady { instance: id, device: name });
+        for opening in self.openings.of(place, domain) {
+            self.try_to_open(now, opening);
+        }
+        self.rest_instance(now, id);
+    }
+
+    /// Arms the end of an instance that nobody needs.
+    pub(crate) fn rest_instance(&mut self, now: Time, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        let needed = !instance.queues.is_empty()
+            || self.prestarted.contains(&instance.domain)
+            || !self.openings.of(instance.device, instance.domain).is_empty();
+        if instance.state == InstanceState::Ready && !needed {
+            let at = now.after(self.config.times.idle_ns);
+            self.timers.arm(Timer::Idle(id), &mut instance.idle_at, at);
+        } else {
+            self.timers.disarm(Timer::Idle(id), &mut instance.idle_at);
+        }
+    }
+
+    /// Opens a queue if nothing is lacking any more.
+    fn try_to_open(&mut self, now: Time, id: u64) {
+        let Some(opening) = self.openings.waiting.get(&id) else { return };
+        let Some(instance) =
+            self.devices.get(opening.device).and_then(|d| d.instances.get(&opening.domain)).copied()
+        else {
+            return;
+        };
+        if self.instances.get(&instance).is_none_or(|i| i.state != InstanceState::Ready) {
+            return;
+        }
+        let lacking = self.lacking_pairs(instance, opening.asker.client);
+        if lacking.len() > self.pairs.spare() {
+            self.openings.wait_for_pairs(id);
+            if self.openings.for_pairs.front() == Some(&id) {
+                self.openings.lacking = lacking.len();
+            }
+            return;
+        }
+        for (signaller, observer) in lacking {
+            self.give_pair(signaller, observer);
+        }
+        if let Some(opening) = self.openings.remove(id) {
+            self.open_now(now, id, opening, instance);
+        }
+        if self.openings.for_pairs.is_empty() {
+            self.openings.lacking = 0;
+        }
+    }
+
+    /// The pairs that one more queue of `client` at `instance` needs and that are not there.
+    fn lacking_pairs(&self, id: InstanceId, client: ClientKey) -> Vec<(InstanceId, Party)> {
+        let mut lacking = Vec::new();
+        let seen_by = self.clients.get(client).map(|client| client.pairs.as_slice()).unwrap_or_default();
+        if self.pairs.usable(seen_by, id, &self.queues).is_none() {
+            lacking.push((id, Party::Client(client)));
+        }
+        let Some(instance) = self.instances.get(&id) else { return lacking };
+        for (other, peer) in self.neighbours(id) {
+            let outwards = self.unseen(id, other) + 1;
+            self.lacking_on_route(id, other, peer, outwards, &mut lacking);
+            if instance.queues.is_empty() {
+                self.lacking_on_route(other, id, instance, self.unseen(other, id), &mut lacking);
+            }
+        }
+        lacking
+    }
+
+    fn lacking_on_route(
+        &self,
+        from: InstanceId,
+        to: InstanceId,
+        observer: &Instance,
+        timelines: usize,
+        lacking: &mut Vec<(InstanceId, Party)>,
+    ) {
+        let room = self.pairs.room(&observer.observes, from, &self.queues);
+        let slots = usize::from(vgem_proto::layout::fence_page::SLOTS);
+        let pairs = timelines.saturating_sub(room).div_ceil(slots);
+        lacking.extend(std::iter::repeat_n((from, Party::Instance(to)), pairs));
+    }
+
+    /// The other ready instances of the domain that have queues.
+    pub(crate) fn neighbours(&self, id: InstanceId) -> impl Iterator<Item = (InstanceId, &Instance)> {
+        let domain = self.instances.get(&id).map(|instance| instance.domain);
+        self.devices
+            .iter()
+            .filter_map(move |device| domain.and_then(|domain| device.instances.get(&domain)).copied())
+            .filter(move |other| *other != id)
+            .filter_map(|other| self.instances.get(&other).map(|peer| (other, peer)))
+            .filter(|(_, peer)| peer.state == InstanceState::Ready && !peer.queues.is_empty())
+    }
+
+    /// Timelines of `signaller` that `observer` does not see.
+    pub(crate) fn unseen(&self, signaller: InstanceId, observer: InstanceId) -> usize {
+        let party = Party::Instance(observer);
+        let queues =
+            self.instances.get(&signaller).map(|instance| instance.queues.as_slice()).unwrap_or_default();
+        queues
+            .iter()
+            .filter_map(|key| self.queues.get(*key))
+            .filter(|queue| queue.shown.iter().all(|shown| shown.observer != party))
+            .count()
+    }
+
+    fn give_pair(&mut self, signaller: InstanceId, observer: Party) {
+        let Some(pair) = self.pairs.give(signaller, observer) else { return };
+        if let Some(instance) = self.instances.get_mut(&signaller) {
+            instance.signals.push(pair);
+        }
+        match observer {
+            Party::Client(client) => {
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.pairs.push(pair);
+                }
+            }
+            Party::Instance(id) => {
+                if let Some(instance) = self.instances.get_mut(&id) {
+                    instance.observes.push(pair);
+                }
+            }
+        }
+    }
+
+    fn open_now(&mut self, now: Time, id: u64, mut opening: Opening, instance: InstanceId) {
+        self.timers.disarm(Timer::Opening(id), &mut opening.until);
+        let Opening { asker, device, domain, depth, charge, .. } = opening;
+        let Some(client) = self.clients.get_mut(asker.client) else {
+            self.accounts.give_back(charge);
+            return;
+        };
+        client.opening = client.opening.saturating_sub(1);
+        let key = self.queues.insert_with(|key| {
+            let handle = QueueHandle(client.queues.insert(key));
+            Queue {
+                state: QueueState::Open,
+                client: asker.client,
+                handle,
+                domain,
+                device,
+                instance,
+                depth,
+                promised: Point(0),
+                ended: Point(0),
+                jobs: VecDeque::new(),
+                uses: VecDeque::new(),
+                waits: VecDeque::new(),
+                charge,
+                owed: Charge::nothing(domain, Resource::Jobs),
+                shown: Vec::new(),
+                limit: None,
+                watching: None,
+                watchers: Vec::new(),
+                failures: VecDeque::new(),
+                forgotten: None,
+            }
+        });
+        if let Some(instance) = self.instances.get_mut(&instance) {
+            instance.queues.push(key);
+        }
+        self.rest_instance(now, instance);
+        self.tell_driver(instance, OpenTimeline { timeline: key, client: asker.client });
+        self.show_to_client(asker, key, depth);
+    }
+
+    fn show_to_client(&mut self, asker: Awaiting, key: TimelineKey, depth: u32) {
+        let Some(place) = self.publish(key, Party::Client(asker.client)) else {
+            self.bug(format!("{key}: no slot for its client, though one was there"));
+            return;
+        };
+        let handle = self.queues.get(key).map(|queue| queue.handle).unwrap_or_default();
+        let opened = QueueOpened {
+            queue: handle,
+            page: place.page,
+            timeline: key,
+            depth,
+            slot: place.slot,
+            reserved: Zero,
+        };
+        let attach = if place.is_new { Attach::Observer(place.pair) } else { Attach::None };
+        self.reply_with(asker.link, asker.request, opened, attach);
+    }
+
+    /// Shows a timeline to one more observer.
+    ///
+    /// `None` if the observer has no slot for it; the rules about routes say that this cannot be.
+    pub(crate) fn publish(&mut self, key: TimelineKey, observer: Party) -> Option<Place> {
+        let signaller = self.queues.get(key)?.instance;
+        let candidates = match observer {
+            Party::Client(client) => &self.clients.get(client)?.pairs,
+            Party::Instance(id) => &self.instances.get(&id)?.observes,
+        };
+        let (pair, slot) = self.pairs.usable(candidates, signaller, &self.queues)?;
+        let (numbers, is_new) = self.number_pages(pair)?;
+        if let Some(old) = self.pairs.show(pair, slot, key) {
+            let retire = Retire { timeline: old, page: numbers.signal, slot, reserved: Zero };
+            self.tell_driver(signaller, retire);
+        }
+        self.tell_driver(signaller, Publish { timeline: key, page: numbers.signal, slot, reserved: Zero });
+        let page = u16::try_from(numbers.observe.0).unwrap_or(u16::MAX);
+        let shown = Shown { observer, pair, slot, page, waiters: Waiters::new() };
+        self.queues.get_mut(key)?.shown.push(shown);
+        Some(Place { pair, page: numbers.observe, slot, is_new })
+    }
+
+    /// The numbers by which the parties know a pair; the first time it is sent to the instances among them.
+    fn number_pages(&mut self, id: PairId) -> Option<(Numbered, bool)> {
+        let &Pair { signaller, observer, numbers, .. } = self.pairs.get(id)?;
+        if let Some(numbers) = numbers {
+            return Some((numbers, false));
+        }
+        let signal = PageId(self.instances.get_mut(&signaller)?.signal_numbers.take());
+        self.tell_driver_with(signaller, SignalPage { page: signal }, Attach::Signaller(id));
+        let observe = match observer {
+            Party::Client(client) => self.clients.get_mut(client)?.take_page(),
+            Party::Instance(other) => {
+                let page = PageId(self.instances.get_mut(&other)?.observe_numbers.take());
+                self.tell_driver_with(other, ObservePage { page }, Attach::Observer(id));
+                page
+            }
+        };
+        let numbers = Numbered { signal, observe };
+        self.pairs.get_mut(id)?.numbers = Some(numbers);
+        Some((numbers, true))
+    }
+
+    /// A pair was made, or could not be: the first request that waits for one gets it, or the error.
+    pub(crate) fn pair_made(&mut self, now: Time, pair: PairId, outcome: Result<(), i32>) {
+        match outcome {
+            Ok(()) => self.pairs.made(pair),
+            Err(errno) => {
+                self.pairs.not_made();
+                if let Some(id) = self.openings.for_pairs.front().copied() {
+                    let text = format!("pages to show the queue's fences in: errno {errno}");
+                    let value = u64::from(errno.unsigned_abs());
+                    self.fail_opening(id, &Refusal::new(ErrorCode::System, text).with(value, 0));
+                }
+            }
+        }
+        while let Some(first) = self.openings.for_pairs.front().copied() {
+            self.try_to_open(now, first);
+            if self.openings.for_pairs.front() == Some(&first) {
+                break;
+            }
+        }
+    }
+
+    /// Asks for pairs ahead of need, and gives those back that no need is in sight for. After a failure nothing
+    /// is asked for until somebody needs a pair.
+    pub(crate) fn keep_spare_pairs(&mut self) {
+        let wanted = self.config.bounds.spare_pairs + self.openings.lacking;
+        while self.pairs.spare() + self.pairs.making < wanted {
+            if self.pairs.refused && self.openings.for_pairs.is_empty() {
+                return;
+            }
+            let pair = self.pairs.ask();
+            self.out.push(Effect::MakePair { pair });
+        }
+        while self.pairs.spare() > wanted
+            && let Some(pair) = self.pairs.take_spare()
+        {
+            self.out.push(Effect::DropPair { pair });
+        }
+    }
+
+    /// Refuses a request that has waited.
+    pub(crate) fn fail_opening(&mut self, id: u64, refusal: &Refusal) {
+        let Some(mut opening) = self.openings.remove(id) else { return };
+        self.timers.disarm(Timer::Opening(id), &mut opening.until);
+        self.accounts.give_back(opening.charge);
+        if let Some(client) = self.clients.get_mut(opening.asker.client) {
+            client.opening = client.opening.saturating_sub(1);
+            self.refuse(opening.asker.link, opening.asker.request, refusal, CauseId::NONE);
+        }
+    }
+}
+
+/// Where a timeline is shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) pair: PairId,
+    /// The observer's number of the page.
+    pub(crate) page: PageId,
+    pub(crate) slot: u16,
+    /// Whether the observer sees the page for the first time.
+    pub(crate) is_new: bool,
+}

@@ -1,0 +1,229 @@
+//! Pairs of pages: who shows which timeline to whom, and where.
+//!
+//! A pair is one fence page and one interest page between one signaller (an instance) and one observer (a client
+//! or an instance). It is made ahead, given to two parties, told to them when its first slot is used, and kept
+//! for them until either goes. A slot shows one timeline. When the timeline closes, the slot stays as it is, so
+//! that late readers see how it ended; it is used again, oldest first, once nobody waits there any more.
+//!
+//! **Routes.** A batch must never fail because one instance cannot be shown another's timeline. So for every two
+//! instances A and B of a domain that both have queues, the pairs from A to B always have room for every
+//! timeline of A that B does not see yet. Opening a queue makes that room first ([`crate::opening`]).
+//!
+//! Both parties number their pages themselves: a driver signal and observe pages apart, a client all of them.
+
+use std::collections::BTreeMap;
+
+use vgem_proto::ids::{ClientKey, InstanceId, PageId, Point, TimelineKey};
+use vgem_proto::layout::fence_page;
+
+use crate::io::PairId;
+use crate::queues::{Queue, Waiters};
+use crate::tables::Table;
+
+/// Who observes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Party {
+    Client(ClientKey),
+    Instance(InstanceId),
+}
+
+/// A slot of a page.
+#[derive(Debug, Default)]
+pub(crate) enum Slot {
+    /// Never used.
+    #[default]
+    Free,
+    /// Shows a timeline.
+    Shown(TimelineKey),
+    /// Showed one that is closed.
+    Closed {
+        /// Which.
+        timeline: TimelineKey,
+        /// Who may still look.
+        waiters: Waiters,
+        /// The closings before this one.
+        order: u64,
+    },
+}
+
+/// The numbers by which the parties know the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Numbered {
+    /// The signaller's.
+    pub(crate) signal: PageId,
+    /// The observer's.
+    pub(crate) observe: PageId,
+}
+
+/// A pair that two parties have.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) signaller: InstanceId,
+    pub(crate) observer: Party,
+    /// Set once the pages were sent.
+    pub(crate) numbers: Option<Numbered>,
+    pub(crate) slots: [Slot; fence_page::SLOTS as usize],
+}
+
+impl Pair {
+    fn new(signaller: InstanceId, observer: Party) -> Self {
+        Self { signaller, observer, numbers: None, slots: Default::default() }
+    }
+
+    /// Whether some timeline is shown here.
+    pub(crate) fn shows(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot, Slot::Shown(_)))
+    }
+
+    /// The best slot to use next: one that is free, else the one that closed first of those nobody looks at.
+    fn usable(&self, queues: &Table<TimelineKey, Queue>) -> Option<(u64, u16)> {
+        (0u16..)
+            .zip(&self.slots)
+            .filter_map(|(place, slot)| match slot {
+                Slot::Free => Some((0, place)),
+                Slot::Shown(_) => None,
+                Slot::Closed { waiters, order, .. } => quiet(waiters, queues).then_some((*order, place)),
+            })
+            .min()
+    }
+
+    fn room(&self, queues: &Table<TimelineKey, Queue>) -> usize {
+        let usable = |slot: &&Slot| match slot {
+            Slot::Free => true,
+            Slot::Shown(_) => false,
+            Slot::Closed { waiters, .. } => quiet(waiters, queues),
+        };
+        self.slots.iter().filter(usable).count()
+    }
+}
+
+/// Whether every job that waited in a slot has ended.
+pub(crate) fn quiet(waiters: &Waiters, queues: &Table<TimelineKey, Queue>) -> bool {
+    waiters.iter().all(|(timeline, point)| is_done(queues, *timeline, *point))
+}
+
+/// Whether a point is known to have ended. One of a timeline that is no more has.
+#[inline]
+pub(crate) fn is_done(queues: &Table<TimelineKey, Queue>, timeline: TimelineKey, point: Point) -> bool {
+    queues.get(timeline).is_none_or(|queue| queue.ended >= point)
+}
+
+/// All pairs.
+#[derive(Debug, Default)]
+pub(crate) struct Pairs {
+    given: BTreeMap<PairId, Pair>,
+    spare: Vec<PairId>,
+    /// Asked for and not made yet.
+    pub(crate) making: usize,
+    /// Set when the kernel refused one, until somebody asks for a queue again.
+    pub(crate) refused: bool,
+    last: u64,
+    closings: u64,
+}
+
+impl Pairs {
+    /// A number for a pair that is asked for.
+    pub(crate) fn ask(&mut self) -> PairId {
+        self.making += 1;
+        self.last += 1;
+        PairId(self.last)
+    }
+
+    /// A pair was made.
+    pub(crate) fn made(&mut self, pair: PairId) {
+        self.making = self.making.saturating_sub(1);
+        self.spare.push(pair);
+    }
+
+    /// A pair could not be made.
+    pub(crate) fn not_made(&mut self) {
+        self.making = self.making.saturating_sub(1);
+        self.refused = true;
+    }
+
+    /// Takes a spare pair out, to be dropped.
+    pub(crate) fn take_spare(&mut self) -> Option<PairId> {
+        self.spare.pop()
+    }
+
+    pub(crate) fn spare(&self) -> usize {
+        self.spare.len()
+    }
+
+    /// Gives a spare pair to two parties.
+    pub(crate) fn give(&mut self, signaller: InstanceId, observer: Party) -> Option<PairId> {
+        let id = self.spare.pop()?;
+        self.given.insert(id, Pair::new(signaller, observer));
+        Some(id)
+    }
+
+    pub(crate) fn get(&self, id: PairId) -> Option<&Pair> {
+        self.given.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: PairId) -> Option<&mut Pair> {
+        self.given.get_mut(&id)
+    }
+
+    pub(crate) fn remove(&mut self, id: PairId) -> Option<Pair> {
+        self.given.remove(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PairId, &Pair)> {
+        self.given.iter().map(|(id, pair)| (*id, pair))
+    }
+
+    /// Pairs that live, spare ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.given.len() + self.spare.len()
+    }
+
+    /// The slot to use next among `candidates` (an observer's pairs) for a timeline of `signaller`.
+    pub(crate) fn usable(
+        &self,
+        candidates: &[PairId],
+        signaller: InstanceId,
+        queues: &Table<TimelineKey, Queue>,
+    ) -> Option<(PairId, u16)> {
+        candidates
+            .iter()
+            .filter_map(|id| {
+                let pair = self.given.get(id).filter(|pair| pair.signaller == signaller)?;
+                pair.usable(queues).map(|(order, slot)| (order, *id, slot))
+            })
+            .min()
+            .map(|(_, id, slot)| (id, slot))
+    }
+
+    /// Slots that could be used now among `candidates` for timelines of `signaller`.
+    pub(crate) fn room(
+        &self,
+        candidates: &[PairId],
+        signaller: InstanceId,
+        queues: &Table<TimelineKey, Queue>,
+    ) -> usize {
+        candidates
+            .iter()
+            .filter_map(|id| self.given.get(id).filter(|pair| pair.signaller == signaller))
+            .map(|pair| pair.room(queues))
+            .sum()
+    }
+
+    /// Puts a timeline into a slot; gives the one that was there before.
+    pub(crate) fn show(&mut self, id: PairId, place: u16, timeline: TimelineKey) -> Option<TimelineKey> {
+        let slot = self.given.get_mut(&id)?.slots.get_mut(usize::from(place))?;
+        match std::mem::replace(slot, Slot::Shown(timeline)) {
+            Slot::Free | Slot::Shown(_) => None,
+            Slot::Closed { timeline, .. } => Some(timeline),
+        }
+    }
+
+    /// Notes that the timeline in a slot is closed.
+    pub(crate) fn close(&mut self, id: PairId, place: u16, timeline: TimelineKey, waiters: Waiters) {
+        self.closings += 1;
+        let order = self.closings;
+        if let Some(slot) = self.given.get_mut(&id).and_then(|pair| pair.slots.get_mut(usize::from(place))) {
+            *slot = Slot::Closed { timeline, waiters, order };
+        }
+    }
+}

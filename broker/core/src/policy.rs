@@ -1,0 +1,127 @@
+//! Who may do what: the only place that makes a [`Grant`].
+//!
+//! A grant is proof that policy was asked. The functions that change something take one; nobody else can make
+//! it, and it says for whom and for what it holds. Rights of handles are checked here too: they only shrink.
+
+use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::ids::{DomainId, ObjectKey};
+use vgem_proto::rights::{Access, Rights};
+
+use crate::io::Scope;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Subject {
+    pub(crate) uid: u32,
+    pub(crate) domain: DomainId,
+}
+
+/// What is asked, for things that need no right of a handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    CreateObject,
+    OpenQueue,
+    Submit,
+}
+
+/// Proof that a subject may act.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Grant {
+    domain: DomainId,
+}
+
+impl Grant {
+    /// The domain that acts, and pays.
+    pub(crate) fn domain(&self) -> DomainId {
+        self.domain
+    }
+}
+
+/// Proof that a handle allows an access to its object.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct UseGrant {
+    object: ObjectKey,
+    access: Access,
+}
+
+impl UseGrant {
+    pub(crate) fn object(&self) -> ObjectKey {
+        self.object
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+}
+
+/// Asks whether `subject` may do `action`.
+///
+/// In this version every client may use what its own domain pays for.
+pub(crate) fn authorise(subject: Subject, action: Action) -> Result<Grant, Refusal> {
+    match action {
+        Action::CreateObject | Action::OpenQueue | Action::Submit => Ok(Grant { domain: subject.domain }),
+    }
+}
+
+/// Asks whether a handle with `rights` allows a job `access` to `object`.
+#[inline]
+pub(crate) fn authorise_use(object: ObjectKey, rights: Rights, access: Access) -> Result<UseGrant, Refusal> {
+    let needed = match access {
+        Access::Read => Rights::READ,
+        Access::Write => Rights::WRITE,
+    };
+    if rights.contains(needed) { Ok(UseGrant { object, access }) } else { Err(lacks(rights, needed)) }
+}
+
+/// Asks whether a handle with `rights` allows an fd with `access` to leave.
+pub(crate) fn authorise_export(
+    object: ObjectKey,
+    rights: Rights,
+    access: Access,
+) -> Result<UseGrant, Refusal> {
+    let needed = match access {
+        Access::Read => Rights::EXPORT | Rights::READ,
+        Access::Write => Rights::EXPORT | Rights::WRITE,
+    };
+    if rights.contains(needed) { Ok(UseGrant { object, access }) } else { Err(lacks(rights, needed)) }
+}
+
+fn lacks(rights: Rights, needed: Rights) -> Refusal {
+    let text = format!("the handle's rights are {rights:?}, this needs {needed:?}");
+    Refusal::new(ErrorCode::Denied, text).with(u64::from(needed.bits()), u64::from(rights.bits()))
+}
+
+/// How much of the state `subject` may look at: root everything, others their own domain.
+pub(crate) fn scope(subject: Subject) -> Scope {
+    if subject.uid == 0 { Scope::All } else { Scope::Domain(subject.domain) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECT: ObjectKey = ObjectKey { index: 1, generation: 1 };
+
+    #[test]
+    fn a_right_that_is_missing_is_named_with_what_there_is() {
+        let refusal = authorise_use(OBJECT, Rights::READ, Access::Write).unwrap_err();
+        assert_eq!((refusal.code, refusal.value, refusal.limit), (ErrorCode::Denied, 2, 1));
+    }
+
+    #[test]
+    fn an_export_needs_the_right_to_export_and_that_of_its_access() {
+        let allowed = |rights, access| authorise_export(OBJECT, rights, access).is_ok();
+        assert!(allowed(Rights::READ | Rights::EXPORT, Access::Read));
+        assert!(!allowed(Rights::READ | Rights::EXPORT, Access::Write));
+        assert!(!allowed(Rights::READ | Rights::WRITE, Access::Read));
+    }
+
+    #[test]
+    fn only_root_sees_other_domains() {
+        let domain = DomainId(4);
+        assert_eq!(scope(Subject { uid: 0, domain }), Scope::All);
+        assert_eq!(scope(Subject { uid: 9, domain }), Scope::Domain(domain));
+    }
+}

@@ -1,0 +1,191 @@
+//! Queues, their timelines, and the jobs in them.
+//!
+//! A queue belongs to one client and one device instance and has exactly one timeline, whose signaller is that
+//! instance: the two share one key here. Jobs are numbered by their points, one after the other, and end in
+//! order, so everything a job needs until then lies in three rings: the jobs, their uses of objects, and the
+//! points of other timelines they wait for. Nothing is allocated per job.
+//!
+//! ```text
+//! Open --close--> Closing --all jobs ended, the driver has said so--> removed
+//!   |                |
+//!   +---- the instance dies: every job ends ----> Gone --close--> removed
+//! ```
+//!
+//! Invariants: `promised - ended` is the number of jobs in the ring and the amount of `owed`; the uses and waits
+//! of all jobs in the ring are exactly what the other two rings hold; a queue that is watched by another has an
+//! unfinished job.
+
+use std::collections::VecDeque;
+
+use vgem_proto::error::Failure;
+use vgem_proto::ids::{ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey};
+
+use crate::accounts::Charge;
+use crate::io::PairId;
+use crate::pairs::Party;
+use crate::ranges::ByteRange;
+use crate::reservation::Touching;
+
+/// Where a queue is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum QueueState {
+    /// Takes jobs.
+    Open,
+    /// Its jobs finish; then it is no more.
+    Closing,
+    /// Its instance is gone.
+    Gone,
+}
+
+/// What can happen to a queue as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum QueueEvent {
+    Close,
+    InstanceGone,
+}
+
+impl QueueState {
+    /// The state after `event`; `None` is the end.
+    pub(crate) fn after(self, event: QueueEvent) -> Option<Self> {
+        match (self, event) {
+            (Self::Open, QueueEvent::Close) => Some(Self::Closing),
+            (Self::Closing, QueueEvent::Close) => Some(Self::Closing),
+            (Self::Gone, QueueEvent::Close) => None,
+            (Self::Open, QueueEvent::InstanceGone) => Some(Self::Gone),
+            (Self::Closing, QueueEvent::InstanceGone) => None,
+            (Self::Gone, QueueEvent::InstanceGone) => Some(Self::Gone),
+        }
+    }
+}
+
+/// A job that has not ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Job {
+    /// Longest run time once ready, nanoseconds.
+    pub(crate) run_ns: u64,
+    /// How many of the ring's uses are its own.
+    pub(crate) uses: u32,
+    /// How many of the ring's waits are its own.
+    pub(crate) waits: u32,
+}
+
+/// What a job does to an object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Use {
+    pub(crate) object: ObjectKey,
+    pub(crate) range: ByteRange,
+    pub(crate) touching: Touching,
+}
+
+/// A slot in which the queue's timeline is shown.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) observer: Party,
+    pub(crate) pair: PairId,
+    pub(crate) slot: u16,
+    /// The observer's own number of the page.
+    pub(crate) page: u16,
+    /// For an instance: per queue of it, the last job that waits here.
+    pub(crate) waiters: Waiters,
+}
+
+/// Per queue, the last job that waits in some slot. The slot may be used again once all of them have ended.
+pub(crate) type Waiters = Vec<(TimelineKey, Point)>;
+
+/// Failures of a queue that are remembered, for explicit waits that come late.
+const FAILURES: usize = 64;
+
+/// A queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) state: QueueState,
+    pub(crate) client: ClientKey,
+    pub(crate) handle: QueueHandle,
+    pub(crate) domain: DomainId,
+    /// Place in the broker's list of devices.
+    pub(crate) device: usize,
+    pub(crate) instance: InstanceId,
+    /// Most jobs in flight.
+    pub(crate) depth: u32,
+    pub(crate) promised: Point,
+    pub(crate) ended: Point,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) uses: VecDeque<Use>,
+    pub(crate) waits: VecDeque<(TimelineKey, Point)>,
+    /// The charge for the queue.
+    pub(crate) charge: Charge,
+    /// The charge for its jobs in flight.
+    pub(crate) owed: Charge,
+    pub(crate) shown: Vec<Shown>,
+    /// When the job at the head must have ended; set while it is ready.
+    pub(crate) limit: Option<Time>,
+    /// The timeline that the job at the head waits for.
+    pub(crate) watching: Option<TimelineKey>,
+    /// Queues whose heads wait for this timeline.
+    pub(crate) watchers: Vec<TimelineKey>,
+    pub(crate) failures: VecDeque<(Point, Failure)>,
+    /// The last failure that is no longer in `failures`.
+    pub(crate) forgotten: Option<(Point, Failure)>,
+}
+
+impl Queue {
+    pub(crate) fn in_flight(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// The points that the job at the head waits for.
+    pub(crate) fn head_waits(&self) -> impl Iterator<Item = (TimelineKey, Point)> {
+        let count = self.jobs.front().map_or(0, |job| job.waits as usize);
+        self.waits.iter().take(count).copied()
+    }
+
+    /// Remembers a failed point.
+    pub(crate) fn note_failure(&mut self, point: Point, failure: Failure) {
+        if self.failures.len() == FAILURES {
+            self.forgotten = self.failures.pop_front();
+        }
+        self.failures.push_back((point, failure));
+    }
+
+    /// How a point that has ended failed. One of which nothing is known counts as failed like its successor.
+    pub(crate) fn failure_of(&self, point: Point) -> Option<Failure> {
+        match self.failures.iter().find(|(failed, _)| *failed == point) {
+            Some((_, failure)) => Some(*failure),
+            None => self.forgotten.filter(|(last, _)| point <= *last).map(|(_, failure)| failure),
+        }
+    }
+
+    /// What tools call its state.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match self.state {
+            QueueState::Gone => "gone",
+            QueueState::Open | QueueState::Closing if self.jobs.is_empty() => "idle",
+            QueueState::Open | QueueState::Closing if self.limit.is_some() => "ready",
+            QueueState::Open | QueueState::Closing => "waiting",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_states_of_a_queue_are_these() {
+        let mut table = String::new();
+        for state in [QueueState::Open, QueueState::Closing, QueueState::Gone] {
+            for event in [QueueEvent::Close, QueueEvent::InstanceGone] {
+                let next = state.after(event).map_or("removed".to_owned(), |next| format!("{next:?}"));
+                table.push_str(&format!("{state:?} --{event:?}--> {next}\n"));
+            }
+        }
+        insta::assert_snapshot!(table, @r"
+        Open --Close--> Closing
+        Open --InstanceGone--> Gone
+        Closing --Close--> Closing
+        Closing --InstanceGone--> removed
+        Gone --Close--> removed
+        Gone --InstanceGone--> Gone
+        ");
+    }
+}

@@ -1,0 +1,471 @@
+//! What clients ask for: one function per request, each with the same five steps.
+//!
+//! **Find** what the numbers name, **authorise** (a [`crate::policy`] grant), **charge** the domain, **change**
+//! the tables, **reply**. A refusal can only happen before *change*; from there on nothing may fail.
+//! Submitting is in [`crate::submit`], opening a queue in [`crate::opening`].
+
+use vgem_proto::VERSION;
+use vgem_proto::codec::{Malformed, Zero};
+use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::ids::{
+    CauseId, ClientKey, DeviceId, Handle, ObjectKey, Point, QueueHandle, Time, TimelineKey,
+};
+use vgem_proto::limits;
+use vgem_proto::message::Head;
+use vgem_proto::message::client::{
+    Cancelling, ClientMessage, Committed, CreateObject, Described, Devices, Done, Explained, Export,
+    Exported, Hello, Inspect, Welcome,
+};
+use vgem_proto::message::driver::CancelJob;
+use vgem_proto::rights::{HugePages, Rights};
+
+use crate::accounts::{Charge, Resource};
+use crate::broker::{Broker, client_number};
+use crate::causes::Cause;
+use crate::clients::{Client, ObjectHandle, Standing};
+use crate::deadlines::Timer;
+use crate::io::{Attach, BadRequest, Effect, Event, LinkId, PeerFacts};
+use crate::objects::{Awaiting, Object, ObjectEvent, ObjectState};
+use crate::policy::{self, Action, Grant};
+use crate::reservation::Reservation;
+use crate::tables::HandleTable;
+use crate::text::harmless;
+
+/// What a handler says: done (or under way), or refused without any change.
+pub(crate) type Outcome = Result<(), Refusal>;
+
+impl Broker {
+    /// A client connected: it must greet in time.
+    pub(crate) fn connected(&mut self, now: Time, link: LinkId, peer: PeerFacts) {
+        let connection = match self.accounts.charge(peer.domain, Resource::Connections, 1) {
+            Ok(charge) => charge,
+            Err(refusal) => {
+                let why = refusal.to_string();
+                self.refuse(link, 0, &refusal, CauseId::NONE);
+                self.out.push(Effect::Disconnect { link, why });
+                return;
+            }
+        };
+        let until = now.after(self.config.times.greeting_ns);
+        let key = self.clients.insert(Client {
+            link,
+            peer,
+            name: String::new(),
+            standing: Standing::Silent { until },
+            objects: HandleTable::new(),
+            queues: HandleTable::new(),
+            pairs: Vec::new(),
+            next_page: 0,
+            opening: 0,
+            bad_messages: 0,
+            messages: 0,
+            connection,
+            unreceived: Charge::nothing(peer.domain, Resource::Exports),
+        });
+        self.timers.arm(Timer::Greeting(key), &mut None, until);
+        self.log(Event::ClientConnected { client: client_number(key), uid: peer.uid });
+    }
+
+    /// A client has taken all that was sent to it.
+    pub(crate) fn received(&mut self, link: LinkId) {
+        let Some(key) = self.clients.key_of(link) else { return };
+        if let Some(client) = self.clients.get_mut(key) {
+            let all = client.unreceived.amount();
+            let charge = client.unreceived.split(all);
+            self.accounts.give_back(charge);
+        }
+    }
+
+    /// A client sent something that is no message. It may try again, but not for ever.
+    pub(crate) fn bad_request(&mut self, now: Time, link: LinkId, request: u64, fault: BadRequest) {
+        let Some(key) = self.clients.key_of(link) else { return };
+        let limit = self.config.bounds.bad_messages;
+        let Some(client) = self.clients.get_mut(key).filter(|c| c.standing != Standing::Dropped) else {
+            return;
+        };
+        self.counters.client_messages += 1;
+        client.messages += 1;
+        client.bad_messages += 1;
+        let too_many = client.bad_messages >= limit;
+        let domain = client.peer.domain;
+        let refusal = match self.accounts.pace(domain, now) {
+            Ok(()) => about(fault),
+            Err(refusal) => refusal,
+        };
+        self.refuse(link, request, &refusal, CauseId::NONE);
+        if too_many {
+            self.drop_client(key, format!("{limit} bad messages in a row"));
+        }
+    }
+
+    /// A client sent a message.
+    pub(crate) fn request(&mut self, now: Time, link: LinkId, head: &Head, message: ClientMessage) {
+        let Some(key) = self.clients.key_of(link) else { return };
+        let Some(client) = self.clients.get_mut(key) else { return };
+        self.counters.client_messages += 1;
+        client.messages += 1;
+        client.bad_messages = 0;
+        let greeted = match client.standing {
+            Standing::Dropped => return,
+            Standing::Silent { .. } => false,
+            Standing::Greeted => true,
+        };
+        let domain = client.peer.domain;
+        let outcome = match (self.accounts.pace(domain, now), message) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(()), ClientMessage::Hello(hello)) => self.hello(key, head, &hello),
+            (Ok(()), _) if !greeted => Err(Refusal::new(ErrorCode::NotGreeted, "say Hello first")),
+            (Ok(()), message) => self.greeted_request(now, key, link, head, message),
+        };
+        if let Err(refusal) = outcome {
+            self.refuse(link, head.request, &refusal, CauseId::NONE);
+        }
+    }
+
+    fn greeted_request(
+        &mut self,
+        now: Time,
+        key: ClientKey,
+        link: LinkId,
+        head: &Head,
+        message: ClientMessage,
+    ) -> Outcome {
+        let asker = Awaiting { client: key, link, request: head.request };
+        match message {
+            ClientMessage::Hello(hello) => self.hello(key, head, &hello),
+            ClientMessage::CreateObject(create) => self.create_object(asker, &create),
+            ClientMessage::Commit(commit) => self.commit(asker, commit.object),
+            ClientMessage::CloseObject(close) => self.close_object(now, asker, close.object),
+            ClientMessage::Export(export) => self.export(asker, &export),
+            ClientMessage::ListDevices(_) => self.list_devices(asker),
+            ClientMessage::Describe(describe) => self.describe(asker, describe.device),
+            ClientMessage::OpenQueue(open) => self.open_queue(now, asker, head.deadline, &open),
+            ClientMessage::CloseQueue(close) => self.close_queue(now, asker, close.queue),
+            ClientMessage::Submit(submit) => self.submit(now, asker, head.flags, &submit),
+            ClientMessage::Cancel(cancel) => self.cancel(now, asker, cancel.queue, cancel.point),
+            ClientMessage::Explain(explain) => self.explain(asker, explain.cause),
+            ClientMessage::Inspect(inspect) => self.inspect(asker, &inspect),
+            ClientMessage::Welcome(_)
+            | ClientMessage::Done(_)
+            | ClientMessage::Refused(_)
+            | ClientMessage::ObjectCreated(_)
+            | ClientMessage::Committed(_)
+            | ClientMessage::Exported(_)
+            | ClientMessage::Devices(_)
+            | ClientMessage::Described(_)
+            | ClientMessage::QueueOpened(_)
+            | ClientMessage::Accepted(_)
+            | ClientMessage::Cancelling(_)
+            | ClientMessage::Explained(_)
+            | ClientMessage::Page(_) => {
+                Err(Refusal::new(ErrorCode::UnknownOpcode, "only the broker sends this message")
+                    .with(u64::from(head.opcode), 0))
+            }
+        }
+    }
+
+    fn hello(&mut self, key: ClientKey, head: &Head, hello: &Hello) -> Outcome {
+        let version = u64::from(VERSION);
+        let Some(client) = self.clients.get_mut(key) else { return Ok(()) };
+        let Standing::Silent { until } = client.standing else {
+            return Err(Refusal::new(ErrorCode::Malformed, "this connection has said Hello already"));
+        };
+        if !(hello.version_min..=hello.version_max).contains(&VERSION) {
+            let text = format!(
+                "the client speaks versions {} to {}, this broker {VERSION}",
+                hello.version_min, hello.version_max
+            );
+            return Err(Refusal::new(ErrorCode::Version, text).with(u64::from(hello.version_max), version));
+        }
+        client.standing = Standing::Greeted;
+        client.name = harmless(&hello.name, limits::NAME_LEN);
+        let (link, peer) = (client.link, client.peer);
+        self.timers.disarm(Timer::Greeting(key), &mut Some(until));
+        let welcome = Welcome {
+            token: peer.token,
+            features: 0,
+            domain: peer.domain,
+            client: client_number(key),
+            version: VERSION,
+            reserved: Zero,
+            message_len: u32::try_from(limits::MESSAGE_LEN).unwrap_or(u32::MAX),
+        };
+        self.reply(link, head.request, welcome);
+        Ok(())
+    }
+
+    fn create_object(&mut self, asker: Awaiting, create: &CreateObject) -> Outcome {
+        let client = self.find_client(asker.client)?;
+        if !client.objects.has_room() {
+            return Err(full_table(HandleTable::<ObjectHandle>::ROWS));
+        }
+        let grant = policy::authorise(client.subject(), Action::CreateObject)?;
+        check_len(create)?;
+        let charges = self.charge_object(&grant, create.len)?;
+        let unit =
+            self.objects.insert_with(|_| new_object(&grant, asker, create, charges.object, charges.handle));
+        if let Some(client) = self.clients.get_mut(asker.client) {
+            client.unreceived.join(charges.export);
+        }
+        let name = self.objects.get(unit).map(|object| object.name.clone()).unwrap_or_default();
+        self.out.push(Effect::MakeObject { object: unit, len: create.len, huge: create.huge, name });
+        Ok(())
+    }
+
+    fn charge_object(&mut self, grant: &Grant, len: u64) -> Result<ObjectCharges, Refusal> {
+        let wanted =
+            [(Resource::Bytes, len), (Resource::Objects, 1), (Resource::Handles, 1), (Resource::Exports, 1)];
+        let mut got: Vec<Charge> = Vec::with_capacity(wanted.len());
+        for (resource, amount) in wanted {
+            match self.accounts.charge(grant.domain(), resource, amount) {
+                Ok(charge) => got.push(charge),
+                Err(refusal) => {
+                    got.into_iter().for_each(|charge| self.accounts.give_back(charge));
+                    return Err(refusal);
+                }
+            }
+        }
+        let [bytes, objects, handle, export] =
+            <[Charge; 4]>::try_from(got).expect("every one of the four was charged, or we returned");
+        Ok(ObjectCharges { object: [bytes, objects], handle, export })
+    }
+
+    fn commit(&mut self, asker: Awaiting, handle: Handle) -> Outcome {
+        let (key, rights) = self.find_handle(asker.client, handle)?;
+        let _grant = policy::authorise_use(key, rights, vgem_proto::rights::Access::Write)?;
+        let Some(object) = self.objects.get_mut(key) else { return Err(no_such_handle(handle.0)) };
+        if object.state == ObjectState::Ready {
+            let pinned = object.pinned;
+            self.reply(asker.link, asker.request, Committed { pinned });
+            return Ok(());
+        }
+        let Some(next) = object.state.after(ObjectEvent::Commit) else {
+            return Err(Refusal::new(ErrorCode::Busy, "the object is being committed already"));
+        };
+        object.state = next;
+        object.awaiting = Some(asker);
+        self.out.push(Effect::CheckPopulated { object: key });
+        Ok(())
+    }
+
+    fn close_object(&mut self, now: Time, asker: Awaiting, handle: Handle) -> Outcome {
+        let held = self.clients.get_mut(asker.client).and_then(|client| client.objects.remove(handle.0));
+        let held = held.ok_or_else(|| no_such_handle(handle.0))?;
+        self.drop_handle(now, asker.client, held);
+        self.log(Event::HandleClosed { handle });
+        self.reply(asker.link, asker.request, Done {});
+        Ok(())
+    }
+
+    fn export(&mut self, asker: Awaiting, export: &Export) -> Outcome {
+        let (key, rights) = self.find_handle(asker.client, export.object)?;
+        let len =
+            self.objects.get(key).map(|object| object.len).ok_or_else(|| no_such_handle(export.object.0))?;
+        let grant = policy::authorise_export(key, rights, export.access)?;
+        let domain = self.find_client(asker.client)?.peer.domain;
+        let charge = self.accounts.charge(domain, Resource::Exports, 1)?;
+        if let Some(client) = self.clients.get_mut(asker.client) {
+            client.unreceived.join(charge);
+        }
+        let attach = Attach::Export { object: grant.object(), access: grant.access() };
+        self.reply_with(asker.link, asker.request, Exported { len }, attach);
+        Ok(())
+    }
+
+    fn list_devices(&mut self, asker: Awaiting) -> Outcome {
+        let ids = self.devices.iter().map(|device| device.id).collect();
+        let names: Vec<&str> = self.devices.iter().map(|device| device.name()).collect();
+        let names = names.join("\n").into_bytes();
+        self.reply(asker.link, asker.request, Devices { ids, names });
+        Ok(())
+    }
+
+    fn describe(&mut self, asker: Awaiting, id: DeviceId) -> Outcome {
+        let device = self.find_device(id)?;
+        let description = self.devices.get(device).map(|device| device.encoded.clone()).unwrap_or_default();
+        self.reply(asker.link, asker.request, Described { device: id, description });
+        Ok(())
+    }
+
+    fn close_queue(&mut self, now: Time, asker: Awaiting, handle: QueueHandle) -> Outcome {
+        let key = self.find_queue(asker.client, handle)?;
+        if let Some(client) = self.clients.get_mut(asker.client) {
+            client.queues.remove(handle.0);
+        }
+        self.end_queue(now, key);
+        self.reply(asker.link, asker.request, Done {});
+        Ok(())
+    }
+
+    fn cancel(&mut self, now: Time, asker: Awaiting, handle: QueueHandle, point: Point) -> Outcome {
+        let key = self.find_queue(asker.client, handle)?;
+        let Some(queue) = self.queues.get(key) else { return Err(no_such_queue(handle)) };
+        if point > queue.promised || point == Point(0) {
+            let text = format!("the queue's jobs are 1 to {}", queue.promised.0);
+            return Err(Refusal::new(ErrorCode::BadPoint, text).with(point.0, queue.promised.0));
+        }
+        let (instance, domain) = (queue.instance, queue.domain);
+        let state = if point <= queue.ended {
+            2
+        } else if point == queue.ended.next() && queue.limit.is_some() {
+            1
+        } else {
+            0
+        };
+        if state != 2 {
+            let device = self.devices.get(queue.device).map(|d| d.name().to_owned()).unwrap_or_default();
+            let text = "cancelled by the client that submitted it".to_owned();
+            let cause = Cause { at: now, point, pid: 0, code: ErrorCode::Cancelled, device, text };
+            let cause = self.causes.issue(domain, cause);
+            self.tell_driver(instance, CancelJob { timeline: key, point, cause });
+        }
+        self.reply(asker.link, asker.request, Cancelling { state, reserved: Zero });
+        Ok(())
+    }
+
+    fn explain(&mut self, asker: Awaiting, id: CauseId) -> Outcome {
+        let domain = self.find_client(asker.client)?.peer.domain;
+        let Some(cause) = self.causes.explain(domain, id) else {
+            return Err(Refusal::new(ErrorCode::Gone, "no such cause, or it is too old"));
+        };
+        let explained = Explained {
+            cause: id,
+            at: cause.at,
+            point: cause.point,
+            pid: cause.pid,
+            code: cause.code,
+            device: cause.device.clone().into_bytes(),
+            text: cause.text.clone().into_bytes(),
+        };
+        self.reply(asker.link, asker.request, explained);
+        Ok(())
+    }
+
+    fn inspect(&mut self, asker: Awaiting, inspect: &Inspect) -> Outcome {
+        let scope = policy::scope(self.find_client(asker.client)?.subject());
+        let Awaiting { link, request, .. } = asker;
+        let (topic, cursor) = (inspect.topic, inspect.cursor);
+        self.out.push(Effect::Inspect { link, request, scope, topic, cursor });
+        Ok(())
+    }
+
+    pub(crate) fn find_client(&self, key: ClientKey) -> Result<&Client, Refusal> {
+        self.clients.get(key).ok_or_else(|| Refusal::new(ErrorCode::Gone, "the client is gone"))
+    }
+
+    fn find_handle(&self, client: ClientKey, handle: Handle) -> Result<(ObjectKey, Rights), Refusal> {
+        let held = self.clients.get(client).and_then(|client| client.objects.get(handle.0));
+        held.map(|held| (held.object, held.rights)).ok_or_else(|| no_such_handle(handle.0))
+    }
+
+    pub(crate) fn find_queue(&self, client: ClientKey, handle: QueueHandle) -> Result<TimelineKey, Refusal> {
+        let found = self.clients.get(client).and_then(|client| client.queues.get(handle.0));
+        found.copied().ok_or_else(|| no_such_queue(handle))
+    }
+
+    /// The place of a device in the broker's list.
+    pub(crate) fn find_device(&self, id: DeviceId) -> Result<usize, Refusal> {
+        self.devices.iter().position(|device| device.id == id).ok_or_else(|| {
+            let text = "no device has this number; ListDevices names those there are";
+            Refusal::new(ErrorCode::NoSuchDevice, text).with(u64::from(id.0), 0)
+        })
+    }
+}
+
+struct ObjectCharges {
+    object: [Charge; 2],
+    handle: Charge,
+    export: Charge,
+}
+
+fn new_object(
+    grant: &Grant,
+    asker: Awaiting,
+    create: &CreateObject,
+    charges: [Charge; 2],
+    handle_charge: Charge,
+) -> Object {
+    Object {
+        state: ObjectState::Making,
+        name: harmless(&create.name, limits::NAME_LEN),
+        len: create.len,
+        domain: grant.domain(),
+        pinned: 0,
+        kept: false,
+        awaiting: Some(asker),
+        holders: Vec::new(),
+        uses: 0,
+        planned: 0,
+        mappings: Vec::new(),
+        reservation: Reservation::default(),
+        charges,
+        handle_charge: Some(handle_charge),
+        hinted: false,
+        probes: 0,
+        look_at: None,
+    }
+}
+
+fn check_len(create: &CreateObject) -> Outcome {
+    let unit = match create.huge {
+        HugePages::Transparent | HugePages::Never => limits::PAGE_LEN,
+        HugePages::Size2M => 2 << 20,
+        HugePages::Size1G => 1 << 30,
+    };
+    if create.len == 0 || create.len > limits::OBJECT_LEN {
+        let text = format!("an object has 1 to {} bytes", limits::OBJECT_LEN);
+        return Err(Refusal::new(ErrorCode::OutOfRange, text).with(create.len, limits::OBJECT_LEN));
+    }
+    if !create.len.is_multiple_of(unit) {
+        let text = format!("the length must be a multiple of {unit} bytes, the size of its pages");
+        return Err(Refusal::new(ErrorCode::Misaligned, text).with(create.len, unit));
+    }
+    Ok(())
+}
+
+/// The refusal that a bad packet is answered with.
+fn about(fault: BadRequest) -> Refusal {
+    let malformed = match fault {
+        BadRequest::TooLarge { len } => {
+            let limit = limits::MESSAGE_LEN as u64;
+            let text = format!("the message has {len} bytes, the limit is {limit}");
+            return Refusal::new(ErrorCode::TooLarge, text).with(len, limit);
+        }
+        BadRequest::Malformed(malformed) => malformed,
+    };
+    let text = malformed.to_string();
+    match malformed {
+        Malformed::UnknownOpcode(opcode) => {
+            Refusal::new(ErrorCode::UnknownOpcode, text).with(u64::from(opcode), 0)
+        }
+        Malformed::UnknownFlags(flags) => {
+            Refusal::new(ErrorCode::UnknownFlag, text).with(u64::from(flags), 0)
+        }
+        Malformed::TooMany { count, limit, .. } => {
+            Refusal::new(ErrorCode::Malformed, text).with(count, limit)
+        }
+        Malformed::BadValue { value, .. } => Refusal::new(ErrorCode::Malformed, text).with(value, 0),
+        Malformed::SizeMismatch { said, got } => Refusal::new(ErrorCode::Malformed, text).with(said, got),
+        Malformed::Short { .. }
+        | Malformed::Trailing { .. }
+        | Malformed::NonZeroTail
+        | Malformed::NotText { .. }
+        | Malformed::WrongFds { .. }
+        | _ => Refusal::new(ErrorCode::Malformed, text),
+    }
+}
+
+/// The same answer for a handle that never was, is closed, or is somebody else's.
+pub(crate) fn no_such_handle(handle: u32) -> Refusal {
+    Refusal::new(ErrorCode::NoSuchHandle, "this connection has no such handle").with(u64::from(handle), 0)
+}
+
+/// The same for a queue.
+pub(crate) fn no_such_queue(handle: QueueHandle) -> Refusal {
+    Refusal::new(ErrorCode::NoSuchHandle, "this connection has no such queue").with(u64::from(handle.0), 0)
+}
+
+pub(crate) fn full_table(rows: usize) -> Refusal {
+    let rows = rows as u64;
+    Refusal::new(ErrorCode::Exhausted, "handles of one connection").with(rows + 1, rows)
+}

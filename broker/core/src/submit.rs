@@ -1,0 +1,649 @@
+//! Batches: accepted whole or refused whole (J1).
+//!
+//! 1. **Find** the queues and hold the points against those expected. What fails here consumes no points.
+//! 2. **Authorise**, then **charge** credits on every queue and link involved, so that an accepted batch can
+//!    always be delivered. What fails here consumes no points either.
+//! 3. **Check** every job ([`crate::check`]). What fails from here on consumes the points: the drivers get the
+//!    same jobs as already failed, so that later batches, which the client may have sent meanwhile, go on.
+//! 4. **Plan**: for each job in order, what it waits for, then its own entries in the reservations (R6).
+//!    Planning can only fail when a job would wait for more points than one may; whether it might is estimated
+//!    first, and if so the reservations are put back as they were.
+//! 5. **Change**: rings, mappings, slots, one `Run` per instance. Nothing can fail any more.
+//!
+//! Storage for all of this lives in [`Batch`] and is used again, so that an ordinary job allocates nothing.
+
+use vgem_proto::codec::Zero;
+use vgem_proto::error::{ErrorCode, Failure, Refusal};
+use vgem_proto::ids::{
+    CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey,
+};
+use vgem_proto::jobs::{
+    DriverJob, DriverOperand, DriverParam, DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, PAGE_LOCAL,
+};
+use vgem_proto::message::SUBMIT_REPLY;
+use vgem_proto::message::client::{Accepted, Submit};
+use vgem_proto::message::driver::Map;
+use vgem_proto::rights::Access;
+
+use crate::accounts::{Charge, Resource};
+use crate::broker::Broker;
+use crate::causes::Cause;
+use crate::check::{Checker, Parts};
+use crate::config::Bounds;
+use crate::devices::InstanceState;
+use crate::io::Attach;
+use crate::objects::{Awaiting, Mapping, MappingState, Object};
+use crate::pairs::{Party, is_done};
+use crate::policy::{self, Action, Grant};
+use crate::queues::{Job, Queue, QueueState, Use};
+use crate::requests::{Outcome, no_such_queue};
+use crate::reservation::{Failures, Fence, JobWaits, PlannedWait, Reservation};
+use crate::runs::Runs;
+use crate::tables::Table;
+
+/// Storage for one batch; empty between inputs.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    queues: Vec<BatchQueue>,
+    jobs: Vec<PlannedJob>,
+    pub(crate) operands: Vec<DriverOperand>,
+    pub(crate) params: Vec<DriverParam>,
+    pub(crate) uses: Vec<Use>,
+    pub(crate) explicit: Vec<PlannedWait>,
+    /// The failure of an explicit data wait of the job that is being checked.
+    pub(crate) failed: Option<Failure>,
+    waits: Vec<PlannedWait>,
+    driver_waits: Vec<DriverWait>,
+}
+
+/// A queue that a batch names.
+#[derive(Debug)]
+struct BatchQueue {
+    handle: QueueHandle,
+    timeline: TimelineKey,
+    instance: InstanceId,
+    device: usize,
+    /// The last point promised before this batch.
+    promised: Point,
+    /// Jobs of the batch on this queue.
+    count: u32,
+    /// Those of them that come before the one that is being looked at.
+    so_far: u32,
+}
+
+/// A job on its way to acceptance. The numbers count its own records, in the order of the batch's arrays.
+#[derive(Debug)]
+struct PlannedJob {
+    /// Place among the batch's queues.
+    queue: usize,
+    run_ns: u64,
+    operands: usize,
+    params: usize,
+    uses: usize,
+    explicit: usize,
+    waits: usize,
+    failed: Option<Failure>,
+    /// Implicit waits are not wanted.
+    is_explicit: bool,
+    /// Failed data waits do not matter.
+    runs_anyway: bool,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.queues.clear();
+        self.jobs.clear();
+        self.operands.clear();
+        self.params.clear();
+        self.uses.clear();
+        self.explicit.clear();
+        self.waits.clear();
+        self.driver_waits.clear();
+        self.failed = None;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queues.is_empty() && self.jobs.is_empty() && self.uses.is_empty() && self.waits.is_empty()
+    }
+
+    /// Jobs of the batch on a timeline: those already looked at, and all.
+    pub(crate) fn planned_on(&self, timeline: TimelineKey) -> Option<(u64, u64)> {
+        let queue = self.queues.iter().find(|queue| queue.timeline == timeline)?;
+        Some((u64::from(queue.so_far), u64::from(queue.count)))
+    }
+}
+
+/// A refusal, and whether the batch's points are consumed.
+enum Refused {
+    Nothing(Refusal),
+    Points(Refusal, Charge),
+}
+
+impl Broker {
+    /// A client submits a batch.
+    pub(crate) fn submit(&mut self, now: Time, asker: Awaiting, flags: u16, submit: &Submit) -> Outcome {
+        let mut batch = std::mem::take(&mut self.batch);
+        let outcome = self.submit_with(now, asker.client, submit, &mut batch);
+        for used in &batch.uses {
+            if let Some(object) = self.objects.get_mut(used.object) {
+                object.planned = 0;
+            }
+        }
+        let refused = match outcome {
+            Ok(()) => {
+                self.counters.batches += 1;
+                self.counters.jobs += submit.jobs.len() as u64;
+                if flags & SUBMIT_REPLY != 0 {
+                    self.reply(asker.link, asker.request, Accepted {});
+                }
+                Ok(())
+            }
+            Err(Refused::Nothing(refusal)) => {
+                self.counters.batches_refused += 1;
+                Err(refusal)
+            }
+            Err(Refused::Points(refusal, charge)) => {
+                self.counters.batches_refused += 1;
+                self.consume_points(now, asker, submit, &refusal, charge, &mut batch);
+                Ok(())
+            }
+        };
+        batch.clear();
+        self.batch = batch;
+        refused
+    }
+
+    fn submit_with(
+        &mut self,
+        now: Time,
+        client: ClientKey,
+        submit: &Submit,
+        batch: &mut Batch,
+    ) -> Result<(), Refused> {
+        self.find_queues(client, submit, batch).map_err(Refused::Nothing)?;
+        let subject = self.find_client(client).map_err(Refused::Nothing)?.subject();
+        let grant = policy::authorise(subject, Action::Submit).map_err(Refused::Nothing)?;
+        let charge = self.charge_batch(&grant, batch, submit.jobs.len()).map_err(Refused::Nothing)?;
+        let checked = self
+            .check_jobs(client, grant.domain(), submit, batch)
+            .and_then(|weight| self.plan(batch, weight));
+        match checked {
+            Ok(()) => self.change(now, submit, charge, batch),
+            Err(refusal) => return Err(Refused::Points(refusal, charge)),
+        }
+        Ok(())
+    }
+
+    fn find_queues(&self, client: ClientKey, submit: &Submit, batch: &mut Batch) -> Outcome {
+        let client = self.find_client(client)?;
+        let mut last = 0;
+        for (number, job) in (0u16..).zip(&submit.jobs) {
+            if batch.queues.get(last).is_none_or(|queue| queue.handle != job.queue) {
+                last = match batch.queues.iter().position(|queue| queue.handle == job.queue) {
+                    Some(place) => place,
+                    None => {
+                        let key = client.queues.get(job.queue.0);
+                        let found = key.and_then(|key| self.find_open_queue(*key, job.queue));
+                        let found = found.unwrap_or_else(|| Err(no_such_queue(job.queue)));
+                        batch.queues.push(found.map_err(|refused| refused.in_job(number))?);
+                        batch.queues.len() - 1
+                    }
+                };
+            }
+            let Some(queue) = batch.queues.get_mut(last) else { continue };
+            queue.count += 1;
+            let expected = queue.promised.0.saturating_add(u64::from(queue.count));
+            if job.point.0 != expected {
+                let text = format!("the next point of {} is {expected}", job.queue);
+                return Err(Refusal::new(ErrorCode::BadPoint, text)
+                    .with(job.point.0, expected)
+                    .in_job(number));
+            }
+            batch.jobs.push(PlannedJob {
+                queue: last,
+                run_ns: 0,
+                operands: 0,
+                params: 0,
+                uses: 0,
+                explicit: 0,
+                waits: 0,
+                failed: None,
+                is_explicit: job.flags & JOB_EXPLICIT != 0,
+                runs_anyway: job.flags & JOB_RUN_ANYWAY != 0,
+            });
+        }
+        Ok(())
+    }
+
+    fn find_open_queue(&self, key: TimelineKey, handle: QueueHandle) -> Option<Result<BatchQueue, Refusal>> {
+        let queue = self.queues.get(key)?;
+        let runs = self.instances.get(&queue.instance).is_some_and(|i| i.state == InstanceState::Ready);
+        if queue.state != QueueState::Open || !runs {
+            let device = self.devices.get(queue.device).map(|d| d.name()).unwrap_or_default();
+            let text = format!("the instance of device {device} behind {handle} is gone; open a new queue");
+            return Some(Err(Refusal::new(ErrorCode::Gone, text)));
+        }
+        Some(Ok(BatchQueue {
+            handle,
+            timeline: key,
+            instance: queue.instance,
+            device: queue.device,
+            promised: queue.promised,
+            count: 0,
+            so_far: 0,
+        }))
+    }
+
+    /// Credits on every queue and instance, and the domain's charge.
+    fn charge_batch(&mut self, grant: &Grant, batch: &Batch, jobs: usize) -> Result<Charge, Refusal> {
+        let bound = self.config.bounds.instance_jobs;
+        for (place, named) in batch.queues.iter().enumerate() {
+            let Some(queue) = self.queues.get(named.timeline) else { continue };
+            let wanted = queue.in_flight() as u64 + u64::from(named.count);
+            if wanted > u64::from(queue.depth) {
+                let text = format!("jobs in flight on {}: its depth is {}", named.handle, queue.depth);
+                return Err(Refusal::new(ErrorCode::Exhausted, text).with(wanted, u64::from(queue.depth)));
+            }
+            let same = |other: &&BatchQueue| other.instance == named.instance;
+            if batch.queues.iter().take(place).any(|other| same(&other)) {
+                continue;
+            }
+            let asked: u32 = batch.queues.iter().filter(same).map(|other| other.count).sum();
+            let in_flight = self.instances.get(&named.instance).map_or(0, |instance| instance.in_flight);
+            let wanted = in_flight.saturating_add(asked);
+            if wanted > bound {
+                let text = format!("jobs in flight at one device for one domain: at most {bound}");
+                let refusal = Refusal::new(ErrorCode::Exhausted, text);
+                return Err(refusal.with(u64::from(wanted), u64::from(bound)));
+            }
+        }
+        self.accounts.charge(grant.domain(), Resource::Jobs, jobs as u64)
+    }
+
+    fn check_jobs(
+        &mut self,
+        client: ClientKey,
+        domain: DomainId,
+        submit: &Submit,
+        batch: &mut Batch,
+    ) -> Result<Weight, Refusal> {
+        check_counts(submit)?;
+        let Some(client) = self.clients.get(client) else {
+            return Err(Refusal::new(ErrorCode::Gone, "the client is gone"));
+        };
+        let mut checker = Checker {
+            client,
+            domain,
+            queues: &self.queues,
+            objects: &mut self.objects,
+            times: &self.config.times,
+            bounds: &self.config.bounds,
+            bytes: submit.bytes.len(),
+            copied: 0,
+        };
+        let mut weight = Weight::default();
+        let (mut operands, mut params, mut waits) =
+            (submit.operands.as_slice(), submit.params.as_slice(), submit.waits.as_slice());
+        for (place, job) in submit.jobs.iter().enumerate() {
+            let parts = Parts {
+                operands: take(&mut operands, job.operands),
+                params: take(&mut params, job.params),
+                waits: take(&mut waits, job.waits),
+            };
+            let before = (batch.operands.len(), batch.params.len(), batch.uses.len(), batch.explicit.len());
+            batch.failed = None;
+            let queue = batch.jobs.get(place).map_or(0, |planned| planned.queue);
+            let device = batch.queues.get(queue).and_then(|queue| self.devices.get(queue.device));
+            let operation = device.and_then(|device| device.description.by_number(job.op));
+            let checked = match operation {
+                Some(operation) => checker.job(operation, job, &parts, batch),
+                None => Err(no_such_operation(device.map(|d| d.name()).unwrap_or_default(), job.op)),
+            };
+            let number = u16::try_from(place).unwrap_or(u16::MAX);
+            let run_ns = checked.map_err(|refusal| refusal.in_job(number))?;
+            let uses = batch.uses.get(before.2..).unwrap_or_default();
+            weight.add(uses, batch.explicit.len() - before.3, batch.queues.len(), checker.objects);
+            let failed = batch.failed.take();
+            if let Some(planned) = batch.jobs.get_mut(place) {
+                planned.run_ns = run_ns;
+                planned.operands = batch.operands.len() - before.0;
+                planned.params = batch.params.len() - before.1;
+                planned.uses = batch.uses.len() - before.2;
+                planned.explicit = batch.explicit.len() - before.3;
+                planned.failed = failed;
+            }
+            if let Some(queue) = batch.queues.get_mut(queue) {
+                queue.so_far += 1;
+            }
+        }
+        Ok(weight)
+    }
+
+    /// Computes every wait and enters every point.
+    fn plan(&mut self, batch: &mut Batch, weight: Weight) -> Outcome {
+        let bounds = self.config.bounds;
+        if weight.most <= bounds.job_waits && weight.all <= bounds.batch_waits {
+            return plan_jobs(&mut self.objects, batch, &bounds);
+        }
+        let before: Vec<(ObjectKey, Reservation)> = batch
+            .uses
+            .iter()
+            .filter_map(|used| self.objects.get(used.object).map(|object| (used.object, object)))
+            .map(|(key, object)| (key, object.reservation.clone()))
+            .collect();
+        let planned = plan_jobs(&mut self.objects, batch, &bounds);
+        if planned.is_err() {
+            for (key, reservation) in before {
+                if let Some(object) = self.objects.get_mut(key) {
+                    object.reservation = reservation;
+                }
+            }
+        }
+        planned
+    }
+
+    /// Carries an accepted batch out.
+    fn change(&mut self, now: Time, submit: &Submit, charge: Charge, batch: &mut Batch) {
+        self.give_credit(charge, batch);
+        let mut runs = Runs::default();
+        let (mut operands, mut params, mut uses, mut waits) = (
+            batch.operands.as_slice(),
+            batch.params.as_slice(),
+            batch.uses.as_slice(),
+            batch.waits.as_slice(),
+        );
+        for (job, planned) in submit.jobs.iter().zip(&batch.jobs) {
+            let Some(queue) = batch.queues.get(planned.queue) else { continue };
+            let (timeline, instance) = (queue.timeline, queue.instance);
+            let own_uses = take(&mut uses, planned.uses);
+            let own_waits = take(&mut waits, planned.waits);
+            self.use_objects(instance, own_uses);
+            let mut failed = planned.failed;
+            batch.driver_waits.clear();
+            for wait in own_waits {
+                match self.place_of(wait, instance, timeline, job.point) {
+                    Some(wait) => batch.driver_waits.push(wait),
+                    None => failed = Some(self.no_slot(wait, queue.device)),
+                }
+            }
+            if let Some(queue) = self.queues.get_mut(timeline) {
+                queue.promised = job.point;
+                queue.uses.extend(own_uses);
+                let others = own_waits.iter().map(|wait| wait.fence).filter(|f| f.timeline != timeline);
+                let waits_before = queue.waits.len();
+                queue.waits.extend(others.map(|fence| (fence.timeline, fence.point)));
+                queue.jobs.push_back(Job {
+                    run_ns: planned.run_ns,
+                    uses: u32::try_from(own_uses.len()).unwrap_or(u32::MAX),
+                    waits: u32::try_from(queue.waits.len() - waits_before).unwrap_or(u32::MAX),
+                });
+            }
+            let driver_job = DriverJob {
+                queue: timeline,
+                point: job.point,
+                run_ns: planned.run_ns,
+                failed_cause: failed.map_or(CauseId::NONE, |failure| failure.cause),
+                failed_code: failed.map_or(0, |failure| failure.code.number()),
+                op: job.op,
+                flags: job.flags,
+                operands: job.operands,
+                params: job.params,
+                waits: u16::try_from(batch.driver_waits.len()).unwrap_or(u16::MAX),
+                reserved: Zero,
+            };
+            let own_operands = take(&mut operands, planned.operands);
+            let own_params = take(&mut params, planned.params);
+            let records = (own_operands, own_params, batch.driver_waits.as_slice());
+            runs.add(instance, driver_job, records, &submit.bytes, &mut self.out);
+        }
+        runs.finish(&mut self.out);
+        self.look_at_new_heads(now, batch);
+    }
+
+    /// A refused batch's jobs go to their drivers as already failed, so that their points end in order.
+    fn consume_points(
+        &mut self,
+        now: Time,
+        asker: Awaiting,
+        submit: &Submit,
+        refusal: &Refusal,
+        charge: Charge,
+        batch: &mut Batch,
+    ) {
+        let domain = charge.domain();
+        let pid = self.clients.get(asker.client).map_or(0, |client| client.peer.pid);
+        let point = refusal.job.and_then(|job| submit.jobs.get(usize::from(job))).map(|job| job.point);
+        let cause = Cause {
+            at: now,
+            point: point.unwrap_or_default(),
+            pid,
+            code: refusal.code,
+            device: String::new(),
+            text: refusal.to_string(),
+        };
+        let cause = self.causes.issue(domain, cause);
+        self.give_credit(charge, batch);
+        let mut runs = Runs::default();
+        for (job, planned) in submit.jobs.iter().zip(&batch.jobs) {
+            let Some(named) = batch.queues.get(planned.queue) else { continue };
+            if let Some(queue) = self.queues.get_mut(named.timeline) {
+                queue.promised = job.point;
+                queue.jobs.push_back(Job { run_ns: 0, uses: 0, waits: 0 });
+            }
+            let tombstone = DriverJob {
+                queue: named.timeline,
+                point: job.point,
+                run_ns: 0,
+                failed_cause: cause,
+                failed_code: ErrorCode::Refused.number(),
+                op: 0,
+                flags: 0,
+                operands: 0,
+                params: 0,
+                waits: 0,
+                reserved: Zero,
+            };
+            runs.add(named.instance, tombstone, (&[], &[], &[]), &[], &mut self.out);
+        }
+        runs.finish(&mut self.out);
+        self.look_at_new_heads(now, batch);
+        self.refuse(asker.link, asker.request, refusal, cause);
+    }
+
+    fn give_credit(&mut self, mut charge: Charge, batch: &Batch) {
+        for named in &batch.queues {
+            let part = charge.split(u64::from(named.count));
+            match self.queues.get_mut(named.timeline) {
+                Some(queue) => queue.owed.join(part),
+                None => self.accounts.give_back(part),
+            }
+            if let Some(instance) = self.instances.get_mut(&named.instance) {
+                instance.in_flight = instance.in_flight.saturating_add(named.count);
+            }
+        }
+        self.accounts.give_back(charge);
+    }
+
+    /// The clocks of queues that had nothing to do.
+    fn look_at_new_heads(&mut self, now: Time, batch: &Batch) {
+        for named in &batch.queues {
+            let was_idle =
+                self.queues.get(named.timeline).is_some_and(|q| q.jobs.len() == named.count as usize);
+            if was_idle {
+                self.look_at_head(now, named.timeline);
+            }
+        }
+    }
+
+    /// Counts a job's uses, and sends its instance what it does not map yet.
+    fn use_objects(&mut self, id: InstanceId, uses: &[Use]) {
+        for used in uses {
+            let Some(object) = self.objects.get_mut(used.object) else { continue };
+            object.uses += 1;
+            let needed = if used.touching.writes() { Access::Write } else { Access::Read };
+            let fits = |mapping: &Mapping| mapping.access >= needed && mapping.state != MappingState::Failed;
+            if !object.mapping(id).is_some_and(fits) {
+                self.map_object(id, used.object, needed);
+            }
+        }
+    }
+
+    fn map_object(&mut self, id: InstanceId, key: ObjectKey, needed: Access) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        let Some(object) = self.objects.get_mut(key) else { return };
+        let access = object.mapping_access(instance.domain, needed);
+        let asked = Mapping { instance: id, access, state: MappingState::Asked };
+        match object.mappings.iter_mut().find(|mapping| mapping.instance == id) {
+            Some(mapping) => *mapping = asked,
+            None => object.mappings.push(asked),
+        }
+        instance.mapped.insert(key);
+        let map = Map { object: key, len: object.len, access, reserved: Zero };
+        self.tell_driver_with(id, map, Attach::Export { object: key, access });
+    }
+
+    /// Where an instance finds the fence that its job (`timeline`, `point`) waits for.
+    fn place_of(
+        &mut self,
+        wait: &PlannedWait,
+        instance: InstanceId,
+        timeline: TimelineKey,
+        point: Point,
+    ) -> Option<DriverWait> {
+        let Fence { timeline: awaited, point: until, signaller } = wait.fence;
+        let (mut page, mut slot) = (PAGE_LOCAL, 0);
+        if signaller != instance {
+            let observer = Party::Instance(instance);
+            let is_shown = |queue: &Queue| queue.shown.iter().any(|shown| shown.observer == observer);
+            if !self.queues.get(awaited).is_some_and(is_shown) {
+                self.publish(awaited, observer)?;
+            }
+            let queue = self.queues.get_mut(awaited)?;
+            let shown = queue.shown.iter_mut().find(|shown| shown.observer == observer)?;
+            (page, slot) = (shown.page, shown.slot);
+            match shown.waiters.iter_mut().find(|(waiter, _)| *waiter == timeline) {
+                Some((_, last)) => *last = point,
+                None => {
+                    let mut waiters = std::mem::take(&mut shown.waiters);
+                    waiters.retain(|(waiter, last)| !is_done(&self.queues, *waiter, *last));
+                    waiters.push((timeline, point));
+                    let queue = self.queues.get_mut(awaited)?;
+                    let shown = queue.shown.iter_mut().find(|shown| shown.observer == observer)?;
+                    shown.waiters = waiters;
+                }
+            }
+        }
+        Some(DriverWait { timeline: awaited, point: until, page, slot, kind: wait.kind, reserved: Zero })
+    }
+
+    /// The failure of a job whose wait could not be shown to its instance. The rules about routes say that this
+    /// cannot be; were it to be, the job must not run.
+    fn no_slot(&mut self, wait: &PlannedWait, device: usize) -> Failure {
+        let what = format!("no slot to show {} in, though a route was there", wait.fence.timeline);
+        self.bug(what);
+        let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
+        self.bug(format!("a job for device {device} fails for it"));
+        Failure { code: ErrorCode::Cancelled, cause: CauseId::NONE }
+    }
+}
+
+/// How many waits a batch could need at most, without looking at ranges.
+#[derive(Debug, Clone, Copy, Default)]
+struct Weight {
+    /// Any one job.
+    most: usize,
+    /// All jobs.
+    all: usize,
+}
+
+impl Weight {
+    fn add(&mut self, uses: &[Use], explicit: usize, queues: usize, objects: &Table<ObjectKey, Object>) {
+        let of = |used: &Use| {
+            objects
+                .get(used.object)
+                .map_or(0, |object| object.reservation.most_waits() + 2 * object.planned as usize + queues)
+        };
+        let job = explicit + uses.iter().map(of).sum::<usize>();
+        self.most = self.most.max(job);
+        self.all += job;
+    }
+}
+
+fn plan_jobs(objects: &mut Table<ObjectKey, Object>, batch: &mut Batch, bounds: &Bounds) -> Outcome {
+    let Batch { queues, jobs, uses, explicit, waits, .. } = batch;
+    let (mut uses, mut explicit) = (uses.as_slice(), explicit.as_slice());
+    queues.iter_mut().for_each(|queue| queue.so_far = 0);
+    for (number, job) in (0u16..).zip(jobs) {
+        let Some(queue) = queues.get_mut(job.queue) else { continue };
+        queue.so_far += 1;
+        let point = Point(queue.promised.0.saturating_add(u64::from(queue.so_far)));
+        let fence = Fence { timeline: queue.timeline, point, signaller: queue.instance };
+        let failures = if job.runs_anyway { Failures::Ignored } else { Failures::Matter };
+        let own_uses = take(&mut uses, job.uses);
+        let mut list = JobWaits::begin(waits, fence.timeline, failures);
+        for wait in take(&mut explicit, job.explicit) {
+            list.add(wait.fence, wait.kind);
+        }
+        for used in own_uses {
+            let Some(object) = objects.get_mut(used.object) else { continue };
+            if !job.is_explicit {
+                object.reservation.waits(used.touching, used.range, &mut list);
+            }
+            if used.touching.reads() && job.failed.is_none() {
+                job.failed = object.reservation.poisoned(used.range);
+            }
+        }
+        job.waits = list.len();
+        if job.waits > bounds.job_waits {
+            let text = "unfinished jobs that one job must wait for; wait for some of them first";
+            let refusal = Refusal::new(ErrorCode::Exhausted, text).in_job(number);
+            return Err(refusal.with(job.waits as u64, bounds.job_waits as u64));
+        }
+        if job.runs_anyway {
+            job.failed = None;
+        }
+        for used in own_uses {
+            if let Some(object) = objects.get_mut(used.object) {
+                object.reservation.add(fence, used.touching, used.range);
+            }
+        }
+        if waits.len() > bounds.batch_waits {
+            let text = "unfinished jobs that the jobs of one batch must wait for; send smaller batches";
+            let refusal = Refusal::new(ErrorCode::Exhausted, text).in_job(number);
+            return Err(refusal.with(waits.len() as u64, bounds.batch_waits as u64));
+        }
+    }
+    Ok(())
+}
+
+/// The jobs' counts must add up to exactly what there is.
+fn check_counts(submit: &Submit) -> Outcome {
+    let sum = |count: fn(&vgem_proto::jobs::ClientJob) -> u16| {
+        submit.jobs.iter().map(|job| u64::from(count(job))).sum::<u64>()
+    };
+    let counts = [
+        ("operands", sum(|job| job.operands), submit.operands.len() as u64),
+        ("parameters", sum(|job| job.params), submit.params.len() as u64),
+        ("waits", sum(|job| job.waits), submit.waits.len() as u64),
+    ];
+    for (what, said, got) in counts {
+        if said != got {
+            let text = format!("the jobs say {said} {what}, the batch has {got}");
+            return Err(Refusal::new(ErrorCode::Malformed, text).with(said, got));
+        }
+    }
+    Ok(())
+}
+
+fn no_such_operation(device: &str, op: u16) -> Refusal {
+    let text = format!("device {device} has no operation {op}; Describe lists what it has");
+    Refusal::new(ErrorCode::NoSuchOperation, text).with(u64::from(op), 0)
+}
+
+/// Takes the first `count` elements off a slice; fewer if there are not so many.
+pub(crate) fn take<'a, T>(rest: &mut &'a [T], count: impl TryInto<usize>) -> &'a [T] {
+    let count = count.try_into().unwrap_or(usize::MAX).min(rest.len());
+    let (first, others) = rest.split_at(count);
+    *rest = others;
+    first
+}

@@ -1,0 +1,616 @@
+//! Every ending: of handles, objects, queues, clients and instances.
+//!
+//! Each is one function that empties the owner lists of what ends and gives its charges back; each may be called
+//! in any state and does nothing the second time. Nothing else frees.
+//!
+//! An object ends in steps, because others must let go first (DESIGN 5.6): no handle, no use by a job; unmapped
+//! by every instance; dropped by the keeper; no open file left anywhere; then its memory is freed and its charge
+//! comes back. An instance ends at once: every point that it owed gets its verdict, in the tables and, through
+//! the shell, in every page where somebody may wait for it.
+
+use vgem_proto::codec::Zero;
+use vgem_proto::error::{ErrorCode, Failure, Refusal};
+use vgem_proto::ids::{CauseId, ClientKey, InstanceId, ObjectKey, Point, Time, TimelineKey};
+use vgem_proto::layout::fence_page;
+use vgem_proto::message::driver::{CloseTimeline, DropObservePage, DropSignalPage, Retire, Unmap};
+
+use crate::broker::{Broker, client_number};
+use crate::causes::Cause;
+use crate::clients::{ObjectHandle, Standing};
+use crate::complete::end_head;
+use crate::deadlines::Timer;
+use crate::devices::{Instance, InstanceEvent, InstanceState, Outlook, Verdict};
+use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Settled};
+use crate::objects::{MappingState, Object, ObjectEvent, ObjectState};
+use crate::pairs::{Pair, Party, Slot, quiet};
+use crate::queues::{QueueEvent, Shown};
+
+/// How an instance ended, in what its jobs are told.
+struct Ending {
+    /// What jobs in flight fail with.
+    failure: Failure,
+    /// The job that is to blame, and what it fails with.
+    guilty: Option<(TimelineKey, Point, Failure)>,
+}
+
+// Handles and objects.
+impl Broker {
+    /// A handle is closed.
+    pub(crate) fn drop_handle(&mut self, now: Time, client: ClientKey, handle: ObjectHandle) {
+        let ObjectHandle { object: key, charge, rights: _ } = handle;
+        self.accounts.give_back(charge);
+        if let Some(object) = self.objects.get_mut(key)
+            && let Some(at) = object.holders.iter().position(|holder| holder.client == client)
+        {
+            object.holders.swap_remove(at);
+        }
+        self.release_object(now, key);
+    }
+
+    /// Looks at every object that was let go of in this step.
+    pub(crate) fn settle_released(&mut self, now: Time) {
+        while let Some(key) = self.released.pop() {
+            self.release_object(now, key);
+        }
+    }
+
+    /// Begins to retire an object if nobody names or uses it.
+    fn release_object(&mut self, now: Time, key: ObjectKey) {
+        let Some(object) = self.objects.get_mut(key) else { return };
+        let Some(next) = object.state.after(ObjectEvent::Released).filter(|_| object.is_released()) else {
+            return;
+        };
+        object.state = next;
+        let mut told = Vec::new();
+        for mapping in &mut object.mappings {
+            mapping.state = MappingState::Unmapping;
+            told.push(mapping.instance);
+        }
+        for instance in told {
+            if self.instances.get(&instance).is_some_and(|i| i.state == InstanceState::Ready) {
+                self.tell_driver(instance, Unmap { object: key });
+                self.owes(now, instance);
+            }
+        }
+        self.unmapped_everywhere(key);
+    }
+
+    /// An instance maps an object no more.
+    pub(crate) fn lose_mapping(&mut self, instance: InstanceId, key: ObjectKey) {
+        if let Some(instance) = self.instances.get_mut(&instance) {
+            instance.mapped.remove(&key);
+        }
+        if let Some(object) = self.objects.get_mut(key) {
+            object.mappings.retain(|mapping| mapping.instance != instance);
+        }
+        self.unmapped_everywhere(key);
+    }
+
+    fn unmapped_everywhere(&mut self, key: ObjectKey) {
+        let Some(object) = self.objects.get(key) else { return };
+        if object.state != ObjectState::Unmapping || !object.mappings.is_empty() {
+            return;
+        }
+        let kept = object.kept;
+        if self.step(key, ObjectEvent::Unmapped).is_none() {
+            return;
+        }
+        if kept {
+            self.out.push(Effect::Drop { object: key });
+        } else {
+            self.dropped(key);
+        }
+    }
+
+    /// The keeper has let an object go.
+    pub(crate) fn dropped(&mut self, key: ObjectKey) {
+        if let Some(object) = self.step(key, ObjectEvent::Dropped) {
+            object.pinned = 0;
+            object.hinted = false;
+            self.out.push(Effect::Probe { object: key });
+        }
+    }
+
+    /// Whether an export of an object lives.
+    pub(crate) fn probed(&mut self, now: Time, key: ObjectKey, free: bool) {
+        if free {
+            if self.step(key, ObjectEvent::FoundFree).is_some() {
+                self.out.push(Effect::Free { object: key });
+            }
+        } else if self.step(key, ObjectEvent::FoundBusy).is_some() {
+            self.orphaned(now, key);
+        }
+    }
+
+    /// An object's memory is gone, or a reference showed up in the last moment.
+    pub(crate) fn freed(&mut self, now: Time, key: ObjectKey, gone: bool) {
+        if !gone {
+            if self.step(key, ObjectEvent::NotFreed).is_some() {
+                self.orphaned(now, key);
+            }
+        } else if self.step(key, ObjectEvent::Freed).is_some() {
+            self.forget_object(key);
+            self.log(Event::ObjectFreed { object: key });
+        }
+    }
+
+    /// An export outlives everything else of the object: look again when it may have closed, and by itself now
+    /// and then, ever more seldom.
+    fn orphaned(&mut self, now: Time, key: ObjectKey) {
+        const MS: u64 = 1_000_000;
+        let Some(object) = self.objects.get_mut(key) else { return };
+        self.orphans.insert(key);
+        if object.hinted {
+            self.probe_orphan(key);
+            return;
+        }
+        let pause = match object.probes {
+            0 => Some(5 * MS),
+            1 => Some(100 * MS),
+            2 => Some(1000 * MS),
+            _ => None,
+        };
+        object.probes = object.probes.saturating_add(1);
+        if let Some(pause) = pause {
+            self.timers.arm(Timer::Look(key), &mut object.look_at, now.after(pause));
+        } else if self.sweep_at.is_none() {
+            self.timers.arm(Timer::Sweep, &mut self.sweep_at, now.after(60_000 * MS));
+        }
+    }
+
+    /// Looks at an orphaned object again.
+    pub(crate) fn probe_orphan(&mut self, key: ObjectKey) {
+        let Some(object) = self.step(key, ObjectEvent::Look) else { return };
+        object.hinted = false;
+        let mut look_at = object.look_at.take();
+        self.timers.disarm(Timer::Look(key), &mut look_at);
+        self.orphans.remove(&key);
+        self.forget_idle_sweep();
+        self.out.push(Effect::Probe { object: key });
+    }
+
+    fn forget_idle_sweep(&mut self) {
+        if self.orphans.is_empty() && self.sweep.is_empty() {
+            self.timers.disarm(Timer::Sweep, &mut self.sweep_at);
+        }
+    }
+
+    /// An export may have been closed: of one object, or of any.
+    pub(crate) fn export_hint(&mut self, now: Time, key: Option<ObjectKey>) {
+        let Some(key) = key else {
+            self.sweep.clear();
+            self.timers.disarm(Timer::Sweep, &mut self.sweep_at);
+            self.sweep_some(now);
+            return;
+        };
+        let Some(object) = self.objects.get_mut(key) else { return };
+        match object.state {
+            ObjectState::Orphaned => self.probe_orphan(key),
+            ObjectState::Probing | ObjectState::Freeing => object.hinted = true,
+            ObjectState::Making
+            | ObjectState::Created
+            | ObjectState::Checking
+            | ObjectState::Keeping
+            | ObjectState::Ready
+            | ObjectState::Unmapping
+            | ObjectState::Dropping
+            | ObjectState::Gone => {}
+        }
+    }
+
+    /// Takes an object out of every table and gives its charges back.
+    pub(crate) fn forget_object(&mut self, key: ObjectKey) -> Option<Object> {
+        let mut object = self.objects.remove(key)?;
+        self.timers.disarm(Timer::Look(key), &mut object.look_at);
+        self.orphans.remove(&key);
+        for place in &mut object.charges {
+            let all = place.amount();
+            self.accounts.give_back(place.split(all));
+        }
+        if let Some(charge) = object.handle_charge.take() {
+            self.accounts.give_back(charge);
+        }
+        Some(object)
+    }
+}
+
+// Clients and queues.
+impl Broker {
+    /// A client is told to go. What it still says is not heard; its hang-up ends it.
+    pub(crate) fn drop_client(&mut self, key: ClientKey, why: String) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let standing = std::mem::replace(&mut client.standing, Standing::Dropped);
+        let link = client.link;
+        match standing {
+            Standing::Dropped => return,
+            Standing::Silent { until } => self.timers.disarm(Timer::Greeting(key), &mut Some(until)),
+            Standing::Greeted => {}
+        }
+        self.out.push(Effect::Disconnect { link, why });
+    }
+
+    /// A client's connection is gone (L3): its handles close, its queues close and their jobs finish.
+    pub(crate) fn client_gone(&mut self, now: Time, link: LinkId) {
+        let Some(key) = self.clients.key_of(link) else { return };
+        let Some(mut client) = self.clients.remove(key) else { return };
+        match client.standing {
+            Standing::Silent { until } => self.timers.disarm(Timer::Greeting(key), &mut Some(until)),
+            Standing::Greeted | Standing::Dropped => {}
+        }
+        let waiting = &self.openings.waiting;
+        let openings: Vec<u64> =
+            waiting.iter().filter(|(_, opening)| opening.asker.client == key).map(|(id, _)| *id).collect();
+        for id in openings {
+            self.forget_opening(now, id);
+        }
+        for queue in client.queues.drain() {
+            self.end_queue(now, queue);
+        }
+        for handle in client.objects.drain() {
+            self.drop_handle(now, key, handle);
+        }
+        for pair in client.pairs {
+            self.drop_unseen_pair(pair);
+        }
+        self.accounts.give_back(client.connection);
+        self.accounts.give_back(client.unreceived);
+        self.log(Event::ClientGone { client: client_number(key) });
+    }
+
+    fn forget_opening(&mut self, now: Time, id: u64) {
+        let Some(mut opening) = self.openings.remove(id) else { return };
+        self.timers.disarm(Timer::Opening(id), &mut opening.until);
+        self.accounts.give_back(opening.charge);
+        let device = self.devices.get(opening.device);
+        if let Some(instance) = device.and_then(|d| d.instances.get(&opening.domain)).copied() {
+            self.rest_instance(now, instance);
+        }
+    }
+
+    /// Nobody submits to a queue any more: its jobs finish, then it is removed.
+    pub(crate) fn end_queue(&mut self, now: Time, key: TimelineKey) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        let Some(next) = queue.state.after(QueueEvent::Close) else {
+            self.remove_queue(now, key);
+            return;
+        };
+        queue.state = next;
+        let (instance, is_idle) = (queue.instance, queue.jobs.is_empty());
+        if self.instances.get(&instance).is_some_and(|i| i.state == InstanceState::Ready) {
+            self.tell_driver(instance, CloseTimeline { timeline: key });
+            if is_idle {
+                self.owes(now, instance);
+            }
+        }
+    }
+
+    /// Takes a queue without jobs out of every table and gives its charge back.
+    pub(crate) fn remove_queue(&mut self, now: Time, key: TimelineKey) {
+        let Some(mut queue) = self.queues.remove(key) else { return };
+        self.timers.disarm(Timer::Job(key), &mut queue.limit);
+        self.accounts.give_back(queue.charge);
+        self.accounts.give_back(queue.owed);
+        for Shown { pair, slot, waiters, .. } in queue.shown {
+            self.pairs.close(pair, slot, key, waiters);
+            self.drop_unseen_pair(pair);
+        }
+        if let Some(instance) = self.instances.get_mut(&queue.instance) {
+            instance.queues.retain(|other| *other != key);
+        }
+        self.rest_instance(now, queue.instance);
+    }
+
+    /// Drops a pair toward a client that is gone, once it shows nothing more.
+    fn drop_unseen_pair(&mut self, id: PairId) {
+        let Some(pair) = self.pairs.get(id) else { return };
+        let Party::Client(client) = pair.observer else { return };
+        if !self.clients.contains(client) && !pair.shows() {
+            self.drop_pair_at_signaller(id);
+        }
+    }
+
+    /// Ends a pair whose observer is gone: its signaller, which lives, forgets the page.
+    fn drop_pair_at_signaller(&mut self, id: PairId) {
+        let Some(pair) = self.pairs.remove(id) else { return };
+        let signaller = pair.signaller;
+        if let Some(numbers) = pair.numbers {
+            let page = numbers.signal;
+            for (slot, content) in (0u16..).zip(&pair.slots) {
+                let timeline = match content {
+                    Slot::Free => continue,
+                    Slot::Shown(timeline) | Slot::Closed { timeline, .. } => *timeline,
+                };
+                self.tell_driver(signaller, Retire { timeline, page, slot, reserved: Zero });
+            }
+            self.tell_driver(signaller, DropSignalPage { page });
+        }
+        if let Some(instance) = self.instances.get_mut(&signaller) {
+            instance.signals.retain(|other| *other != id);
+            if let Some(numbers) = pair.numbers {
+                instance.signal_numbers.give_back(numbers.signal.0);
+            }
+        }
+        self.out.push(Effect::DropPair { pair: id });
+    }
+}
+
+// Instances.
+impl Broker {
+    /// Has an instance ended by force. What it owed ends when its process has.
+    pub(crate) fn kill_instance(&mut self, id: InstanceId, verdict: Verdict) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        let Some(next) = instance.state.after(InstanceEvent::Kill) else { return };
+        instance.state = next;
+        self.timers.disarm(Timer::Answer(id), &mut instance.answer_by);
+        self.timers.disarm(Timer::Idle(id), &mut instance.idle_at);
+        for key in &instance.queues {
+            if let Some(queue) = self.queues.get_mut(*key) {
+                self.timers.disarm(Timer::Job(*key), &mut queue.limit);
+            }
+        }
+        let why = match &verdict {
+            Verdict::TimedOut { timeline, point, .. } => format!("{point:?} of {timeline} took too long"),
+            Verdict::Broke(how) => format!("broke the protocol: {how}"),
+            Verdict::Silent => "did not answer in time".to_owned(),
+            Verdict::Idle => "nobody needs it".to_owned(),
+        };
+        instance.verdict = Some(verdict);
+        self.out.push(Effect::KillInstance { instance: id, why });
+    }
+
+    /// The keeper could not start an instance.
+    pub(crate) fn instance_failed(&mut self, now: Time, id: InstanceId, why: &str) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        if instance.state.after(InstanceEvent::NotStarted).is_none() {
+            self.bug(format!("{id} failed to start after it had"));
+            return;
+        }
+        let Some(instance) = self.forget_instance(id) else { return };
+        self.lose_device(now, id, &instance, &format!("could not be started: {why}"), 0);
+    }
+
+    /// An instance is gone (L4): every point it owed has failed, everywhere; every object it was writing is
+    /// poisoned there; nothing maps there any more.
+    pub(crate) fn instance_gone(
+        &mut self,
+        now: Time,
+        id: InstanceId,
+        end: &InstanceEnd,
+        settled: &[Settled],
+    ) {
+        let Some(instance) = self.instances.get(&id) else { return };
+        if instance.state.after(InstanceEvent::Exited).is_none() {
+            return;
+        }
+        let how = how_it_ended(instance.verdict.as_ref(), end);
+        let jobs = usize::try_from(instance.in_flight).unwrap_or(usize::MAX);
+        let ending = self.ending_of(now, id, &how);
+        let Some(mut instance) = self.forget_instance(id) else { return };
+        let queues = std::mem::take(&mut instance.queues);
+        for key in &queues {
+            let shown = settled.iter().find(|settled| settled.timeline == *key);
+            self.settle_queue(*key, shown, &ending);
+        }
+        self.drop_signalled_pairs(&instance, &ending);
+        for id in instance.observes.iter().chain(&instance.dead_pages) {
+            self.drop_observed_pair(*id);
+        }
+        for key in &queues {
+            self.advanced_to_here(now, *key);
+            let Some(queue) = self.queues.get_mut(*key) else { continue };
+            match queue.state.after(QueueEvent::InstanceGone) {
+                Some(next) => queue.state = next,
+                None => self.remove_queue(now, *key),
+            }
+        }
+        for object in &instance.mapped {
+            if let Some(object) = self.objects.get_mut(*object) {
+                object.mappings.retain(|mapping| mapping.instance != id);
+            }
+            self.unmapped_everywhere(*object);
+        }
+        if instance.verdict == Some(Verdict::Idle) {
+            self.serve_again(now, &instance);
+        } else {
+            self.lose_device(now, id, &instance, &how, jobs);
+        }
+    }
+
+    /// Takes an instance out of every table.
+    fn forget_instance(&mut self, id: InstanceId) -> Option<Instance> {
+        let mut instance = self.instances.remove(&id)?;
+        self.timers.disarm(Timer::Answer(id), &mut instance.answer_by);
+        self.timers.disarm(Timer::Idle(id), &mut instance.idle_at);
+        if let Some(device) = self.devices.get_mut(instance.device) {
+            device.instances.remove(&instance.domain);
+        }
+        Some(instance)
+    }
+
+    /// Notes that a device was lost, refuses who waits for it, and has it started again where it must run.
+    fn lose_device(&mut self, now: Time, id: InstanceId, instance: &Instance, why: &str, jobs: usize) {
+        self.counters.instances_lost += 1;
+        let Some(device) = self.devices.get_mut(instance.device) else { return };
+        let times = self.config.times;
+        device.health.retain(|_, health| !health.is_clean(now, &times));
+        let health = device.health.entry(instance.domain).or_default();
+        health.lose(now, &times, self.config.bounds.losses);
+        let outlook = health.outlook(now);
+        let name = device.name().to_owned();
+        let text = format!("device {name} (instance {}, pid {}) {why}", id.0, instance.pid);
+        for opening in self.openings.of(instance.device, instance.domain) {
+            self.fail_opening(opening, &Refusal::new(ErrorCode::Unavailable, text.clone()));
+        }
+        self.log(Event::InstanceLost { instance: id, device: name, why: why.to_owned(), jobs });
+        if self.prestarted.contains(&instance.domain) && outlook != Outlook::Good {
+            self.want_instance(now, instance.device, instance.domain);
+        }
+    }
+
+    /// After an orderly end: somebody may have asked for the device meanwhile.
+    fn serve_again(&mut self, now: Time, instance: &Instance) {
+        if !self.openings.of(instance.device, instance.domain).is_empty() {
+            self.want_instance(now, instance.device, instance.domain);
+        }
+    }
+
+    fn ending_of(&mut self, now: Time, id: InstanceId, how: &str) -> Ending {
+        let Some(instance) = self.instances.get(&id) else {
+            return Ending {
+                failure: Failure { code: ErrorCode::DeviceLost, cause: CauseId::NONE },
+                guilty: None,
+            };
+        };
+        let code = match instance.verdict {
+            Some(Verdict::TimedOut { timeline, point, cause }) => {
+                let guilty = Failure { code: ErrorCode::TimedOut, cause };
+                return Ending {
+                    failure: Failure { code: ErrorCode::Cancelled, cause },
+                    guilty: Some((timeline, point, guilty)),
+                };
+            }
+            Some(Verdict::Broke(_)) => ErrorCode::DriverFault,
+            Some(Verdict::Silent | Verdict::Idle) | None => ErrorCode::DeviceLost,
+        };
+        let device = self.devices.get(instance.device).map(|d| d.name().to_owned()).unwrap_or_default();
+        let text = format!("device {device} (instance {}, pid {}) {how}", id.0, instance.pid);
+        let cause = Cause { at: now, point: Point(0), pid: instance.pid, code, device, text };
+        let cause = self.causes.issue(instance.domain, cause);
+        Ending { failure: Failure { code: ErrorCode::DeviceLost, cause }, guilty: None }
+    }
+
+    /// Ends every job of a queue whose instance is gone, and tells every page that shows it.
+    fn settle_queue(&mut self, key: TimelineKey, settled: Option<&Settled>, ending: &Ending) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        self.timers.disarm(Timer::Job(key), &mut queue.limit);
+        let shown = settled.map_or(Point(0), |settled| settled.value.min(queue.promised));
+        let mut value = shown.max(queue.ended);
+        let mut failures: Vec<(Point, Failure)> = settled.map(|s| s.failures.clone()).unwrap_or_default();
+        failures.retain(|(point, _)| *point <= value);
+        failures.sort_unstable_by_key(|(point, _)| *point);
+        let is_full = failures.len() >= fence_page::FAILURES;
+        let known_from =
+            if is_full { failures.first().map_or(Point(0), |(point, _)| *point) } else { Point(0) };
+        let guilty = ending.guilty.filter(|(timeline, point, _)| *timeline == key && *point == value.next());
+        if let Some((_, point, failure)) = guilty.filter(|(_, point, _)| *point <= queue.promised) {
+            failures.push((point, failure));
+            value = point;
+        }
+        let lost = queue.promised.0.saturating_sub(value.0) + u64::from(guilty.is_some());
+        while queue.ended < queue.promised {
+            let point = queue.ended.next();
+            let failure = if point > value || point < known_from {
+                Some(ending.failure)
+            } else {
+                failures.iter().find(|(failed, _)| *failed == point).map(|(_, failure)| *failure)
+            };
+            end_head(queue, key, &mut self.objects, failure, &mut self.released);
+            match failure {
+                None => self.counters.jobs_ok += 1,
+                Some(_) => self.counters.jobs_failed += 1,
+            }
+        }
+        self.counters.points_settled += lost;
+        let (dead_from, Failure { code, cause }) = (value.next(), ending.failure);
+        for Shown { pair, slot, waiters, .. } in std::mem::take(&mut queue.shown) {
+            let failures = failures.clone();
+            self.out.push(Effect::Settle { pair, slot, value, failures, dead_from, code, cause });
+            self.pairs.close(pair, slot, key, waiters);
+        }
+    }
+
+    /// Kills the pages in which a dead instance signalled. A client keeps what it has mapped; an instance is told
+    /// to unmap once none of its jobs looks there.
+    fn drop_signalled_pairs(&mut self, instance: &Instance, ending: &Ending) {
+        let Failure { code, cause } = ending.failure;
+        for id in &instance.signals {
+            let Some(&Pair { observer, numbers, .. }) = self.pairs.get(*id) else { continue };
+            if numbers.is_some() {
+                self.out.push(Effect::KillPage { pair: *id, code, cause });
+            }
+            match observer {
+                Party::Client(client) => {
+                    if let Some(client) = self.clients.get_mut(client) {
+                        client.pairs.retain(|other| other != id);
+                    }
+                    self.pairs.remove(*id);
+                    self.out.push(Effect::DropPair { pair: *id });
+                }
+                Party::Instance(observer) => {
+                    if let Some(other) = self.instances.get_mut(&observer) {
+                        other.observes.retain(|other| other != id);
+                        other.dead_pages.push(*id);
+                    }
+                    self.drop_quiet_pages(observer);
+                }
+            }
+        }
+    }
+
+    /// Has an instance unmap the pages of dead signallers in which none of its jobs waits any more.
+    pub(crate) fn drop_quiet_pages(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id).filter(|i| !i.dead_pages.is_empty()) else { return };
+        let mut over = Vec::new();
+        for pair in &instance.dead_pages {
+            let is_quiet = self.pairs.get(*pair).is_none_or(|found| {
+                found.slots.iter().all(|slot| match slot {
+                    Slot::Free | Slot::Shown(_) => true,
+                    Slot::Closed { waiters, .. } => quiet(waiters, &self.queues),
+                })
+            });
+            if is_quiet {
+                over.push(*pair);
+            }
+        }
+        instance.dead_pages.retain(|pair| !over.contains(pair));
+        for pair in over {
+            let numbers = self.pairs.remove(pair).and_then(|pair| pair.numbers);
+            if let Some(numbers) = numbers {
+                if let Some(instance) = self.instances.get_mut(&id) {
+                    instance.observe_numbers.give_back(numbers.observe.0);
+                }
+                self.tell_driver(id, DropObservePage { page: numbers.observe });
+            }
+            self.out.push(Effect::DropPair { pair });
+        }
+    }
+
+    /// Ends a pair that a dead instance observed.
+    fn drop_observed_pair(&mut self, id: PairId) {
+        let Some(pair) = self.pairs.get(id) else { return };
+        let timelines: Vec<TimelineKey> = pair
+            .slots
+            .iter()
+            .filter_map(|slot| match slot {
+                Slot::Shown(timeline) => Some(*timeline),
+                Slot::Free | Slot::Closed { .. } => None,
+            })
+            .collect();
+        for timeline in timelines {
+            if let Some(queue) = self.queues.get_mut(timeline) {
+                queue.shown.retain(|shown| shown.pair != id);
+            }
+        }
+        if self.instances.contains_key(&pair.signaller) {
+            self.drop_pair_at_signaller(id);
+        } else {
+            self.pairs.remove(id);
+            self.out.push(Effect::DropPair { pair: id });
+        }
+    }
+}
+
+fn how_it_ended(verdict: Option<&Verdict>, end: &InstanceEnd) -> String {
+    match (verdict, end) {
+        (Some(Verdict::Broke(how)), _) => format!("broke the protocol: {how}"),
+        (Some(Verdict::TimedOut { .. }), _) => "was ended: a job took too long".to_owned(),
+        (Some(Verdict::Silent), _) => "was ended: it did not answer in time".to_owned(),
+        (Some(Verdict::Idle), _) => "was ended: nobody needed it".to_owned(),
+        (None, InstanceEnd::Broke(how)) => format!("broke the protocol: {how}"),
+        (None, InstanceEnd::HungUp) => "closed its link".to_owned(),
+        (None, InstanceEnd::Exited(code)) if *code < 0 => {
+            format!("ended: signal {}", code.unsigned_abs())
+        }
+        (None, InstanceEnd::Exited(code)) => format!("ended: exit code {code}"),
+    }
+}
