@@ -24,6 +24,7 @@
 //! | [`role`] | second processes: this program again, with a hidden first argument |
 //! | [`reference`] | null system call, cache line, futex, SEQPACKET |
 //! | [`floor`] | the hand-written versions |
+//! | [`subject`] | vgemd, as the benches use it |
 //! | [`bench`] | one file per bench |
 //!
 //! What it is not: a test. A missed target is printed with by how much, and the program still ends with 0; a bench
@@ -44,6 +45,7 @@ pub mod reference;
 pub mod report;
 pub mod role;
 pub mod sample;
+pub mod subject;
 
 use std::io::Write as _;
 

@@ -4,6 +4,9 @@
 //! [`Bench`], and a row in [`ALL`].
 
 pub mod limits;
+pub mod p14;
+pub mod p3;
+pub mod p4;
 
 use anyhow::bail;
 
@@ -25,13 +28,36 @@ pub struct Entry {
 }
 
 /// All benches, in the order in which they run.
-pub const ALL: &[Entry] = &[Entry {
-    name: "limits",
-    what: "the floors alone: what the machine can do, without vgemd",
-    in_every_mode: true,
-    by_default: false,
-    open: limits::open,
-}];
+pub const ALL: &[Entry] = &[
+    Entry {
+        name: "limits",
+        what: "the floors alone: what the machine can do, without vgemd",
+        in_every_mode: true,
+        by_default: false,
+        open: limits::open,
+    },
+    Entry {
+        name: "P3",
+        what: "a tracked job until its fence is signalled, against a SEQPACKET round trip",
+        in_every_mode: true,
+        by_default: true,
+        open: p3::open,
+    },
+    Entry {
+        name: "P4",
+        what: "tracked jobs per second, in batches and one per message",
+        in_every_mode: true,
+        by_default: true,
+        open: p4::open,
+    },
+    Entry {
+        name: "P14",
+        what: "wake-ups of an idle vgemd",
+        in_every_mode: false,
+        by_default: true,
+        open: p14::open,
+    },
+];
 
 /// The benches of these names, in the list's order; the default ones if no name is given.
 ///

@@ -1,0 +1,47 @@
+//! vgemd, as the benches use it: an embedded broker, its processes, and small jobs made ready.
+//!
+//! Everything here goes through the public client library. What a bench measures is what a program would do that cares
+//! for speed: operations and operands resolved before, one batch reused, fences waited for one by one.
+
+mod fills;
+mod processes;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use vgem::{Client, Embedded};
+
+pub use self::fills::{Fills, OBJECT_LEN, Waits};
+pub use self::processes::{Kind, Process, Processes};
+
+/// How long a bench waits for a fence before it gives up.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An embedded broker and one connection to it. The connection ends first.
+#[derive(Debug)]
+pub struct Vgemd {
+    /// The connection.
+    pub client: Client,
+    /// The broker.
+    pub embedded: Embedded,
+}
+
+impl Vgemd {
+    /// Starts it, with the programs that `VGEM_BIN_DIR` names.
+    ///
+    /// # Errors
+    /// What is missing, or what the daemon said.
+    pub fn start() -> anyhow::Result<Self> {
+        let embedded = Embedded::start().context("cannot start an embedded vgemd")?;
+        let client = embedded.client().context("cannot connect to the embedded vgemd")?;
+        Ok(Self { client, embedded })
+    }
+
+    /// Its processes now.
+    ///
+    /// # Errors
+    /// When there is no broker among them.
+    pub fn processes(&self) -> anyhow::Result<Processes> {
+        Processes::of(self.embedded.pid())
+    }
+}
