@@ -5,4 +5,5 @@
 
 pub mod processes;
 pub mod programs;
+pub mod raw;
 pub mod samples;

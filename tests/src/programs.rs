@@ -35,7 +35,9 @@ pub fn python() -> PathBuf {
 pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Output {
     let program = program.as_ref();
     let out = Command::new(program).args(args).stdin(Stdio::null()).output();
-    out.unwrap_or_else(|e| panic!("{} cannot be started: {e}; `cargo xtask test` installs it", program.display()))
+    out.unwrap_or_else(|e| {
+        panic!("{} cannot be started: {e}; `cargo xtask test` installs it", program.display())
+    })
 }
 
 /// As [`run`], for programs that must succeed; what it printed.

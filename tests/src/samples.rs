@@ -16,8 +16,10 @@ pub fn place() -> tempfile::TempDir {
 /// `len` bytes that look like text: words from a small vocabulary in an order that repeats late.
 #[must_use]
 pub fn text(len: usize) -> Vec<u8> {
-    const WORDS: [&str; 12] =
-        ["fence ", "object ", "page ", "queue ", "of ", "the ", "waits ", "for ", "a ", "job\n", "and ", "signals "];
+    const WORDS: [&str; 12] = [
+        "fence ", "object ", "page ", "queue ", "of ", "the ", "waits ", "for ", "a ", "job\n", "and ",
+        "signals ",
+    ];
     let mut bytes = Vec::with_capacity(len + 16);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     while bytes.len() < len {

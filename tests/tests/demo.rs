@@ -31,7 +31,10 @@ impl Demo {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(own("vgem-demo"));
-        command.arg(&self.file).args(["--format", "json", "--chunk-kib", "64", "--trace"]).arg(self.at("trace.json"));
+        command
+            .arg(&self.file)
+            .args(["--format", "json", "--chunk-kib", "64", "--trace"])
+            .arg(self.at("trace.json"));
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -127,7 +130,8 @@ fn a_full_disk_is_said_and_leaves_no_output_needs_root() {
     succeed("mount", mount);
     let packed = small.join("packed");
     let out = demo.command(&["--output", packed.to_str().expect("text")]).output();
-    let left: Vec<_> = std::fs::read_dir(&small).expect("a directory").flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(&small).expect("a directory").flatten().map(|e| e.file_name()).collect();
     succeed("umount", [&small]);
     let out = out.expect("the demo starts");
     assert_eq!(out.status.code(), Some(1));
@@ -177,12 +181,16 @@ fn a_killed_client_leaves_no_process_and_no_directory() {
     let pids = processes::tree(child.id());
     let keeper = pids.iter().copied().find(|pid| processes::name(*pid) == "vgemd").expect("a keeper");
     let line = std::fs::read(format!("/proc/{keeper}/cmdline")).expect("it lives");
-    let words: Vec<String> = line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
-    let dir = words.iter().skip_while(|w| *w != "--dir").nth(1).expect("a private broker has a directory").clone();
+    let words: Vec<String> =
+        line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+    let dir =
+        words.iter().skip_while(|w| *w != "--dir").nth(1).expect("a private broker has a directory").clone();
     assert!(pids.contains(&driver) && Path::new(&dir).exists());
     child.kill().expect("it lives");
     child.wait().expect("it ended");
-    processes::until(Duration::from_secs(5), "processes end", || !pids.iter().any(|p| processes::is_alive(*p)));
+    processes::until(Duration::from_secs(5), "processes end", || {
+        !pids.iter().any(|p| processes::is_alive(*p))
+    });
     processes::until(Duration::from_secs(1), "the directory goes", || !Path::new(&dir).exists());
 }
 

@@ -49,7 +49,8 @@ fn lz4_reads_lz4_output() {
 
 #[test]
 fn python_reads_zlib_output() {
-    let program = "import sys, zlib; sys.stdout.buffer.write(zlib.decompress(open(sys.argv[1], 'rb').read()))";
+    let program =
+        "import sys, zlib; sys.stdout.buffer.write(zlib.decompress(open(sys.argv[1], 'rb').read()))";
     tool_reads_what_the_device_wrote("zlib", |packed| {
         let out = run(python(), ["-c", program, path(packed)]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

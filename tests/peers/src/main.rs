@@ -1,2 +1,4 @@
 //! See the workspace.
-fn main() {}
+fn main() {
+    iceoryx2::prelude::set_log_level(iceoryx2::prelude::LogLevel::Error);
+}
