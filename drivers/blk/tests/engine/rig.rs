@@ -171,14 +171,15 @@ pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, JobError>) -> ErrorCode
 
 /// Bytes without a short period, different for each seed.
 pub(crate) fn pattern(seed: u32, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
-    let mut next = || {
+    let mut state = u64::from(seed) * 0x9e37_79b9 + 1;
+    let mut bytes = vec![0; len];
+    for chunk in bytes.chunks_mut(8) {
         state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()[3]
-    };
-    (0..len).map(|_| next()).collect()
+        state ^= state >> 7;
+        state ^= state << 17;
+        chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
+    }
+    bytes
 }
 
 pub(crate) fn forget_cache(path: &Path) {

@@ -333,4 +333,10 @@ fn many_threads_read_and_write_at_once_without_mixing_their_bytes() {
             });
         }
     });
+    // Whichever ring a thread got, the objects were registered there.
+    let counters = rig.blk.counters();
+    assert!(
+        counters.ring_bytes >= 64 * MIB as u64 && counters.fixed_bytes == counters.ring_bytes,
+        "{counters:?}"
+    );
 }
