@@ -30,6 +30,7 @@ use crate::core::{self, Core};
 use crate::deadline::Deadline;
 use crate::error::{Error, LocalError, Result};
 use crate::exchange::Reply;
+#[cfg(feature = "tokio")]
 use crate::fence::Fence;
 use crate::ledger::{Ledger, Waiting};
 use crate::link::unexpected;
@@ -269,6 +270,7 @@ impl Buffer {
     }
 
     /// The job a guard over `range` has to wait for, if one.
+    #[cfg(feature = "tokio")]
     pub(crate) fn obstacle(&self, range: &impl RangeBounds<u64>, access: Access) -> Result<Option<Fence>> {
         self.shared.ledger.obstacle(&bounds(range, self.len()), access)
     }

@@ -22,7 +22,7 @@ pub struct Cells {
 impl Cells {
     /// Bytes that `count` cells take.
     pub(crate) fn bytes(count: usize) -> Result<u64> {
-        let bytes = count.checked_mul(result_cell::LEN).unwrap_or(usize::MAX);
+        let bytes = count.saturating_mul(result_cell::LEN);
         if count == 0 {
             return Err(LocalError::Empty { what: "set of cells" }.into());
         }

@@ -148,6 +148,7 @@ impl Ledger {
     }
 
     /// The fence a guard over these bytes has to wait for, if one.
+    #[cfg(feature = "tokio")]
     pub(crate) fn obstacle(&self, range: &Range<u64>, access: Access) -> Result<Option<Fence>> {
         self.state().in_the_way(range, access)
     }

@@ -1,0 +1,382 @@
+//! A broker made for tests: it speaks the protocol over a socket pair and does what the test says.
+//!
+//! It runs in a thread of the test's own process, keeps no rules, and plays the driver too: the test signals points
+//! through [`FakeBroker::signal`]. With a [`Mood`] it misbehaves in one chosen way.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender as Tell, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use vgem::{Client, ClientOptions};
+use vgem_os::clock;
+use vgem_os::fence::{Failure, KeeperFace, PagePair, SignallerFace, Slot, Woke};
+use vgem_os::memory::{self, HugePages, ObjectMemory};
+use vgem_os::seqpacket::{Packet, Socket};
+use vgem_proto::codec::Zero;
+use vgem_proto::describe::{Description, Direction, Operation, Touch};
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::{
+    CauseId, DeviceId, DomainId, Handle, InstanceId, PageId, Point, QueueHandle, Time, TimelineKey,
+};
+use vgem_proto::message::client::{
+    Accepted, Cancelling, ClientMessage, Committed, Described, Devices, Done, Explained, Exported,
+    ObjectCreated, Page, QueueOpened, Refused, Submit, Welcome,
+};
+use vgem_proto::message::{SUBMIT_REPLY, Sender};
+use vgem_proto::rights::{Access, Rights};
+
+/// Long enough for any answer of a thread that is not stuck.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// The generation of every timeline.
+const GENERATION: u32 = 7;
+
+/// How a fake broker misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// Not at all.
+    Honest,
+    /// Answers every create with a read-only fd.
+    ReadOnlyExport,
+    /// Answers every create with memory that is not sealed.
+    UnsealedExport,
+    /// Answers every create with memory shorter than it says.
+    ShortExport,
+    /// Answers every create with one end of a socket.
+    SocketExport,
+    /// Answers the first request after the greeting twice.
+    Twice,
+    /// Answers requests after the greeting with noise.
+    Noise,
+    /// Answers requests after the greeting with the answer to another request.
+    WrongAnswer,
+    /// Does not answer requests after the greeting.
+    Silent,
+    /// Refuses every batch.
+    RefuseBatches,
+}
+
+/// The other end of a client.
+#[derive(Debug)]
+pub(crate) struct FakeBroker {
+    /// Every batch that came.
+    pub(crate) batches: Receiver<Submit>,
+    /// Every other message that came.
+    pub(crate) requests: Receiver<ClientMessage>,
+    keeper: Arc<KeeperFace>,
+    signaller: SignallerFace,
+    socket: Arc<Socket>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeBroker {
+    /// A broker and the socket a client uses.
+    pub(crate) fn pair(mood: Mood) -> (Self, Socket) {
+        let (ours, theirs) = Socket::pair().expect("a socket pair");
+        let keeper = Arc::new(PagePair::create().expect("a page pair"));
+        let signaller =
+            SignallerFace::map(keeper.signaller_fds().expect("fds")).expect("the signaller's face");
+        let ours = Arc::new(ours);
+        let (batch, batches) = channel();
+        let (request, requests) = channel();
+        let serve = Serve {
+            socket: Arc::clone(&ours),
+            keeper: Arc::clone(&keeper),
+            batch,
+            request,
+            mood,
+            objects: Mutex::new(Vec::new()),
+            queues: AtomicU32::new(0),
+            answered: AtomicU32::new(0),
+        };
+        let thread = std::thread::spawn(move || serve.run());
+        (Self { batches, requests, keeper, signaller, socket: ours, thread: Some(thread) }, theirs)
+    }
+
+    /// An honest broker with a client.
+    pub(crate) fn with_client() -> (Self, Client) {
+        Self::with_client_of(Mood::Honest)
+    }
+
+    /// A broker with a client.
+    pub(crate) fn with_client_of(mood: Mood) -> (Self, Client) {
+        let (broker, socket) = Self::pair(mood);
+        let client = options().over(socket).expect("a greeting");
+        (broker, client)
+    }
+
+    /// As the driver: the point of the n-th queue that was opened (from 0) ended well.
+    pub(crate) fn signal(&self, queue: u16, point: u64) -> Woke {
+        self.end(queue, point, None)
+    }
+
+    /// As the driver: the point failed.
+    pub(crate) fn fail(&self, queue: u16, point: u64, code: ErrorCode, cause: CauseId) -> Woke {
+        self.end(queue, point, Some(Failure { point, code: code.number(), cause: cause.0 }))
+    }
+
+    fn end(&self, queue: u16, point: u64, failure: Option<Failure>) -> Woke {
+        self.signaller.signal(slot(queue), point, clock::now(), failure).expect("a newer point")
+    }
+
+    /// As the driver: shows a queue's timeline.
+    pub(crate) fn publish(&self, queue: u16) {
+        let _woke: Woke = self.signaller.publish(slot(queue), GENERATION, 0, 0, &[]);
+    }
+
+    /// As the broker: the driver is dead.
+    pub(crate) fn kill_page(&self, cause: CauseId) {
+        self.keeper.kill_page(ErrorCode::DeviceLost.number(), cause.0);
+    }
+
+    /// The next batch.
+    pub(crate) fn batch(&self) -> Submit {
+        self.batches.recv_timeout(SOON).expect("a batch")
+    }
+
+    /// The next request that `pick` takes.
+    pub(crate) fn request<T>(&self, pick: impl Fn(ClientMessage) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = pick(self.requests.recv_timeout(SOON).expect("a request")) {
+                return found;
+            }
+        }
+    }
+
+    /// Dies.
+    pub(crate) fn hang_up(&mut self) {
+        self.socket.shutdown().expect("a live connection");
+        self.join();
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the broker's thread did not panic");
+        }
+    }
+}
+
+impl Drop for FakeBroker {
+    fn drop(&mut self) {
+        // Already down when the client or the test ended it.
+        drop(self.socket.shutdown());
+        self.join();
+    }
+}
+
+/// Options of a test's client.
+pub(crate) fn options() -> ClientOptions {
+    ClientOptions::new().name("test").request_timeout(SOON)
+}
+
+/// The device of the fake broker.
+pub(crate) fn description() -> Description {
+    Description::new("zip", "compression", 2)
+        .operation(
+            Operation::new(3, "compress", "makes it smaller")
+                .operand("input", Direction::In, Touch::InPlace)
+                .operand("output", Direction::Out, Touch::Windows)
+                .operand("dictionary", Direction::In, Touch::Windows)
+                .optional()
+                .choice("format", "container", &["gzip", "zstd"], Some(1))
+                .number("level", "effort", 0, 22, Some(3))
+                .bytes("comment", "words", 4096, false)
+                .with_result("nothing"),
+        )
+        .operation(Operation::new(4, "mix", "changes it in place").operand(
+            "data",
+            Direction::InOut,
+            Touch::InPlace,
+        ))
+}
+
+fn slot(queue: u16) -> Slot {
+    Slot::new(queue).expect("a page has 15 slots")
+}
+
+struct Serve {
+    socket: Arc<Socket>,
+    keeper: Arc<KeeperFace>,
+    batch: Tell<Submit>,
+    request: Tell<ClientMessage>,
+    mood: Mood,
+    objects: Mutex<Vec<ObjectMemory>>,
+    queues: AtomicU32,
+    answered: AtomicU32,
+}
+
+impl Serve {
+    fn run(&self) {
+        let mut room = vec![0; 64 * 1024];
+        while let Ok(Packet::Data { len }) = self.socket.recv_plain(&mut room) {
+            let (head, message) =
+                ClientMessage::decode(&room[..len], Sender::Client, 0).expect("a client's message");
+            if let ClientMessage::Submit(batch) = message {
+                self.submit(head.request, head.flags, batch);
+            } else {
+                let answer = self.answer(&message);
+                // The test may have stopped listening.
+                drop(self.request.send(message));
+                if let Some((answer, fds)) = answer {
+                    self.send(head.request, answer, &fds);
+                }
+            }
+        }
+    }
+
+    fn submit(&self, request: u64, flags: u16, batch: Submit) {
+        let (jobs, text) = (batch.jobs.len(), b"too much of it".to_vec());
+        drop(self.batch.send(batch));
+        if self.mood == Mood::RefuseBatches {
+            let refused = Refused {
+                code: ErrorCode::Exhausted,
+                job: 0,
+                part: u16::MAX,
+                value: jobs as u64,
+                limit: 0,
+                cause: CauseId(99),
+                text,
+            };
+            self.send(request, refused.into(), &[]);
+        } else if flags & SUBMIT_REPLY != 0 {
+            self.send(request, Accepted {}.into(), &[]);
+        }
+    }
+
+    fn send(&self, request: u64, answer: ClientMessage, fds: &[OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
+        let greeting = matches!(answer, ClientMessage::Welcome(_));
+        let mood = if greeting { Mood::Honest } else { self.mood };
+        let bytes = match mood {
+            Mood::Silent => return,
+            Mood::Noise => vec![0xa5; 48],
+            Mood::WrongAnswer => Accepted {}.encode(request, Time(0), 0),
+            _ => answer.encode(request, Time(0), 0),
+        };
+        let fds = if mood == Mood::WrongAnswer || mood == Mood::Noise { &[] } else { fds.as_slice() };
+        let times =
+            if mood == Mood::Twice && self.answered.fetch_add(1, Ordering::Relaxed) == 0 { 2 } else { 1 };
+        for _ in 0..times {
+            // The client may be gone.
+            drop(self.socket.send(&bytes, fds));
+        }
+    }
+
+    fn answer(&self, message: &ClientMessage) -> Option<(ClientMessage, Vec<OwnedFd>)> {
+        Some(match message {
+            ClientMessage::Hello(_) => (welcome(), vec![]),
+            ClientMessage::CreateObject(create) => self.create(create.len),
+            ClientMessage::Commit(commit) => {
+                let objects = self.objects.lock().expect("not poisoned");
+                let place = usize::try_from(commit.object.0).expect("small") - 1;
+                let populated = objects[place].is_populated().expect("a memfd");
+                let pinned = if populated { objects[place].len() } else { 0 };
+                (Committed { pinned }.into(), vec![])
+            }
+            ClientMessage::Export(export) => {
+                let objects = self.objects.lock().expect("not poisoned");
+                let object = &objects[usize::try_from(export.object.0).expect("small") - 1];
+                let access = match export.access {
+                    Access::Read => memory::Access::Read,
+                    Access::Write => memory::Access::Write,
+                };
+                let fd = object.export(access).expect("an export");
+                (Exported { len: object.len() }.into(), vec![fd])
+            }
+            ClientMessage::ListDevices(_) => {
+                (Devices { ids: vec![DeviceId(5)], names: b"zip".to_vec() }.into(), vec![])
+            }
+            ClientMessage::Describe(asked) => {
+                let description = description().encode();
+                (Described { device: asked.device, description }.into(), vec![])
+            }
+            ClientMessage::OpenQueue(open) => self.open(open.depth),
+            ClientMessage::Cancel(_) => (Cancelling { state: 1, reserved: Zero }.into(), vec![]),
+            ClientMessage::Explain(explain) => (explained(explain.cause), vec![]),
+            ClientMessage::Inspect(inspect) => (page(inspect.cursor), vec![]),
+            ClientMessage::CloseObject(_) | ClientMessage::CloseQueue(_) => (Done {}.into(), vec![]),
+            _ => return None,
+        })
+    }
+
+    fn create(&self, len: u64) -> (ClientMessage, Vec<OwnedFd>) {
+        let real = if self.mood == Mood::ShortExport { len / 2 } else { len };
+        let object = ObjectMemory::create(real, HugePages::None, "test").expect("memory");
+        let fd = match self.mood {
+            Mood::ReadOnlyExport => object.export(memory::Access::Read).expect("an export"),
+            Mood::UnsealedExport => {
+                let fd = rustix::fs::memfd_create("loose", rustix::fs::MemfdFlags::CLOEXEC).expect("memory");
+                rustix::fs::ftruncate(&fd, len).expect("a length");
+                fd
+            }
+            Mood::SocketExport => Socket::pair().expect("a pair").0.into(),
+            _ => object.export(memory::Access::Write).expect("an export"),
+        };
+        let mut objects = self.objects.lock().expect("not poisoned");
+        objects.push(object);
+        let object = Handle(u32::try_from(objects.len()).expect("small"));
+        let rights = Rights::all();
+        (ObjectCreated { object, len, rights, reserved: Zero }.into(), vec![fd])
+    }
+
+    fn open(&self, depth: u32) -> (ClientMessage, Vec<OwnedFd>) {
+        let number = self.queues.fetch_add(1, Ordering::Relaxed);
+        let fds = if number == 0 {
+            let fds = self.keeper.observer_fds().expect("fds");
+            vec![fds.page, fds.interest]
+        } else {
+            vec![]
+        };
+        let opened = QueueOpened {
+            queue: QueueHandle(number + 1),
+            page: PageId(0),
+            timeline: TimelineKey { index: number, generation: GENERATION },
+            depth: if depth == 0 { 256 } else { depth },
+            slot: u16::try_from(number).expect("small"),
+            reserved: Zero,
+        };
+        (opened.into(), fds)
+    }
+}
+
+fn welcome() -> ClientMessage {
+    Welcome {
+        token: [1, 2],
+        features: 0,
+        domain: DomainId(4),
+        client: 11,
+        version: 1,
+        reserved: Zero,
+        message_len: 64 * 1024,
+    }
+    .into()
+}
+
+fn explained(cause: CauseId) -> ClientMessage {
+    Explained {
+        cause,
+        at: Time(5),
+        point: Point(1),
+        pid: 321,
+        code: ErrorCode::OutputTooSmall,
+        device: b"zip".to_vec(),
+        text: b"needs 90 bytes, has 10".to_vec(),
+    }
+    .into()
+}
+
+/// Two pages of one entry each.
+fn page(cursor: u64) -> ClientMessage {
+    let json = format!("[{{\"version\":\"page {cursor}\",\"name\":\"entry {cursor}\"}}]");
+    Page { next: u64::from(cursor == 0), json: json.into_bytes() }.into()
+}
+
+/// A cause of the fake driver.
+pub(crate) fn cause() -> CauseId {
+    CauseId::new(InstanceId(3), 7)
+}

@@ -1,0 +1,185 @@
+//! The asynchronous front, against a broker made for tests.
+
+#![cfg(feature = "tokio")]
+
+mod support;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use support::{FakeBroker, Mood, SOON, cause, options};
+use vgem::aio::Client;
+use vgem::{Error, ErrorCode, FenceError};
+use vgem_os::fence::Woke;
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
+}
+
+async fn with_client(mood: Mood) -> (FakeBroker, Client) {
+    let (broker, socket) = FakeBroker::pair(mood);
+    let client = Client::over(socket, &options()).await.expect("a greeting");
+    (broker, client)
+}
+
+#[test]
+fn a_task_goes_all_the_way_from_greeting_to_bytes() {
+    run(async {
+        let (broker, client) = with_client(Mood::Honest).await;
+        let zip = client.device("zip").await.expect("it is there");
+        let queue = client.queue(&zip, 0).await.expect("a queue");
+        broker.publish(0);
+        let buffer = client.create(4096).await.expect("memory");
+        client.write(&buffer, ..5, SOON).await.expect("nobody uses it").copy_from_slice(b"hello");
+        let mut batch = client.batch();
+        batch.job(&queue, "mix").inout(&buffer);
+        let fence = client.submit(&mut batch).await.expect("sent").last().clone();
+        let waiting = tokio::spawn(async move { fence.wait_async(SOON).await });
+        broker.batch();
+        tokio::task::yield_now().await;
+        let _woke: Woke = broker.signal(0, 1);
+        assert!(waiting.await.expect("no panic").is_ok());
+        assert_eq!(&*client.read(&buffer, ..5, SOON).await.expect("it ended"), b"hello");
+    });
+}
+
+#[test]
+fn tasks_share_a_connection_and_each_gets_its_own_answer() {
+    run(async {
+        let (_broker, client) = with_client(Mood::Honest).await;
+        let asking: Vec<_> = (1..=8_u64)
+            .map(|pages| {
+                let client = client.clone();
+                tokio::spawn(async move { client.create(pages * 4096).await.expect("memory").pinned() })
+            })
+            .collect();
+        let mut lens = Vec::new();
+        for task in asking {
+            lens.push(task.await.expect("no panic"));
+        }
+        assert_eq!(lens, (1..=8).map(|pages| pages * 4096).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_silent_broker_ends_a_tasks_request_at_its_deadline() {
+    run(async {
+        let (_broker, socket) = FakeBroker::pair(Mood::Silent);
+        let options = options().request_timeout(Duration::from_millis(50));
+        let client = Client::over(socket, &options).await.expect("a greeting");
+        assert!(matches!(client.devices().await, Err(Error::Timeout { .. })));
+    });
+}
+
+#[test]
+fn a_dead_broker_ends_requests_and_waits_of_tasks() {
+    run(async {
+        let (mut broker, client) = with_client(Mood::Honest).await;
+        let zip = client.device("zip").await.expect("it is there");
+        let queue = client.queue(&zip, 0).await.expect("a queue");
+        let buffer = client.create(4096).await.expect("memory");
+        let mut batch = client.batch();
+        batch.job(&queue, "mix").inout(&buffer);
+        let fence = client.submit(&mut batch).await.expect("sent").last().clone();
+        let waiting = tokio::spawn(async move { fence.wait_async(SOON).await });
+        tokio::task::yield_now().await;
+        broker.hang_up();
+        assert!(matches!(waiting.await.expect("no panic"), Err(FenceError::BrokerLost { .. })));
+        assert!(matches!(client.devices().await, Err(Error::BrokerLost { .. })));
+    });
+}
+
+#[test]
+fn a_dropped_request_does_not_disturb_the_next() {
+    run(async {
+        let (_broker, client) = with_client(Mood::Honest).await;
+        for _ in 0..20 {
+            let mut asking = pin!(client.devices());
+            let once = std::future::poll_fn(|context| Poll::Ready(asking.as_mut().poll(context).is_ready()));
+            once.await;
+        }
+        assert_eq!(client.devices().await.expect("a list").len(), 1);
+    });
+}
+
+#[test]
+fn a_refused_batch_says_why_to_a_task() {
+    run(async {
+        let (_broker, client) = with_client(Mood::RefuseBatches).await;
+        let zip = client.device("zip").await.expect("it is there");
+        let queue = client.queue(&zip, 0).await.expect("a queue");
+        let buffer = client.create(4096).await.expect("memory");
+        let mut batch = client.batch();
+        batch.job(&queue, "mix").inout(&buffer);
+        let refused = client.submit_acknowledged(&mut batch).await;
+        assert!(matches!(refused, Err(Error::Refused(refusal)) if refusal.code == ErrorCode::Exhausted));
+    });
+}
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_fence_wakes_any_executor() {
+    let (broker, client) = FakeBroker::with_client();
+    let queue = client.device("zip").and_then(|zip| zip.queue(0)).expect("a queue");
+    broker.publish(0);
+    let buffer = client.create(4096).expect("memory");
+    let mut batch = client.batch();
+    batch.job(&queue, "mix").inout(&buffer);
+    let fence = batch.submit().expect("sent").last().clone();
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&count));
+    let mut waiting = pin!(fence.wait_async(SOON));
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let _woke: Woke = broker.fail(0, 1, ErrorCode::Io, cause());
+    while count.0.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    match waiting.as_mut().poll(&mut Context::from_waker(&waker)) {
+        Poll::Ready(Err(FenceError::Failed(failure))) => assert_eq!(failure.code, ErrorCode::Io),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_dropped_wait_leaves_no_interest_behind() {
+    let (broker, client) = FakeBroker::with_client();
+    let queue = client.device("zip").and_then(|zip| zip.queue(0)).expect("a queue");
+    broker.publish(0);
+    let buffer = client.create(4096).expect("memory");
+    let mut batch = client.batch();
+    batch.job(&queue, "mix").inout(&buffer);
+    let fence = batch.submit().expect("sent").last().clone();
+    {
+        let mut waiting = pin!(fence.wait_async(SOON));
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    assert_eq!(broker.signal(0, 1), Woke::Nobody);
+}
+
+#[test]
+fn a_task_that_waits_too_long_is_told() {
+    run(async {
+        let (broker, client) = with_client(Mood::Honest).await;
+        let zip = client.device("zip").await.expect("it is there");
+        let queue = client.queue(&zip, 0).await.expect("a queue");
+        broker.publish(0);
+        let buffer = client.create(4096).await.expect("memory");
+        let mut batch = client.batch();
+        batch.job(&queue, "mix").inout(&buffer);
+        let fence = client.submit(&mut batch).await.expect("sent").last().clone();
+        let late = fence.wait_async(Duration::from_millis(20)).await;
+        assert!(matches!(late, Err(FenceError::Timeout { .. })));
+    });
+}
