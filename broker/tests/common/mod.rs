@@ -1,0 +1,238 @@
+//! A daemon of one's own, and a client that speaks the protocol by hand.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use tempfile::TempDir;
+use vgem_os::fence::{ObserverFace, ObserverFds, PointState, Slot};
+use vgem_os::seqpacket::{Packet, Socket};
+use vgem_os::clock;
+use vgem_proto::codec::Zero;
+use vgem_proto::ids::{CauseId, DeviceId, Point, QueueHandle, Time};
+use vgem_proto::jobs::ClientJob;
+use vgem_proto::limits;
+use vgem_proto::message::Sender;
+use vgem_proto::message::client::{ClientMessage, Hello, OpenQueue, QueueOpened, Submit};
+
+/// How long a test waits for what must come soon, nanoseconds.
+pub const SOON: u64 = 10_000_000_000;
+
+/// The program, not yet started.
+pub fn vgemd() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vgemd"));
+    command.stdin(Stdio::null()).env_remove("VGEMD_LOG").env_remove("NOTIFY_SOCKET");
+    command
+}
+
+/// Where the driver of the tests is.
+pub fn drivers() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_vgemd")).parent().expect("a folder").join("examples")
+}
+
+/// Runs the program with these arguments to its end, below an empty directory.
+pub fn outcome(args: &[&str]) -> (i32, String) {
+    let Output { status, stderr, .. } = vgemd().args(args).output().expect("vgemd starts");
+    (status.code().unwrap_or(-1), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+/// An embedded daemon. Dropping it lets go of its lifeline.
+pub struct Daemon {
+    pub dir: TempDir,
+    pub child: Child,
+    lifeline: Option<UnixStream>,
+}
+
+impl Daemon {
+    /// Starts one and waits until it serves.
+    pub fn start() -> Self {
+        Self::start_in(tempfile::tempdir().expect("a directory"), &drivers(), &[])
+    }
+
+    /// The same, in `DIR/d` of this directory, with these drivers and more arguments.
+    pub fn start_in(dir: TempDir, drivers: &Path, args: &[&str]) -> Self {
+        let (ours, theirs) = UnixStream::pair().expect("a lifeline");
+        let mut child = vgemd();
+        child.arg("--embedded").arg("3").arg("--dir").arg(dir.path().join("d"));
+        child.arg("--drivers").arg(drivers).args(args);
+        let child = pass(&child, theirs);
+        let mut daemon = Self { dir, child, lifeline: Some(ours) };
+        let mut said = [0; 6];
+        let lifeline = daemon.lifeline.as_mut().expect("held until drop");
+        lifeline.read_exact(&mut said).expect("the daemon serves");
+        assert_eq!(&said, b"ready\n");
+        daemon
+    }
+
+    /// The directory it serves in.
+    pub fn place(&self) -> PathBuf {
+        self.dir.path().join("d")
+    }
+
+    /// A client that was greeted.
+    pub fn client(&self) -> Client {
+        let mut client = Client::connect(&self.place());
+        client.greet();
+        client
+    }
+
+    /// Its children: the broker first.
+    pub fn children(&self) -> Vec<u32> {
+        children(self.child.id())
+    }
+
+    /// The child whose command line has this word.
+    pub fn child_called(&self, word: &str) -> u32 {
+        let called = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+            String::from_utf8_lossy(&line).contains(word)
+        });
+        self.children().into_iter().find(called).expect("such a child")
+    }
+
+    /// Lets go of the lifeline, as the death of its holder does, and waits for the end.
+    pub fn hang_up(&mut self) -> ExitStatus {
+        self.lifeline = None;
+        self.child.wait().expect("it was not waited for")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.hang_up();
+    }
+}
+
+/// Starts a command with this socket as fd 3.
+fn pass(command: &Command, socket: UnixStream) -> Child {
+    // A shell moves it there: there is no safe call that does it between fork and exec.
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "exec \"$@\" 3>&1 >/dev/null", "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.env_remove("VGEMD_LOG").stdin(Stdio::null()).stdout(OwnedFd::from(socket));
+    shell.spawn().expect("vgemd starts")
+}
+
+/// The children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Sends a process a signal by name.
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("/bin/kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(sent.expect("kill starts").success());
+}
+
+/// Whether a process is there and is no zombie.
+pub fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+/// A client.
+pub struct Client {
+    pub socket: Socket,
+    pub request: u64,
+}
+
+/// A queue with the page its points are seen in.
+pub struct Queue {
+    pub handle: QueueHandle,
+    pub opened: QueueOpened,
+    pub page: ObserverFace,
+}
+
+impl Client {
+    /// Connects to the daemon that serves in this directory.
+    pub fn connect(place: &Path) -> Self {
+        Self { socket: Socket::connect(place.join("vgemd.sock")).expect("the daemon listens"), request: 0 }
+    }
+
+    /// Says hello.
+    pub fn greet(&mut self) -> ClientMessage {
+        let name = b"test".to_vec();
+        self.ask(&Hello { version_min: 1, version_max: 1, reserved: Zero, features: 0, name }.into()).0
+    }
+
+    /// Sends a request and receives its answer.
+    pub fn ask(&mut self, message: &ClientMessage) -> (ClientMessage, Vec<OwnedFd>) {
+        self.request += 1;
+        let deadline = Time(clock::deadline_in(SOON));
+        self.socket.send(&message.encode(self.request, deadline, 0), &[]).expect("room");
+        self.answer()
+    }
+
+    /// Receives a message.
+    pub fn answer(&self) -> (ClientMessage, Vec<OwnedFd>) {
+        let mut buffer = vec![0; limits::MESSAGE_LEN];
+        let mut fds = Vec::new();
+        let Packet::Data { len } = self.socket.recv(&mut buffer, &mut fds).expect("an answer") else {
+            panic!("the connection was closed");
+        };
+        let (_, message) =
+            ClientMessage::decode(&buffer[..len], Sender::Broker, fds.len()).expect("a right answer");
+        (message, fds)
+    }
+
+    /// Opens a queue on the device of the tests.
+    pub fn open_queue(&mut self) -> Queue {
+        let open = OpenQueue { device: DeviceId(1), depth: 0, reserved: Zero };
+        let (answer, fds) = self.ask(&open.into());
+        let ClientMessage::QueueOpened(opened) = answer else { panic!("no queue: {answer:?}") };
+        let [page, interest] = <[OwnedFd; 2]>::try_from(fds).expect("the first queue brings its page");
+        let page = ObserverFace::map(ObserverFds { page, interest }).expect("a fence page");
+        Queue { handle: opened.queue, opened, page }
+    }
+
+    /// Submits one job, without asking for an answer.
+    pub fn submit(&mut self, queue: &Queue, point: u64, op: u16) {
+        self.request += 1;
+        let jobs = vec![job(queue.handle, point, op)];
+        let submit = Submit { jobs, operands: vec![], params: vec![], waits: vec![], bytes: vec![] };
+        self.socket.send(&submit.encode(self.request, Time(0), 0), &[]).expect("room");
+    }
+}
+
+impl Queue {
+    /// Sleeps until a point is signalled.
+    pub fn wait(&self, point: u64) -> PointState {
+        let slot = Slot::new(self.opened.slot).expect("a slot");
+        let deadline = clock::deadline_in(SOON);
+        loop {
+            let seen = self.page.doorbell();
+            self.page.set_interest(slot, point);
+            let state = self.page.state(slot, self.opened.timeline.generation, point);
+            if state != PointState::Pending || clock::now() > deadline {
+                return state;
+            }
+            self.page.sleep(seen, deadline).expect("a futex");
+        }
+    }
+}
+
+fn job(queue: QueueHandle, point: u64, op: u16) -> ClientJob {
+    ClientJob {
+        queue,
+        point: Point(point),
+        run_ns: 0,
+        failed_cause: CauseId::NONE,
+        failed_code: 0,
+        op,
+        flags: 0,
+        operands: 0,
+        params: 0,
+        waits: 0,
+        reserved: Zero,
+    }
+}
+
+/// Writes an executable script.
+pub fn script(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut file = File::create(path).expect("a file");
+    file.write_all(text.as_bytes()).expect("room");
+    file.set_permissions(std::fs::Permissions::from_mode(0o755)).expect("its mode");
+}
