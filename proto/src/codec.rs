@@ -352,3 +352,67 @@ macro_rules! record {
         }
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    record! {
+        /// Two numbers.
+        pub struct Pair {
+            /// One.
+            pub one: u32,
+            /// Another.
+            pub other: u32,
+        }
+    }
+
+    fn array_of(bytes: &[u8], count: u32, stride: u32) -> Result<Vec<Pair>, Malformed> {
+        let mut r = Reader::new(bytes);
+        let pairs = take_array(&mut r, count, stride, "pairs", 3)?;
+        assert!(r.rest().is_empty(), "{} bytes are left", r.rest().len());
+        Ok(pairs)
+    }
+
+    // M-007
+    #[test]
+    fn a_shorter_part_is_filled_with_zeros() {
+        let read = sized(&mut Reader::new(&[1, 0, 0, 0, 2]), 5, Pair::SIZE, Pair::take);
+        assert_eq!(read, Ok(Pair { one: 1, other: 2 }));
+    }
+
+    // M-008
+    #[test]
+    fn a_longer_part_must_be_zero_where_we_do_not_know_it() {
+        let longer =
+            |last| sized(&mut Reader::new(&[1, 0, 0, 0, 2, 0, 0, 0, last]), 9, Pair::SIZE, Pair::take);
+        assert_eq!(longer(0), Ok(Pair { one: 1, other: 2 }));
+        assert_eq!(longer(1), Err(Malformed::NonZeroTail));
+    }
+
+    // M-009, M-010
+    #[test]
+    fn the_limit_of_an_array_holds_before_anything_of_it_is_read() {
+        let too_many = Malformed::TooMany { field: "pairs", count: 4, limit: 3 };
+        assert_eq!(array_of(&[], 4, 8), Err(too_many));
+        assert_eq!(array_of(&[], 4, 0), Err(too_many));
+        assert_eq!(array_of(&[], 1, 0), Err(Malformed::BadValue { field: "pairs", value: 0 }));
+        assert_eq!(array_of(&[], 0, 0), Ok(vec![]));
+    }
+
+    // M-005
+    #[test]
+    fn an_array_is_padded_to_eight_with_zeros() {
+        let one = [7, 0, 0, 0, 8, 0, 0, 0];
+        assert_eq!(array_of(&one, 2, 4), Ok(vec![Pair { one: 7, other: 0 }, Pair { one: 8, other: 0 }]));
+        assert_eq!(array_of(&one, 1, 5), Ok(vec![Pair { one: 7, other: 8 }]));
+        assert_eq!(array_of(&one, 1, 4), Err(Malformed::NonZeroTail));
+    }
+
+    // M-006
+    #[test]
+    fn a_reader_says_how_much_is_missing() {
+        assert_eq!(Reader::new(&[1, 2]).bytes(5), Err(Malformed::Short { missing: 3 }));
+        assert_eq!(u64::take(&mut Reader::new(&[1, 2])), Err(Malformed::Short { missing: 6 }));
+    }
+}

@@ -239,3 +239,28 @@ pub struct Failure {
     /// Where it began; ask the broker to explain it.
     pub cause: CauseId,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_of_a_newer_version_survives() {
+        let code = ErrorCode::from_number(4_000);
+        assert_eq!((code, code.number(), code.name()), (ErrorCode::Other(4_000), 4_000, "Other"));
+    }
+
+    #[test]
+    fn every_code_comes_back_from_its_number() {
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::from_number(code.number()), *code);
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_job_and_what_was_wrong() {
+        let refusal = Refusal::new(ErrorCode::Exhausted, "3 of 2 objects").with(3, 2).in_job(4);
+        assert_eq!(refusal.to_string(), "job 4: exhausted: 3 of 2 objects");
+        assert_eq!(Refusal::new(ErrorCode::Gone, "").to_string(), "gone");
+    }
+}

@@ -243,3 +243,43 @@ impl Field for Time {
         u64::take(r).map(Self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(field: &impl Field) -> Vec<u8> {
+        let mut w = Writer::new();
+        field.put(&mut w);
+        w.into_bytes()
+    }
+
+    #[test]
+    fn a_key_is_its_index_then_its_generation() {
+        let key = TimelineKey { index: 0x0102, generation: 0x0304 };
+        assert_eq!(bytes(&key), [2, 1, 0, 0, 4, 3, 0, 0]);
+        assert_eq!(TimelineKey::from_u64(key.to_u64()), key);
+    }
+
+    #[test]
+    fn a_cause_is_its_counter_then_its_issuer() {
+        let cause = CauseId::new(InstanceId(5), 9);
+        assert_eq!(bytes(&cause), [9, 0, 0, 0, 5, 0, 0, 0]);
+        assert_eq!((cause.issuer(), cause == CauseId::NONE), (InstanceId(5), false));
+    }
+
+    // M-014
+    #[test]
+    fn the_upper_half_of_a_handle_must_be_zero() {
+        let wide = 1_u64 << 32;
+        let refused = Malformed::BadValue { field: "handle", value: wide };
+        assert_eq!(Handle::take(&mut Reader::new(&wide.to_le_bytes())), Err(refused));
+        assert_eq!(Handle::take(&mut Reader::new(&7_u64.to_le_bytes())), Ok(Handle(7)));
+    }
+
+    #[test]
+    fn points_and_moments_stop_at_the_largest_number() {
+        assert_eq!(Point(u64::MAX).next(), Point(u64::MAX));
+        assert_eq!((Time(u64::MAX).after(1), Time(1).since(Time(2))), (Time(u64::MAX), 0));
+    }
+}

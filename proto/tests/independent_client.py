@@ -16,6 +16,7 @@ import socket
 import stat
 import struct
 import sys
+import threading
 import time
 
 # Chapter 2.
@@ -244,7 +245,8 @@ class Description:
 def verified(fd, length, access):
     """[M-030] Checks an fd before it is mapped."""
     seals = fcntl.fcntl(fd, F_GET_SEALS)
-    check(seals & F_SEAL_SHRINK and seals & F_SEAL_GROW, f"[M-031] seals {seals}")
+    wanted = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW
+    check(seals & wanted == wanted, f"[M-031] seals {seals}")
     facts = os.fstat(fd)
     check(stat.S_ISREG(facts.st_mode), "not a regular file")
     check(facts.st_size >= length, f"{facts.st_size} bytes, {length} were promised")
@@ -556,6 +558,21 @@ def work(path):
     state = page.wait(slot, generation, 5, now() + 20 * 10**9)
     check(state == ("ok",) and memory[LENGTH - 1] == 7 and memory[LENGTH] == 0xA5, f"point 5: {state}")
     check(page.look(slot, generation, 4)[0] == "failed", "[M-074] a later success hides an earlier failure")
+
+    # A sleep ends at its deadline, and before it when the point is signalled: the job is submitted once the
+    # sleeper has said that it will sleep.
+    check(page.wait(slot, generation, 6, now() + 20_000_000) == ("timed out",), "[M-078] nobody promised point 6")
+    states = []
+    sleeper = threading.Thread(target=lambda: states.append(page.wait(slot, generation, 6, now() + 20 * 10**9)))
+    sleeper.start()
+    while page.want[8 + slot] != 6:
+        time.sleep(0)
+    began = now()
+    whole = [operand(fill_output, data, 0, 2 * LENGTH, WRITE, DISCARD)]
+    client.link.send(submit(client.number(), [job(queue, 6, fill, 1, 1)], whole, [param(fill_byte, 7)]))
+    sleeper.join()
+    check(states == [("ok",)], f"point 6: {states}")
+    check(now() - began < 10 * 10**9, f"[M-077] woken after {now() - began} ns")
 
     client.ask(message(CLOSE_QUEUE, client.number(), struct.pack("<Q", queue)), DONE)
     for handle in (data, cells):
