@@ -33,7 +33,7 @@ pub use vgem_proto::rights::Access;
 /// Which pages an object asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HugePages {
-    /// Ordinary pages; mappings do not ask for huge ones either.
+    /// Ordinary pages. A memory file cannot forbid more: a mapping of 2 MiB and more asks as for `Advise`.
     None,
     /// Transparent huge pages where the machine allows them: whoever maps 2 MiB and more asks with
     /// `madvise(MADV_HUGEPAGE)`, and a refusal is ignored. The default.

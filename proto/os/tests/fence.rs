@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::io::Errno;
 use vgem_os::clock;
@@ -243,6 +243,21 @@ fn a_lagging_slot_is_settled_to_what_other_pages_show() {
 }
 
 #[test]
+fn settling_does_not_record_twice_what_a_signaller_recorded_before_it_died() {
+    let faces = published();
+    // Dead between the entry and the value: one failure at point 1, and the value is still 0.
+    let page = faces.keeper.signaller_fds().unwrap().page;
+    let page = Mapping::map(page.as_fd(), 4096, Access::Write, Populate::Lazy).unwrap();
+    let words = page.span_mut().unwrap().sub(256, 256).unwrap();
+    words.write_u64(0, u64::from(GENERATION) | 1 << 32).unwrap();
+    for (at, word) in [(64, 1), (72, 1001), (80, 5)] {
+        words.write_u64(at, word).unwrap();
+    }
+    faces.keeper.settle(slot(0), 1, &[failure(1)]);
+    assert_eq!(faces.keeper.slot(slot(0)).failures, [failure(1)]);
+}
+
+#[test]
 fn settling_never_takes_a_slot_back() {
     let faces = published();
     faces.signal(5, None).unwrap();
@@ -356,7 +371,6 @@ fn a_doorbell_can_be_waited_for_among_others() {
 fn an_observers_fd_of_the_page_and_a_signallers_of_the_interest_are_read_only() {
     let keeper = PagePair::create().unwrap();
     let denied = |fd: OwnedFd| {
-        use std::os::fd::AsFd as _;
         let mapped = Mapping::map(fd.as_fd(), 4096, Access::Write, Populate::Lazy);
         mapped.map(drop).map_err(|error| error.errno())
     };

@@ -122,9 +122,10 @@ fn slot() -> Slot {
     Slot::new(0).unwrap()
 }
 
-fn explore(model: impl Fn() + Sync + Send + 'static) {
+/// Every interleaving with at most this many switches away from a thread that could go on.
+fn explore(switches: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(switches);
     builder.check(model);
 }
 
@@ -146,9 +147,24 @@ fn pages(entries: usize) -> (Arc<Model>, Arc<Model>) {
     (page, interest)
 }
 
+fn failure(point: u64) -> Failure {
+    Failure { point, code: u32::try_from(point).unwrap(), cause: point }
+}
+
+/// Failures 1 to 8, of which the first two are modelled.
+fn full_ring_of_two_modelled_entries() -> (Arc<Model>, Arc<Model>) {
+    let (page, interest) = pages(2);
+    for point in [1, 2] {
+        let ring = protocol::signal(&*page, &*interest, slot(), point, 0, Some(failure(point)));
+        assert_eq!(ring, Ok(Ring::Quiet));
+    }
+    page.halves[&(f::SLOT_LEN + f::S_FAIL_COUNT)].store(8, Ordering::Relaxed);
+    (page, interest)
+}
+
 #[test]
 fn no_wake_up_is_lost() {
-    explore(|| {
+    explore(3, || {
         let (page, interest) = pages(0);
         let (p, i) = (page.clone(), interest.clone());
         let signaller =
@@ -160,7 +176,7 @@ fn no_wake_up_is_lost() {
 
 #[test]
 fn no_wake_up_is_lost_over_two_points() {
-    explore(|| {
+    explore(3, || {
         let (page, interest) = pages(0);
         let (p, i) = (page.clone(), interest.clone());
         let signaller = thread::spawn(move || {
@@ -175,7 +191,7 @@ fn no_wake_up_is_lost_over_two_points() {
 
 #[test]
 fn a_verdict_wakes_an_observer_though_the_signaller_never_signals() {
-    explore(|| {
+    explore(3, || {
         let (page, interest) = pages(0);
         let p = page.clone();
         let broker = thread::spawn(move || {
@@ -189,7 +205,7 @@ fn a_verdict_wakes_an_observer_though_the_signaller_never_signals() {
 
 #[test]
 fn a_broker_and_a_signaller_that_ring_at_once_lose_no_ring() {
-    explore(|| {
+    explore(3, || {
         let (page, interest) = pages(0);
         protocol::set_interest(&*interest, slot(), 1);
         let (p, i) = (page.clone(), interest);
@@ -202,32 +218,22 @@ fn a_broker_and_a_signaller_that_ring_at_once_lose_no_ring() {
 
 #[test]
 fn a_point_that_failed_is_never_seen_as_ok() {
-    explore(|| {
+    explore(3, || {
         let (page, interest) = pages(1);
         let (p, i) = (page.clone(), interest);
-        let signaller = thread::spawn(move || {
-            let failure = Failure { point: 1, code: 5, cause: 11 };
-            protocol::signal(&*p, &*i, slot(), 1, 0, Some(failure))
-        });
+        let signaller = thread::spawn(move || protocol::signal(&*p, &*i, slot(), 1, 0, Some(failure(1))));
         let state = protocol::state(&*page, slot(), GENERATION, 1);
-        let failed = PointState::Failed { code: 5, cause: 11, time_ns: 0 };
+        let failed = PointState::Failed { code: 1, cause: 1, time_ns: 0 };
         assert!(state == PointState::Pending || state == failed, "{state:?}");
         assert_eq!(signaller.join().unwrap(), Ok(Ring::Quiet));
     });
 }
 
-/// Failures 1 to 8 fill the ring (of which the first two entries are modelled), and the ninth overwrites the first
-/// while it is read: the old one, or overrun, but no mixture and no "ok".
+/// The ninth failure overwrites the first while that is read: the old one, or overrun, but no mixture and no "ok".
 #[test]
 fn an_entry_that_is_overwritten_is_never_read_half() {
-    explore(|| {
-        let (page, interest) = pages(2);
-        let failure = |point| Failure { point, code: u32::try_from(point).unwrap(), cause: point };
-        for point in [1, 2] {
-            let ring = protocol::signal(&*page, &*interest, slot(), point, 0, Some(failure(point)));
-            assert_eq!(ring, Ok(Ring::Quiet));
-        }
-        page.halves[&(f::SLOT_LEN + f::S_FAIL_COUNT)].store(8, Ordering::Relaxed);
+    explore(2, || {
+        let (page, interest) = full_ring_of_two_modelled_entries();
         let (p, i) = (page.clone(), interest);
         let signaller = thread::spawn(move || protocol::signal(&*p, &*i, slot(), 9, 0, Some(failure(9))));
         match protocol::state(&*page, slot(), GENERATION, 1) {
@@ -238,9 +244,30 @@ fn an_entry_that_is_overwritten_is_never_read_half() {
     });
 }
 
+/// The reader has passed the first entry when the second, which it looks for, is overwritten: without a second look
+/// at the count it would find the ring complete and its point not in it.
+#[test]
+fn a_failure_that_is_overwritten_during_the_search_is_not_called_ok() {
+    explore(1, || {
+        let (page, interest) = full_ring_of_two_modelled_entries();
+        let (p, i) = (page.clone(), interest);
+        let signaller = thread::spawn(move || {
+            for point in [9, 10] {
+                let ring = protocol::signal(&*p, &*i, slot(), point, 0, Some(failure(point)));
+                assert_eq!(ring, Ok(Ring::Quiet));
+            }
+        });
+        match protocol::state(&*page, slot(), GENERATION, 2) {
+            PointState::Failed { code, cause, .. } => assert_eq!((code, cause), (2, 2)),
+            other => assert_eq!(other, PointState::Overrun),
+        }
+        signaller.join().unwrap();
+    });
+}
+
 #[test]
 fn a_slot_that_changes_its_timeline_answers_for_neither_with_the_others_value() {
-    explore(|| {
+    explore(3, || {
         let (page, interest) = pages(0);
         assert_eq!(protocol::signal(&*page, &*interest, slot(), 3, 0, None), Ok(Ring::Quiet));
         let (p, i) = (page.clone(), interest);
