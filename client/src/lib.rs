@@ -60,7 +60,7 @@ mod pool;
 mod queue;
 mod together;
 
-pub use vgem_proto::describe::{Description, Direction, Operation, ParamKind};
+pub use vgem_proto::describe::{Description, Direction, OperandSpec, Operation, ParamKind, ParamSpec, Touch};
 pub use vgem_proto::error::{ErrorCode, Refusal};
 pub use vgem_proto::ids::{CauseId, DeviceId, Point, Time};
 pub use vgem_proto::rights::{Access, HugePages};
@@ -77,7 +77,7 @@ pub use self::embedded::{Embedded, EmbeddedBuilder};
 pub use self::error::{Error, FenceError, JobFailure, LocalError, Result, Tried};
 pub use self::explain::Explanation;
 pub use self::fence::{Fence, FenceState, FenceWait};
-pub use self::job::{Job, ParamValue, WaitOn};
+pub use self::job::{Job, OperandChoice, ParamChoice, ParamValue, WaitOn};
 pub use self::pool::{BufferPool, PooledBuffer};
 pub use self::queue::{Cancelled, Queue};
 pub use self::together::{wait_all, wait_any};

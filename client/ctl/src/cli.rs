@@ -1,0 +1,198 @@
+//! The command line: verbs, their arguments, and the options all of them take.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit;
+
+/// Look at a broker, drive its devices, examine the machine.
+#[derive(Debug, Parser)]
+#[command(name = "vgemctl", version, after_help = exit::TABLE)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// How to print: a table for people, or one JSON document
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// The broker's socket, instead of VGEM_SOCKET or the usual places
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "embedded")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Start a private broker for this one command
+    #[arg(long, global = true)]
+    pub(crate) embedded: bool,
+    /// With a private broker: a folder below which blk may open files; may be repeated
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Vec<PathBuf>,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// The broker as a whole
+    Status,
+    /// What it has: devices, objects, clients or queues
+    List(List),
+    /// One of them in full
+    Show(Show),
+    /// Run one operation of a device on files
+    Run(Run),
+    /// What is behind a cause
+    Explain(Explain),
+    /// Examine this machine, and the broker if one runs
+    Doctor,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Which of them
+    #[arg(value_enum)]
+    pub(crate) what: Kind,
+}
+
+/// Kinds of things a broker has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Devices and their driver processes.
+    Devices,
+    /// Memory objects.
+    Objects,
+    /// Connected clients.
+    Clients,
+    /// Open queues.
+    Queues,
+}
+
+/// `show`.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(subcommand)]
+    pub(crate) what: Shown,
+}
+
+/// What `show` shows.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Shown {
+    /// A device: its operations, operands and parameters, and its processes
+    Device {
+        /// Its name
+        name: String,
+    },
+    /// A memory object
+    Object {
+        /// Its key, as `list objects` prints it
+        key: String,
+    },
+    /// A client
+    Client {
+        /// Its number, as `list clients` prints it
+        number: u64,
+    },
+}
+
+/// `run`.
+///
+/// Files are given in the order input, output; what the operation does not take is left out. `-` is standard input
+/// or output. An operation that makes no data prints its digest or its number to OUT.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The device, as `list devices` prints it
+    pub(crate) device: String,
+    /// The operation, as `show device NAME` prints it
+    pub(crate) op: String,
+    /// Input and output files; `-` is standard input or output
+    #[arg(value_name = "FILE", num_args = 0..=2)]
+    pub(crate) files: Vec<String>,
+    /// A parameter; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) param: Vec<(String, String)>,
+    /// A further operand, from a file; may be repeated
+    #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
+    pub(crate) operand: Vec<(String, String)>,
+    /// Bytes of the output, where the operation cannot tell; otherwise a first guess
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) output_size: Option<u64>,
+    /// Longest run time, seconds; the operation's own if not given
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The cause, as an error prints it: `cause:3.7`, or `3.7`, or its number
+    #[arg(value_parser = cause)]
+    pub(crate) cause: vgem::CauseId,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+fn cause(text: &str) -> Result<vgem::CauseId, String> {
+    let bare = text.strip_prefix("cause:").unwrap_or(text);
+    let parsed = match bare.split_once('.') {
+        Some((issuer, counter)) => issuer.parse::<u32>().ok().zip(counter.parse::<u32>().ok()),
+        None => return bare.parse().map(vgem::CauseId).map_err(|_| malformed_cause()),
+    };
+    let (issuer, counter) = parsed.ok_or_else(malformed_cause)?;
+    Ok(vgem::CauseId(u64::from(issuer) << 32 | u64::from(counter)))
+}
+
+fn malformed_cause() -> String {
+    "a cause is written as cause:3.7, or 3.7, or one number".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_every_exit_code() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!((0..=5).all(|code| help.contains(&format!("\n  {code}  "))), "{help}");
+    }
+
+    #[test]
+    fn a_cause_is_read_as_errors_print_it() {
+        let wanted = Ok(vgem::CauseId(0x0000_0003_0000_0007));
+        assert_eq!(
+            (cause("cause:3.7"), cause("3.7"), cause("12884901895")),
+            (wanted.clone(), wanted.clone(), wanted)
+        );
+        assert!(cause("3.x").is_err() && cause("").is_err());
+    }
+
+    #[test]
+    fn a_pair_needs_a_name() {
+        assert!(pair("=x").is_err() && pair("x").is_err());
+        assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
+    }
+}

@@ -1,0 +1,43 @@
+//! Printing: lines for people or one JSON document for programs, to standard output.
+
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+use crate::cli::Format;
+
+/// Prints `value` as JSON, or the lines that `lines` makes of it.
+pub(crate) fn either<T: Serialize>(
+    format: Format,
+    value: &T,
+    lines: impl FnOnce(&T) -> Vec<String>,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Json => json(value),
+        Format::Table => self::lines(&lines(value)),
+    }
+}
+
+/// Prints lines.
+pub(crate) fn lines(lines: &[String]) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Prints one JSON document.
+pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Says something beside the output, to standard error.
+pub(crate) fn note(what: &str) {
+    // A note that nobody can read is no failure.
+    drop(writeln!(io::stderr(), "vgemctl: {what}"));
+}

@@ -1,0 +1,10 @@
+//! The verbs, one file each.
+
+pub(crate) mod doctor;
+pub(crate) mod explain;
+pub(crate) mod files;
+pub(crate) mod list;
+pub(crate) mod plan;
+pub(crate) mod run;
+pub(crate) mod show;
+pub(crate) mod status;

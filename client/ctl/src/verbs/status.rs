@@ -1,0 +1,45 @@
+//! `vgemctl status`: the broker as a whole.
+
+use vgem::snapshot::Status;
+
+use crate::cli::Common;
+use crate::reach::{Otherwise, reach};
+use crate::{human, print};
+
+pub(crate) fn run(common: &Common) -> anyhow::Result<()> {
+    let reached = reach(common, Otherwise::Fail)?;
+    print::either(common.format, &reached.client.status()?, lines)
+}
+
+fn lines(status: &Status) -> Vec<String> {
+    let counters = &status.counters;
+    let count = |name: &str, value: u64| (name.to_owned(), value.to_string());
+    let rows = [
+        ("version".into(), human::text(&status.version)),
+        count("pid", status.pid.into()),
+        ("up".into(), human::time(status.uptime_ns)),
+        count("clients", status.clients),
+        ("objects".into(), format!("{} ({})", status.objects, human::bytes(status.object_bytes))),
+        ("pinned".into(), human::bytes(status.pinned_bytes)),
+        count("queues", status.queues),
+        count("jobs in flight", status.jobs_in_flight),
+        count("driver processes", status.instances),
+        count("fence pages", status.pages),
+        count("client messages", counters.client_messages),
+        ("batches".into(), format!("{} accepted, {} refused", counters.batches, counters.batches_refused)),
+        (
+            "jobs".into(),
+            format!("{} accepted, {} ok, {} failed", counters.jobs, counters.jobs_ok, counters.jobs_failed),
+        ),
+        count("completion messages", counters.completion_messages),
+        count("points settled for the dead", counters.points_settled),
+        count("drivers lost", counters.instances_lost),
+    ];
+    let features = status.features.iter().map(|line| match line.split_once(": ") {
+        Some((name, state)) => (human::text(name), human::text(state)),
+        None => ("feature".to_owned(), human::text(line)),
+    });
+    let rows: Vec<(String, String)> = rows.into_iter().chain(features).collect();
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect()
+}
