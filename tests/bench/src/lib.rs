@@ -24,6 +24,7 @@
 //! | [`role`] | second processes: this program again, with a hidden first argument |
 //! | [`reference`] | null system call, cache line, futex, SEQPACKET |
 //! | [`floor`] | the hand-written versions |
+//! | [`peer`] | other systems, run by `vgem-peers` |
 //! | [`subject`] | vgemd, as the benches use it |
 //! | [`bench`] | one file per bench |
 //!
@@ -41,6 +42,7 @@ pub mod machine;
 pub mod mode;
 pub mod noise;
 pub mod options;
+pub mod peer;
 pub mod reference;
 pub mod report;
 pub mod role;

@@ -10,7 +10,7 @@ use crate::mode::Mode;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "vgem-bench", version)]
 pub struct Options {
-    /// Which benches, by name (P3, P4, P11, P14, P15, peers, plasma); all but plasma if none is named.
+    /// Which benches, by name (see --list); if none is named, all but `limits`. Plasma is measured in runs that name `peers`.
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
     /// How to print the results.

@@ -102,6 +102,8 @@ pub struct Claim {
     pub over: Option<(String, Pick)>,
     /// What it must be.
     pub bound: Bound,
+    /// Whether it is judged in mode D, as times that people meet are, and not where ratios are.
+    pub default_mode: bool,
 }
 
 impl Claim {
@@ -109,20 +111,41 @@ impl Claim {
     #[must_use]
     pub fn ratio(target: &'static str, of: &str, over: &str, bound: Bound) -> Self {
         let what = format!("{of} / {over}");
-        Self { target, what, of: (of.into(), Pick::P50), over: Some((over.into(), Pick::P50)), bound }
+        Self {
+            target,
+            what,
+            of: (of.into(), Pick::P50),
+            over: Some((over.into(), Pick::P50)),
+            bound,
+            default_mode: false,
+        }
     }
 
     /// The ratio of two 99th percentiles.
     #[must_use]
     pub fn tails(target: &'static str, of: &str, over: &str, bound: Bound) -> Self {
         let what = format!("p99 of {of} / p99 of {over}");
-        Self { target, what, of: (of.into(), Pick::P99), over: Some((over.into(), Pick::P99)), bound }
+        Self {
+            target,
+            what,
+            of: (of.into(), Pick::P99),
+            over: Some((over.into(), Pick::P99)),
+            bound,
+            default_mode: false,
+        }
     }
 
     /// One number by itself.
     #[must_use]
     pub fn number(target: &'static str, of: &str, bound: Bound) -> Self {
-        Self { target, what: of.into(), of: (of.into(), Pick::P50), over: None, bound }
+        Self { target, what: of.into(), of: (of.into(), Pick::P50), over: None, bound, default_mode: false }
+    }
+
+    /// The same, judged in mode D.
+    #[must_use]
+    pub const fn in_default_mode(mut self) -> Self {
+        self.default_mode = true;
+        self
     }
 }
 
@@ -162,7 +185,11 @@ impl Verdict {
     }
 
     fn mark(&self, words: &str) -> String {
-        if self.judged { words.into() } else { format!("({words}; judged in P)") }
+        if self.judged {
+            words.into()
+        } else {
+            format!("({words}; judged in {})", if self.claim.default_mode { "D" } else { "P" })
+        }
     }
 
     fn json(&self) -> Value {
@@ -204,7 +231,7 @@ impl Outcome {
         for claim in claims {
             match found(&self.series, &claim) {
                 Some(found) => {
-                    let judged = self.mode.is_judged();
+                    let judged = self.mode.is_judged() != claim.default_mode;
                     self.verdicts.push(Verdict { claim, found, judged });
                 }
                 None => self.notes.push(format!("{}: not measured: {}", claim.target, claim.what)),

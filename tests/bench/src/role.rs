@@ -34,10 +34,13 @@ pub enum Part {
     Broker,
     /// Signals the next point for each packet.
     Driver,
+    /// Reads a buffer for each point and answers it.
+    Consumer,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Echo, Self::FutexEcho, Self::EpollEcho, Self::Broker, Self::Driver];
+    const ALL: [Self; 6] =
+        [Self::Echo, Self::FutexEcho, Self::EpollEcho, Self::Broker, Self::Driver, Self::Consumer];
 
     const fn word(self) -> &'static str {
         match self {
@@ -46,6 +49,7 @@ impl Part {
             Self::EpollEcho => "epoll-echo",
             Self::Broker => "broker",
             Self::Driver => "driver",
+            Self::Consumer => "consumer",
         }
     }
 }
@@ -117,6 +121,7 @@ pub fn play(mut arguments: impl Iterator<Item = OsString>) -> Option<anyhow::Res
             Part::EpollEcho => floor::epoll_echo(fds),
             Part::Broker => floor::broker(fds),
             Part::Driver => floor::driver(fds),
+            Part::Consumer => floor::consume(fds),
         }
     })
 }

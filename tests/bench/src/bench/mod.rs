@@ -5,8 +5,10 @@
 
 pub mod limits;
 pub mod p14;
+pub mod p15;
 pub mod p3;
 pub mod p4;
+pub mod peers;
 
 use anyhow::bail;
 
@@ -56,6 +58,20 @@ pub const ALL: &[Entry] = &[
         in_every_mode: false,
         by_default: true,
         open: p14::open,
+    },
+    Entry {
+        name: "P15",
+        what: "connect, object and queue, until ready; and what peers need for the same",
+        in_every_mode: true,
+        by_default: true,
+        open: p15::open,
+    },
+    Entry {
+        name: "peers",
+        what: "1 MiB from process to process: by hand, vgemd, iceoryx2, Plasma",
+        in_every_mode: true,
+        by_default: true,
+        open: peers::open,
     },
 ];
 
