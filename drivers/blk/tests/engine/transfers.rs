@@ -106,6 +106,8 @@ fn a_read_at_the_end_is_short_and_one_behind_it_is_empty() {
                 }
             }
         }
+        let refused = rig.blk.counters().direct_refused;
+        assert_eq!(refused, 0, "{io}: what is left at the end was not asked of direct I/O");
     }
 }
 
