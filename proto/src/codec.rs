@@ -357,13 +357,20 @@ macro_rules! record {
 mod tests {
     use super::*;
 
-    record! {
-        /// Two numbers.
-        pub struct Pair {
-            /// One.
-            pub one: u32,
-            /// Another.
-            pub other: u32,
+    #[derive(Debug, PartialEq, Eq)]
+    struct Pair {
+        one: u32,
+        other: u32,
+    }
+
+    impl Field for Pair {
+        const SIZE: usize = 8;
+        fn put(&self, w: &mut Writer) {
+            self.one.put(w);
+            self.other.put(w);
+        }
+        fn take(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+            Ok(Self { one: u32::take(r)?, other: u32::take(r)? })
         }
     }
 

@@ -26,7 +26,8 @@ fn rendered(link: Link) -> String {
         let row = sample.message.row();
         let from = sender_name(row.sender).to_owned();
         let attributes = [("from", from), ("fds", row.fds.len().to_string())];
-        write!(text, "\n{}", hex::render(row.name, &attributes, &sample.bytes(), row)).unwrap();
+        write!(text, "\n{}", hex::render(row.name, &attributes, &sample.bytes(), row))
+            .expect("a String takes everything");
     }
     text
 }
@@ -35,7 +36,7 @@ fn with_vectors(mut check: impl FnMut(&Sample, &hex::Section)) {
     for link in Link::ALL {
         let path = golden(&format!("{}.hex", link.name()));
         if std::env::var_os("GOLDEN").is_some_and(|wish| wish == "write") {
-            fs::write(&path, rendered(link)).unwrap();
+            fs::write(&path, rendered(link)).expect("the golden folder can be written");
         }
         let sections = hex::read(&path);
         let samples = samples::of(link);

@@ -40,8 +40,10 @@ DEVICES, DESCRIBED, QUEUE_OPENED = 120, 121, 122
 ACCEPTED, CANCELLING, EXPLAINED, PAGE = 130, 131, 140, 141
 
 # Chapter 13.
-TOO_LARGE, NO_SUCH_HANDLE, DENIED, NOT_READY, NO_SUCH_OPERATION, BAD_POINT = 6, 7, 8, 10, 14, 16
-REFUSED_BATCH = 68
+MALFORMED, UNKNOWN_OPCODE, NOT_GREETED, VERSION, TOO_LARGE, NO_SUCH_HANDLE = 1, 2, 4, 5, 6, 7
+NOT_READY, OUT_OF_RANGE, MISALIGNED = 10, 11, 12
+NO_SUCH_OPERATION, BAD_OPERAND, BAD_POINT, DEADLOCK = 14, 15, 16, 19
+REFUSED_BATCH, INDIRECT_TOO_LONG = 68, 69
 
 # Chapter 8.
 FENCE_MAGIC, INTEREST_MAGIC = 0x50464756, 0x49464756
@@ -467,7 +469,33 @@ class Client:
             self.pages[page] = FencePage(*answer.fds)
         check(page in self.pages, "[M-050] a page without its fds")
         check(depth == 256 and slot < SLOTS and generation != 0, "QueueOpened")
-        return handle, self.pages[page], slot, generation
+        return Queue(handle, self.pages[page], slot, generation)
+
+    def submit(self, *parts, **more):
+        """Submits a batch and awaits no answer: there is none if all is well."""
+        self.link.send(submit(self.number(), *parts, **more))
+
+    def close(self):
+        self.link.close()
+
+
+class Queue:
+    """A queue, where its timeline is shown, and the next point on it."""
+
+    def __init__(self, handle, page, slot, generation):
+        self.handle, self.page, self.slot, self.generation = handle, page, slot, generation
+        self.next = 1
+
+    def job(self, op, operands=0, params=0, waits=0):
+        """The next job of the queue [M-051]."""
+        self.next += 1
+        return job(self.handle, self.next - 1, op, operands, params, waits)
+
+    def look(self, point):
+        return self.page.look(self.slot, self.generation, point)
+
+    def wait(self, point, within=20 * 10**9):
+        return self.page.wait(self.slot, self.generation, point, now() + within)
 
 
 def crc32c(content):
@@ -485,102 +513,210 @@ def crc32c(content):
 LENGTH = 256 * 1024
 
 
+class Session:
+    """A greeted client with an object of two halves, an object of result cells, and a queue on `copy`."""
+
+    def __init__(self, path):
+        self.client = client = Client(path)
+        self.greet()
+        device = client.devices()["copy"]
+        about = client.describe(device)
+        check(about.name == "copy", f"the device calls itself {about.name}")
+        self.fill, self.fill_output, self.fill_byte = about.find("fill", ["output"], ["byte"])
+        self.copy, self.copy_input, self.copy_output, self.copy_result = about.find(
+            "copy", ["input", "output", "result"]
+        )
+        self.crc, self.crc_input, self.crc_result = about.find("crc32c", ["input", "result"])
+        self.compare, self.left, self.right, self.verdict, self.equal = about.find(
+            "compare", ["left", "right", "result"], ["require_equal"]
+        )
+        self.data, self.memory = client.create(2 * LENGTH, "two halves")
+        commit = message(COMMIT, client.number(), struct.pack("<Q", self.data))
+        check(client.refused(commit, NOT_READY).cause == 0, "[M-033] a Commit without pages")
+        populate(self.memory)
+        pinned = client.commit(self.data)
+        check(0 <= pinned <= 2 * LENGTH, f"[M-034] {pinned} bytes pinned")
+        self.cells, self.results = client.create(PAGE_LEN, "cells")
+        populate(self.results)
+        client.commit(self.cells)
+        self.queue = client.queue(device)
+
+    def greet(self):
+        client = self.client
+        client.refused(message(LIST_DEVICES, client.number()), NOT_GREETED)  # [M-020]
+        strange = message(HELLO, client.number(), struct.pack("<HH4xQ", 9, 9, 0), [text("stranger")])
+        refusal = client.refused(strange, VERSION)
+        check((refusal.value, refusal.limit) == (9, 1), f"[M-022] {refusal}")
+        client.greet("independent client")
+        client.refused(hello(client.number(), "twice"), MALFORMED)  # [M-021]
+
+    def filling(self, offset, length):
+        return operand(self.fill_output, self.data, offset, length, WRITE, DISCARD)
+
+    def cell(self, number, place):
+        return operand(number, self.cells, 64 * place, 64, WRITE, DISCARD)
+
+    def batch(self):
+        """Fill, copy, and sum as many bytes as the copy produced: one message, no answer."""
+        queue = self.queue
+        jobs = [queue.job(self.fill, 1, 1), queue.job(self.copy, 3), queue.job(self.crc, 2)]
+        operands = [
+            self.filling(0, LENGTH),
+            operand(self.copy_input, self.data, 0, LENGTH, READ),
+            operand(self.copy_output, self.data, LENGTH, LENGTH, WRITE, DISCARD),
+            self.cell(self.copy_result, 0),
+            operand(self.crc_input, self.data, LENGTH, LENGTH, READ, INDIRECT, (self.cells, 0, 0)),
+            self.cell(self.crc_result, 1),
+        ]
+        self.client.submit(jobs, operands, [param(self.fill_byte, 0xA5)])
+        for point in (3, 2, 1):
+            check(queue.wait(point) == ("ok",), f"point {point}: {queue.look(point)}")
+        check(self.memory[:] == b"\xa5" * (2 * LENGTH), "the memory is not what was asked for")
+        produced, _value, started, ended = struct.unpack_from("<QQQQ", self.results, 0)
+        check(produced == LENGTH and 0 < started <= ended, f"[M-059] {produced} bytes, {started} to {ended}")
+        summed = struct.unpack_from("<Q", self.results, 64 + 8)[0]
+        check(summed == crc32c(self.memory[LENGTH:]), f"checksum {summed:#x}")
+
+    def refused_batches(self):
+        """A refused batch keeps its points, which fail with its cause [M-053, M-055]; later ones go on."""
+        queue, fill, read = self.queue, self.fill, self.crc_input
+        young, _memory = self.client.create(PAGE_LEN, "not committed")
+        off_cell = operand(self.crc_result, self.cells, 32, 64, WRITE, DISCARD)
+        short_cell = operand(self.crc_result, self.cells, 64, 32, WRITE, DISCARD)
+        whole = operand(read, self.data, 0, LENGTH, READ)
+        outside = operand(read, self.data, 2**64 - 1, 2, READ)
+        promised = struct.pack("<QQB7x", queue.handle, 1000, ORDER)
+        for codes, numbers, operands, waits in [
+            ([NO_SUCH_OPERATION], (999, 0, 0, 0), [], []),
+            ([NOT_READY], (fill, 1, 0, 0), [operand(self.fill_output, young, 0, 64, WRITE, DISCARD)], []),  # [M-035]
+            ([MALFORMED], (self.crc, 2, 0, 0), [whole], []),  # [M-052]
+            ([MISALIGNED], (self.crc, 2, 0, 0), [whole, off_cell], []),  # [M-060]
+            ([OUT_OF_RANGE], (self.crc, 2, 0, 0), [whole, short_cell], []),  # [M-060]
+            ([OUT_OF_RANGE], (self.crc, 1, 0, 0), [outside], []),  # [M-054]
+            ([BAD_OPERAND], (self.crc, 1, 0, 0), [operand(read, self.data, 0, 64, WRITE)], []),  # [M-054]
+            ([BAD_OPERAND], (self.crc, 0, 0, 0), [], []),  # [M-054]
+            ([BAD_POINT], (fill, 1, 0, 1), [self.filling(0, 64)], [promised]),  # [M-058]
+        ]:
+            point = queue.next
+            request = submit(self.client.number(), [queue.job(*numbers)], operands, waits=waits)
+            refusal = self.client.refused(request, *codes)
+            check(refusal.job in (0, 65535) and refusal.cause != 0, f"{refusal}")
+            state = queue.wait(point)
+            check(state == ("failed", REFUSED_BATCH, refusal.cause), f"[M-055] point {point}: {state}")
+        explain = message(EXPLAIN, self.client.number(), struct.pack("<Q", refusal.cause))
+        check(self.client.ask(explain, EXPLAINED).take("Q") == refusal.cause, "another cause was explained")
+        itself = struct.pack("<QQB7x", queue.handle, queue.next, ORDER)
+        own = submit(self.client.number(), [queue.job(fill, 1, 0, 1)], [self.filling(0, 64)], waits=[itself])
+        self.client.refused(own, DEADLOCK)  # [M-058]
+        self.client.close_object(young)
+
+    def refused_requests(self):
+        """A point that is not the next, a handle that is none, a message that is too long: nothing changes."""
+        client, queue = self.client, self.queue
+        wrong = client.refused(submit(client.number(), [job(queue.handle, 1000, self.fill)]), BAD_POINT)
+        check((wrong.value, wrong.limit, wrong.cause) == (1000, queue.next, 0), f"[M-051] {wrong}")
+        client.refused(message(COMMIT, client.number(), struct.pack("<Q", 0xFFFF)), NO_SUCH_HANDLE)
+        client.link.send(HEAD.pack(100 * 1024, HELLO, 0, 77, 0, 0) + bytes(100 * 1024 - HEAD.size))
+        try:
+            client.answer(77, -1)
+            raise AssertionError("[M-015] 100 KiB were taken")
+        except Refusal as refusal:
+            found = (refusal.code, refusal.value, refusal.limit)
+            check(found == (TOO_LARGE, 102400, MESSAGE_LEN), f"{refusal}")
+        noise = HEAD.pack(HEAD.size, 999, 0, 78, 0, 0)
+        check(client.refused(noise, UNKNOWN_OPCODE).value == 999, "[M-019]")
+
+    def fds_are_not_taken(self):
+        """[M-016] Where the kernel can, it refuses a client's fds; elsewhere they are not looked at."""
+        request = message(LIST_DEVICES, self.client.number())
+        fds = array.array("i", [self.client.link.fileno()])
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+        try:
+            self.client.link.sendmsg([request], control)
+        except PermissionError:
+            return
+        check(release < (6, 16), "fds went to the broker")
+        self.client.answer(self.client.requests, DEVICES)
+
+    def failures(self):
+        """What needs a failed job's result fails with its cause, what only comes later does not."""
+        queue = self.queue
+        self.memory[0] ^= 0xFF
+        first = queue.next
+        jobs = [
+            queue.job(self.compare, 3, 1),  # the halves differ, and must not
+            queue.job(self.copy, 2),  # takes its length from the cell of the comparison [M-057]
+            queue.job(self.fill, 1, 1),  # writes what the comparison reads: comes later, that is all [M-056]
+            queue.job(self.crc, 2),  # the cell of the first copy says more than is allowed here [M-061]
+        ]
+        operands = [
+            operand(self.left, self.data, 0, LENGTH, READ),
+            operand(self.right, self.data, LENGTH, LENGTH, READ),
+            self.cell(self.verdict, 2),
+            operand(self.copy_input, self.data, 0, LENGTH, READ, INDIRECT, (self.cells, 128, 1)),
+            operand(self.copy_output, self.data, LENGTH, LENGTH, WRITE, DISCARD),
+            self.filling(0, LENGTH),
+            operand(self.crc_input, self.data, LENGTH, LENGTH - 1, READ, INDIRECT, (self.cells, 0, 0)),
+            self.cell(self.crc_result, 3),
+        ]
+        params = [param(self.equal, 1), param(self.fill_byte, 7)]
+        # The last job reads what the failed copy was to write: without its flag 2 it would fail for that.
+        jobs[3] = job(queue.handle, first + 3, self.crc, 2, flags=2)
+        self.client.submit(jobs, operands, params)
+        states = [queue.wait(point) for point in range(first, first + 4)]
+        check(states[0][0] == "failed" and states[0][2] != 0, f"[M-062] {states}")
+        check(states[1] == states[0], f"[M-057] {states}")
+        check(states[2] == ("ok",), f"[M-056] {states}")
+        check(states[3][:2] == ("failed", INDIRECT_TOO_LONG), f"[M-061] {states}")
+        check(self.memory[LENGTH] == 0xA5 and self.memory[LENGTH - 1] == 7, "what failed has written")
+
+    def answered_batch(self):
+        """An answer is given if it is asked for, and an earlier failure stays one [M-074]."""
+        point = self.queue.next
+        client, queue = self.client, self.queue
+        parts = ([queue.job(self.fill, 1, 1)], [self.filling(0, 2 * LENGTH)], [param(self.fill_byte, 9)])
+        client.ask(submit(client.number(), *parts, flags=SUBMIT_REPLY), ACCEPTED)
+        check(queue.wait(point) == ("ok",) and self.memory[LENGTH] == 9, f"point {point}")
+        check(queue.look(point - 1)[0] == "failed", "[M-074] a later success hides an earlier failure")
+
+    def sleeping(self):
+        """A sleep ends at its deadline, and before it when the point is signalled [M-076, M-077, M-078]: the job
+        is submitted once the sleeper has said that it will sleep."""
+        queue, point = self.queue, self.queue.next
+        check(queue.wait(point, 20_000_000) == ("timed out",), "nobody promised this point")
+        states = []
+        sleeper = threading.Thread(target=lambda: states.append(queue.wait(point)))
+        sleeper.start()
+        while queue.page.want[8 + queue.slot] != point:
+            time.sleep(0)
+        began = now()
+        self.client.submit([queue.job(self.fill, 1, 1)], [self.filling(0, LENGTH)], [param(self.fill_byte, 1)])
+        sleeper.join()
+        check(states == [("ok",)], f"point {point}: {states}")
+        check(now() - began < 10 * 10**9, f"[M-077] woken after {now() - began} ns")
+
+    def closing(self):
+        client = self.client
+        client.ask(message(CLOSE_QUEUE, client.number(), struct.pack("<Q", self.queue.handle)), DONE)
+        for handle in (self.data, self.cells):
+            client.close_object(handle)
+        again = message(CLOSE_OBJECT, client.number(), struct.pack("<Q", self.data))
+        check(client.refused(again, NO_SUCH_HANDLE).value == self.data, "[M-039]")
+        client.close()
+        check(self.memory[0] == 1, "[M-024] the memory went with its handle and session")
+
+
 def work(path):
-    """Fill, copy, and sum what the copy says it produced; then what goes wrong, and that it harms nothing."""
-    client = Client(path)
-    client.greet("independent client")
-    device = client.devices()["copy"]
-    about = client.describe(device)
-    check(about.name == "copy", f"the device calls itself {about.name}")
-
-    data, memory = client.create(2 * LENGTH, "two halves")
-    not_ready = client.refused(message(COMMIT, client.number(), struct.pack("<Q", data)), NOT_READY)
-    check(not_ready.cause == 0, "[M-033]")
-    populate(memory)
-    pinned = client.commit(data)
-    check(0 <= pinned <= 2 * LENGTH, f"[M-034] {pinned} bytes pinned")
-    cells, results = client.create(PAGE_LEN, "cells")
-    populate(results)
-    client.commit(cells)
-    queue, page, slot, generation = client.queue(device)
-
-    fill, fill_output, fill_byte = about.find("fill", ["output"], ["byte"])
-    copy, copy_input, copy_output, copy_result = about.find("copy", ["input", "output", "result"])
-    crc, crc_input, crc_result = about.find("crc32c", ["input", "result"])
-    jobs = [job(queue, 1, fill, 1, 1), job(queue, 2, copy, 3), job(queue, 3, crc, 2)]
-    operands = [
-        operand(fill_output, data, 0, LENGTH, WRITE, DISCARD),
-        operand(copy_input, data, 0, LENGTH, READ),
-        operand(copy_output, data, LENGTH, LENGTH, WRITE, DISCARD),
-        operand(copy_result, cells, 0, 64, WRITE, DISCARD),
-        # As many bytes as the copy produced: word 0 of its cell.
-        operand(crc_input, data, LENGTH, LENGTH, READ, INDIRECT, (cells, 0, 0)),
-        operand(crc_result, cells, 64, 64, WRITE, DISCARD),
-    ]
-    client.link.send(submit(client.number(), jobs, operands, [param(fill_byte, 0xA5)]))
-    deadline = now() + 20 * 10**9
-    for point in (3, 2, 1):
-        state = page.wait(slot, generation, point, deadline)
-        check(state == ("ok",), f"point {point}: {state}")
-    check(memory[:] == b"\xa5" * (2 * LENGTH), "the memory is not what was asked for")
-    produced, _value, started, ended = struct.unpack_from("<QQQQ", results, 0)
-    check(produced == LENGTH and 0 < started <= ended, f"[M-059] {produced} bytes, {started} to {ended}")
-    summed = struct.unpack_from("<Q", results, 64 + 8)[0]
-    check(summed == crc32c(memory[LENGTH:]), f"checksum {summed:#x}")
-
-    # A refused batch keeps its points, and they fail with its cause [M-053, M-055].
-    bad = submit(client.number(), [job(queue, 4, 999)])
-    refusal = client.refused(bad, NO_SUCH_OPERATION)
-    check(refusal.job == 0 and refusal.cause != 0, f"{refusal}")
-    state = page.wait(slot, generation, 4, now() + 20 * 10**9)
-    check(state == ("failed", REFUSED_BATCH, refusal.cause), f"point 4: {state}")
-    explain = message(EXPLAIN, client.number(), struct.pack("<Q", refusal.cause))
-    check(client.ask(explain, EXPLAINED).take("Q") == refusal.cause, "another cause was explained")
-
-    # A point that is not the next, a handle that is none, a message that is too long: nothing changes.
-    wrong = client.refused(submit(client.number(), [job(queue, 9, fill, 0, 0)]), BAD_POINT)
-    check((wrong.value, wrong.limit, wrong.cause) == (9, 5, 0), f"[M-051] {wrong}")
-    client.refused(message(COMMIT, client.number(), struct.pack("<Q", 0xFFFF)), NO_SUCH_HANDLE)
-    client.link.send(HEAD.pack(100 * 1024, HELLO, 0, 0, 0, 0) + bytes(100 * 1024 - HEAD.size))
-    try:
-        client.answer(0, -1)
-        raise AssertionError("[M-015] 100 KiB were taken")
-    except Refusal as refusal:
-        check((refusal.code, refusal.value, refusal.limit) == (TOO_LARGE, 102400, MESSAGE_LEN), f"{refusal}")
-
-    # The connection is usable and the queue goes on; this time an answer is asked for.
-    again = submit(
-        request := client.number(), [job(queue, 5, fill, 1, 1)],
-        [operand(fill_output, data, 0, LENGTH, WRITE, DISCARD)], [param(fill_byte, 7)], flags=SUBMIT_REPLY,
-    )
-    client.ask(again, ACCEPTED)
-    check(request == client.requests, "requests are numbered here")
-    state = page.wait(slot, generation, 5, now() + 20 * 10**9)
-    check(state == ("ok",) and memory[LENGTH - 1] == 7 and memory[LENGTH] == 0xA5, f"point 5: {state}")
-    check(page.look(slot, generation, 4)[0] == "failed", "[M-074] a later success hides an earlier failure")
-
-    # A sleep ends at its deadline, and before it when the point is signalled: the job is submitted once the
-    # sleeper has said that it will sleep.
-    check(page.wait(slot, generation, 6, now() + 20_000_000) == ("timed out",), "[M-078] nobody promised point 6")
-    states = []
-    sleeper = threading.Thread(target=lambda: states.append(page.wait(slot, generation, 6, now() + 20 * 10**9)))
-    sleeper.start()
-    while page.want[8 + slot] != 6:
-        time.sleep(0)
-    began = now()
-    whole = [operand(fill_output, data, 0, 2 * LENGTH, WRITE, DISCARD)]
-    client.link.send(submit(client.number(), [job(queue, 6, fill, 1, 1)], whole, [param(fill_byte, 7)]))
-    sleeper.join()
-    check(states == [("ok",)], f"point 6: {states}")
-    check(now() - began < 10 * 10**9, f"[M-077] woken after {now() - began} ns")
-
-    client.ask(message(CLOSE_QUEUE, client.number(), struct.pack("<Q", queue)), DONE)
-    for handle in (data, cells):
-        client.close_object(handle)
-    closed = client.refused(message(CLOSE_OBJECT, client.number(), struct.pack("<Q", data)), NO_SUCH_HANDLE)
-    check(closed.value == data, f"[M-039] {closed}")
-    # [M-024] The mapping outlives the handle.
-    check(memory[0] == 7, "the memory went with its handle")
+    session = Session(path)
+    session.batch()
+    session.refused_batches()
+    session.refused_requests()
+    session.fds_are_not_taken()
+    session.failures()
+    session.answered_batch()
+    session.sleeping()
+    session.closing()
 
 
 # ---------------------------------------------------------------- the worked session (chapter 15)
