@@ -250,6 +250,8 @@ prop_compose! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn random_bytes_never_make_a_reader_panic(bytes in vec(any::<u8>(), 0..400)) {
         read_as_everything(&bytes);
