@@ -5,7 +5,7 @@
 
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
 
-use crate::format::{Format, LEVEL_MAX};
+use crate::format::{Format, LEVEL_OWN};
 
 /// Most executors the device asks for by itself; with fewer cores it asks for one per core.
 pub const EXECUTORS: u16 = 2;
@@ -40,12 +40,13 @@ fn compress() -> Operation {
     let summary = "makes a frame of a standard format; zstd reads its input in place, the others through windows; \
                    lz4 writes through windows too";
     let level = "effort: zstd 0 to 22 (0 is 3), gzip, zlib and deflate 0 to 12, lz4 0 to 2; \
-                 default 3 for zstd, 6 for gzip, zlib and deflate";
+                 255 is the format's own: 3 for zstd, 6 for gzip, zlib and deflate, 0 for lz4";
     let operation = Operation::new(op::COMPRESS, "compress", summary)
         .operand("input", Direction::In, Touch::InPlace)
         .operand("output", Direction::Out, Touch::InPlace);
-    let mut operation =
-        with_format(operation).number("level", level, 0, LEVEL_MAX, None).with_result("bytes of the input");
+    let mut operation = with_format(operation)
+        .number("level", level, 0, LEVEL_OWN, Some(LEVEL_OWN))
+        .with_result("bytes of the input");
     operation.run_ms = RUN_MS;
     operation
 }

@@ -3,8 +3,8 @@
 use vgem_driver::JobError;
 use vgem_proto::error::ErrorCode;
 
-/// The highest level of any format.
-pub const LEVEL_MAX: u64 = 22;
+/// The number that stands for a format's own level.
+pub const LEVEL_OWN: u64 = 255;
 
 /// A compressed format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,7 +76,7 @@ impl Format {
     /// # Errors
     /// [`ErrorCode::BadParameter`] with the level and the format's highest.
     pub fn level(self, asked: Option<u64>) -> Result<i32, JobError> {
-        let Some(asked) = asked else { return Ok(self.level_default()) };
+        let Some(asked) = asked.filter(|level| *level != LEVEL_OWN) else { return Ok(self.level_default()) };
         i32::try_from(asked).ok().filter(|level| *level <= self.level_max()).ok_or_else(|| {
             let (name, max) = (self.name(), self.level_max());
             JobError::new(

@@ -33,7 +33,10 @@ fn python(code: &str, input: &[u8]) -> Vec<u8> {
     filter("python3", &["-c", &script], input)
 }
 
-fn both_ways(format: Format, unpack: impl Fn(&[u8]) -> Vec<u8>, packs: &[&dyn Fn(&[u8]) -> Vec<u8>]) {
+/// A tool that turns bytes into other bytes.
+type Tool<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
+fn both_ways(format: Format, unpack: impl Fn(&[u8]) -> Vec<u8>, packs: &[Tool<'_>]) {
     for data in samples() {
         assert!(unpack(&compress(format, None, &data)) == data, "the tool reads {} bytes", data.len());
         for pack in packs {
