@@ -56,6 +56,11 @@ impl Transfer<'_> {
         };
         let (order, body) = self.order(offset, plan);
         let mut pieces = Vec::new();
+        // Small pieces are for being in flight together.
+        let cut = match self.io {
+            Io::Rings(_) => cut,
+            Io::Calls => cut_for_calls,
+        };
         cut(&order, 0, body, true, &mut pieces);
         cut(&order, body, self.memory.len(), false, &mut pieces);
         let outcome = self.run(&order, pieces);
