@@ -217,6 +217,22 @@ fn a_broker_and_a_signaller_that_ring_at_once_lose_no_ring() {
 }
 
 #[test]
+fn what_was_written_before_a_signal_is_seen_after_it() {
+    explore(3, || {
+        let time = f::SLOT_LEN + f::S_TIME;
+        let mut page = Model::page(0);
+        page.words.insert(time, AtomicU64::new(0));
+        let (page, interest) = (Arc::new(page), Arc::new(Model::interest()));
+        assert_eq!(protocol::publish(&*page, &*interest, slot(), GENERATION, 0, 0, &[]), Ring::Quiet);
+        let p = page.clone();
+        let signaller = thread::spawn(move || protocol::signal(&*p, &*interest, slot(), 1, 99, None));
+        let state = protocol::state(&*page, slot(), GENERATION, 1);
+        assert!(matches!(state, PointState::Pending | PointState::Ok { time_ns: 99 }), "{state:?}");
+        assert_eq!(signaller.join().unwrap(), Ok(Ring::Quiet));
+    });
+}
+
+#[test]
 fn a_point_that_failed_is_never_seen_as_ok() {
     explore(3, || {
         let (page, interest) = pages(1);
