@@ -45,17 +45,28 @@ impl Demo {
         serde_json::from_slice(&out.stdout).expect("one JSON object")
     }
 
-    /// Starts the demo and waits until its driver for `device` runs; its pid.
-    fn with_driver(&self, args: &[&str], device: &str) -> (Child, u32) {
-        let child = self.command(args).spawn().expect("the demo starts");
+    /// Starts the demo and waits until its driver for `device` is at work, which is when it maps its first object; the
+    /// demo, and the driver's pid.
+    fn midway(&self, args: &[&str], device: &str) -> (Child, u32) {
+        let child =
+            self.command(args).arg("--output").arg(self.at("packed")).spawn().expect("the demo starts");
         let wanted = format!("vgem-driver-{device}");
         let mut found = None;
-        processes::until(Duration::from_secs(20), "the driver starts", || {
-            found = processes::tree(child.id()).into_iter().find(|pid| processes::name(*pid) == wanted);
+        processes::until(Duration::from_secs(30), "the driver is at work", || {
+            let drivers =
+                processes::tree(child.id()).into_iter().filter(|pid| processes::name(*pid) == wanted);
+            found = drivers.into_iter().find(|pid| maps_an_object(*pid));
             found.is_some()
         });
         (child, found.expect("just found"))
     }
+}
+
+/// Whether a driver maps memory that is neither a fence page nor an interest page.
+fn maps_an_object(pid: u32) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let shared = |line: &&str| line.contains("memfd:");
+    maps.lines().filter(shared).any(|line| !line.contains("vgem-fence") && !line.contains("vgem-interest"))
 }
 
 fn said(out: &Output) -> String {
@@ -144,7 +155,7 @@ fn a_killed_driver_ends_the_run_within_two_seconds_with_device_and_cause() {
     for device in ["blk", "zip", "sec", "copy"] {
         let demo = Demo::new(64 * MIB);
         let packed = demo.at("packed");
-        let (child, driver) = demo.with_driver(&["--output", packed.to_str().expect("text")], device);
+        let (child, driver) = demo.midway(&[], device);
         let pids = processes::tree(child.id());
         processes::signal(driver, "KILL");
         let killed = Instant::now();
@@ -161,9 +172,8 @@ fn a_killed_driver_ends_the_run_within_two_seconds_with_device_and_cause() {
 #[test]
 fn with_retry_a_killed_driver_is_survived() {
     let demo = Demo::new(48 * MIB);
-    let packed = demo.at("packed.zst");
-    let args = ["--retry", "--plain", "--output", packed.to_str().expect("text")];
-    let (child, driver) = demo.with_driver(&args, "zip");
+    let packed = demo.at("packed");
+    let (child, driver) = demo.midway(&["--retry", "--plain"], "zip");
     processes::signal(driver, "KILL");
     let out = child.wait_with_output().expect("the demo ends");
     assert!(out.status.success(), "{}", said(&out));
@@ -177,7 +187,7 @@ fn with_retry_a_killed_driver_is_survived() {
 #[test]
 fn a_killed_client_leaves_no_process_and_no_directory() {
     let demo = Demo::new(64 * MIB);
-    let (mut child, driver) = demo.with_driver(&[], "zip");
+    let (mut child, driver) = demo.midway(&[], "zip");
     let pids = processes::tree(child.id());
     let keeper = pids.iter().copied().find(|pid| processes::name(*pid) == "vgemd").expect("a keeper");
     let line = std::fs::read(format!("/proc/{keeper}/cmdline")).expect("it lives");

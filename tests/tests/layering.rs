@@ -28,7 +28,21 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("vgem-driver-blk", "drivers/blk", &["vgem-proto", "vgem-driver"]),
     ("vgem-examples", "examples", &["vgem-proto", "vgem"]),
     ("vgem-tests", "tests", &["vgem-proto", "vgem-os", "vgem"]),
-    ("vgem-bench", "tests/bench", &["vgem-proto", "vgem-os", "vgem"]),
+    (
+        "vgem-bench",
+        "tests/bench",
+        // The floor of the main job links the drivers' engines and calls them without a broker.
+        &[
+            "vgem-proto",
+            "vgem-os",
+            "vgem",
+            "vgem-driver",
+            "vgem-driver-copy",
+            "vgem-driver-zip",
+            "vgem-driver-sec",
+            "vgem-driver-blk",
+        ],
+    ),
     ("vgem-peers", "tests/peers", &["vgem-os"]),
     ("xtask", "packaging/xtask", &[]),
 ];

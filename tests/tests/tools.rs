@@ -20,7 +20,7 @@ fn path(file: &Path) -> &str {
 fn tool_reads_what_the_device_wrote(format: &str, decompress: impl Fn(&Path) -> Vec<u8>) {
     let dir = samples::place();
     let original = samples::file(dir.path(), "original", 3_000_001);
-    let packed = dir.path().join("packed");
+    let packed = dir.path().join("packed.gz");
     vgemctl(&["zip", "compress", "--param", &format!("format={format}"), path(&original), path(&packed)]);
     assert!(packed.metadata().expect("it was written").len() < 1_500_000, "text compresses");
     assert!(decompress(&packed) == samples::text(3_000_001), "{format} came back different");
@@ -34,7 +34,7 @@ fn stdout_of(tool: &str, args: &[&str], file: &Path) -> Vec<u8> {
 
 #[test]
 fn gunzip_reads_gzip_output() {
-    tool_reads_what_the_device_wrote("gzip", |packed| stdout_of("gzip", &["-d", "-c", "-S", ""], packed));
+    tool_reads_what_the_device_wrote("gzip", |packed| stdout_of("gzip", &["-d", "-c"], packed));
 }
 
 #[test]
