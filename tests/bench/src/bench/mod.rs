@@ -4,6 +4,7 @@
 //! [`Bench`], and a row in [`ALL`].
 
 pub mod limits;
+pub mod p11;
 pub mod p14;
 pub mod p15;
 pub mod p3;
@@ -51,6 +52,13 @@ pub const ALL: &[Entry] = &[
         in_every_mode: true,
         by_default: true,
         open: p4::open,
+    },
+    Entry {
+        name: "P11",
+        what: "the main job of the demo, against the same engines in one process",
+        in_every_mode: true,
+        by_default: true,
+        open: p11::open,
     },
     Entry {
         name: "P14",

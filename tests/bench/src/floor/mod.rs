@@ -8,12 +8,14 @@
 //! | [`Tracked`]: client, broker and driver over SEQPACKET, the driver signals the client's fence page | a tracked job |
 //! | [`Packets`]: a packet there and back | acceptance of a job |
 //! | [`Handover`]: a buffer filled here and read there, mapped once | peers; later, hand-over by fence |
+//! | [`InProcess`]: the engines in one process, two threads | the main job |
 //! | [`EpollBroker`]: a broker that answers packets of many busy clients | one job per message |
 //!
 //! This file holds what the second processes do; the files beside it the side that measures.
 
 mod broker;
 mod handover;
+mod pipeline;
 mod points;
 mod tracked;
 
@@ -28,6 +30,7 @@ use vgem_os::seqpacket::{Packet, Socket};
 pub use self::broker::EpollBroker;
 pub use self::handover::Handover;
 pub(crate) use self::handover::consume;
+pub use self::pipeline::{Disk, InProcess, Took};
 pub use self::points::{GENERATION, SLOT, Waiter};
 pub use self::tracked::{Packets, Tracked};
 
