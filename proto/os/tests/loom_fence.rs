@@ -5,6 +5,7 @@
 //! and fall asleep in one step.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, too")]
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -118,6 +119,69 @@ impl Page for Model {
     }
 }
 
+/// The page as its signaller has it: what it alone writes, it remembers.
+///
+/// Loom leaves out stale reads of a word by others when the writer loads the word before its store, as a signal
+/// does with value and count; without this it would miss a store that should have been a release.
+struct Own {
+    page: Arc<Model>,
+    remembered: RefCell<HashMap<usize, u64>>,
+}
+
+impl Own {
+    fn of(page: &Arc<Model>, value: u64, fail_count: u32) -> Self {
+        let words = [(f::SLOT_LEN + f::S_VALUE, value), (f::SLOT_LEN + f::S_FAIL_COUNT, fail_count.into())];
+        Self { page: page.clone(), remembered: RefCell::new(words.into()) }
+    }
+
+    fn recall(&self, at: usize) -> Option<u64> {
+        self.remembered.borrow().get(&at).copied()
+    }
+
+    fn remember(&self, at: usize, value: u64) {
+        self.remembered.borrow_mut().entry(at).and_modify(|word| *word = value);
+    }
+}
+
+impl Page for Own {
+    fn load32(&self, at: usize) -> u32 {
+        let own = self.recall(at).map(|word| u32::try_from(word).unwrap());
+        own.unwrap_or_else(|| self.page.load32(at))
+    }
+
+    fn load64(&self, at: usize) -> u64 {
+        self.recall(at).unwrap_or_else(|| self.page.load64(at))
+    }
+
+    fn store32(&self, at: usize, value: u32) {
+        self.remember(at, value.into());
+        self.page.store32(at, value);
+    }
+
+    fn store64(&self, at: usize, value: u64) {
+        self.remember(at, value);
+        self.page.store64(at, value);
+    }
+
+    fn release32(&self, at: usize, value: u32) {
+        self.remember(at, value.into());
+        self.page.release32(at, value);
+    }
+
+    fn release64(&self, at: usize, value: u64) {
+        self.remember(at, value);
+        self.page.release64(at, value);
+    }
+
+    fn bump32(&self, at: usize) {
+        self.page.bump32(at);
+    }
+
+    fn fence(&self, order: Ordering) {
+        self.page.fence(order);
+    }
+}
+
 fn slot() -> Slot {
     Slot::new(0).unwrap()
 }
@@ -166,9 +230,9 @@ fn full_ring_of_two_modelled_entries() -> (Arc<Model>, Arc<Model>) {
 fn no_wake_up_is_lost() {
     explore(3, || {
         let (page, interest) = pages(0);
-        let (p, i) = (page.clone(), interest.clone());
+        let (p, i) = (Own::of(&page, 0, 0), interest.clone());
         let signaller =
-            thread::spawn(move || p.wake(protocol::signal(&*p, &*i, slot(), 1, 0, None).unwrap()));
+            thread::spawn(move || p.page.wake(protocol::signal(&p, &*i, slot(), 1, 0, None).unwrap()));
         assert_eq!(wait_for(&page, &interest, 1), PointState::Ok { time_ns: 0 });
         signaller.join().unwrap();
     });
@@ -178,10 +242,10 @@ fn no_wake_up_is_lost() {
 fn no_wake_up_is_lost_over_two_points() {
     explore(3, || {
         let (page, interest) = pages(0);
-        let (p, i) = (page.clone(), interest.clone());
+        let (p, i) = (Own::of(&page, 0, 0), interest.clone());
         let signaller = thread::spawn(move || {
             for point in [1, 2] {
-                p.wake(protocol::signal(&*p, &*i, slot(), point, 0, None).unwrap());
+                p.page.wake(protocol::signal(&p, &*i, slot(), point, 0, None).unwrap());
             }
         });
         assert_eq!(wait_for(&page, &interest, 2), PointState::Ok { time_ns: 0 });
@@ -208,8 +272,8 @@ fn a_broker_and_a_signaller_that_ring_at_once_lose_no_ring() {
     explore(3, || {
         let (page, interest) = pages(0);
         protocol::set_interest(&*interest, slot(), 1);
-        let (p, i) = (page.clone(), interest);
-        let signaller = thread::spawn(move || protocol::signal(&*p, &*i, slot(), 1, 0, None));
+        let (p, i) = (Own::of(&page, 0, 0), interest);
+        let signaller = thread::spawn(move || protocol::signal(&p, &*i, slot(), 1, 0, None));
         protocol::kill_slot(&*page, slot(), 5, 9, 77);
         assert_eq!(signaller.join().unwrap(), Ok(Ring::Wake));
         assert_eq!(page.doorbell().load(Ordering::Relaxed), 2);
@@ -224,8 +288,8 @@ fn what_was_written_before_a_signal_is_seen_after_it() {
         page.words.insert(time, AtomicU64::new(0));
         let (page, interest) = (Arc::new(page), Arc::new(Model::interest()));
         assert_eq!(protocol::publish(&*page, &*interest, slot(), GENERATION, 0, 0, &[]), Ring::Quiet);
-        let p = page.clone();
-        let signaller = thread::spawn(move || protocol::signal(&*p, &*interest, slot(), 1, 99, None));
+        let p = Own::of(&page, 0, 0);
+        let signaller = thread::spawn(move || protocol::signal(&p, &*interest, slot(), 1, 99, None));
         let state = protocol::state(&*page, slot(), GENERATION, 1);
         assert!(matches!(state, PointState::Pending | PointState::Ok { time_ns: 99 }), "{state:?}");
         assert_eq!(signaller.join().unwrap(), Ok(Ring::Quiet));
@@ -236,8 +300,8 @@ fn what_was_written_before_a_signal_is_seen_after_it() {
 fn a_point_that_failed_is_never_seen_as_ok() {
     explore(3, || {
         let (page, interest) = pages(1);
-        let (p, i) = (page.clone(), interest);
-        let signaller = thread::spawn(move || protocol::signal(&*p, &*i, slot(), 1, 0, Some(failure(1))));
+        let (p, i) = (Own::of(&page, 0, 0), interest);
+        let signaller = thread::spawn(move || protocol::signal(&p, &*i, slot(), 1, 0, Some(failure(1))));
         let state = protocol::state(&*page, slot(), GENERATION, 1);
         let failed = PointState::Failed { code: 1, cause: 1, time_ns: 0 };
         assert!(state == PointState::Pending || state == failed, "{state:?}");
@@ -250,8 +314,8 @@ fn a_point_that_failed_is_never_seen_as_ok() {
 fn an_entry_that_is_overwritten_is_never_read_half() {
     explore(2, || {
         let (page, interest) = full_ring_of_two_modelled_entries();
-        let (p, i) = (page.clone(), interest);
-        let signaller = thread::spawn(move || protocol::signal(&*p, &*i, slot(), 9, 0, Some(failure(9))));
+        let (p, i) = (Own::of(&page, 2, 8), interest);
+        let signaller = thread::spawn(move || protocol::signal(&p, &*i, slot(), 9, 0, Some(failure(9))));
         match protocol::state(&*page, slot(), GENERATION, 1) {
             PointState::Failed { code, cause, .. } => assert_eq!((code, cause), (1, 1)),
             other => assert_eq!(other, PointState::Overrun),
@@ -266,10 +330,10 @@ fn an_entry_that_is_overwritten_is_never_read_half() {
 fn a_failure_that_is_overwritten_during_the_search_is_not_called_ok() {
     explore(1, || {
         let (page, interest) = full_ring_of_two_modelled_entries();
-        let (p, i) = (page.clone(), interest);
+        let (p, i) = (Own::of(&page, 2, 8), interest);
         let signaller = thread::spawn(move || {
             for point in [9, 10] {
-                let ring = protocol::signal(&*p, &*i, slot(), point, 0, Some(failure(point)));
+                let ring = protocol::signal(&p, &*i, slot(), point, 0, Some(failure(point)));
                 assert_eq!(ring, Ok(Ring::Quiet));
             }
         });
@@ -286,8 +350,8 @@ fn a_slot_that_changes_its_timeline_answers_for_neither_with_the_others_value() 
     explore(3, || {
         let (page, interest) = pages(0);
         assert_eq!(protocol::signal(&*page, &*interest, slot(), 3, 0, None), Ok(Ring::Quiet));
-        let (p, i) = (page.clone(), interest);
-        let signaller = thread::spawn(move || protocol::publish(&*p, &*i, slot(), GENERATION + 1, 7, 0, &[]));
+        let (p, i) = (Own::of(&page, 3, 0), interest);
+        let signaller = thread::spawn(move || protocol::publish(&p, &*i, slot(), GENERATION + 1, 7, 0, &[]));
         let state = protocol::state(&*page, slot(), GENERATION, 5);
         assert!(matches!(state, PointState::Pending | PointState::Overrun), "{state:?}");
         assert_eq!(signaller.join().unwrap(), Ring::Quiet);

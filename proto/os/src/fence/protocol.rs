@@ -459,7 +459,8 @@ fn is_recorded<P: Page>(page: &P, slot: Slot, point: u64) -> bool {
 fn record<P: Page>(page: &P, slot: Slot, failure: Failure) {
     let count = page.load32(slot.at(f::S_FAIL_COUNT));
     let entry = usize::try_from(count).unwrap_or(0) % FAILURES;
-    page.store64(slot.failure_at(entry, f::F_POINT), 0);
+    // A reader that finds the entry taken down also sees the count that the failure before it left.
+    page.release64(slot.failure_at(entry, f::F_POINT), 0);
     // A reader that sees the new cause or code also sees that the entry was taken down.
     page.fence(Ordering::Release);
     page.store64(slot.failure_at(entry, f::F_CAUSE), failure.cause);
