@@ -13,7 +13,7 @@ use crate::deadlines::Timer;
 use crate::devices::InstanceState;
 use crate::objects::Object;
 use crate::pairs::is_done;
-use crate::queues::{Queue, QueueState};
+use crate::queues::Queue;
 use crate::tables::Table;
 
 impl Broker {
@@ -81,7 +81,6 @@ impl Broker {
         let over = queue.owed.amount() - queue.jobs.len() as u64;
         let charge = queue.owed.split(over);
         let (id, watchers) = (queue.instance, std::mem::take(&mut queue.watchers));
-        let closes_now = over > 0 && queue.state == QueueState::Closing && queue.jobs.is_empty();
         self.accounts.give_back(charge);
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.in_flight = instance.in_flight.saturating_sub(u32::try_from(over).unwrap_or(u32::MAX));
@@ -93,8 +92,8 @@ impl Broker {
                 self.look_at_head(now, watcher);
             }
         }
-        if closes_now {
-            self.owes(now, id);
+        if over > 0 {
+            self.close_idle_queue(now, key);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Batches: accepted whole or refused whole (J1).
 //!
-//! 1. **Find** the queues and hold the points against those expected. What fails here consumes no points.
+//! 1. **Find** the queues and hold the points against those expected. What fails here consumes no points; a queue
+//!    whose instance is gone is found, and its batch refused after the charge, so that nobody waits for ever for
+//!    the points on the other queues.
 //! 2. **Authorise**, then **charge** credits on every queue and link involved, so that an accepted batch can
 //!    always be delivered. What fails here consumes no points either.
 //! 3. **Check** every job ([`crate::check`]). What fails from here on consumes the points: the drivers get the
@@ -45,6 +47,8 @@ use crate::tables::Table;
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     queues: Vec<BatchQueue>,
+    /// Why the batch cannot be, if one of its queues has nobody behind it. The points of the others are consumed.
+    gone: Option<Refusal>,
     jobs: Vec<PlannedJob>,
     pub(crate) operands: Vec<DriverOperand>,
     pub(crate) params: Vec<DriverParam>,
@@ -63,12 +67,24 @@ struct BatchQueue {
     timeline: TimelineKey,
     instance: InstanceId,
     device: usize,
+    life: Life,
     /// The last point promised before this batch.
     promised: Point,
     /// Jobs of the batch on this queue.
     count: u32,
     /// Those of them that come before the one that is being looked at.
     so_far: u32,
+}
+
+/// What is behind a queue that a batch names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// A driver that takes jobs.
+    Runs,
+    /// One that is ending: its jobs wait in the ring for the end.
+    Ends,
+    /// None: every point of the queue has failed, also those to come.
+    Gone,
 }
 
 /// A job on its way to acceptance. The numbers count its own records, in the order of the batch's arrays.
@@ -92,6 +108,7 @@ struct PlannedJob {
 impl Batch {
     fn clear(&mut self) {
         self.queues.clear();
+        self.gone = None;
         self.jobs.clear();
         self.operands.clear();
         self.params.clear();
@@ -164,6 +181,9 @@ impl Broker {
         let subject = self.find_client(client).map_err(Refused::Nothing)?.subject();
         let grant = policy::authorise(subject, Action::Submit).map_err(Refused::Nothing)?;
         let charge = self.charge_batch(&grant, batch, submit.jobs.len()).map_err(Refused::Nothing)?;
+        if let Some(refusal) = batch.gone.take() {
+            return Err(Refused::Points(refusal, charge));
+        }
         let checked = self
             .check_jobs(client, grant.domain(), submit, batch)
             .and_then(|weight| self.plan(batch, weight));
@@ -185,7 +205,11 @@ impl Broker {
                         let key = client.queues.get(job.queue.0);
                         let found = key.and_then(|key| self.find_open_queue(*key, job.queue));
                         let found = found.unwrap_or_else(|| Err(no_such_queue(job.queue)));
-                        batch.queues.push(found.map_err(|refused| refused.in_job(number))?);
+                        let found = found.map_err(|refused| refused.in_job(number))?;
+                        if found.life != Life::Runs {
+                            batch.gone.get_or_insert_with(|| self.gone(&found).in_job(number));
+                        }
+                        batch.queues.push(found);
                         batch.queues.len() - 1
                     }
                 };
@@ -218,20 +242,29 @@ impl Broker {
     fn find_open_queue(&self, key: TimelineKey, handle: QueueHandle) -> Option<Result<BatchQueue, Refusal>> {
         let queue = self.queues.get(key)?;
         let runs = self.instances.get(&queue.instance).is_some_and(|i| i.state == InstanceState::Ready);
-        if queue.state != QueueState::Open || !runs {
-            let device = self.devices.get(queue.device).map(|d| d.name()).unwrap_or_default();
-            let text = format!("the instance of device {device} behind {handle} is gone; open a new queue");
-            return Some(Err(Refusal::new(ErrorCode::Gone, text)));
-        }
+        let life = match queue.state {
+            QueueState::Open if runs => Life::Runs,
+            QueueState::Open => Life::Ends,
+            QueueState::Gone => Life::Gone,
+            QueueState::Closing => return None,
+        };
         Some(Ok(BatchQueue {
             handle,
             timeline: key,
             instance: queue.instance,
             device: queue.device,
+            life,
             promised: queue.promised,
             count: 0,
             so_far: 0,
         }))
+    }
+
+    fn gone(&self, named: &BatchQueue) -> Refusal {
+        let device = self.devices.get(named.device).map(|d| d.name()).unwrap_or_default();
+        let text =
+            format!("the instance of device {device} behind {} is gone; open a new queue", named.handle);
+        Refusal::new(ErrorCode::Gone, text)
     }
 
     /// Credits on every queue and instance, and the domain's charge.
@@ -428,7 +461,13 @@ impl Broker {
             let Some(named) = batch.queues.get(planned.queue) else { continue };
             if let Some(queue) = self.queues.get_mut(named.timeline) {
                 queue.promised = job.point;
-                queue.jobs.push_back(Job { run_ns: 0, uses: 0, waits: 0 });
+                match named.life {
+                    Life::Runs | Life::Ends => queue.jobs.push_back(Job { run_ns: 0, uses: 0, waits: 0 }),
+                    Life::Gone => queue.ended = job.point,
+                }
+            }
+            if named.life != Life::Runs {
+                continue;
             }
             let tombstone = DriverJob {
                 queue: named.timeline,
@@ -453,6 +492,10 @@ impl Broker {
     fn give_credit(&mut self, mut charge: Charge, batch: &Batch) {
         for named in &batch.queues {
             let part = charge.split(u64::from(named.count));
+            if named.life == Life::Gone {
+                self.accounts.give_back(part);
+                continue;
+            }
             match self.queues.get_mut(named.timeline) {
                 Some(queue) => queue.owed.join(part),
                 None => self.accounts.give_back(part),
@@ -466,7 +509,7 @@ impl Broker {
 
     /// The clocks of queues that had nothing to do.
     fn look_at_new_heads(&mut self, now: Time, batch: &Batch) {
-        for named in &batch.queues {
+        for named in batch.queues.iter().filter(|named| named.life == Life::Runs) {
             let was_idle =
                 self.queues.get(named.timeline).is_some_and(|q| q.jobs.len() == named.count as usize);
             if was_idle {

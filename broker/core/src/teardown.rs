@@ -23,7 +23,7 @@ use crate::devices::{Instance, InstanceEvent, InstanceState, Outlook, Verdict};
 use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Settled};
 use crate::objects::{MappingState, Object, ObjectEvent, ObjectState};
 use crate::pairs::{Pair, Party, Slot, quiet};
-use crate::queues::{QueueEvent, Shown};
+use crate::queues::{QueueEvent, QueueState, Shown};
 
 /// How an instance ended, in what its jobs are told.
 struct Ending {
@@ -270,17 +270,24 @@ impl Broker {
     /// Nobody submits to a queue any more: its jobs finish, then it is removed.
     pub(crate) fn end_queue(&mut self, now: Time, key: TimelineKey) {
         let Some(queue) = self.queues.get_mut(key) else { return };
-        let Some(next) = queue.state.after(QueueEvent::Close) else {
-            self.remove_queue(now, key);
-            return;
-        };
-        queue.state = next;
-        let (instance, is_idle) = (queue.instance, queue.jobs.is_empty());
-        if self.instances.get(&instance).is_some_and(|i| i.state == InstanceState::Ready) {
-            self.tell_driver(instance, CloseTimeline { timeline: key });
-            if is_idle {
-                self.owes(now, instance);
+        match queue.state.after(QueueEvent::Close) {
+            Some(next) => {
+                queue.state = next;
+                self.close_idle_queue(now, key);
             }
+            None => self.remove_queue(now, key),
+        }
+    }
+
+    /// Has the driver close a queue whose jobs have all ended. Not before that: until then the queue's timeline may
+    /// have to be shown to somebody, and a driver that has closed it could not.
+    pub(crate) fn close_idle_queue(&mut self, now: Time, key: TimelineKey) {
+        let Some(queue) = self.queues.get(key) else { return };
+        let instance = queue.instance;
+        let runs = self.instances.get(&instance).is_some_and(|i| i.state == InstanceState::Ready);
+        if queue.state == QueueState::Closing && queue.jobs.is_empty() && runs {
+            self.tell_driver(instance, CloseTimeline { timeline: key });
+            self.owes(now, instance);
         }
     }
 

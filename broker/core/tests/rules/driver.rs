@@ -1,0 +1,309 @@
+//! A driver instance made of plain data, which holds the broker to the rules of the driver link.
+//!
+//! It knows pages and slots as the broker told it, keeps the jobs of each queue, and runs the head of one when it
+//! is told to and its fences allow it. What it signals is at once true for everybody ([`Truth`]); what it reports
+//! to the broker is collected until it is flushed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use vgem_core::io::{Attach, PairId};
+use vgem_proto::codec::Zero;
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{CauseId, DeviceId, DomainId, InstanceId, ObjectKey, PageId, Point, Time, TimelineKey};
+use vgem_proto::jobs::{Completion, DriverJob, DriverOperand, DriverParam, DriverWait, PAGE_LOCAL};
+use vgem_proto::message::driver::{Cause, Complete, DriverMessage, Mapped, Run, TimelineClosed, Unmapped};
+use vgem_proto::rights::{Access, WaitKind};
+
+/// What has been signalled, as every reader of every page sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    pub(crate) value: BTreeMap<TimelineKey, Point>,
+    pub(crate) failures: BTreeMap<(TimelineKey, Point), Failure>,
+    /// Timelines whose signaller died: the first point that has failed, and how.
+    pub(crate) dead_from: BTreeMap<TimelineKey, (Point, Failure)>,
+    /// Which timeline a slot shows.
+    pub(crate) slots: BTreeMap<(PairId, u16), TimelineKey>,
+}
+
+impl Truth {
+    /// `None` while pending, else how the point ended.
+    pub(crate) fn look(&self, timeline: TimelineKey, point: Point) -> Option<Result<(), Failure>> {
+        if let Some((_, failure)) = self.dead_from.get(&timeline).filter(|(from, _)| point >= *from) {
+            return Some(Err(*failure));
+        }
+        if self.value.get(&timeline).is_none_or(|value| *value < point) {
+            return None;
+        }
+        Some(self.failures.get(&(timeline, point)).map_or(Ok(()), |failure| Err(*failure)))
+    }
+}
+
+/// A job as the driver got it.
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) job: DriverJob,
+    pub(crate) operands: Vec<DriverOperand>,
+    pub(crate) params: Vec<DriverParam>,
+    pub(crate) waits: Vec<DriverWait>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Received {
+    /// Its waits as (index of the timeline, point, kind), sorted.
+    pub(crate) fn waits(&self) -> Vec<(TimelineKey, u64, WaitKind)> {
+        let mut waits: Vec<_> = self.waits.iter().map(|w| (w.timeline, w.point.0, w.kind)).collect();
+        waits.sort_unstable();
+        waits
+    }
+
+    pub(crate) fn failed(&self) -> Option<Failure> {
+        (self.job.failed_code != 0).then(|| Failure {
+            code: ErrorCode::from_number(self.job.failed_code),
+            cause: self.job.failed_cause,
+        })
+    }
+}
+
+/// A queue at its driver.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    pub(crate) jobs: VecDeque<Received>,
+    pub(crate) closing: bool,
+}
+
+/// The driver.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) id: InstanceId,
+    pub(crate) device: DeviceId,
+    pub(crate) domain: DomainId,
+    pub(crate) lines: BTreeMap<TimelineKey, Line>,
+    /// Every timeline it ever had.
+    pub(crate) opened: Vec<TimelineKey>,
+    pub(crate) mapped: BTreeMap<ObjectKey, Access>,
+    pub(crate) signal_pages: BTreeMap<PageId, PairId>,
+    pub(crate) observe_pages: BTreeMap<PageId, PairId>,
+    /// Every job it ever got, in order.
+    pub(crate) history: Vec<Received>,
+    /// Messages for the broker.
+    pub(crate) outbox: VecDeque<DriverMessage>,
+    pub(crate) completions: Vec<Completion>,
+    pub(crate) cancelled: Vec<(TimelineKey, Point, CauseId)>,
+    pub(crate) killed: bool,
+    causes: u32,
+}
+
+impl Driver {
+    pub(crate) fn new(id: InstanceId, device: DeviceId, domain: DomainId) -> Self {
+        Self {
+            id,
+            device,
+            domain,
+            lines: BTreeMap::new(),
+            opened: Vec::new(),
+            mapped: BTreeMap::new(),
+            signal_pages: BTreeMap::new(),
+            observe_pages: BTreeMap::new(),
+            history: Vec::new(),
+            outbox: VecDeque::new(),
+            completions: Vec::new(),
+            cancelled: Vec::new(),
+            killed: false,
+            causes: 0,
+        }
+    }
+
+    /// Takes a message in, as a correct driver would; panics where the broker breaks the rules.
+    pub(crate) fn take(&mut self, truth: &mut Truth, message: DriverMessage, attach: Attach) {
+        match message {
+            DriverMessage::Start(start) => assert_eq!((start.instance, start.domain), (self.id, self.domain)),
+            DriverMessage::Map(map) => {
+                assert_eq!(attach, Attach::Export { object: map.object, access: map.access });
+                let before = self.mapped.insert(map.object, map.access);
+                assert!(before.is_none_or(|before| before < map.access), "mapped twice: {map:?}");
+                self.outbox.push_back(Mapped { object: map.object }.into());
+            }
+            DriverMessage::Unmap(unmap) => {
+                assert!(self.mapped.remove(&unmap.object).is_some(), "unmaps what is not mapped: {unmap:?}");
+                let names =
+                    |used: &DriverOperand| used.object == unmap.object || used.cell_object == unmap.object;
+                let used =
+                    self.lines.values().flat_map(|line| &line.jobs).any(|job| job.operands.iter().any(names));
+                assert!(!used, "unmaps what a job uses: {unmap:?}");
+                self.outbox.push_back(Unmapped { object: unmap.object }.into());
+            }
+            DriverMessage::SignalPage(page) => {
+                let Attach::Signaller(pair) = attach else { panic!("{attach:?}") };
+                assert!(self.signal_pages.insert(page.page, pair).is_none(), "page number in use: {page:?}");
+            }
+            DriverMessage::ObservePage(page) => {
+                let Attach::Observer(pair) = attach else { panic!("{attach:?}") };
+                assert!(self.observe_pages.insert(page.page, pair).is_none(), "page number in use: {page:?}");
+            }
+            DriverMessage::DropSignalPage(page) => {
+                let pair = self.signal_pages.remove(&page.page).expect("a page it knows");
+                assert!(!truth.slots.keys().any(|(other, _)| *other == pair), "a slot of {page:?} is in use");
+            }
+            DriverMessage::DropObservePage(page) => {
+                let pair = self.observe_pages.remove(&page.page).expect("a page it knows");
+                let waits = self.lines.values().flat_map(|line| &line.jobs).flat_map(|job| &job.waits);
+                let in_page =
+                    waits.filter(|wait| wait.page != PAGE_LOCAL && u32::from(wait.page) == page.page.0);
+                assert_eq!(in_page.count(), 0, "a job waits in {pair:?}");
+            }
+            DriverMessage::OpenTimeline(open) => {
+                assert!(self.lines.insert(open.timeline, Line::default()).is_none());
+                self.opened.push(open.timeline);
+                truth.value.insert(open.timeline, Point(0));
+            }
+            DriverMessage::CloseTimeline(close) => {
+                let line = self.lines.get_mut(&close.timeline).expect("a queue it knows");
+                assert!(line.jobs.is_empty(), "closes a queue with jobs: {close:?}");
+                line.closing = true;
+            }
+            DriverMessage::Publish(publish) => {
+                assert!(
+                    self.lines.contains_key(&publish.timeline),
+                    "publishes what is not open: {publish:?}"
+                );
+                let pair = self.signal_pages[&publish.page];
+                let before = truth.slots.insert((pair, publish.slot), publish.timeline);
+                assert_eq!(before, None, "slot in use: {publish:?}");
+            }
+            DriverMessage::Retire(retire) => {
+                let pair = self.signal_pages[&retire.page];
+                assert_eq!(truth.slots.remove(&(pair, retire.slot)), Some(retire.timeline));
+            }
+            DriverMessage::Run(run) => self.take_run(truth, run),
+            DriverMessage::CancelJob(job) => self.cancelled.push((job.timeline, job.point, job.cause)),
+            other => panic!("not for a driver: {other:?}"),
+        }
+    }
+
+    fn take_run(&mut self, truth: &Truth, run: Run) {
+        let bytes = DriverMessage::from(run.clone()).encode(0, Time(0), 0);
+        assert!(bytes.len() <= vgem_proto::limits::MESSAGE_LEN, "a Run of {} bytes", bytes.len());
+        let (mut operands, mut params, mut waits) =
+            (run.operands.into_iter(), run.params.into_iter(), run.waits.into_iter());
+        for job in run.jobs {
+            let received = Received {
+                operands: operands.by_ref().take(usize::from(job.operands)).collect(),
+                params: params.by_ref().take(usize::from(job.params)).collect(),
+                waits: waits.by_ref().take(usize::from(job.waits)).collect(),
+                bytes: run.bytes.clone(),
+                job,
+            };
+            self.check_job(truth, &received);
+            self.history.push(received.clone());
+            let line = self.lines.get_mut(&job.queue).expect("a queue it knows");
+            assert!(!line.closing, "a job for a queue that closes: {job:?}");
+            line.jobs.push_back(received);
+        }
+        assert_eq!((operands.len(), params.len(), waits.len()), (0, 0, 0), "records of no job");
+    }
+
+    fn check_job(&self, truth: &Truth, received: &Received) {
+        let line = &self.lines[&received.job.queue];
+        let done = truth.value[&received.job.queue].0 + line.jobs.len() as u64;
+        assert_eq!(received.job.point.0, done + 1, "points have no gaps");
+        for operand in &received.operands {
+            let access = self.mapped.get(&operand.object).expect("an operand that was mapped before");
+            assert!(*access >= operand.access, "mapped too weakly: {operand:?}");
+            if operand.flags & vgem_proto::jobs::OPERAND_INDIRECT != 0 {
+                assert!(self.mapped.contains_key(&operand.cell_object), "a cell that was mapped before");
+            }
+        }
+        for wait in &received.waits {
+            assert!(
+                wait.timeline != received.job.queue || wait.point < received.job.point,
+                "waits for itself"
+            );
+            if wait.page == PAGE_LOCAL {
+                assert!(self.lines.contains_key(&wait.timeline), "not local: {wait:?}");
+            } else {
+                let pair = self.observe_pages[&PageId(u32::from(wait.page))];
+                assert_eq!(
+                    truth.slots.get(&(pair, wait.slot)),
+                    Some(&wait.timeline),
+                    "not in its slot: {wait:?}"
+                );
+            }
+        }
+    }
+
+    /// Whether the job at the head of a queue may run now, and what its waits make of it.
+    pub(crate) fn head(&self, truth: &Truth, timeline: TimelineKey) -> Option<Result<(), Failure>> {
+        let received = self.lines.get(&timeline)?.jobs.front()?;
+        let mut outcome = received.failed().map_or(Ok(()), Err);
+        for wait in &received.waits {
+            let ended = truth.look(wait.timeline, wait.point)?;
+            if wait.kind == WaitKind::Data && outcome.is_ok() {
+                outcome = ended;
+            }
+        }
+        Some(outcome)
+    }
+
+    /// Runs the job at the head of a queue, if its fences allow: it ends as its waits say, else with `code`.
+    pub(crate) fn run(
+        &mut self,
+        truth: &mut Truth,
+        timeline: TimelineKey,
+        now: Time,
+        code: Option<ErrorCode>,
+    ) -> bool {
+        let Some(outcome) = self.head(truth, timeline) else { return false };
+        let Some(received) = self.lines.get_mut(&timeline).and_then(|line| line.jobs.pop_front()) else {
+            return false;
+        };
+        let point = received.job.point;
+        let failure = match (outcome, code) {
+            (Err(failure), _) => Some(failure),
+            (Ok(()), None) => None,
+            (Ok(()), Some(code)) => {
+                self.causes += 1;
+                let cause = CauseId::new(self.id, self.causes);
+                let text = b"it \x1b[1mbroke".to_vec();
+                let told = Cause { cause, timeline, point, at: now, code, reserved: Zero, text };
+                self.outbox.push_back(told.into());
+                Some(Failure { code, cause })
+            }
+        };
+        if let Some(failure) = failure {
+            truth.failures.insert((timeline, point), failure);
+        }
+        truth.value.insert(timeline, point);
+        self.completions.push(Completion {
+            timeline,
+            point,
+            started: if outcome.is_ok() { now } else { Time(0) },
+            ended: now.after(10),
+            bytes: 100,
+            staged: 1,
+            cause: failure.map_or(CauseId::NONE, |failure| failure.cause),
+            code: failure.map_or(0, |failure| failure.code.number()),
+            reserved: Zero,
+        });
+        true
+    }
+
+    /// Everything it has to say now, in order.
+    pub(crate) fn flush(&mut self) -> Vec<DriverMessage> {
+        let mut messages: Vec<DriverMessage> = self.outbox.drain(..).collect();
+        let completions = std::mem::take(&mut self.completions);
+        for part in completions.chunks(vgem_proto::limits::COMPLETIONS) {
+            messages.push(Complete { completions: part.to_vec() }.into());
+        }
+        let closed: Vec<TimelineKey> = self
+            .lines
+            .iter()
+            .filter(|(_, line)| line.closing && line.jobs.is_empty())
+            .map(|(timeline, _)| *timeline)
+            .collect();
+        for timeline in closed {
+            self.lines.remove(&timeline);
+            messages.push(TimelineClosed { timeline }.into());
+        }
+        messages
+    }
+}

@@ -1,0 +1,21 @@
+//! The broker's rules in virtual time, against a shell, a kernel and drivers made of plain data.
+//!
+//! `world` is the stage: it carries out every effect and holds drivers to the wire's rules while it does. Each
+//! module tests the rules of one chapter of SEMANTICS, each test is named after the rule it shows; `model` runs
+//! random histories against a naive oracle.
+
+#![forbid(unsafe_code)]
+
+mod batch;
+mod deadlines;
+mod driver;
+mod failures;
+mod instances;
+mod jobs;
+mod lifetime;
+mod model;
+mod oracle;
+mod refusals;
+mod reservations;
+mod wire;
+mod world;

@@ -1,0 +1,505 @@
+//! Random histories: clients that come, work and die, drivers that run, fail, lag and die, exports that linger.
+//!
+//! After every step the broker's invariants hold (the world checks them), every job was sent with exactly the
+//! waits that [`crate::oracle`] computes, and at the end, when everybody is gone and quiet, every accepted job
+//! has ended exactly once and the broker is as it was at the start.
+//!
+//! A history is made from one seed; a failure prints it. `VGEM_MODEL_SEED` runs one seed alone,
+//! `VGEM_MODEL_HISTORIES` that many of them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use vgem_core::io::{Input, InstanceEnd, LinkId};
+use vgem_proto::codec::Zero;
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::{Handle, InstanceId, ObjectKey, Point, QueueHandle, TimelineKey};
+use vgem_proto::jobs::{JOB_EXPLICIT, JOB_RUN_ANYWAY};
+use vgem_proto::message::client::{
+    ClientMessage, CloseObject, CloseQueue, Commit, Done, ObjectCreated, OpenQueue,
+};
+use vgem_proto::message::driver::DriverMessage;
+use vgem_proto::rights::WaitKind;
+
+use crate::batch::Batch;
+use crate::driver::Received;
+use crate::oracle::{Accepted, How, Oracle, Touch};
+use crate::world::{COPY, DOMAIN, MS, OTHER_DOMAIN, SEC, World, ZIP, config, create};
+
+/// A generator of numbers: splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.roll() % bound.max(1)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+        let place = usize::try_from(self.below(of.len() as u64)).expect("small");
+        of.get(place).cloned()
+    }
+}
+
+/// A client as it knows itself.
+struct Member {
+    link: LinkId,
+    objects: Vec<(Handle, ObjectKey)>,
+    queues: Vec<(QueueHandle, TimelineKey, u64)>,
+}
+
+struct Model {
+    world: World,
+    dice: Dice,
+    oracle: Oracle,
+    members: Vec<Member>,
+    /// What drivers said and the broker has not heard yet.
+    links: BTreeMap<InstanceId, VecDeque<DriverMessage>>,
+    /// How many of a driver's jobs were compared.
+    compared: BTreeMap<InstanceId, usize>,
+    refused: u64,
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        let mut config = config();
+        config.bounds.pieces = 40;
+        config.bounds.job_waits = 24;
+        config.bounds.batch_waits = 60;
+        config.bounds.spare_pairs = 3;
+        config.quotas.jobs = 60;
+        config.quotas.bytes = 40 * 4096;
+        let world = World::with(config);
+        let (oracle, members, links) = (Oracle::default(), Vec::new(), BTreeMap::new());
+        Self { world, dice: Dice(seed), oracle, members, links, compared: BTreeMap::new(), refused: 0 }
+    }
+
+    fn step(&mut self) {
+        match self.dice.below(100) {
+            0..5 => self.connect(),
+            5..7 => self.hang_up(),
+            7..15 => self.create(),
+            15..18 => self.close_object(),
+            18..24 => self.open_queue(),
+            24..26 => self.close_queue(),
+            26..56 => self.submit(),
+            56..78 => self.run_a_job(),
+            78..90 => self.hear_a_driver(),
+            90..92 => self.kill_a_driver(),
+            92..95 => self.close_an_export(),
+            95..98 => self.pass_time(),
+            _ => self.world.apply(Input::ExportHint { object: None }),
+        }
+        self.bury();
+    }
+
+    fn connect(&mut self) {
+        if self.members.len() >= 5 {
+            return;
+        }
+        let domain = if self.dice.one_in(3) { OTHER_DOMAIN } else { DOMAIN };
+        let link = self.world.client_of(domain);
+        self.members.push(Member { link, objects: Vec::new(), queues: Vec::new() });
+    }
+
+    fn some_member(&mut self) -> Option<usize> {
+        let count = self.members.len() as u64;
+        (count > 0).then(|| usize::try_from(self.dice.below(count)).expect("small"))
+    }
+
+    fn hang_up(&mut self) {
+        if let Some(place) = self.some_member() {
+            let member = self.members.swap_remove(place);
+            self.world.hang_up(member.link);
+        }
+    }
+
+    fn create(&mut self) {
+        let Some(place) = self.some_member() else { return };
+        self.world.close_exports = !self.dice.one_in(4);
+        let link = self.members[place].link;
+        let Some(ClientMessage::ObjectCreated(ObjectCreated { object, .. })) =
+            self.world.ask(link, create(4096))
+        else {
+            return;
+        };
+        let key = self.world.last_object();
+        if !self.dice.one_in(8) {
+            self.world.ask(link, Commit { object });
+            self.members[place].objects.push((object, key));
+        }
+    }
+
+    fn close_object(&mut self) {
+        let Some(place) = self.some_member() else { return };
+        let Some((object, key)) = self.dice.pick(&self.members[place].objects) else { return };
+        let member = &mut self.members[place];
+        member.objects.retain(|(_, other)| *other != key);
+        let done = self.world.ask(member.link, CloseObject { object });
+        assert_eq!(done, Some(ClientMessage::Done(Done {})));
+    }
+
+    fn open_queue(&mut self) {
+        let Some(place) = self.some_member() else { return };
+        let device = self.dice.pick(&[COPY, ZIP, SEC]).unwrap_or(COPY);
+        let link = self.members[place].link;
+        let depth = if self.dice.one_in(4) { 3 } else { 0 };
+        let open = OpenQueue { device, depth, reserved: Zero };
+        let request = self.world.send(link, open, 0, self.world.now.after(200 * MS));
+        if let Some(ClientMessage::QueueOpened(opened)) = self.world.answer_to(request).map(|r| r.message) {
+            self.members[place].queues.push((opened.queue, opened.timeline, 0));
+        }
+    }
+
+    fn close_queue(&mut self) {
+        let Some(place) = self.some_member() else { return };
+        let Some((queue, key, _)) = self.dice.pick(&self.members[place].queues) else { return };
+        let member = &mut self.members[place];
+        member.queues.retain(|(_, other, _)| *other != key);
+        let done = self.world.ask(member.link, CloseQueue { queue });
+        assert_eq!(done, Some(ClientMessage::Done(Done {})));
+    }
+
+    /// Submits a batch of a few jobs, some of them wrong, and holds what the drivers got against the oracle.
+    fn submit(&mut self) {
+        let Some(place) = self.some_member() else { return };
+        if self.members[place].queues.is_empty() {
+            return;
+        }
+        let mut batch = Batch::new();
+        let mut planned = Vec::new();
+        for _ in 0..=self.dice.below(6) {
+            let Some((queue, timeline, last)) = self.dice.pick(&self.members[place].queues) else { return };
+            let before = planned.iter().filter(|job: &&Accepted| job.timeline == timeline).count() as u64;
+            let point = last + before + 1;
+            let (more, job) = self.random_job(place, batch.job(queue, point), (timeline, point), &planned);
+            batch = more;
+            planned.push(job);
+        }
+        let is_wrong = self.dice.one_in(12);
+        if is_wrong {
+            batch = batch.op(99);
+        }
+        let answer = self.world.ask(self.members[place].link, batch.0);
+        let Some(answer) = answer else { return self.consumed(place, planned, false) };
+        let ClientMessage::Refused(refused) = answer else { panic!("{answer:?}") };
+        self.refused += 1;
+        match refused.code {
+            ErrorCode::NoSuchOperation if is_wrong => self.consumed(place, planned, true),
+            ErrorCode::Exhausted if refused.cause.0 != 0 => self.consumed(place, planned, true),
+            ErrorCode::Exhausted => {}
+            ErrorCode::Gone => self.close_gone_queues(place),
+            other => panic!("{other:?}: {refused:?}"),
+        }
+    }
+
+    fn random_job(
+        &mut self,
+        place: usize,
+        batch: Batch,
+        (timeline, point): (TimelineKey, u64),
+        planned: &[Accepted],
+    ) -> (Batch, Accepted) {
+        let (batch, touches) = self.random_touches(place, batch);
+        let (mut batch, explicit) = self.random_waits(place, batch, planned);
+        let (skips_implicit, runs_anyway) = (self.dice.one_in(8), self.dice.one_in(8));
+        if skips_implicit {
+            batch = batch.flags(JOB_EXPLICIT);
+        }
+        if runs_anyway {
+            batch = batch.flags(JOB_RUN_ANYWAY);
+        }
+        let point = Point(point);
+        let job = Accepted { timeline, point, touches, explicit, skips_implicit, runs_anyway, ended: None };
+        (batch, job)
+    }
+
+    fn random_touches(&mut self, place: usize, mut batch: Batch) -> (Batch, Vec<Touch>) {
+        let mut touches = Vec::new();
+        for _ in 0..self.dice.below(4) {
+            let Some((handle, object)) = self.dice.pick(&self.members[place].objects) else { break };
+            let start = self.dice.below(8) * 64;
+            let bytes = start..start + 64 * (1 + self.dice.below(4));
+            let range = bytes.clone();
+            let how = match self.dice.below(4) {
+                0 => How::Update,
+                1 | 2 => How::Replace,
+                _ => How::Read,
+            };
+            batch = match how {
+                How::Read => batch.reads(handle, range),
+                How::Update => batch.updates(handle, range),
+                How::Replace => batch.writes(handle, range),
+            };
+            touches.push(Touch { object, bytes, how });
+            if self.dice.one_in(5)
+                && let Some((cells, object)) = self.dice.pick(&self.members[place].objects)
+            {
+                let at = self.dice.below(8) * 64;
+                batch = batch.indirect(cells, at, 3);
+                touches.push(Touch { object, bytes: at..at + 64, how: How::Read });
+            }
+        }
+        (batch, touches)
+    }
+
+    fn random_waits(
+        &mut self,
+        place: usize,
+        mut batch: Batch,
+        planned: &[Accepted],
+    ) -> (Batch, Vec<(TimelineKey, Point, WaitKind)>) {
+        let mut explicit = Vec::new();
+        if self.dice.one_in(5)
+            && let Some((queue, timeline, last)) = self.dice.pick(&self.members[place].queues)
+        {
+            let promised = last + planned.iter().filter(|job| job.timeline == timeline).count() as u64;
+            if promised > 0 {
+                let point = 1 + self.dice.below(promised);
+                let kind = if self.dice.one_in(2) { WaitKind::Data } else { WaitKind::Order };
+                batch = batch.waits(queue, point, kind);
+                explicit.push((timeline, Point(point), kind));
+            }
+        }
+        (batch, explicit)
+    }
+
+    /// The batch's points are promised: hold what the drivers got against the oracle.
+    fn consumed(&mut self, place: usize, planned: Vec<Accepted>, is_refused: bool) {
+        let mut got = self.newly_received();
+        for mut job in planned {
+            let received = got.remove(&(job.timeline, job.point)).expect("every job reaches its driver");
+            if is_refused {
+                (job.touches, job.explicit) = (Vec::new(), Vec::new());
+                assert_eq!(received.failed().map(|failure| failure.code), Some(ErrorCode::Refused));
+                assert_eq!((received.operands.len(), received.waits.len()), (0, 0));
+            } else {
+                self.compare(&job, &received);
+            }
+            let queues = &mut self.members[place].queues;
+            let queue =
+                queues.iter_mut().find(|queue| queue.1 == job.timeline).expect("a queue of the client");
+            queue.2 += 1;
+            self.oracle.accept(job);
+        }
+        assert!(got.is_empty(), "jobs that nobody submitted: {got:?}");
+    }
+
+    fn newly_received(&mut self) -> BTreeMap<(TimelineKey, Point), Received> {
+        let mut got = BTreeMap::new();
+        for (id, driver) in &self.world.drivers {
+            let seen = self.compared.entry(*id).or_default();
+            for received in &driver.history[*seen..] {
+                got.insert((received.job.queue, received.job.point), received.clone());
+            }
+            *seen = driver.history.len();
+        }
+        got
+    }
+
+    fn compare(&self, job: &Accepted, received: &Received) {
+        let required = self.oracle.required(job);
+        let points = |kind: WaitKind| {
+            received
+                .waits
+                .iter()
+                .filter(move |wait| wait.kind == kind)
+                .map(|wait| (wait.timeline, wait.point))
+        };
+        assert_eq!(points(WaitKind::Data).collect::<BTreeSet<_>>(), required.data, "data waits of {job:?}");
+        assert_eq!(
+            points(WaitKind::Order).collect::<BTreeMap<_, _>>(),
+            required.order,
+            "order waits of {job:?}"
+        );
+        assert_eq!(
+            received.waits.len(),
+            required.data.len() + required.order.len(),
+            "a wait said twice: {job:?}"
+        );
+        match received.failed() {
+            Some(failure) => assert!(required.failed.contains(&failure), "{failure:?} of {job:?}"),
+            None => {
+                assert!(required.failed.is_empty(), "{job:?} must fail with one of {:?}", required.failed)
+            }
+        }
+    }
+
+    fn close_gone_queues(&mut self, place: usize) {
+        let member = &mut self.members[place];
+        let is_gone = |timeline: &TimelineKey| self.world.truth.dead_from.contains_key(timeline);
+        let (gone, alive) =
+            std::mem::take(&mut member.queues).into_iter().partition(|queue| is_gone(&queue.1));
+        member.queues = alive;
+        let (gone, link): (Vec<(QueueHandle, TimelineKey, u64)>, LinkId) = (gone, member.link);
+        for (queue, ..) in gone {
+            assert_eq!(self.world.ask(link, CloseQueue { queue }), Some(ClientMessage::Done(Done {})));
+        }
+    }
+
+    fn run_a_job(&mut self) {
+        let heads = self.heads();
+        let Some(timeline) = self.dice.pick(&heads) else { return };
+        let code = self.dice.one_in(6).then_some(ErrorCode::CorruptInput);
+        self.world.try_run(timeline, code);
+    }
+
+    fn heads(&self) -> Vec<TimelineKey> {
+        let lines = self.world.drivers.values().flat_map(|driver| &driver.lines);
+        lines.filter(|(_, line)| !line.jobs.is_empty()).map(|(timeline, _)| *timeline).collect()
+    }
+
+    /// A driver says some of what it has to say.
+    fn hear_a_driver(&mut self) {
+        let ids: Vec<InstanceId> = self.world.drivers.keys().copied().collect();
+        let Some(id) = self.dice.pick(&ids) else { return };
+        let most = 1 + self.dice.below(4);
+        self.hear(id, most);
+    }
+
+    fn hear(&mut self, id: InstanceId, most: u64) -> bool {
+        let link = self.links.entry(id).or_default();
+        if let Some(driver) = self.world.drivers.get_mut(&id) {
+            link.extend(driver.flush());
+        }
+        let count = usize::try_from(most).expect("small").min(link.len());
+        let messages: Vec<DriverMessage> = link.drain(..count).collect();
+        for message in messages {
+            if let DriverMessage::Complete(complete) = &message {
+                for ended in &complete.completions {
+                    let how = ended.failure().map_or(Ok(()), Err);
+                    self.oracle.end(ended.timeline, ended.point, how);
+                }
+            }
+            self.world.say(id, message);
+        }
+        count > 0
+    }
+
+    fn kill_a_driver(&mut self) {
+        let ids: Vec<InstanceId> = self.world.drivers.keys().copied().collect();
+        if let Some(id) = self.dice.pick(&ids) {
+            self.die(id);
+        }
+    }
+
+    fn bury(&mut self) {
+        while let Some(id) = self.world.drivers.values().find(|driver| driver.killed).map(|driver| driver.id)
+        {
+            self.die(id);
+        }
+        let in_flight: u64 = self.world.broker.ledger().domains.values().map(|usage| usage.jobs).sum();
+        assert_eq!(in_flight, self.oracle.unfinished() as u64, "jobs in flight");
+    }
+
+    /// An instance dies; what it said and nobody heard is lost, what it signalled is not.
+    fn die(&mut self, id: InstanceId) {
+        self.links.remove(&id);
+        let timelines = self.world.drivers[&id].opened.clone();
+        let rings: Vec<_> = timelines.iter().map(|timeline| self.world.settled(*timeline).failures).collect();
+        self.world.die(id, InstanceEnd::Exited(-9));
+        for (timeline, ring) in timelines.into_iter().zip(rings) {
+            for point in self.oracle.open_points(timeline) {
+                let mut how = self.world.truth.look(timeline, point).expect("the dead leave nothing pending");
+                if ring.len() == 8 && point < ring[0].0 {
+                    how = Err(self.world.truth.dead_from[&timeline].1);
+                }
+                self.oracle.end(timeline, point, how);
+            }
+        }
+    }
+
+    fn close_an_export(&mut self) {
+        let open: Vec<ObjectKey> =
+            self.world.memory.iter().filter(|(_, memory)| memory.exports > 0).map(|(key, _)| *key).collect();
+        let Some(object) = self.dice.pick(&open) else { return };
+        self.world.memory.get_mut(&object).expect("it was just found").exports -= 1;
+        if !self.dice.one_in(3) {
+            self.world.apply(Input::ExportHint { object: Some(object) });
+        }
+    }
+
+    fn pass_time(&mut self) {
+        if self.dice.one_in(3) {
+            self.world.wait_for_deadline();
+        } else {
+            let ms = self.dice.below(400);
+            self.world.wait_ms(ms);
+        }
+    }
+
+    /// Everybody goes, everything ends, and the broker is as it was.
+    fn end(mut self) {
+        for member in std::mem::take(&mut self.members) {
+            self.world.hang_up(member.link);
+        }
+        self.world.memory.values_mut().for_each(|memory| memory.exports = 0);
+        self.world.apply(Input::ExportHint { object: None });
+        for rounds in 0.. {
+            assert!(rounds < 10_000, "it never becomes quiet: {}", self.world.broker.digest());
+            let mut moved = false;
+            for timeline in self.heads() {
+                moved |= self.world.try_run(timeline, None);
+            }
+            for id in self.world.drivers.keys().copied().collect::<Vec<_>>() {
+                moved |= self.hear(id, u64::from(u32::MAX));
+            }
+            if !moved && !self.world.wait_for_deadline() {
+                break;
+            }
+            self.bury();
+        }
+        assert_eq!(self.oracle.unfinished(), 0, "every accepted job has ended");
+        assert_eq!(self.world.broker.ledger(), Self::new(0).world.broker.ledger(), "the broker is as it was");
+        assert!(self.world.drivers.is_empty() && self.world.memory.is_empty());
+        assert_eq!(self.world.pairs.len(), self.world.broker.ledger().pairs);
+    }
+}
+
+/// Says which seed was at work when a test fails.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the history was made from VGEM_MODEL_SEED={}", self.0);
+        }
+    }
+}
+
+/// Runs one history; gives the number of jobs and of refused batches in it.
+fn run(seed: u64, steps: u64) -> (u64, u64) {
+    let _told = Seed(seed);
+    let mut model = Model::new(seed);
+    for _ in 0..steps {
+        model.step();
+    }
+    let told = (model.world.broker.counters().jobs, model.refused);
+    model.end();
+    told
+}
+
+#[test]
+fn every_job_waits_for_exactly_what_it_must_and_everything_comes_back() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    if let Some(seed) = number("VGEM_MODEL_SEED") {
+        run(seed, 600);
+        return;
+    }
+    let (mut jobs, mut refused) = (0, 0);
+    for seed in 0..number("VGEM_MODEL_HISTORIES").unwrap_or(60) {
+        let told = run(seed, 600);
+        (jobs, refused) = (jobs + told.0, refused + told.1);
+    }
+    assert!(jobs > 5000 && refused > 100, "histories of {jobs} jobs and {refused} refusals show too little");
+}

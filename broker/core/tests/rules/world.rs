@@ -1,0 +1,532 @@
+//! The stage: a shell, a kernel and a keeper made of plain data around the broker.
+//!
+//! Every effect is carried out as the real shell would. What the kernel and the keeper answer comes back at once,
+//! unless a test holds it back ([`World::hold`]); drivers only do what they are told to. After every input the
+//! broker's invariants are checked.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use vgem_core::config::{Bounds, Quotas, Times};
+use vgem_core::io::{Attach, Effect, Event, Input, InstanceEnd, LinkId, PairId, PeerFacts, Settled};
+use vgem_core::{Broker, Config};
+use vgem_proto::codec::Zero;
+use vgem_proto::describe::{Description, Direction, Operation, Touch};
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{
+    CauseId, DeviceId, DomainId, Handle, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey,
+};
+use vgem_proto::message::Head;
+use vgem_proto::message::client::{
+    ClientMessage, CloseObject, CloseQueue, Commit, CreateObject, Explain, Explained, Hello, OpenQueue,
+    QueueOpened, Refused,
+};
+use vgem_proto::message::driver::{DriverMessage, Ready};
+use vgem_proto::rights::{Access, HugePages};
+
+use crate::batch::Batch;
+use crate::driver::{Driver, Received, Truth};
+
+pub(crate) const READ: Access = Access::Read;
+pub(crate) const WRITE: Access = Access::Write;
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const DOMAIN: DomainId = DomainId(1000);
+pub(crate) const OTHER_DOMAIN: DomainId = DomainId(2000);
+pub(crate) const COPY: DeviceId = DeviceId(1);
+pub(crate) const ZIP: DeviceId = DeviceId(2);
+pub(crate) const SEC: DeviceId = DeviceId(3);
+
+/// An object's memory as the kernel has it.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// Open files and mappings of exports that clients hold.
+    pub(crate) exports: u32,
+    pub(crate) populated: bool,
+    pub(crate) kept: bool,
+}
+
+/// A reply to a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    pub(crate) request: u64,
+    pub(crate) message: ClientMessage,
+    pub(crate) attach: Attach,
+}
+
+/// The stage.
+pub(crate) struct World {
+    pub(crate) broker: Broker,
+    pub(crate) now: Time,
+    pub(crate) truth: Truth,
+    pub(crate) drivers: BTreeMap<InstanceId, Driver>,
+    pub(crate) memory: BTreeMap<ObjectKey, Memory>,
+    pub(crate) replies: VecDeque<Reply>,
+    /// Connections that live.
+    pub(crate) links: BTreeSet<LinkId>,
+    pub(crate) disconnected: BTreeSet<LinkId>,
+    pub(crate) pairs: BTreeSet<PairId>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) settles: Vec<Effect>,
+    pub(crate) inspected: Vec<Effect>,
+    /// Effects whose answers a test gives itself.
+    pub(crate) held: Vec<Effect>,
+    /// Which effects are held.
+    pub(crate) hold: fn(&Effect) -> bool,
+    /// Whether exports of new objects are closed at once.
+    pub(crate) close_exports: bool,
+    next_link: u64,
+    next_request: u64,
+}
+
+fn device(name: &str) -> Description {
+    let mut any = Operation::new(0, "any", "uses whatever it is given");
+    for (direction, prefix) in [(Direction::In, "in"), (Direction::Out, "out"), (Direction::InOut, "inout")] {
+        for n in 0..4 {
+            any = any.operand(&format!("{prefix}{n}"), direction, Touch::InPlace).optional();
+        }
+    }
+    let mut strict = Operation::new(7, "strict", "knows what it wants")
+        .operand("input", Direction::In, Touch::InPlace)
+        .len_between(64, 4096)
+        .operand("output", Direction::Out, Touch::Windows)
+        .number("level", "effort", 1, 9, None)
+        .choice("format", "container", &["gzip", "zstd"], Some(0))
+        .bytes("path", "where", 32, false)
+        .with_result("nothing");
+    strict.operands[0].align = 64;
+    strict.run_ms = 2000;
+    let mut any = any.with_result("nothing");
+    any.run_ms = 1000;
+    Description::new(name, "for tests", 2).operation(any).operation(strict)
+}
+
+pub(crate) fn config() -> Config {
+    Config {
+        devices: vec![(COPY, device("copy")), (ZIP, device("zip")), (SEC, device("sec"))],
+        quotas: Quotas::default(),
+        domains: Vec::new(),
+        times: Times::default(),
+        bounds: Bounds::default(),
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(config())
+    }
+
+    pub(crate) fn with(config: Config) -> Self {
+        let mut world = Self {
+            broker: Broker::new(config),
+            now: Time(1_000_000_000),
+            truth: Truth::default(),
+            drivers: BTreeMap::new(),
+            memory: BTreeMap::new(),
+            replies: VecDeque::new(),
+            links: BTreeSet::new(),
+            disconnected: BTreeSet::new(),
+            pairs: BTreeSet::new(),
+            events: Vec::new(),
+            settles: Vec::new(),
+            inspected: Vec::new(),
+            held: Vec::new(),
+            hold: |_| false,
+            close_exports: true,
+            next_link: 0,
+            next_request: 0,
+        };
+        world.apply(Input::Tick);
+        world
+    }
+
+    /// Lets an input happen, and everything that follows from it at once.
+    pub(crate) fn apply(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let effects = self.broker.apply(self.now, input);
+            if let Err(broken) = self.broker.check_invariants() {
+                panic!("{broken}");
+            }
+            for effect in effects {
+                if (self.hold)(&effect) {
+                    self.held.push(effect);
+                } else {
+                    inputs.extend(self.carry_out(effect));
+                }
+            }
+        }
+    }
+
+    /// What the shell does with an effect, and what comes back.
+    pub(crate) fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::Reply { link, request, message, attach } => {
+                if let Attach::Export { object, access: _ } = attach
+                    && !self.close_exports
+                {
+                    self.memory.get_mut(&object).expect("an object that was made").exports += 1;
+                }
+                assert!(self.links.contains(&link), "a reply to nobody");
+                self.replies.push_back(Reply { request, message, attach });
+                None
+            }
+            Effect::Inspect { .. } => {
+                self.inspected.push(effect);
+                None
+            }
+            Effect::Disconnect { link, why: _ } => {
+                self.disconnected.insert(link).then_some(Input::Hangup { link })
+            }
+            Effect::MakeObject { object, .. } => {
+                assert!(
+                    self.memory.insert(object, Memory { populated: true, ..Memory::default() }).is_none()
+                );
+                Some(Input::ObjectMade { object, outcome: Ok(()) })
+            }
+            Effect::CheckPopulated { object } => {
+                Some(Input::PopulatedChecked { object, populated: self.memory[&object].populated })
+            }
+            Effect::Keep { object, len } => {
+                self.memory.get_mut(&object).expect("an object that was made").kept = true;
+                Some(Input::Kept { object, pinned: len })
+            }
+            Effect::Drop { object } => {
+                let memory = self.memory.get_mut(&object).expect("an object that was made");
+                assert!(std::mem::take(&mut memory.kept), "drops what is not kept");
+                Some(Input::Dropped { object })
+            }
+            Effect::Watch { object } => {
+                assert!(self.memory.contains_key(&object));
+                None
+            }
+            Effect::Probe { object } => Some(Input::Probed { object, free: self.is_free(object) }),
+            Effect::Free { object } => {
+                let gone = self.is_free(object);
+                if gone {
+                    self.memory.remove(&object);
+                }
+                Some(Input::Freed { object, gone })
+            }
+            Effect::MakePair { pair } => {
+                assert!(self.pairs.insert(pair));
+                Some(Input::PairMade { pair, outcome: Ok(()) })
+            }
+            Effect::DropPair { pair } => {
+                assert!(self.pairs.remove(&pair), "drops a pair twice");
+                None
+            }
+            Effect::Settle { .. } | Effect::KillPage { .. } => {
+                self.settle(&effect);
+                self.settles.push(effect);
+                None
+            }
+            Effect::StartInstance { instance, device, domain } => {
+                self.drivers.insert(instance, Driver::new(instance, device, domain));
+                Some(Input::InstanceStarted { instance, pid: 100 + instance.0 })
+            }
+            Effect::KillInstance { instance, why: _ } => {
+                self.drivers.get_mut(&instance).expect("an instance that lives").killed = true;
+                None
+            }
+            Effect::ToDriver { instance, message, attach } => {
+                let driver = self.drivers.get_mut(&instance)?;
+                let ready = matches!(message, DriverMessage::Start(_)).then(|| ready_message(driver.device));
+                driver.take(&mut self.truth, message, attach);
+                ready.map(|message| Input::Driver { instance, message })
+            }
+            Effect::Log { event } => {
+                assert!(!matches!(event, Event::Bug { .. }), "{event:?}");
+                self.events.push(event);
+                None
+            }
+        }
+    }
+
+    fn is_free(&self, object: ObjectKey) -> bool {
+        let memory = &self.memory[&object];
+        let mapped = self.drivers.values().any(|driver| driver.mapped.contains_key(&object));
+        assert!(!mapped, "probes {object} while an instance maps it");
+        assert!(!memory.kept, "probes {object} while the keeper has it");
+        memory.exports == 0
+    }
+
+    fn settle(&mut self, effect: &Effect) {
+        let Effect::Settle { pair, slot, value, failures, dead_from, code, cause } = effect else { return };
+        let timeline = self.truth.slots[&(*pair, *slot)];
+        let before = self.truth.value[&timeline];
+        assert!(before <= *value, "settled backwards");
+        for (point, failure) in failures.iter().filter(|(point, _)| *point > before) {
+            self.truth.failures.insert((timeline, *point), *failure);
+        }
+        self.truth.value.insert(timeline, *value);
+        self.truth.dead_from.insert(timeline, (*dead_from, Failure { code: *code, cause: *cause }));
+    }
+
+    // Clients.
+
+    pub(crate) fn connect(&mut self, domain: DomainId) -> LinkId {
+        self.next_link += 1;
+        let link = LinkId(self.next_link);
+        let peer = PeerFacts { uid: domain.0, pid: 1, domain, token: [1, 2] };
+        self.links.insert(link);
+        self.apply(Input::Connected { link, peer });
+        link
+    }
+
+    /// A greeted client.
+    pub(crate) fn client(&mut self) -> LinkId {
+        self.client_of(DOMAIN)
+    }
+
+    pub(crate) fn client_of(&mut self, domain: DomainId) -> LinkId {
+        let link = self.connect(domain);
+        let welcome = self.ask(link, hello());
+        assert!(matches!(welcome, Some(ClientMessage::Welcome(_))), "{welcome:?}");
+        link
+    }
+
+    pub(crate) fn hang_up(&mut self, link: LinkId) {
+        self.links.remove(&link);
+        self.apply(Input::Hangup { link });
+    }
+
+    /// Sends a request; gives its number.
+    pub(crate) fn send(
+        &mut self,
+        link: LinkId,
+        message: impl Into<ClientMessage>,
+        flags: u16,
+        deadline: Time,
+    ) -> u64 {
+        self.next_request += 1;
+        let (message, request) = (message.into(), self.next_request);
+        let head = Head { opcode: message.row().opcode, flags, request, deadline, ..Head::default() };
+        self.apply(Input::Request { link, head, message });
+        request
+    }
+
+    /// Sends a request and gives the answer, if one came.
+    pub(crate) fn ask(&mut self, link: LinkId, message: impl Into<ClientMessage>) -> Option<ClientMessage> {
+        self.ask_with(link, message).map(|reply| reply.message)
+    }
+
+    pub(crate) fn ask_with(&mut self, link: LinkId, message: impl Into<ClientMessage>) -> Option<Reply> {
+        let deadline = self.now.after(3_600_000 * MS);
+        let request = self.send(link, message, 0, deadline);
+        self.answer_to(request)
+    }
+
+    /// The answer to a request, taken out.
+    pub(crate) fn answer_to(&mut self, request: u64) -> Option<Reply> {
+        let place = self.replies.iter().position(|reply| reply.request == request)?;
+        self.replies.remove(place)
+    }
+
+    /// Sends a request that must be refused.
+    pub(crate) fn refused(&mut self, link: LinkId, message: impl Into<ClientMessage>) -> Refused {
+        match self.ask(link, message) {
+            Some(ClientMessage::Refused(refused)) => refused,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// A committed object.
+    pub(crate) fn object(&mut self, link: LinkId, len: u64) -> Handle {
+        let handle = self.raw_object(link, len);
+        let committed = self.ask(link, Commit { object: handle });
+        assert!(matches!(committed, Some(ClientMessage::Committed(_))), "{committed:?}");
+        handle
+    }
+
+    /// An object that is not committed.
+    pub(crate) fn raw_object(&mut self, link: LinkId, len: u64) -> Handle {
+        match self.ask(link, create(len)) {
+            Some(ClientMessage::ObjectCreated(created)) => created.object,
+            other => panic!("not created: {other:?}"),
+        }
+    }
+
+    /// The key of the object that was made last.
+    pub(crate) fn last_object(&self) -> ObjectKey {
+        *self.memory.keys().max_by_key(|key| key.generation).expect("an object")
+    }
+
+    pub(crate) fn close(&mut self, link: LinkId, object: Handle) {
+        assert!(matches!(self.ask(link, CloseObject { object }), Some(ClientMessage::Done(_))));
+    }
+
+    pub(crate) fn open(&mut self, link: LinkId, device: DeviceId) -> QueueOpened {
+        match self.ask(link, OpenQueue { device, depth: 0, reserved: Zero }) {
+            Some(ClientMessage::QueueOpened(opened)) => opened,
+            other => panic!("not opened: {other:?}"),
+        }
+    }
+
+    pub(crate) fn queue(&mut self, link: LinkId, device: DeviceId) -> QueueHandle {
+        self.open(link, device).queue
+    }
+
+    pub(crate) fn close_queue(&mut self, link: LinkId, queue: QueueHandle) {
+        assert!(matches!(self.ask(link, CloseQueue { queue }), Some(ClientMessage::Done(_))));
+    }
+
+    /// Submits a batch that must be accepted.
+    pub(crate) fn submit(&mut self, link: LinkId, batch: Batch) {
+        let answer = self.ask(link, batch.0);
+        assert!(answer.is_none(), "{answer:?}");
+    }
+
+    pub(crate) fn explain(&mut self, link: LinkId, cause: CauseId) -> Explained {
+        match self.ask(link, Explain { cause }) {
+            Some(ClientMessage::Explained(explained)) => explained,
+            other => panic!("not explained: {other:?}"),
+        }
+    }
+
+    // Drivers.
+
+    /// The instance that serves a device for a domain.
+    pub(crate) fn instance_of(&self, device: DeviceId, domain: DomainId) -> InstanceId {
+        let serves = |driver: &&Driver| driver.device == device && driver.domain == domain && !driver.killed;
+        self.drivers.values().find(serves).expect("an instance of the device").id
+    }
+
+    pub(crate) fn instance(&self, device: DeviceId) -> InstanceId {
+        self.instance_of(device, DOMAIN)
+    }
+
+    pub(crate) fn driver(&mut self, device: DeviceId) -> &mut Driver {
+        let id = self.instance(device);
+        self.drivers.get_mut(&id).expect("an instance that lives")
+    }
+
+    /// The job that a device got last.
+    pub(crate) fn last_job(&mut self, device: DeviceId) -> Received {
+        self.driver(device).history.last().expect("a job").clone()
+    }
+
+    /// A driver's message.
+    pub(crate) fn say(&mut self, instance: InstanceId, message: impl Into<DriverMessage>) {
+        let message = message.into();
+        self.apply(Input::Driver { instance, message });
+    }
+
+    /// Has an instance tell all that it has to tell, also what the broker's answers make it say.
+    pub(crate) fn flush(&mut self, instance: InstanceId) {
+        loop {
+            let messages = self.drivers.get_mut(&instance).map(Driver::flush).unwrap_or_default();
+            if messages.is_empty() {
+                return;
+            }
+            for message in messages {
+                self.say(instance, message);
+            }
+        }
+    }
+
+    /// Runs the job at the head of the queue with this timeline, and tells the broker.
+    pub(crate) fn run(&mut self, timeline: TimelineKey, code: Option<ErrorCode>) {
+        assert!(self.try_run(timeline, code), "the job at the head of {timeline} may not run");
+        let id = self.owner_of(timeline);
+        self.flush(id);
+    }
+
+    pub(crate) fn owner_of(&self, timeline: TimelineKey) -> InstanceId {
+        let owns = |driver: &&Driver| driver.lines.contains_key(&timeline);
+        self.drivers.values().find(owns).expect("an instance with this queue").id
+    }
+
+    /// Runs the job at the head of a queue, if its fences allow, and does not tell the broker.
+    pub(crate) fn try_run(&mut self, timeline: TimelineKey, code: Option<ErrorCode>) -> bool {
+        let (id, now) = (self.owner_of(timeline), self.now);
+        let driver = self.drivers.get_mut(&id).expect("an instance that lives");
+        driver.run(&mut self.truth, timeline, now, code)
+    }
+
+    /// Runs everything that can run, and has it told, until nothing moves.
+    pub(crate) fn run_all(&mut self) {
+        loop {
+            let mut moved = false;
+            let lines: Vec<TimelineKey> =
+                self.drivers.values().filter(|d| !d.killed).flat_map(|d| d.lines.keys().copied()).collect();
+            for line in lines {
+                moved |= self.try_run(line, None);
+            }
+            for id in self.drivers.keys().copied().collect::<Vec<_>>() {
+                let has = |driver: &Driver| !driver.outbox.is_empty() || !driver.completions.is_empty();
+                moved |= self.drivers.get(&id).is_some_and(has);
+                self.flush(id);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// An instance's process ends; its pages are read.
+    pub(crate) fn die(&mut self, id: InstanceId, end: InstanceEnd) {
+        let driver = self.drivers.remove(&id).expect("an instance that lives");
+        let settled = driver.opened.iter().map(|timeline| self.settled(*timeline)).collect();
+        self.apply(Input::InstanceGone { instance: id, end, settled });
+    }
+
+    /// What the pages of a dead instance show of a timeline.
+    pub(crate) fn settled(&self, timeline: TimelineKey) -> Settled {
+        let ring = self.truth.failures.range((timeline, Point(0))..=(timeline, Point(u64::MAX)));
+        let mut failures: Vec<_> =
+            ring.rev().take(8).map(|((_, point), failure)| (*point, *failure)).collect();
+        failures.reverse();
+        Settled { timeline, value: self.truth.value[&timeline], failures }
+    }
+
+    // Time.
+
+    pub(crate) fn wait_ms(&mut self, ms: u64) {
+        self.now = self.now.after(ms * MS);
+        self.apply(Input::Tick);
+    }
+
+    /// Goes to the broker's next deadline; `false` if it has none.
+    pub(crate) fn wait_for_deadline(&mut self) -> bool {
+        let Some(at) = self.broker.next_deadline() else { return false };
+        self.now = self.now.max(at);
+        self.apply(Input::Tick);
+        true
+    }
+
+    /// Lets all that is due within `ms` happen, one deadline after the other.
+    pub(crate) fn let_ms_pass(&mut self, ms: u64) {
+        let end = self.now.after(ms * MS);
+        while self.broker.next_deadline().is_some_and(|at| at <= end) {
+            self.wait_for_deadline();
+            self.bury();
+        }
+        self.now = end;
+    }
+
+    /// Lets every instance that was told to end do so.
+    pub(crate) fn bury(&mut self) {
+        let killed: Vec<InstanceId> = self.drivers.values().filter(|d| d.killed).map(|d| d.id).collect();
+        for id in killed {
+            self.die(id, InstanceEnd::Exited(-9));
+        }
+    }
+}
+
+pub(crate) fn hello() -> Hello {
+    Hello { version_min: 1, version_max: 1, reserved: Zero, features: 0, name: b"test".to_vec() }
+}
+
+pub(crate) fn create(len: u64) -> CreateObject {
+    CreateObject { len, huge: HugePages::Transparent, reserved: Zero, name: b"object".to_vec() }
+}
+
+pub(crate) fn ready_message(device_id: DeviceId) -> DriverMessage {
+    let config = config();
+    let (_, description) = config.devices.iter().find(|(id, _)| *id == device_id).expect("a device");
+    Ready { version: 1, reserved: Zero, description: description.encode() }.into()
+}
+
+/// An export with an access, as an attachment.
+pub(crate) fn export_of(object: ObjectKey, access: Access) -> Attach {
+    Attach::Export { object, access }
+}
