@@ -8,6 +8,7 @@
 #![expect(clippy::expect_used, reason = "a bench ends where its arrangement fails")]
 
 use std::hint::black_box;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -23,6 +24,8 @@ use vgem_proto::ids::ObjectKey;
 /// Plaintext that is measured per row, bytes.
 const VOLUME: usize = 256 << 20;
 const KEY: [u8; 32] = [7; 32];
+
+static ENGINE: LazyLock<SecEngine> = LazyLock::new(|| SecEngine::new(&Options::default()));
 
 fn main() {
     println!(
@@ -142,7 +145,6 @@ fn rate(len: usize, times: &mut [Duration]) -> String {
 }
 
 fn engine(op: u16, word: u64, foreign: bool, touch: Touch, operands: &[OperandBytes<'_>], keyed: bool) {
-    let engine = SecEngine::new(&Options::default());
     let object = ObjectKey { index: 1, generation: 1 };
     let key = OperandBytes::Read(Span::of_slice(&KEY));
     let numbered = (0..).zip(operands).map(|(number, bytes)| (number, *bytes));
@@ -153,6 +155,6 @@ fn engine(op: u16, word: u64, foreign: bool, touch: Touch, operands: &[OperandBy
     let params = [ParamValue::Number(word)];
     let touch = [touch, touch, Touch::Windows];
     let mut task = Task::for_test(op, &operands, &params, &touch);
-    engine.run(&mut task).expect("done");
+    ENGINE.run(&mut task).expect("done");
     black_box(task.produced());
 }

@@ -7,6 +7,7 @@
 #![expect(clippy::expect_used, reason = "a bench ends where its arrangement fails")]
 
 use std::io::{Read as _, Write as _};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
@@ -21,6 +22,8 @@ use zstd_safe::{CCtx, CParameter, DCtx};
 
 /// Content that is measured per row, bytes.
 const VOLUME: usize = 16 << 20;
+
+static ENGINE: LazyLock<ZipEngine> = LazyLock::new(|| ZipEngine::new(&Options::default()));
 
 fn main() {
     let path = std::env::current_exe().expect("the path of this program");
@@ -95,7 +98,6 @@ fn row(format: Format, level: i32, len: usize, content: &[u8]) {
 }
 
 fn engine(op: u16, format: Format, level: i32, foreign: bool, input: Span<'_>, output: SpanMut<'_>) -> usize {
-    let engine = ZipEngine::new(&Options::default());
     let object = ObjectKey { index: 1, generation: 1 };
     let operands = [
         TaskOperand { number: 0, bytes: OperandBytes::Read(input), object, offset: 0, foreign },
@@ -106,7 +108,7 @@ fn engine(op: u16, format: Format, level: i32, foreign: bool, input: Span<'_>, o
     let params = [ParamValue::Number(word), ParamValue::Number(level)];
     let touch = [Touch::InPlace, if op == op::COMPRESS { Touch::InPlace } else { Touch::Windows }];
     let mut task = Task::for_test(op, &operands, &params, &touch);
-    engine.run(&mut task).expect("done");
+    ENGINE.run(&mut task).expect("done");
     usize::try_from(task.produced().len).expect("a length")
 }
 
