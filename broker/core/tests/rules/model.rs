@@ -198,7 +198,13 @@ impl Model {
             ErrorCode::NoSuchOperation if is_wrong => self.consumed(place, planned, true),
             ErrorCode::Exhausted if refused.cause.0 != 0 => self.consumed(place, planned, true),
             ErrorCode::Exhausted => {}
-            ErrorCode::Gone => self.close_gone_queues(place),
+            ErrorCode::Gone => {
+                // Nobody may wait for ever for the points on the queues that are left.
+                let is_gone = |job: &Accepted| self.world.truth.dead_from.contains_key(&job.timeline);
+                let left = planned.into_iter().filter(|job| !is_gone(job)).collect();
+                self.consumed(place, left, true);
+                self.close_gone_queues(place);
+            }
             other => panic!("{other:?}: {refused:?}"),
         }
     }
