@@ -155,12 +155,17 @@ const OLDER: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[libc::c_long] = &[];
 
+/// How much of a file is in the page cache (Linux 6.5); the C library does not name it yet.
+const CACHESTAT: libc::c_long = 451;
+
 /// Opening paths and looking at them; landlock says which.
 const OPEN: &[libc::c_long] = &[
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
     libc::SYS_getdents64,
     libc::SYS_openat,
+    libc::SYS_openat2,
+    CACHESTAT,
     libc::SYS_readlinkat,
     libc::SYS_statfs,
 ];
