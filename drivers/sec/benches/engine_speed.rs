@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hmac};
-use vgem_driver::{Engine as _, OperandBytes, Options, ParamValue, Span, Task, TaskOperand};
+use vgem_driver::{Engine as _, OperandBytes, Options, ParamValue, Span, SpanMut, Task, TaskOperand};
 use vgem_driver_sec::SecEngine;
 use vgem_driver_sec::description::op;
 use vgem_driver_sec::frame::OVERHEAD_LEN;
@@ -44,13 +44,19 @@ fn aead(len: usize) {
     {
         let key = LessSafeKey::new(UnboundKey::new(algorithm, &KEY).expect("a key"));
         let nonce = || Nonce::assume_unique_for_key([1; 12]);
-        let (plain, frame) = (Mapping::anonymous(len), Mapping::anonymous(len + OVERHEAD_LEN));
-        let (plain, frame) = (plain.expect("memory"), frame.expect("memory"));
-        let (plain, frame) = (plain.span_mut().expect("writable"), frame.span_mut().expect("writable"));
-        plain.fill(3);
+        // Each contender has buffers of its own: stores past the cache by one would slow down another.
+        let memory = [len, len + OVERHEAD_LEN, len, len + OVERHEAD_LEN];
+        let memory = memory.map(|len| Mapping::anonymous(len).expect("memory"));
+        let [plain, frame, foreign_plain, foreign_frame] =
+            memory.each_ref().map(|memory| memory.span_mut().expect("writable"));
+        let own = (plain, frame, false);
+        let foreign = (foreign_plain, foreign_frame, true);
+        for (plain, ..) in [own, foreign] {
+            plain.fill(3);
+        }
         let (mut buf, mut from, mut to) = (vec![3; len], vec![3; len], vec![4; len]);
         let mut tag = [0; 16];
-        let seal = |foreign| {
+        let seal = |(plain, frame, foreign): (SpanMut<'_>, SpanMut<'_>, bool)| {
             let operands = [OperandBytes::Read(plain.as_span()), OperandBytes::Write(frame)];
             engine(op::SEAL, word, foreign, Touch::InPlace, &operands, true);
         };
@@ -58,8 +64,8 @@ fn aead(len: usize) {
             &format!("seal {name}"),
             len,
             &mut [
-                &mut || seal(false),
-                &mut || seal(true),
+                &mut || seal(own),
+                &mut || seal(foreign),
                 &mut || {
                     let sealed = key.seal_in_place_separate_tag(nonce(), Aad::empty(), &mut buf);
                     drop(black_box(sealed).expect("sealed"));
@@ -70,8 +76,7 @@ fn aead(len: usize) {
                 },
             ],
         );
-        seal(false);
-        let open = |foreign| {
+        let open = |(plain, frame, foreign): (SpanMut<'_>, SpanMut<'_>, bool)| {
             let operands = [OperandBytes::Read(frame.as_span()), OperandBytes::Write(plain)];
             engine(op::OPEN, word, foreign, Touch::Windows, &operands, true);
         };
@@ -81,7 +86,7 @@ fn aead(len: usize) {
         report(
             &format!("open {name}"),
             len,
-            &mut [&mut || open(false), &mut || open(true), &mut || {}, &mut || {
+            &mut [&mut || open(own), &mut || open(foreign), &mut || {}, &mut || {
                 key.open_separate_gather(nonce(), Aad::empty(), &sealed, &tag, &mut from).expect("opened");
             }],
         );

@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{From, compress, decompress, noise, run, text};
@@ -17,6 +17,34 @@ use vgem_os::mapping::Mapping;
 /// How long each operation is run against the mutator.
 const EACH: Duration = Duration::from_millis(200);
 const LEN: usize = 256 * 1024;
+
+/// Bytes behind an output that must never change, and what they hold.
+const BEYOND_LEN: usize = 1 << 20;
+const BEYOND: u8 = 0xc5;
+
+/// An output operand with bytes behind it.
+struct Output {
+    memory: Mapping,
+    len: usize,
+}
+
+impl Output {
+    fn new(len: usize) -> Self {
+        let memory = Mapping::anonymous(len + BEYOND_LEN).expect("memory");
+        memory.span_mut().expect("writable").fill(BEYOND);
+        Self { memory, len }
+    }
+
+    fn span(&self) -> SpanMut<'_> {
+        self.memory.span_mut().expect("writable").sub(0, self.len).expect("inside")
+    }
+
+    fn assert_nothing_beyond(&self) {
+        let mut beyond = vec![0; BEYOND_LEN];
+        self.memory.span().copy_to(self.len, &mut beyond).expect("inside");
+        assert!(beyond.iter().all(|byte| *byte == BEYOND), "bytes behind the output were written");
+    }
+}
 
 /// Flips bytes until told to stop: singly, and in runs, all over `memory`.
 fn mutate(memory: SpanMut<'_>, stop: &AtomicBool, seed: u64) {
@@ -39,20 +67,17 @@ fn mutate(memory: SpanMut<'_>, stop: &AtomicBool, seed: u64) {
 /// Runs one operation again and again on operands that change; between runs the input is made whole.
 fn race(op: u16, format: Format, level: Option<u64>, original: &[u8], output_len: usize) {
     let input = Mapping::anonymous(original.len()).expect("memory");
-    // The output ends where the mapping ends: what is written beyond it is a fault, not somebody's data.
-    let room = output_len.next_multiple_of(4096);
-    let output = Mapping::anonymous(room).expect("memory");
+    let output = Output::new(output_len);
     let input = input.span_mut().expect("writable");
-    let output = output.span_mut().expect("writable").sub(room - output_len, output_len).expect("inside");
     input.copy_from(0, original).expect("inside");
     let stop = AtomicBool::new(false);
     let mut runs = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| mutate(input, &stop, 7));
-        scope.spawn(|| mutate(output, &stop, 11));
+        scope.spawn(|| mutate(output.span(), &stop, 11));
         let end = Instant::now() + EACH;
         while runs < 3 || Instant::now() < end {
-            match run(From::OwnDomain, op, format, level, input.as_span(), output) {
+            match run(From::OwnDomain, op, format, level, input.as_span(), output.span()) {
                 Ok(done) => assert!(done.len <= output_len as u64),
                 Err(error) => assert!(!error.text.is_empty()),
             }
@@ -61,6 +86,7 @@ fn race(op: u16, format: Format, level: Option<u64>, original: &[u8], output_len
         }
         stop.store(true, Ordering::Relaxed);
     });
+    output.assert_nothing_beyond();
     let packed = compress(format, None, b"still alive");
     assert_eq!(decompress(format, &packed, 100).expect("decompress"), b"still alive");
 }
@@ -94,12 +120,64 @@ fn decompressing_bears_operands_that_change() {
     }
 }
 
+/// Letters that nothing matches: `common` of 32 parts from the first 64, the others from the last 192.
+fn letters(common: u8) -> Vec<u8> {
+    let (choices, letters) = (noise(LEN + 1000), noise(LEN));
+    let letter = |(choice, letter): (&u8, u8)| match choice % 32 < common {
+        true => letter % 64,
+        false => 64 + letter % 192,
+    };
+    choices[1000..].iter().zip(letters).map(letter).collect()
+}
+
+/// Compresses `LEN` bytes that are replaced by others once, at any moment of the run, into an output that just
+/// holds the first.
+fn replace(format: Format, level: u64) {
+    // The letters of the second get long codes, if those are made for the first.
+    let (first, second) = (letters(31), letters(0));
+    let memory = Mapping::anonymous(LEN).expect("memory");
+    let input = memory.span_mut().expect("writable");
+    let output = Output::new(compress(format, Some(level), &first).len() + 64);
+    let (begun, replaced) = (AtomicU64::new(0), AtomicU64::new(0));
+    let mut longest = Duration::ZERO;
+    for round in 0..3 {
+        let begin = Instant::now();
+        compress(format, Some(level), &first[..LEN - round]);
+        longest = longest.max(begin.elapsed());
+    }
+    std::thread::scope(|scope| {
+        const ROUNDS: u64 = 60;
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                while begun.load(Ordering::Acquire) < round {
+                    std::hint::spin_loop();
+                }
+                let at = longest.mul_f64(round as f64 / ROUNDS as f64);
+                let begin = Instant::now();
+                while begin.elapsed() < at {
+                    std::hint::spin_loop();
+                }
+                input.copy_from(0, &second).expect("inside");
+                replaced.store(round, Ordering::Release);
+            }
+        });
+        for round in 1..=ROUNDS {
+            input.copy_from(0, &first).expect("inside");
+            begun.store(round, Ordering::Release);
+            drop(run(From::OwnDomain, op::COMPRESS, format, Some(level), input.as_span(), output.span()));
+            while replaced.load(Ordering::Acquire) < round {
+                std::hint::spin_loop();
+            }
+        }
+    });
+    output.assert_nothing_beyond();
+}
+
 #[test]
-fn compressing_one_letter_that_becomes_all_letters_stays_inside_its_output() {
-    // Counted as one short code each and then replaced by letters with long codes: what a writer that trusts its
-    // count would write beyond the end.
-    let data = vec![b'a'; LEN];
+fn content_that_is_replaced_after_it_was_counted_stays_inside_the_output() {
     for format in Format::ALL {
-        race(op::COMPRESS, format, Some(1), &data, 2000);
+        for level in [1, u64::try_from(format.level_default()).expect("not negative")] {
+            replace(format, level);
+        }
     }
 }
