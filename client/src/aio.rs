@@ -156,7 +156,7 @@ impl Client {
     /// As [`Device::queue`].
     pub async fn queue(&self, device: &Device, depth: u32) -> Result<Queue> {
         let reply = self.call(core::open_queue(device.id(), depth)).await?;
-        Ok(Queue::new(self.core.opened(device.shared(), reply)?))
+        Ok(Queue::new(self.core.opened(device.shared(), depth, reply)?))
     }
 
     /// A buffer of `len` bytes. Its pages are allocated on a thread for blocking work.
@@ -216,7 +216,7 @@ impl Client {
         let sent = self.send(batch, Answer::Awaited, deadline).await;
         batch.clear();
         let (submitted, id) = sent?;
-        accepted(self.at(deadline).collect(id).await?)?;
+        self.core.answered(id, self.at(deadline).collect(id).await?)?;
         Ok(submitted)
     }
 

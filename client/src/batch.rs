@@ -23,14 +23,14 @@ use vgem_proto::limits;
 use vgem_proto::message::client::Submit;
 
 use crate::buffer::BufferShared;
-use crate::core::Core;
+use crate::core::{Core, Submitting};
 use crate::deadline::Deadline;
 use crate::device::{DeviceShared, OpChoice};
 use crate::error::{Error, FenceError, LocalError, Result};
 use crate::fence::Fence;
 use crate::job::Job;
 use crate::ledger::Usage;
-use crate::link::{Answer, accepted};
+use crate::link::Answer;
 use crate::queue::{Queue, QueueShared};
 use crate::together::wait_all;
 
@@ -164,7 +164,7 @@ impl Batch {
         let sent = self.send(Answer::Awaited, deadline, deadline);
         self.clear();
         let (submitted, id) = sent?;
-        accepted(self.core.link.collect(id, deadline)?)?;
+        self.core.answered(id, self.core.link.collect(id, deadline)?)?;
         Ok(submitted)
     }
 
@@ -186,14 +186,21 @@ impl Batch {
     ) -> Result<(Submitted, crate::exchange::RequestId)> {
         self.check()?;
         let core = Arc::clone(&self.core);
-        let mut scratch = core.submitting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut submitting = core.submitting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Submitting { scratch, records } = &mut *submitting;
+        if core.link.has_unused() {
+            records.void(&core.link.take_unused());
+        }
         let fences = self.number();
         let sent = self
             .enter(&fences)
             .map_err(Error::from)
-            .and_then(|()| core.link.submit(&self.message, &mut scratch, answer, deadline, patience));
+            .and_then(|()| core.link.submit(&self.message, scratch, answer, deadline, patience));
         match sent {
-            Ok(id) => Ok((Submitted { fences }, id)),
+            Ok(id) => {
+                records.add(id, &fences);
+                Ok((Submitted { fences }, id))
+            }
             Err(error) => {
                 self.take_back(&fences);
                 Err(error)
@@ -222,7 +229,7 @@ impl Batch {
         let mut fences = Vec::with_capacity(self.queues.len());
         for (job, queue) in self.message.jobs.iter_mut().zip(&self.queues) {
             job.point = queue.advance();
-            fences.push(Fence::new(Arc::clone(queue), job.point));
+            fences.push(Fence::new(Arc::clone(queue), job.point, queue.round()));
         }
         for (place, on) in &self.inner_waits {
             if let (Some(wait), Some(fence)) = (self.message.waits.get_mut(*place), fences.get(on.0)) {
@@ -236,7 +243,7 @@ impl Batch {
         for touch in &self.touches {
             if let (Some((offset, len, usage)), Some(fence)) = (touch.entry, fences.get(touch.job)) {
                 let range = offset..offset.saturating_add(len);
-                touch.buffer.ledger.enter(fence.queue(), fence.point(), range, usage)?;
+                touch.buffer.ledger.enter(fence, range, usage)?;
             }
         }
         Ok(())
@@ -245,7 +252,7 @@ impl Batch {
     fn take_back(&self, fences: &[Fence]) {
         for touch in &self.touches {
             if let Some(fence) = fences.get(touch.job) {
-                touch.buffer.ledger.take_back(fence.queue(), fence.point());
+                touch.buffer.ledger.take_back(fence);
             }
         }
         fences.iter().for_each(|fence| fence.queue().take_back());

@@ -134,6 +134,7 @@ impl Shared {
                 self.counters.woke();
             } else if !woken {
                 self.link.hung_up();
+                self.link.drain();
             }
         }
     }
@@ -144,7 +145,8 @@ impl Shared {
         if state.stop {
             return None;
         }
-        let lost = self.link.check().is_err();
+        // Of a refused batch its tasks find out by themselves.
+        let lost = self.link.check().is_err() || self.link.has_unused();
         let pages = Pages::of(state.entries.iter().filter(|entry| !entry.fired).map(|entry| &entry.watch));
         let mut wakers = Vec::new();
         let mut until = clock::deadline_in(IDLE_NS);

@@ -23,11 +23,12 @@ use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::device::{DeviceName, DeviceShared};
 use crate::error::{Error, LocalError, Result};
-use crate::exchange::Reply;
+use crate::exchange::{Reply, RequestId, refusal};
 use crate::explain::{Explanation, Memory};
 use crate::link::{Link, unexpected};
 use crate::pages::Observer;
-use crate::queue::QueueShared;
+use crate::queue::{QueueShared, room_for};
+use crate::records::Records;
 
 /// How long a failed wait may ask what is behind the failure.
 const EXPLAIN: Duration = Duration::from_secs(1);
@@ -39,11 +40,20 @@ pub(crate) struct Core {
     pub(crate) session: Session,
     pub(crate) patience: Duration,
     /// Held while points are numbered and their message is sent: the broker sees points in order.
-    pub(crate) submitting: Mutex<Vec<u8>>,
+    pub(crate) submitting: Mutex<Submitting>,
     pages: Mutex<Vec<Option<Arc<Observer>>>>,
     devices: Mutex<Vec<Arc<DeviceShared>>>,
     explained: Memory,
     bridge: OnceLock<Bridge>,
+}
+
+/// What is needed to send a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Submitting {
+    /// Storage for the message.
+    pub(crate) scratch: Vec<u8>,
+    /// What was sent and may still be refused.
+    pub(crate) records: Records,
 }
 
 /// What the broker said in its greeting.
@@ -65,7 +75,7 @@ impl Core {
             counters,
             session,
             patience,
-            submitting: Mutex::new(Vec::new()),
+            submitting: Mutex::new(Submitting::default()),
             pages: Mutex::new(Vec::new()),
             devices: Mutex::new(Vec::new()),
             explained: Memory::default(),
@@ -104,6 +114,7 @@ impl Core {
     pub(crate) fn opened(
         self: &Arc<Self>,
         device: &Arc<DeviceShared>,
+        depth: u32,
         mut reply: Reply,
     ) -> Result<Arc<QueueShared>> {
         let fds = std::mem::take(&mut reply.fds);
@@ -111,7 +122,7 @@ impl Core {
         let slot = Slot::new(opened.slot)
             .ok_or_else(|| Error::Protocol(format!("slot {} of a page", opened.slot)))?;
         let observer = self.page(opened, fds)?;
-        Ok(Arc::new(QueueShared::new(Arc::clone(self), Arc::clone(device), observer, slot, opened)))
+        Ok(Arc::new(QueueShared::new(Arc::clone(self), Arc::clone(device), observer, slot, depth, opened)))
     }
 
     fn page(&self, opened: &QueueOpened, fds: Vec<OwnedFd>) -> Result<Arc<Observer>> {
@@ -136,6 +147,37 @@ impl Core {
             .get(place)
             .and_then(Clone::clone)
             .ok_or_else(|| Error::Protocol(format!("{} was never handed out", opened.page)))
+    }
+
+    /// Reads what the broker may have said unasked; voids the points of batches it has refused without using them.
+    pub(crate) fn refresh(&self) {
+        self.link.drain();
+        self.void_unused();
+    }
+
+    /// Voids the points of refused batches that have been read of.
+    pub(crate) fn void_unused(&self) {
+        if self.link.has_unused() {
+            let mut submitting = self.submitting.lock().unwrap_or_else(PoisonError::into_inner);
+            submitting.records.void(&self.link.take_unused());
+        }
+    }
+
+    /// Understands the answer to a batch.
+    pub(crate) fn answered(&self, id: RequestId, reply: Reply) -> Result<()> {
+        match reply.message {
+            ClientMessage::Accepted(_) => Ok(()),
+            ClientMessage::Refused(refused) => {
+                let unused = refused.cause == CauseId::NONE;
+                let refusal = refusal(refused);
+                if unused {
+                    let mut submitting = self.submitting.lock().unwrap_or_else(PoisonError::into_inner);
+                    submitting.records.void(&[(id, refusal.clone())]);
+                }
+                Err(refusal.into())
+            }
+            _ => Err(unexpected(&reply)),
+        }
     }
 
     /// What is behind a cause, from memory if it was asked for before.
@@ -236,7 +278,7 @@ pub(crate) fn describe(device: DeviceId) -> Describe {
 }
 
 pub(crate) fn open_queue(device: DeviceId, depth: u32) -> OpenQueue {
-    OpenQueue { device, depth, reserved: vgem_proto::codec::Zero }
+    OpenQueue { device, depth: room_for(depth), reserved: vgem_proto::codec::Zero }
 }
 
 pub(crate) fn inspect(topic: Topic, cursor: u64) -> Inspect {

@@ -85,14 +85,17 @@ impl Device {
         Ok(Op { device: Arc::clone(&self.shared), place })
     }
 
-    /// Opens a queue with at most `depth` jobs in flight; 0 is the broker's default. The first queue of a device
-    /// waits until the device's driver is up.
+    /// Opens a queue for `depth` jobs in flight; 0 is 256, 1024 is the most. The first queue of a device waits until
+    /// the device's driver is up.
+    ///
+    /// A batch that finds no room is refused: its fences fail with `Refused`, and so do those of whatever was sent after
+    /// it before that was known. So keep to the depth, and do not submit a job before the one `depth` jobs ago has ended.
     ///
     /// # Errors
     /// [`crate::Error::Refused`]: `Unavailable` if the driver does not start, `Exhausted` over quota; as every request.
     pub fn queue(&self, depth: u32) -> Result<Queue> {
         let reply = self.core.call(core::open_queue(self.shared.id, depth))?;
-        Ok(Queue::new(self.core.opened(&self.shared, reply)?))
+        Ok(Queue::new(self.core.opened(&self.shared, depth, reply)?))
     }
 
     #[cfg(feature = "tokio")]

@@ -6,7 +6,8 @@
 //!                  ▼
 //!              Forsaken ──answer──► dropped, its fds closed
 //!
-//!   number() ──► (a pipelined submit: answered only if it is refused) ──Refused──► remembered by its cause
+//!   number() ──► (a pipelined submit: answered only if it is refused) ──Refused──► remembered by its cause,
+//!                                                                     or, if its points were not used, told by its number
 //! ```
 //!
 //! Both fronts use it: the blocking one under a mutex with one receiver at a time, the asynchronous one likewise.
@@ -65,6 +66,7 @@ pub struct Exchange {
     pending: HashMap<u64, Pending>,
     forsaken: usize,
     refusals: VecDeque<(CauseId, Refusal)>,
+    unused: Vec<(RequestId, Refusal)>,
 }
 
 impl Exchange {
@@ -141,10 +143,15 @@ impl Exchange {
             Some(Pending::Forsaken) => {
                 self.pending.remove(&head.request);
                 self.forsaken -= 1;
+                if let ClientMessage::Refused(refused) = message {
+                    self.remember(RequestId(head.request), refused);
+                }
             }
             Some(Pending::Arrived(_)) => return Err(Fault::Unasked(head.request)),
             None => match message {
-                ClientMessage::Refused(refused) if head.request <= self.last => self.remember(refused),
+                ClientMessage::Refused(refused) if head.request <= self.last => {
+                    self.remember(RequestId(head.request), refused);
+                }
                 _ => return Err(Fault::Unasked(head.request)),
             },
         }
@@ -157,7 +164,23 @@ impl Exchange {
         self.refusals.iter().rev().find(|(known, _)| *known == cause).map(|(_, refusal)| refusal)
     }
 
-    fn remember(&mut self, refused: Refused) {
+    /// Whether [`Exchange::take_unused`] has something to tell.
+    #[must_use]
+    pub fn has_unused(&self) -> bool {
+        !self.unused.is_empty()
+    }
+
+    /// Pipelined batches that were refused without using their points, since the last call.
+    #[must_use]
+    pub fn take_unused(&mut self) -> Vec<(RequestId, Refusal)> {
+        std::mem::take(&mut self.unused)
+    }
+
+    fn remember(&mut self, id: RequestId, refused: Refused) {
+        if refused.cause == CauseId::NONE {
+            self.unused.push((id, refusal(refused)));
+            return;
+        }
         if self.refusals.len() >= REFUSALS {
             self.refusals.pop_front();
         }
@@ -246,6 +269,16 @@ mod tests {
         exchange.receive(&refused(id.0, 77), Vec::new()).expect("expected");
         let refusal = exchange.refusal(CauseId(77)).expect("remembered");
         assert_eq!((refusal.code, refusal.job, refusal.part), (ErrorCode::Denied, Some(3), None));
+    }
+
+    #[test]
+    fn a_batch_refused_without_using_its_points_is_told_once_by_its_number() {
+        let mut exchange = Exchange::new();
+        let id = exchange.number();
+        exchange.receive(&refused(id.0, 0), Vec::new()).expect("expected");
+        let told: Vec<_> =
+            exchange.take_unused().into_iter().map(|(id, refusal)| (id, refusal.code)).collect();
+        assert_eq!((told, exchange.take_unused().len()), (vec![(id, ErrorCode::Denied)], 0));
     }
 
     #[test]

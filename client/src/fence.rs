@@ -29,6 +29,7 @@ use crate::queue::QueueShared;
 pub struct Fence {
     queue: Arc<QueueShared>,
     point: Point,
+    round: u32,
 }
 
 /// What a look at a fence finds.
@@ -53,8 +54,8 @@ pub enum FenceState {
 }
 
 impl Fence {
-    pub(crate) fn new(queue: Arc<QueueShared>, point: Point) -> Self {
-        Self { queue, point }
+    pub(crate) fn new(queue: Arc<QueueShared>, point: Point, round: u32) -> Self {
+        Self { queue, point, round }
     }
 
     /// The job's point on its queue.
@@ -72,6 +73,7 @@ impl Fence {
     /// Looks, without waiting.
     #[must_use]
     pub fn state(&self) -> FenceState {
+        self.queue.core.void_unused();
         match self.look() {
             PointState::Pending => FenceState::Pending,
             PointState::Ok { time_ns } => FenceState::Done { at: Time(time_ns) },
@@ -94,8 +96,13 @@ impl Fence {
     /// [`FenceError::Failed`] with the cause and what is behind it; [`FenceError::Timeout`];
     /// [`FenceError::BrokerLost`] within a quarter of a second of the broker's end.
     pub fn wait(&self, deadline: impl Into<Deadline>) -> Result<(), FenceError> {
-        let (core, target) = (&self.queue.core, self.queue.target(self.point));
-        let outcome = self.queue.observer.wait(target, deadline.into(), &core.link, &core.counters);
+        let core = &self.queue.core;
+        core.void_unused();
+        if let Some(void) = self.void() {
+            return self.judge(void);
+        }
+        let target = self.queue.target(self.point);
+        let outcome = self.queue.observer.wait(target, deadline.into(), &core.counters, || self.ask());
         match outcome {
             Outcome::Ended(state) => self.judge(state),
             Outcome::TimedOut => Err(self.timeout()),
@@ -121,7 +128,10 @@ impl Fence {
     /// [`Error::Local`] never; [`Error::Protocol`] if the job did not fail; as every request.
     pub fn explain(&self) -> Result<Arc<Explanation>> {
         match self.state() {
-            FenceState::Failed { cause, .. } => self.queue.core.explain(cause, self.queue.core.deadline()),
+            FenceState::Failed { cause, .. } => match self.queue.voided(self.round, self.point) {
+                Some(refusal) => Ok(Arc::new(Explanation::from_refusal(cause, &refusal))),
+                None => self.queue.core.explain(cause, self.queue.core.deadline()),
+            },
             FenceState::Forgotten => Ok(Arc::new(forgotten())),
             FenceState::Pending | FenceState::Done { .. } => {
                 Err(Error::Protocol(format!("{} job {} has not failed", self.device(), self.point.0)))
@@ -137,8 +147,37 @@ impl Fence {
         self.queue.observer.watch(self.queue.target(self.point))
     }
 
+    pub(crate) fn round(&self) -> u32 {
+        self.round
+    }
+
+    #[inline]
     pub(crate) fn look(&self) -> PointState {
-        self.queue.observer.state(self.queue.target(self.point))
+        match self.void() {
+            Some(void) => void,
+            None => self.queue.observer.state(self.queue.target(self.point)),
+        }
+    }
+
+    /// The state of a point that never was, if this is one.
+    #[inline]
+    fn void(&self) -> Option<PointState> {
+        if self.round == self.queue.round() {
+            return None;
+        }
+        let refused = ErrorCode::Refused.number();
+        let voided = self.queue.voided(self.round, self.point)?;
+        drop(voided);
+        Some(PointState::Failed { code: refused, cause: CauseId::NONE.0, time_ns: 0 })
+    }
+
+    /// Between long sleeps: has the broker refused the job, or gone?
+    pub(crate) fn ask(&self) -> Option<Outcome> {
+        self.queue.core.refresh();
+        match self.void() {
+            Some(void) => Some(Outcome::Ended(void)),
+            None => self.queue.core.link.hung_up().then_some(Outcome::Lost),
+        }
     }
 
     /// The verdict on an ended job; asks what is behind a failure.
@@ -160,7 +199,12 @@ impl Fence {
             PointState::Ok { .. } => return Ok(()),
             PointState::Pending => return Err(self.timeout()),
             PointState::Failed { code, cause, .. } => {
-                (ErrorCode::from_number(code), CauseId(cause), explain(CauseId(cause)))
+                let cause = CauseId(cause);
+                let explanation = match self.queue.voided(self.round, self.point) {
+                    Some(refusal) => Some(Arc::new(Explanation::from_refusal(cause, &refusal))),
+                    None => explain(cause),
+                };
+                (ErrorCode::from_number(code), cause, explanation)
             }
             PointState::Overrun => (ErrorCode::Other(0), CauseId::NONE, Some(Arc::new(forgotten()))),
         };
@@ -211,6 +255,7 @@ impl Future for FenceWait {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let core = &this.fence.queue.core;
+        core.void_unused();
         loop {
             match this.fence.look() {
                 PointState::Pending => {}

@@ -17,13 +17,11 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vgem_os::fence::PointState;
-use vgem_proto::ids::Point;
 use vgem_proto::rights::Access;
 
 use crate::deadline::Deadline;
 use crate::error::{Error, LocalError, Result};
 use crate::fence::Fence;
-use crate::queue::QueueShared;
 
 /// Uses after which ended ones are looked for.
 const CROWD: usize = 8;
@@ -79,13 +77,7 @@ pub(crate) enum Waiting {
 
 impl Ledger {
     /// Enters a job's use. The job's message has not been sent yet.
-    pub(crate) fn enter(
-        &self,
-        queue: &Arc<QueueShared>,
-        point: Point,
-        range: Range<u64>,
-        usage: Usage,
-    ) -> Result<(), LocalError> {
+    pub(crate) fn enter(&self, fence: &Fence, range: Range<u64>, usage: Usage) -> Result<(), LocalError> {
         let access = usage.access();
         let mut state = self.state();
         if let Some(held) =
@@ -97,7 +89,7 @@ impl Ledger {
         state.uses.retain(|one| match usage {
             Usage::Write => !covers(&range, &one.range),
             Usage::Read => {
-                let same = Arc::ptr_eq(one.fence.queue(), queue);
+                let same = Arc::ptr_eq(one.fence.queue(), fence.queue());
                 !(same && one.access == Access::Read && covers(&range, &one.range))
             }
             Usage::Unordered(_) => true,
@@ -108,14 +100,16 @@ impl Ledger {
                 state.uses.remove(0);
             }
         }
-        state.uses.push(Use { fence: Fence::new(Arc::clone(queue), point), range, access });
+        state.uses.push(Use { fence: fence.clone(), range, access });
         Ok(())
     }
 
     /// Takes a job's uses back, because its message was not sent.
-    pub(crate) fn take_back(&self, queue: &Arc<QueueShared>, point: Point) {
+    pub(crate) fn take_back(&self, fence: &Fence) {
         let mut state = self.state();
-        state.uses.retain(|one| one.fence.point() != point || !Arc::ptr_eq(one.fence.queue(), queue));
+        state.uses.retain(|one| {
+            one.fence.point() != fence.point() || !Arc::ptr_eq(one.fence.queue(), fence.queue())
+        });
     }
 
     /// Takes a guard over bytes; waits for what is in its way. `None` if it would have to and must not.

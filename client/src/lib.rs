@@ -58,6 +58,7 @@ mod pages;
 mod patience;
 mod pool;
 mod queue;
+mod records;
 mod together;
 
 pub use vgem_proto::describe::{Description, Direction, OperandSpec, Operation, ParamKind, ParamSpec, Touch};

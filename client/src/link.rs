@@ -50,6 +50,8 @@ pub(crate) struct Link {
     state: Mutex<State>,
     arrived: Condvar,
     postponed: AtomicBool,
+    /// Batches were refused without using their points, and nobody has looked yet.
+    unused: AtomicBool,
     lost: OnceLock<String>,
     counters: Arc<Counters>,
     #[cfg(feature = "tokio")]
@@ -83,6 +85,7 @@ impl Link {
             state: Mutex::new(state),
             arrived: Condvar::new(),
             postponed: AtomicBool::new(false),
+            unused: AtomicBool::new(false),
             lost: OnceLock::new(),
             counters,
             #[cfg(feature = "tokio")]
@@ -228,6 +231,18 @@ impl Link {
         self.state().exchange.refusal(cause).cloned()
     }
 
+    /// Whether batches were refused without using their points, and nobody has looked yet.
+    pub(crate) fn has_unused(&self) -> bool {
+        self.unused.load(Ordering::Acquire)
+    }
+
+    /// Those batches, once.
+    pub(crate) fn take_unused(&self) -> Vec<(RequestId, Refusal)> {
+        let mut state = self.state();
+        self.unused.store(false, Ordering::Release);
+        state.exchange.take_unused()
+    }
+
     /// Looks whether the broker has hung up, and remembers.
     pub(crate) fn hung_up(&self) -> bool {
         if self.lost.get().is_none() && patience::ready(&self.socket, Ready::Hangup, Duration::ZERO) {
@@ -314,8 +329,10 @@ impl Link {
         let mut state = self.state();
         if let Some(len) = received {
             let bytes = room.get(..len).unwrap_or(&[]);
-            if let Err(fault) = state.exchange.receive(bytes, fds) {
-                self.lose(format!("it broke the protocol: {fault}"));
+            match state.exchange.receive(bytes, fds) {
+                Ok(()) if state.exchange.has_unused() => self.unused.store(true, Ordering::Release),
+                Ok(()) => {}
+                Err(fault) => self.lose(format!("it broke the protocol: {fault}")),
             }
         }
         state.room = Some(room);

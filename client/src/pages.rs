@@ -29,9 +29,8 @@ use vgem_os::futex::{self, Wake, Word};
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::error;
-use crate::link::Link;
 
-/// Longest sleep before the sleeper looks whether the broker is still there, nanoseconds.
+/// Longest sleep before the sleeper looks whether the broker has something to say, nanoseconds.
 pub(crate) const SLICE_NS: u64 = 250_000_000;
 
 /// Longest spin before a sleep, nanoseconds: less than what a wake-up across cores costs.
@@ -129,13 +128,13 @@ impl Observer {
         &self.face
     }
 
-    /// Waits for a point; asks nobody but the page.
+    /// Waits for a point; asks nobody but the page. Between long sleeps `ask` may end the wait.
     pub(crate) fn wait(
         &self,
         target: Target,
         deadline: Deadline,
-        link: &Link,
         counters: &Counters,
+        ask: impl Fn() -> Option<Outcome>,
     ) -> Outcome {
         let ended = || Some(self.state(target)).filter(|state| *state != PointState::Pending);
         if let Some(state) = ended() {
@@ -161,8 +160,11 @@ impl Observer {
             match step {
                 Step::Ended(state) => break Outcome::Ended(state),
                 Step::Rung => {}
-                Step::Slept if link.hung_up() => break ended().map_or(Outcome::Lost, Outcome::Ended),
-                Step::Slept => {}
+                Step::Slept => {
+                    if let Some(outcome) = ask() {
+                        break ended().map_or(outcome, Outcome::Ended);
+                    }
+                }
             }
             if deadline.passed() {
                 break ended().map_or(Outcome::TimedOut, Outcome::Ended);

@@ -1,12 +1,18 @@
 //! Queues: ordered streams of jobs on one device. A queue numbers its jobs; each number is a point.
 //!
+//! A batch may be refused without using its points (there was no room for it). Then the points that were given to it,
+//! and to everything that was sent after it meanwhile, are **void**, and numbering begins anew where they began: another
+//! **round**. A fence knows its round, so that it is never taken for a later job that got the same point.
+//!
 //! A queue closes when the last of it goes: the [`Queue`] and every fence of its jobs. Jobs in flight then finish.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vgem_os::fence::Slot;
+use vgem_proto::error::Refusal;
 use vgem_proto::ids::{Point, QueueHandle};
+use vgem_proto::limits;
 use vgem_proto::message::client::{Cancel, ClientMessage, CloseQueue, QueueOpened};
 
 use crate::core::Core;
@@ -16,6 +22,22 @@ use crate::exchange::Reply;
 use crate::fence::Fence;
 use crate::link::unexpected;
 use crate::pages::{Observer, Target};
+
+/// Ends that a driver reports together at most.
+const REPORTED: u32 = 64;
+
+const _: () = assert!(REPORTED as usize == limits::COMPLETIONS);
+
+/// The depth to open a queue with, for `depth` jobs in flight; 0 is the default.
+///
+/// The broker hears of ended jobs later than their fences' waiters: drivers report ends 64 together or a millisecond
+/// late, and a busy broker reads that later still. Queues are opened deeper than asked for, as far as the limit allows, so
+/// that whoever keeps to the depth asked for finds room.
+pub(crate) fn room_for(depth: u32) -> u32 {
+    let depth = if depth == 0 { limits::QUEUE_DEPTH_DEFAULT } else { depth };
+    let slack = depth.saturating_add(REPORTED);
+    if depth > limits::QUEUE_DEPTH { depth } else { depth.saturating_add(slack).min(limits::QUEUE_DEPTH) }
+}
 
 /// An open queue. Clones share it.
 #[derive(Debug, Clone)]
@@ -34,6 +56,16 @@ pub(crate) struct QueueShared {
     depth: u32,
     /// The last point that was sent. Changes only under the core's `submitting`.
     last: AtomicU64,
+    /// How many rounds have ended; as many as `voids` has.
+    rounds: AtomicU32,
+    voids: Mutex<Vec<Void>>,
+}
+
+/// How a round ended: its points from `from` on never were.
+#[derive(Debug)]
+struct Void {
+    from: Point,
+    why: Refusal,
 }
 
 /// What became of a request to cancel.
@@ -58,7 +90,7 @@ impl Queue {
         &self.shared.device.name
     }
 
-    /// Most jobs in flight.
+    /// Jobs that may be in flight, as it was opened.
     #[must_use]
     pub fn depth(&self) -> u32 {
         self.shared.depth
@@ -69,7 +101,7 @@ impl Queue {
     pub fn last(&self) -> Option<Fence> {
         match self.shared.last.load(Ordering::Acquire) {
             0 => None,
-            point => Some(Fence::new(Arc::clone(&self.shared), Point(point))),
+            point => Some(Fence::new(Arc::clone(&self.shared), Point(point), self.shared.round())),
         }
     }
 
@@ -93,8 +125,10 @@ impl QueueShared {
         device: Arc<DeviceShared>,
         observer: Arc<Observer>,
         slot: Slot,
+        depth: u32,
         opened: &QueueOpened,
     ) -> Self {
+        let depth = if depth == 0 { limits::QUEUE_DEPTH_DEFAULT } else { depth };
         Self {
             core,
             device,
@@ -102,8 +136,10 @@ impl QueueShared {
             handle: opened.queue,
             slot,
             generation: opened.timeline.generation,
-            depth: opened.depth,
+            depth: depth.min(opened.depth),
             last: AtomicU64::new(0),
+            rounds: AtomicU32::new(0),
+            voids: Mutex::new(Vec::new()),
         }
     }
 
@@ -121,6 +157,30 @@ impl QueueShared {
     /// Takes the last number back, because its message was not sent. Under `submitting`.
     pub(crate) fn take_back(&self) {
         self.last.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The round in which jobs are numbered now.
+    #[inline]
+    pub(crate) fn round(&self) -> u32 {
+        self.rounds.load(Ordering::Acquire)
+    }
+
+    /// Ends `round`, if it still lasts: its points from `from` on are void. Under `submitting`.
+    pub(crate) fn void(&self, round: u32, from: Point, why: &Refusal) {
+        let mut voids = self.voids.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.round() == round {
+            voids.push(Void { from, why: why.clone() });
+            self.last.store(from.0.saturating_sub(1), Ordering::Release);
+            self.rounds.store(round.saturating_add(1), Ordering::Release);
+        }
+    }
+
+    /// Why a point of a round that has ended is void, if it is.
+    #[cold]
+    pub(crate) fn voided(&self, round: u32, point: Point) -> Option<Refusal> {
+        let voids = self.voids.lock().unwrap_or_else(PoisonError::into_inner);
+        let void = voids.get(usize::try_from(round).unwrap_or(usize::MAX))?;
+        (point >= void.from).then(|| void.why.clone())
     }
 
     pub(crate) fn cancel(self: &Arc<Self>, fence: &Fence) -> Result<Cancel> {
@@ -147,5 +207,15 @@ pub(crate) fn cancelled(reply: &Reply) -> Result<Cancelled> {
             other => Err(Error::Protocol(format!("a cancelled job is in state {other}"))),
         },
         _ => Err(unexpected(reply)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_opened_with_room_for_ends_not_yet_reported() {
+        assert_eq!([0, 1, 1000, 1024, 5000].map(room_for), [576, 66, 1024, 1024, 5000]);
     }
 }

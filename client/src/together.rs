@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use vgem_os::clock;
-use vgem_os::fence::PointState;
 use vgem_os::futex::{self, FutexWord, WAIT_ANY_MAX};
 
 use crate::deadline::Deadline;
@@ -63,7 +62,7 @@ pub fn wait_any(fences: &[Fence], deadline: impl Into<Deadline>) -> Result<Optio
     core.counters.slept();
     loop {
         let pages = Pages::of(watches.iter());
-        if let Some(place) = watches.iter().position(|watch| watch.state() != PointState::Pending) {
+        if let Some(place) = ended() {
             return Ok(Some(place));
         }
         if deadline.passed() {
@@ -71,8 +70,8 @@ pub fn wait_any(fences: &[Fence], deadline: impl Into<Deadline>) -> Result<Optio
         }
         if pages.sleep(None, deadline.or_in(SLICE_NS)) {
             core.counters.woke();
-        } else if let Some(lost) = fences.iter().find(|fence| fence.queue().core.link.hung_up()) {
-            return ended().map_or_else(|| Err(lost.lost()), |place| Ok(Some(place)));
+        } else if let Some(asked) = fences.iter().find(|fence| fence.ask().is_some()) {
+            return ended().map_or_else(|| Err(asked.lost()), |place| Ok(Some(place)));
         }
     }
 }

@@ -622,3 +622,33 @@ fn a_cell_that_is_not_there_is_refused() {
     let refused = batch.submit();
     assert!(matches!(&refused, Err(Error::Local(LocalError::OutOfRange { offset: 192, .. }))), "{refused:?}");
 }
+
+#[test]
+fn a_batch_without_room_fails_with_all_that_was_sent_after_it_and_numbering_begins_anew() {
+    let bench = bench_of(Mood::NoRoomOnce);
+    let (first, second) = (bench.mix(&bench.a).last().clone(), bench.mix(&bench.b).last().clone());
+    let said = second.wait(SOON).map_err(|error| error.to_string()).expect_err("there was no room");
+    assert_eq!(said, "zip: job 2 failed: refused: job 0: exhausted: too much of it");
+    assert_eq!(word(first.wait(SOON)), "Refused");
+    let third = bench.mix(&bench.a).last().clone();
+    assert_eq!(third.point(), Point(1));
+    let _woke: Woke = bench.broker.signal(0, 1);
+    assert_eq!((word(third.wait(SOON)), word(first.wait(SOON))), ("ok".into(), "Refused".into()));
+}
+
+#[test]
+fn an_acknowledged_batch_without_room_leaves_its_points_to_the_next() {
+    let bench = bench_of(Mood::NoRoomOnce);
+    let mut batch = bench.client.batch();
+    batch.job(&bench.queue, "mix").inout(&bench.a);
+    assert!(matches!(batch.submit_acknowledged(), Err(Error::Refused(_))));
+    batch.job(&bench.queue, "mix").inout(&bench.a);
+    assert_eq!(batch.submit_acknowledged().expect("accepted").last().point(), Point(1));
+}
+
+#[test]
+fn a_use_of_a_job_that_never_was_holds_up_no_guard() {
+    let bench = bench_of(Mood::NoRoomOnce);
+    bench.mix(&bench.a);
+    drop(bench.a.write(.., SOON).expect("the job never was"));
+}

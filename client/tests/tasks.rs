@@ -183,3 +183,19 @@ fn a_task_that_waits_too_long_is_told() {
         assert!(matches!(late, Err(FenceError::Timeout { .. })));
     });
 }
+
+#[test]
+fn a_task_that_waits_for_a_job_without_room_is_told() {
+    run(async {
+        let (broker, client) = with_client(Mood::NoRoomOnce).await;
+        let zip = client.device("zip").await.expect("it is there");
+        let queue = client.queue(&zip, 0).await.expect("a queue");
+        broker.publish(0);
+        let buffer = client.create(4096).await.expect("memory");
+        let mut batch = client.batch();
+        batch.job(&queue, "mix").inout(&buffer);
+        let fence = client.submit(&mut batch).await.expect("sent").last().clone();
+        let refused = fence.wait_async(SOON).await.expect_err("there was no room");
+        assert!(matches!(refused, FenceError::Failed(failure) if failure.code == ErrorCode::Refused));
+    });
+}

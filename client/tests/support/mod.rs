@@ -57,8 +57,10 @@ pub(crate) enum Mood {
     WrongAnswer,
     /// Does not answer requests after the greeting.
     Silent,
-    /// Refuses every batch.
+    /// Refuses every batch, after using its points.
     RefuseBatches,
+    /// Has no room for the first batch, and takes no other until its points come again.
+    NoRoomOnce,
 }
 
 /// The other end of a client.
@@ -93,6 +95,7 @@ impl FakeBroker {
             objects: Mutex::new(Vec::new()),
             queues: AtomicU32::new(0),
             answered: AtomicU32::new(0),
+            expected: Mutex::new(1),
         };
         let thread = std::thread::spawn(move || serve.run());
         (Self { batches, requests, keeper, signaller, socket: ours, thread: Some(thread) }, theirs)
@@ -208,6 +211,7 @@ struct Serve {
     objects: Mutex<Vec<ObjectMemory>>,
     queues: AtomicU32,
     answered: AtomicU32,
+    expected: Mutex<u64>,
 }
 
 impl Serve {
@@ -230,22 +234,36 @@ impl Serve {
     }
 
     fn submit(&self, request: u64, flags: u16, batch: Submit) {
+        let first = batch.jobs.first().map_or(0, |job| job.point.0);
+        let fewer = self.mood == Mood::NoRoomOnce && self.has_no_room(first, batch.jobs.len());
         let (jobs, text) = (batch.jobs.len(), b"too much of it".to_vec());
         drop(self.batch.send(batch));
-        if self.mood == Mood::RefuseBatches {
+        if self.mood == Mood::RefuseBatches || fewer {
+            let cause = if fewer { CauseId::NONE } else { CauseId(99) };
             let refused = Refused {
                 code: ErrorCode::Exhausted,
                 job: 0,
                 part: u16::MAX,
                 value: jobs as u64,
                 limit: 0,
-                cause: CauseId(99),
+                cause,
                 text,
             };
             self.send(request, refused.into(), &[]);
         } else if flags & SUBMIT_REPLY != 0 {
             self.send(request, Accepted {}.into(), &[]);
         }
+    }
+
+    /// With no room: whether this batch is refused without using its points.
+    fn has_no_room(&self, first: u64, jobs: usize) -> bool {
+        let once = self.answered.fetch_add(1, Ordering::Relaxed) == 0;
+        let mut expected = self.expected.lock().expect("not poisoned");
+        if once || first != *expected {
+            return true;
+        }
+        *expected += jobs as u64;
+        false
     }
 
     fn send(&self, request: u64, answer: ClientMessage, fds: &[OwnedFd]) {

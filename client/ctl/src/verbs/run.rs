@@ -50,7 +50,8 @@ pub(crate) fn run(common: &Common, run: &Run) -> anyhow::Result<()> {
         )
         .into());
     }
-    let queue = device.queue(1)?;
+    // Room for retries: the broker hears of an ended job up to a millisecond after us.
+    let queue = device.queue(16)?;
     let loaded = load(client, &plan)?;
     let (made, cell) = attempt(client, &queue, &op, run, &plan, &loaded)?;
     let produced = match (&made, has_cell(op.operation())) {
