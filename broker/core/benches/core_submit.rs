@@ -1,7 +1,7 @@
 //! What one job costs in the broker's core: submit and completion, in batches of 64, without any I/O.
 //!
-//! Prints nanoseconds per job, and how they divide: making the messages (which the decoders do in the daemon) is
-//! measured apart and taken off. `cargo bench -p vgem-core`.
+//! Prints nanoseconds per job, and how they divide. Making the messages, which the decoders do in the daemon, is not
+//! in them; dropping the effects, which the shell does after it has encoded them, is. `cargo bench -p vgem-core`.
 
 #![forbid(unsafe_code)]
 
@@ -216,22 +216,22 @@ fn completion(timeline: TimelineKey, point: Point) -> Completion {
     }
 }
 
-/// Runs the rounds of a pattern; gives the time in submits and in completions.
-fn measure(pattern: Pattern) -> (Duration, Duration) {
+/// Runs the rounds of a pattern; gives the time of every submit and of every round of completions.
+fn measure(pattern: Pattern) -> (Vec<Duration>, Vec<Duration>) {
     let mut stage = Stage::new();
-    let (mut submits, mut completions) = (Duration::ZERO, Duration::ZERO);
+    let (mut submits, mut completions) = (Vec::new(), Vec::new());
     let head = Head::default();
     for _ in 0..ROUNDS {
         let (submit, ended) = stage.messages(pattern);
         let begun = Instant::now();
         stage.happen(Input::Request { link: LINK, head, message: submit.into() });
-        submits += begun.elapsed();
+        submits.push(begun.elapsed());
         assert!(!stage.effects.iter().any(|e| matches!(e, Effect::Reply { .. })), "a batch was refused");
         let begun = Instant::now();
         for (instance, complete) in ended {
             stage.happen(Input::Driver { instance, message: complete.into() });
         }
-        completions += begun.elapsed();
+        completions.push(begun.elapsed());
     }
     assert_eq!(stage.broker.counters().jobs_ok, ROUNDS * BATCH);
     (submits, completions)
@@ -246,16 +246,23 @@ fn main() {
         Pattern::Chain,
         Pattern::Handoff,
     ];
-    eprintln!("core_submit: ns per job, batches of {BATCH}, {} jobs each", ROUNDS * BATCH);
+    eprintln!("core_submit: ns per job, batches of {BATCH}, median of {ROUNDS} rounds (p99)");
     for pattern in patterns {
-        let (submits, completions) = measure(pattern);
-        let per_job = |time: Duration| time.as_nanos() / u128::from(ROUNDS * BATCH);
+        let (mut submits, mut completions) = measure(pattern);
+        let (submit, submit_99) = per_job(&mut submits);
+        let (completion, completion_99) = per_job(&mut completions);
+        let (sum, name) = (submit + completion, format!("{pattern:?}"));
         eprintln!(
-            "{:>8}: {:>4} ns = submit {:>4} + completion {:>4}",
-            format!("{pattern:?}"),
-            per_job(submits + completions),
-            per_job(submits),
-            per_job(completions),
+            "{name:>8}: {sum:>4} = submit {submit:>4} ({submit_99:>4}) + completion {completion:>4} ({completion_99:>4})"
         );
     }
+}
+
+/// The median and the 99th percentile, nanoseconds per job.
+fn per_job(times: &mut [Duration]) -> (u128, u128) {
+    times.sort_unstable();
+    let at = |part: usize| {
+        times.get(times.len() * part / 100).map_or(0, |time| time.as_nanos() / u128::from(BATCH))
+    };
+    (at(50), at(99))
 }

@@ -223,6 +223,16 @@ impl Accounts {
         Ok(())
     }
 
+    /// Domains that owe something.
+    pub(crate) fn domains(&self) -> usize {
+        self.accounts.len()
+    }
+
+    /// Whether a domain owes anything.
+    pub(crate) fn has(&self, domain: DomainId) -> bool {
+        self.accounts.contains_key(&domain)
+    }
+
     /// What every domain owes.
     pub(crate) fn usage(&self) -> BTreeMap<DomainId, Usage> {
         self.accounts.iter().map(|(domain, account)| (*domain, account.used)).collect()

@@ -8,13 +8,13 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`crate::requests`] | what clients ask for, one function each |
-//! | [`crate::submit`], [`crate::check`] | batches |
-//! | [`crate::opening`] | queues that are being opened, instances that are started for them |
-//! | [`crate::drivers`], [`crate::complete`] | what drivers say |
-//! | [`crate::answers`] | what the kernel and the keeper answer |
-//! | [`crate::due`] | timers |
-//! | [`crate::teardown`] | every ending |
+//! | `requests` | what clients ask for, one function each |
+//! | `submit`, `check` | batches |
+//! | `opening` | queues that are being opened, instances that are started for them |
+//! | `drivers`, `complete` | what drivers say |
+//! | `answers` | what the kernel and the keeper answer |
+//! | `due` | timers |
+//! | `teardown` | every ending |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -116,6 +116,9 @@ impl Broker {
         self.run_timers(now);
         self.settle_released(now);
         self.keep_spare_pairs();
+        if self.causes.domains() > self.accounts.domains() {
+            self.causes.keep_only(|domain| self.accounts.has(domain));
+        }
         std::mem::swap(&mut self.out, effects);
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A driver tells its cause before it signals the failed point; the broker issues its own for what it decides
 //! itself (refusals, time-outs, deaths). Each domain has a bounded memory of its own, the oldest goes first, so
-//! nobody can make another's causes be forgotten. Only the domain that a cause belongs to may ask about it.
+//! nobody can make another's causes be forgotten. Only the domain that a cause belongs to may ask about it; when
+//! nobody and nothing is left of the domain, its memory goes too.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -67,6 +68,16 @@ impl Causes {
         }
         memory.order.push_back(id);
         memory.known.insert(id, cause);
+    }
+
+    /// Forgets domains of which nothing is left.
+    pub(crate) fn keep_only(&mut self, lives: impl Fn(DomainId) -> bool) {
+        self.domains.retain(|domain, _| lives(*domain));
+    }
+
+    /// Domains that have causes.
+    pub(crate) fn domains(&self) -> usize {
+        self.domains.len()
     }
 
     /// What is behind a cause of this domain.

@@ -38,7 +38,7 @@ impl Broker {
                     if let Some(opening) = self.openings.waiting.get_mut(&id) {
                         opening.until = None;
                         let text = "the device was not ready before the request's deadline";
-                        self.fail_opening(id, &Refusal::new(ErrorCode::Late, text));
+                        self.fail_opening(now, id, &Refusal::new(ErrorCode::Late, text));
                     }
                 }
                 Timer::Look(object) => {

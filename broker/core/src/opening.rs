@@ -128,7 +128,7 @@ impl Broker {
         self.try_to_open(now, id);
         if deadline == Time(0) && self.openings.waiting.contains_key(&id) {
             let text = "the device is not ready yet, and the request says not to wait (deadline 0)";
-            self.fail_opening(id, &Refusal::new(ErrorCode::Late, text));
+            self.fail_opening(now, id, &Refusal::new(ErrorCode::Late, text));
         }
         Ok(())
     }
@@ -457,7 +457,7 @@ impl Broker {
                 if let Some(id) = self.openings.for_pairs.front().copied() {
                     let text = format!("pages to show the queue's fences in: errno {errno}");
                     let value = u64::from(errno.unsigned_abs());
-                    self.fail_opening(id, &Refusal::new(ErrorCode::System, text).with(value, 0));
+                    self.fail_opening(now, id, &Refusal::new(ErrorCode::System, text).with(value, 0));
                 }
             }
         }
@@ -488,14 +488,24 @@ impl Broker {
     }
 
     /// Refuses a request that has waited.
-    pub(crate) fn fail_opening(&mut self, id: u64, refusal: &Refusal) {
-        let Some(mut opening) = self.openings.remove(id) else { return };
+    pub(crate) fn fail_opening(&mut self, now: Time, id: u64, refusal: &Refusal) {
+        let Some(asker) = self.forget_opening(now, id) else { return };
+        if let Some(client) = self.clients.get_mut(asker.client) {
+            client.opening = client.opening.saturating_sub(1);
+            self.refuse(asker.link, asker.request, refusal, CauseId::NONE);
+        }
+    }
+
+    /// Takes a request that has waited out of every table; gives who asked.
+    pub(crate) fn forget_opening(&mut self, now: Time, id: u64) -> Option<Awaiting> {
+        let mut opening = self.openings.remove(id)?;
         self.timers.disarm(Timer::Opening(id), &mut opening.until);
         self.accounts.give_back(opening.charge);
-        if let Some(client) = self.clients.get_mut(opening.asker.client) {
-            client.opening = client.opening.saturating_sub(1);
-            self.refuse(opening.asker.link, opening.asker.request, refusal, CauseId::NONE);
+        let device = self.devices.get(opening.device);
+        if let Some(instance) = device.and_then(|d| d.instances.get(&opening.domain)).copied() {
+            self.rest_instance(now, instance);
         }
+        Some(opening.asker)
     }
 }
 

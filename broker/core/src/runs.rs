@@ -16,9 +16,11 @@ use crate::io::{Attach, Effect, Effects};
 pub(crate) type Records<'a> = (&'a [DriverOperand], &'a [DriverParam], &'a [DriverWait]);
 
 /// Messages under construction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Runs {
     open: Vec<Open>,
+    /// Jobs, operands and parameters of the whole batch: what a `Run` gets room for at once.
+    room: (usize, usize, usize),
 }
 
 #[derive(Debug)]
@@ -32,8 +34,12 @@ struct Open {
 const EMPTY_LEN: usize = HEAD_LEN + Run::FIXED + 5 * 8;
 
 impl Open {
-    fn new(instance: InstanceId) -> Self {
-        Self { instance, run: empty(), len: EMPTY_LEN }
+    fn new(instance: InstanceId, (jobs, operands, params): (usize, usize, usize)) -> Self {
+        let mut run = empty();
+        run.jobs.reserve_exact(jobs);
+        run.operands.reserve_exact(operands);
+        run.params.reserve_exact(params);
+        Self { instance, run, len: EMPTY_LEN }
     }
 
     fn flush(&mut self, out: &mut Effects) {
@@ -48,6 +54,11 @@ fn empty() -> Run {
 }
 
 impl Runs {
+    /// No messages yet, for a batch of that many jobs, operands and parameters.
+    pub(crate) fn of(jobs: usize, operands: usize, params: usize) -> Self {
+        Self { open: Vec::with_capacity(1), room: (jobs, operands, params) }
+    }
+
     /// Adds a job; `bytes` is the batch's array of bytes, of which the job's parameters take their own.
     pub(crate) fn add(
         &mut self,
@@ -62,7 +73,7 @@ impl Runs {
         let place = match self.open.iter().position(|open| open.instance == instance) {
             Some(place) => place,
             None => {
-                self.open.push(Open::new(instance));
+                self.open.push(Open::new(instance, self.room));
                 self.open.len() - 1
             }
         };

@@ -378,7 +378,7 @@ impl Broker {
     /// Carries an accepted batch out.
     fn change(&mut self, now: Time, submit: &Submit, charge: Charge, batch: &mut Batch) {
         self.give_credit(charge, batch);
-        let mut runs = Runs::default();
+        let mut runs = Runs::of(submit.jobs.len(), submit.operands.len(), submit.params.len());
         let (mut operands, mut params, mut uses, mut waits) = (
             batch.operands.as_slice(),
             batch.params.as_slice(),
@@ -456,7 +456,7 @@ impl Broker {
         };
         let cause = self.causes.issue(domain, cause);
         self.give_credit(charge, batch);
-        let mut runs = Runs::default();
+        let mut runs = Runs::of(submit.jobs.len(), 0, 0);
         for (job, planned) in submit.jobs.iter().zip(&batch.jobs) {
             let Some(named) = batch.queues.get(planned.queue) else { continue };
             if let Some(queue) = self.queues.get_mut(named.timeline) {

@@ -241,7 +241,7 @@ impl Broker {
         let openings: Vec<u64> =
             waiting.iter().filter(|(_, opening)| opening.asker.client == key).map(|(id, _)| *id).collect();
         for id in openings {
-            self.forget_opening(now, id);
+            let _asker = self.forget_opening(now, id);
         }
         for queue in client.queues.drain() {
             self.end_queue(now, queue);
@@ -255,16 +255,6 @@ impl Broker {
         self.accounts.give_back(client.connection);
         self.accounts.give_back(client.unreceived);
         self.log(Event::ClientGone { client: client_number(key) });
-    }
-
-    fn forget_opening(&mut self, now: Time, id: u64) {
-        let Some(mut opening) = self.openings.remove(id) else { return };
-        self.timers.disarm(Timer::Opening(id), &mut opening.until);
-        self.accounts.give_back(opening.charge);
-        let device = self.devices.get(opening.device);
-        if let Some(instance) = device.and_then(|d| d.instances.get(&opening.domain)).copied() {
-            self.rest_instance(now, instance);
-        }
     }
 
     /// Nobody submits to a queue any more: its jobs finish, then it is removed.
@@ -446,7 +436,7 @@ impl Broker {
         let name = device.name().to_owned();
         let text = format!("device {name} (instance {}, pid {}) {why}", id.0, instance.pid);
         for opening in self.openings.of(instance.device, instance.domain) {
-            self.fail_opening(opening, &Refusal::new(ErrorCode::Unavailable, text.clone()));
+            self.fail_opening(now, opening, &Refusal::new(ErrorCode::Unavailable, text.clone()));
         }
         self.log(Event::InstanceLost { instance: id, device: name, why: why.to_owned(), jobs });
         if self.prestarted.contains(&instance.domain) && outlook != Outlook::Good {

@@ -259,6 +259,18 @@ fn l4_every_page_of_the_dead_is_settled_before_it_is_killed() {
 }
 
 #[test]
+fn the_causes_of_a_domain_go_when_nothing_is_left_of_it() {
+    let mut s = stage();
+    s.submit(Batch::new().job(s.queues[0], 1));
+    s.world.run(s.lines[0], Some(ErrorCode::CorruptInput));
+    let cause = outcome(&s, 0, 1).unwrap().unwrap_err().cause;
+    s.world.hang_up(s.client);
+    s.world.run_all();
+    let again = s.world.client();
+    assert_eq!(s.world.refused(again, Explain { cause }).code, ErrorCode::Gone);
+}
+
+#[test]
 fn a_cause_that_is_not_the_drivers_own_ends_it() {
     let mut s = stage();
     let id = s.world.instance(SEC);

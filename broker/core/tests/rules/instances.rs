@@ -225,6 +225,18 @@ fn an_instance_that_nobody_uses_is_ended_after_a_while_and_that_is_no_loss() {
 }
 
 #[test]
+fn an_instance_whose_only_asker_gave_up_rests_and_is_ended() {
+    let mut config = crate::world::config();
+    config.bounds.spare_pairs = 0;
+    let mut world = World::with(config);
+    let client = world.client();
+    world.hold = |effect| matches!(effect, Effect::MakePair { .. });
+    world.send(client, open(), 0, world.now.after(MS));
+    world.let_ms_pass(31_000);
+    assert!(world.drivers.is_empty());
+}
+
+#[test]
 fn a_queue_that_is_asked_for_while_an_idle_instance_ends_gets_a_new_one() {
     let mut s = stage();
     s.world.close_queue(s.client, s.queues[0]);

@@ -137,7 +137,8 @@ fn j6_a_batch_with_a_queue_that_is_gone_uses_the_points_of_its_other_queues() {
     s.world.die(id, vgem_core::io::InstanceEnd::Exited(-9));
     let refused = s.world.refused(s.client, Batch::new().job(s.queues[0], 1).job(s.queues[1], 1).0);
     assert!(refused.code == ErrorCode::Gone && refused.cause.0 != 0, "{refused:?}");
-    let failed = s.world.driver(ZIP).history.iter().map(|got| got.failed().map(|f| f.code)).collect::<Vec<_>>();
+    let failed =
+        s.world.driver(ZIP).history.iter().map(|got| got.failed().map(|f| f.code)).collect::<Vec<_>>();
     assert_eq!(failed, [Some(ErrorCode::Refused)]);
     s.submit(Batch::new().job(s.queues[1], 2));
     let again = s.world.refused(s.client, Batch::new().job(s.queues[0], 2).0);
