@@ -89,7 +89,8 @@ impl Config {
     fn parse(file: &Path, text: &str) -> Result<Self, Failure> {
         let wrong = |what: &str| Failure::new(Exit::Config, format!("{}: {what}", file.display()));
         let config: Self = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(0, |at| 1 + text.bytes().take(at.start).filter(|b| *b == b'\n').count());
+            let line =
+                e.span().map_or(0, |at| 1 + text.bytes().take(at.start).filter(|b| *b == b'\n').count());
             wrong(&format!("line {line}: {}", e.message()))
         })?;
         for (name, device) in &config.devices {

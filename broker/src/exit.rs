@@ -93,7 +93,8 @@ impl Failure {
 
 impl From<OsError> for Failure {
     fn from(e: OsError) -> Self {
-        let exit = if matches!(e.errno(), Errno::ACCESS | Errno::PERM) { Exit::Permission } else { Exit::System };
+        let exit =
+            if matches!(e.errno(), Errno::ACCESS | Errno::PERM) { Exit::Permission } else { Exit::System };
         Self::new(exit, e.to_string())
     }
 }

@@ -16,6 +16,9 @@
 //! | `keeper` | the role that starts, watches and ends the others; parses nothing a client sent |
 //! | `broker` | the role that carries out what `vgem-core` decides |
 //!
+//! Two more roles will stand beside these: the porter, which takes fds from strangers so that the broker never
+//! does, and control, the D-Bus front. Both are started by the keeper as the broker is, and reach core as inputs.
+//!
 //! What is not here: rules. Who may do what, and when memory is free, is decided by `vgem-core`; this crate
 //! moves messages and fds, and does to the kernel what it is told.
 #![forbid(unsafe_code)]

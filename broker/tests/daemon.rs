@@ -90,7 +90,10 @@ fn an_object_is_made_with_its_memory() {
     let create = CreateObject { len: 8192, huge: HugePages::Never, reserved: Zero, name: vec![] };
     let (answer, fds) = daemon.client().ask(&create.into());
     assert!(matches!(answer, ClientMessage::ObjectCreated(object) if object.len == 8192));
-    assert_eq!(std::fs::File::from(fds.into_iter().next().expect("its fd")).metadata().expect("stat").len(), 8192);
+    assert_eq!(
+        std::fs::File::from(fds.into_iter().next().expect("its fd")).metadata().expect("stat").len(),
+        8192
+    );
 }
 
 #[test]
@@ -113,7 +116,10 @@ fn a_client_that_reads_nothing_is_dropped_and_others_are_served() {
     let list = ClientMessage::from(ListDevices {}).encode(1, Time(0), 0);
     deaf.socket.set_nonblocking(true).expect("non-blocking");
     // It ends only because the daemon closes: a socket that is merely full is tried again.
-    while deaf.socket.send(&list, &[]).map_or_else(|e| e.would_block(), |()| true) {}
+    let deadline = vgem_os::clock::deadline_in(common::SOON);
+    while deaf.socket.send(&list, &[]).map_or_else(|e| e.would_block(), |()| true) {
+        assert!(vgem_os::clock::now() < deadline, "it is kept though it reads nothing");
+    }
     assert!(matches!(daemon.client().ask(&ListDevices {}.into()).0, ClientMessage::Devices(_)));
 }
 

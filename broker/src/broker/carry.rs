@@ -16,7 +16,7 @@ impl Shell {
     /// Carries out one effect. Outcomes that core waits for are left in `inputs`.
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::ToDriver { instance, message, attach } => self.to_driver(instance, &message, attach),
+            Effect::ToDriver { instance, message, attach } => self.tell_driver(instance, &message, attach),
             Effect::Reply { link, request, message, attach } => self.reply(link, request, &message, attach),
             Effect::Inspect { link, request, scope, topic, cursor } => {
                 self.inspect(link, request, scope, topic, cursor);

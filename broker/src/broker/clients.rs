@@ -14,7 +14,7 @@ use vgem_proto::message::{Head, Sender};
 
 use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Packet};
-use super::poller::{Source, TURN};
+use super::poller::{Source, TURN, TURN_BYTES};
 use super::shell::{Shell, domain_of};
 
 /// Connections let in before others have their turn.
@@ -93,10 +93,15 @@ impl Shell {
 
     /// Takes what a client has sent, as far as its turn goes.
     pub(super) fn client_ready(&mut self, id: LinkId) {
+        let mut bytes = 0;
         for turn in 0..TURN {
+            if bytes >= TURN_BYTES {
+                return;
+            }
             let Some(client) = self.clients.get_mut(&id) else { return };
             match client.link.take(&mut self.buffer, turn == 0) {
                 Ok(Some(Received::Data { len })) => {
+                    bytes += len;
                     // Asking again is how a client shows that it took what it was sent before.
                     if std::mem::take(&mut client.fd_sent) && client.link.is_drained() {
                         self.happen(Input::Received { link: id });
@@ -197,7 +202,14 @@ fn no_fds(request: u64, e: &OsError) -> Vec<u8> {
     let mut text = format!("the answer's file descriptors cannot be sent: {e}").into_bytes();
     text.truncate(limits::TEXT_LEN);
     let value = u64::from(e.errno().raw_os_error().unsigned_abs());
-    let refused =
-        Refused { code: ErrorCode::System, job: NONE, part: NONE, value, limit: 0, cause: CauseId::NONE, text };
+    let refused = Refused {
+        code: ErrorCode::System,
+        job: NONE,
+        part: NONE,
+        value,
+        limit: 0,
+        cause: CauseId::NONE,
+        text,
+    };
     refused.encode(request, Time(0), 0)
 }

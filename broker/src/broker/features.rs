@@ -25,7 +25,10 @@ pub(super) fn lines(
         format!("landlock: {:?}", confined.landlock).to_lowercase(),
         format!("seccomp: {}", if confined.seccomp { "on" } else { "off" }),
         format!("no new privileges: {}", if confined.no_new_privs { "on" } else { "off" }),
-        format!("capabilities: {}", if confined.caps.is_empty() { "none".to_owned() } else { confined.caps.join(" ") }),
+        format!(
+            "capabilities: {}",
+            if confined.caps.is_empty() { "none".to_owned() } else { confined.caps.join(" ") }
+        ),
     ];
     lines.extend(keeper);
     lines

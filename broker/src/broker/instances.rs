@@ -25,7 +25,7 @@ use vgem_proto::message::keeper::KillInstance;
 
 use super::link::Link;
 use super::outbox::Packet;
-use super::poller::{Source, TURN};
+use super::poller::Source;
 use super::shell::Shell;
 
 /// One driver process.
@@ -96,12 +96,13 @@ impl Shell {
 
     /// Takes what an instance has sent, as far as its turn goes.
     pub(super) fn instance_ready(&mut self, id: InstanceId, most: usize) {
-        for turn in 0..most {
+        for _ in 0..most {
             let Some(instance) = self.instances.get_mut(&id) else { return };
             if matches!(instance.fault, Some(InstanceEnd::Broke(_))) {
                 return;
             }
-            match instance.link.take(&mut self.buffer, turn == 0 || most > TURN) {
+            // Asked until nothing is left: what a driver says is coalesced, and every word of it makes room.
+            match instance.link.take(&mut self.buffer, true) {
                 Ok(Some(Received::Data { len })) => {
                     let bytes = self.buffer.get(..len).unwrap_or_default();
                     match DriverMessage::decode(bytes, Sender::Driver, 0) {
@@ -132,7 +133,7 @@ impl Shell {
     }
 
     /// Sends a message to an instance, with its fds if they can be had.
-    pub(super) fn to_driver(&mut self, id: InstanceId, message: &DriverMessage, attach: Attach) {
+    pub(super) fn tell_driver(&mut self, id: InstanceId, message: &DriverMessage, attach: Attach) {
         let fds = match self.attached(attach) {
             Ok(fds) => fds,
             Err(e) => {
@@ -196,7 +197,9 @@ impl Shell {
     }
 
     fn forget_if_gone(&mut self, id: InstanceId) {
-        let Some(Instance { ended: true, status: Some(status), .. }) = self.instances.get(&id) else { return };
+        let Some(Instance { ended: true, status: Some(status), .. }) = self.instances.get(&id) else {
+            return;
+        };
         let status = *status;
         // What it sent before it ended counts; there is an end to it.
         self.instance_ready(id, usize::MAX);
@@ -214,7 +217,8 @@ impl Shell {
     /// What the pages of an instance show: of each timeline the furthest slot.
     fn read_pages(&self, instance: &Instance) -> Vec<Settled> {
         let furthest = |(timeline, places): (&TimelineKey, &Vec<(PairId, Slot)>)| {
-            let seen = places.iter().filter_map(|(pair, slot)| settled(self.pairs.get(pair)?, *slot, *timeline));
+            let seen =
+                places.iter().filter_map(|(pair, slot)| settled(self.pairs.get(pair)?, *slot, *timeline));
             seen.max_by_key(|settled| settled.value)
         };
         instance.shown.iter().filter_map(furthest).collect()

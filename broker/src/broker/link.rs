@@ -1,7 +1,7 @@
 //! One peer's socket, what waits to be sent over it, and how eagerly it is read.
 
-use vgem_os::{Errno, OsError};
 use vgem_os::seqpacket::{Packet as Received, Socket};
+use vgem_os::{Errno, OsError};
 
 use super::outbox::{Outbox, Packet, Sent};
 use super::poller::{Interest, Poller, Source};
@@ -33,7 +33,12 @@ struct Pace {
 
 impl Link {
     /// Over a socket, watched from now on. `limit`: bytes that may wait for the peer.
-    pub(super) fn new(socket: Socket, source: Source, limit: usize, poller: &Poller) -> Result<Self, OsError> {
+    pub(super) fn new(
+        socket: Socket,
+        source: Source,
+        limit: usize,
+        poller: &Poller,
+    ) -> Result<Self, OsError> {
         socket.set_nonblocking(true)?;
         poller.add(&socket, source)?;
         Ok(Self { socket, source, outbox: Outbox::new(limit), wants_room: false, pace: Pace::default() })

@@ -59,13 +59,14 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     let told = keeper::hear(&link)?;
     let lease = selftest::lease_self_test()?;
     if let selftest::LeaseSupport::Unusable { why } = &lease {
-        tracing::warn!("the lease probe cannot be relied on ({why}): objects are kept until their client goes");
+        tracing::warn!(
+            "the lease probe cannot be relied on ({why}): objects are kept until their client goes"
+        );
     }
     // A client's fds are refused at the sender where the kernel can; they are never looked at anyway.
     let refuses_fds = listener.set_pass_rights(false)?;
     listener.set_nonblocking(true)?;
-    let config =
-        Config { devices: told.devices, quotas: told.setup.quota.quotas(), ..Config::default() };
+    let config = Config { devices: told.devices, quotas: told.setup.quota.quotas(), ..Config::default() };
     let mut shell = shell::Shell::new(Broker::new(config), link, listener, lease.clone())?;
     let confined = confine::broker(&ConfineSpec::default())?;
     debug!("{confined:?}");

@@ -16,6 +16,8 @@ use vgem_proto::ids::InstanceId;
 
 /// Most messages taken from one peer before the others have their turn.
 pub(super) const TURN: usize = 16;
+/// After so many bytes a client's turn is over too: work is bytes rather than messages.
+pub(super) const TURN_BYTES: usize = 8 * 1024;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 const NUMBER_BITS: u32 = 61;
@@ -56,6 +58,11 @@ pub(super) enum Interest {
 }
 
 impl Source {
+    /// Whether it asks for work, where the others tell of work that is done.
+    pub(super) const fn asks(self) -> bool {
+        matches!(self, Self::Client(_) | Self::Listener)
+    }
+
     fn pack(self) -> EventData {
         let (kind, number) = match self {
             Self::Listener => (0, 0),

@@ -17,9 +17,15 @@ pub(super) fn serve(shell: &mut Shell) -> Result<(), Failure> {
         }
         let timeout = timeout(shell);
         shell.poller.wait(timeout, &mut ready)?;
-        for (source, readiness) in ready.drain(..) {
-            dispatch(shell, source, readiness);
+        // Drivers before clients: what has ended makes room for what is asked, and a client that saw its points
+        // pass must not be refused for jobs whose end is already in our socket.
+        for (source, readiness) in ready.iter().filter(|(source, _)| !source.asks()) {
+            dispatch(shell, *source, *readiness);
         }
+        for (source, readiness) in ready.iter().filter(|(source, _)| source.asks()) {
+            dispatch(shell, *source, *readiness);
+        }
+        ready.clear();
         on_time(shell);
     }
 }

@@ -89,7 +89,8 @@ pub(super) fn own_program() -> Result<PathBuf, Failure> {
 
 /// Changes this process's account and becomes the program.
 pub(crate) fn become_and_exec(cli: &Cli) -> Result<(), Failure> {
-    let (Some(uid), Some(gid), Some((program, args))) = (cli.as_uid, cli.as_gid, cli.command.split_first()) else {
+    let (Some(uid), Some(gid), Some((program, args))) = (cli.as_uid, cli.as_gid, cli.command.split_first())
+    else {
         return Err(Failure::new(Exit::Usage, "--role account is for vgemd itself"));
     };
     let failed = |what: &str, e: &dyn std::fmt::Display| {

@@ -54,7 +54,8 @@ pub(super) fn find(
     wishes: &Wishes,
 ) -> Result<BTreeMap<DeviceId, Driver>, Stop> {
     let places = places(asked, config)?;
-    let programs = places.iter().map(|place| programs(place)).find(|found| !found.is_empty()).unwrap_or_default();
+    let programs =
+        places.iter().map(|place| programs(place)).find(|found| !found.is_empty()).unwrap_or_default();
     let mut drivers = BTreeMap::new();
     for (name, program, described) in describe(programs, account, wishes)? {
         match described {
@@ -101,7 +102,8 @@ fn programs(place: &Path) -> Vec<(String, PathBuf)> {
     for entry in entries.flatten() {
         let file = entry.file_name();
         // A name with a dot is what a compiler or an editor left beside the program.
-        let name = file.to_str().and_then(|file| file.strip_prefix(PREFIX)).filter(|name| !name.contains('.'));
+        let name =
+            file.to_str().and_then(|file| file.strip_prefix(PREFIX)).filter(|name| !name.contains('.'));
         let runs = std::fs::metadata(entry.path())
             .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0);
         if let (Some(name), true) = (name, runs) {
@@ -247,8 +249,8 @@ impl Asked {
         if !status.success() {
             return Err(format!("--describe failed: {status}"));
         }
-        let description =
-            Description::decode(&self.bytes).map_err(|e| format!("--describe printed no description: {e}"))?;
+        let description = Description::decode(&self.bytes)
+            .map_err(|e| format!("--describe printed no description: {e}"))?;
         if description.name != self.name {
             return Err(format!("it describes {:?} and is called {:?}", description.name, self.name));
         }
@@ -283,7 +285,13 @@ mod tests {
     #[test]
     fn a_driver_is_an_executable_file_without_a_dot_in_its_name() {
         let dir = tempfile::tempdir().expect("a directory");
-        for (name, bits) in [("vgem-driver-b", 0o755), ("vgem-driver-a", 0o755), ("vgem-driver-c.d", 0o755), ("vgem-driver-x", 0o644), ("other", 0o755)] {
+        for (name, bits) in [
+            ("vgem-driver-b", 0o755),
+            ("vgem-driver-a", 0o755),
+            ("vgem-driver-c.d", 0o755),
+            ("vgem-driver-x", 0o644),
+            ("other", 0o755),
+        ] {
             let path = dir.path().join(name);
             std::fs::write(&path, "").expect("a file");
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(bits)).expect("its mode");

@@ -59,9 +59,7 @@ impl Instances {
         link: &Link,
     ) -> Result<(), LinkError> {
         match message {
-            KeeperMessage::StartInstance(start) => {
-                self.start(start.instance, start.device, family, link)
-            }
+            KeeperMessage::StartInstance(start) => self.start(start.instance, start.device, family, link),
             KeeperMessage::KillInstance(kill) => {
                 if !family.kill(kill.instance) {
                     debug!("{} was to be killed and has ended already", kill.instance);
@@ -156,7 +154,9 @@ impl Instances {
     fn say_why_unpinned(&mut self, why: &OsError) {
         if !self.said_why_unpinned {
             self.said_why_unpinned = true;
-            warn!("objects are not pinned beyond the limit: {why}; raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)");
+            warn!(
+                "objects are not pinned beyond the limit: {why}; raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)"
+            );
         }
     }
 }

@@ -61,11 +61,17 @@ impl Place {
         let listener = Listener::bind(&self.socket, mode.socket_bits()).map_err(|e| match e.errno() {
             Errno::ADDRINUSE => Failure::new(
                 Exit::Running,
-                format!("{} is in use by something else; end that, or choose another --dir", self.socket.display()),
+                format!(
+                    "{} is in use by something else; end that, or choose another --dir",
+                    self.socket.display()
+                ),
             ),
             Errno::NAMETOOLONG => Failure::new(
                 Exit::Place,
-                format!("{} is longer than a socket's path may be; choose a shorter --dir", self.socket.display()),
+                format!(
+                    "{} is longer than a socket's path may be; choose a shorter --dir",
+                    self.socket.display()
+                ),
             ),
             _ => Failure::new(Exit::Place, format!("cannot make {}: {e}", self.socket.display())),
         })?;
@@ -131,15 +137,19 @@ fn make(dir: &Path, mode: Mode) -> Result<bool, Failure> {
 
 /// A directory that others could put a socket into is not one to serve in.
 fn check(dir: &Path, mode: Mode) -> Result<(), Failure> {
-    let found = std::fs::metadata(dir)
-        .map_err(|e| Failure::new(Exit::Place, format!("{}: {e}", dir.display())))?;
+    let found =
+        std::fs::metadata(dir).map_err(|e| Failure::new(Exit::Place, format!("{}: {e}", dir.display())))?;
     if !found.is_dir() {
-        return Err(Failure::new(Exit::Place, format!("{} is not a directory; choose another --dir", dir.display())));
+        return Err(Failure::new(
+            Exit::Place,
+            format!("{} is not a directory; choose another --dir", dir.display()),
+        ));
     }
     let me = rustix::process::geteuid().as_raw();
     let others_write = found.mode() & 0o022 != 0;
     if found.uid() != me || (others_write && mode == Mode::System) {
-        let what = format!("{} belongs to uid {} with mode {:o}", dir.display(), found.uid(), found.mode() & 0o7777);
+        let what =
+            format!("{} belongs to uid {} with mode {:o}", dir.display(), found.uid(), found.mode() & 0o7777);
         return Err(Failure::new(
             Exit::Permission,
             format!("{what}: others could take the socket's place; use a directory of your own"),
@@ -166,7 +176,10 @@ fn lock(path: &Path) -> Result<File, Failure> {
             Err(TryLockError::WouldBlock) => {
                 return Err(Failure::new(
                     Exit::Running,
-                    format!("another vgemd serves there: {} is locked; end it, or choose another --dir", path.display()),
+                    format!(
+                        "another vgemd serves there: {} is locked; end it, or choose another --dir",
+                        path.display()
+                    ),
                 ));
             }
             Err(TryLockError::Error(e)) => return Err(failed(e)),
@@ -211,7 +224,8 @@ mod tests {
         let file = parent.path().join("f");
         std::fs::write(&file, "").expect("a file");
         let long = parent.path().join("x".repeat(100));
-        let of = |dir: &Path| Place::take(Some(dir), MODE).and_then(|mut p| p.listen(MODE)).map_err(|e| e.exit());
+        let of =
+            |dir: &Path| Place::take(Some(dir), MODE).and_then(|mut p| p.listen(MODE)).map_err(|e| e.exit());
         assert_eq!(of(&file).err(), Some(Exit::Place));
         assert_eq!(of(&long).err(), Some(Exit::Place));
         assert!(!long.exists());

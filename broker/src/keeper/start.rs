@@ -130,7 +130,9 @@ fn tell(
     }
     match link.receive().map_err(|e| failed(&e))? {
         Received::Message(KeeperMessage::Serving(_), _) => Ok(()),
-        Received::Message(other, _) => Err(failed(&format!("said {} before it served", other.row().name)).into()),
+        Received::Message(other, _) => {
+            Err(failed(&format!("said {} before it served", other.row().name)).into())
+        }
         Received::Nothing | Received::Closed => Err(failed(&"ended before it served").into()),
     }
 }

@@ -65,7 +65,8 @@ impl Wishes {
         loop {
             let lifeline = self.lifeline.as_ref().map(|fd| fd.as_fd());
             let own = [Some(self.signals.as_fd()), lifeline];
-            let mut all: Vec<PollFd<'_>> = own.into_iter().flatten().chain(fds.iter().copied()).map(readable).collect();
+            let mut all: Vec<PollFd<'_>> =
+                own.into_iter().flatten().chain(fds.iter().copied()).map(readable).collect();
             if !sleep(&mut all, deadline)? {
                 return Ok(vec![false; fds.len()]);
             }
@@ -140,7 +141,10 @@ fn timespec(ns: u64) -> Timespec {
 
 fn take(fd: RawFd) -> Result<OwnedFd, Failure> {
     let wrong = |e: &dyn std::fmt::Display| {
-        Failure::new(Exit::Usage, format!("--embedded {fd}: {e}; pass the number of an inherited pipe or socket"))
+        Failure::new(
+            Exit::Usage,
+            format!("--embedded {fd}: {e}; pass the number of an inherited pipe or socket"),
+        )
     };
     let owned = vgem_os::process::inherited(fd).map_err(|e| wrong(&e))?;
     rustix::io::ioctl_fionbio(&owned, true).map_err(|e| wrong(&e))?;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 use tempfile::TempDir;
+use vgem_os::clock;
 use vgem_os::fence::{ObserverFace, ObserverFds, PointState, Slot};
 use vgem_os::seqpacket::{Packet, Socket};
-use vgem_os::clock;
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::{CauseId, DeviceId, Point, QueueHandle, Time};
 use vgem_proto::jobs::ClientJob;
@@ -19,41 +19,41 @@ use vgem_proto::message::Sender;
 use vgem_proto::message::client::{ClientMessage, Hello, OpenQueue, QueueOpened, Submit};
 
 /// How long a test waits for what must come soon, nanoseconds.
-pub const SOON: u64 = 10_000_000_000;
+pub(crate) const SOON: u64 = 10_000_000_000;
 
 /// The program, not yet started.
-pub fn vgemd() -> Command {
+pub(crate) fn vgemd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vgemd"));
     command.stdin(Stdio::null()).env_remove("VGEMD_LOG").env_remove("NOTIFY_SOCKET");
     command
 }
 
 /// Where the driver of the tests is.
-pub fn drivers() -> PathBuf {
+pub(crate) fn drivers() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_vgemd")).parent().expect("a folder").join("examples")
 }
 
 /// Runs the program with these arguments to its end, below an empty directory.
-pub fn outcome(args: &[&str]) -> (i32, String) {
+pub(crate) fn outcome(args: &[&str]) -> (i32, String) {
     let Output { status, stderr, .. } = vgemd().args(args).output().expect("vgemd starts");
     (status.code().unwrap_or(-1), String::from_utf8_lossy(&stderr).into_owned())
 }
 
 /// An embedded daemon. Dropping it lets go of its lifeline.
-pub struct Daemon {
-    pub dir: TempDir,
-    pub child: Child,
+pub(crate) struct Daemon {
+    pub(crate) dir: TempDir,
+    pub(crate) child: Child,
     lifeline: Option<UnixStream>,
 }
 
 impl Daemon {
     /// Starts one and waits until it serves.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_in(tempfile::tempdir().expect("a directory"), &drivers(), &[])
     }
 
     /// The same, in `DIR/d` of this directory, with these drivers and more arguments.
-    pub fn start_in(dir: TempDir, drivers: &Path, args: &[&str]) -> Self {
+    pub(crate) fn start_in(dir: TempDir, drivers: &Path, args: &[&str]) -> Self {
         let (ours, theirs) = UnixStream::pair().expect("a lifeline");
         let mut child = vgemd();
         child.arg("--embedded").arg("3").arg("--dir").arg(dir.path().join("d"));
@@ -68,32 +68,33 @@ impl Daemon {
     }
 
     /// The directory it serves in.
-    pub fn place(&self) -> PathBuf {
+    pub(crate) fn place(&self) -> PathBuf {
         self.dir.path().join("d")
     }
 
     /// A client that was greeted.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let mut client = Client::connect(&self.place());
         client.greet();
         client
     }
 
     /// Its children: the broker first.
-    pub fn children(&self) -> Vec<u32> {
+    pub(crate) fn children(&self) -> Vec<u32> {
         children(self.child.id())
     }
 
     /// The child whose command line has this word.
-    pub fn child_called(&self, word: &str) -> u32 {
-        let called = |pid: &u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-            String::from_utf8_lossy(&line).contains(word)
-        });
+    pub(crate) fn child_called(&self, word: &str) -> u32 {
+        let called = |pid: &u32| {
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(word))
+        };
         self.children().into_iter().find(called).expect("such a child")
     }
 
     /// Lets go of the lifeline, as the death of its holder does, and waits for the end.
-    pub fn hang_up(&mut self) -> ExitStatus {
+    pub(crate) fn hang_up(&mut self) -> ExitStatus {
         self.lifeline = None;
         self.child.wait().expect("it was not waited for")
     }
@@ -109,56 +110,59 @@ impl Drop for Daemon {
 fn pass(command: &Command, socket: UnixStream) -> Child {
     // A shell moves it there: there is no safe call that does it between fork and exec.
     let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", "exec \"$@\" 3>&1 >/dev/null", "sh"]).arg(command.get_program()).args(command.get_args());
+    shell
+        .args(["-c", "exec \"$@\" 3>&1 >/dev/null", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
     shell.env_remove("VGEMD_LOG").stdin(Stdio::null()).stdout(OwnedFd::from(socket));
     shell.spawn().expect("vgemd starts")
 }
 
 /// The children of a process.
-pub fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Sends a process a signal by name.
-pub fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     let sent = Command::new("/bin/kill").args([&format!("-{name}"), &pid.to_string()]).status();
     assert!(sent.expect("kill starts").success());
 }
 
 /// Whether a process is there and is no zombie.
-pub fn lives(pid: u32) -> bool {
+pub(crate) fn lives(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
 /// A client.
-pub struct Client {
-    pub socket: Socket,
-    pub request: u64,
+pub(crate) struct Client {
+    pub(crate) socket: Socket,
+    pub(crate) request: u64,
 }
 
 /// A queue with the page its points are seen in.
-pub struct Queue {
-    pub handle: QueueHandle,
-    pub opened: QueueOpened,
-    pub page: ObserverFace,
+pub(crate) struct Queue {
+    pub(crate) handle: QueueHandle,
+    pub(crate) opened: QueueOpened,
+    pub(crate) page: ObserverFace,
 }
 
 impl Client {
     /// Connects to the daemon that serves in this directory.
-    pub fn connect(place: &Path) -> Self {
+    pub(crate) fn connect(place: &Path) -> Self {
         Self { socket: Socket::connect(place.join("vgemd.sock")).expect("the daemon listens"), request: 0 }
     }
 
     /// Says hello.
-    pub fn greet(&mut self) -> ClientMessage {
+    pub(crate) fn greet(&mut self) -> ClientMessage {
         let name = b"test".to_vec();
         self.ask(&Hello { version_min: 1, version_max: 1, reserved: Zero, features: 0, name }.into()).0
     }
 
     /// Sends a request and receives its answer.
-    pub fn ask(&mut self, message: &ClientMessage) -> (ClientMessage, Vec<OwnedFd>) {
+    pub(crate) fn ask(&mut self, message: &ClientMessage) -> (ClientMessage, Vec<OwnedFd>) {
         self.request += 1;
         let deadline = Time(clock::deadline_in(SOON));
         self.socket.send(&message.encode(self.request, deadline, 0), &[]).expect("room");
@@ -166,7 +170,7 @@ impl Client {
     }
 
     /// Receives a message.
-    pub fn answer(&self) -> (ClientMessage, Vec<OwnedFd>) {
+    pub(crate) fn answer(&self) -> (ClientMessage, Vec<OwnedFd>) {
         let mut buffer = vec![0; limits::MESSAGE_LEN];
         let mut fds = Vec::new();
         let Packet::Data { len } = self.socket.recv(&mut buffer, &mut fds).expect("an answer") else {
@@ -178,7 +182,7 @@ impl Client {
     }
 
     /// Opens a queue on the device of the tests.
-    pub fn open_queue(&mut self) -> Queue {
+    pub(crate) fn open_queue(&mut self) -> Queue {
         let open = OpenQueue { device: DeviceId(1), depth: 0, reserved: Zero };
         let (answer, fds) = self.ask(&open.into());
         let ClientMessage::QueueOpened(opened) = answer else { panic!("no queue: {answer:?}") };
@@ -188,7 +192,7 @@ impl Client {
     }
 
     /// Submits one job, without asking for an answer.
-    pub fn submit(&mut self, queue: &Queue, point: u64, op: u16) {
+    pub(crate) fn submit(&mut self, queue: &Queue, point: u64, op: u16) {
         self.request += 1;
         let jobs = vec![job(queue.handle, point, op)];
         let submit = Submit { jobs, operands: vec![], params: vec![], waits: vec![], bytes: vec![] };
@@ -198,7 +202,7 @@ impl Client {
 
 impl Queue {
     /// Sleeps until a point is signalled.
-    pub fn wait(&self, point: u64) -> PointState {
+    pub(crate) fn wait(&self, point: u64) -> PointState {
         let slot = Slot::new(self.opened.slot).expect("a slot");
         let deadline = clock::deadline_in(SOON);
         loop {
@@ -230,7 +234,7 @@ fn job(queue: QueueHandle, point: u64, op: u16) -> ClientJob {
 }
 
 /// Writes an executable script.
-pub fn script(path: &Path, text: &str) {
+pub(crate) fn script(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     let mut file = File::create(path).expect("a file");
     file.write_all(text.as_bytes()).expect("room");

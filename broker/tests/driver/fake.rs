@@ -47,7 +47,9 @@ impl Driver {
         let mut buffer = vec![0; limits::MESSAGE_LEN];
         loop {
             let mut fds = Vec::new();
-            let Ok(Packet::Data { len }) = self.link.recv(&mut buffer, &mut fds) else { return ExitCode::SUCCESS };
+            let Ok(Packet::Data { len }) = self.link.recv(&mut buffer, &mut fds) else {
+                return ExitCode::SUCCESS;
+            };
             let decoded = DriverMessage::decode(&buffer[..len], Sender::Broker, fds.len());
             let (_, message) = decoded.expect("the broker sends right messages");
             self.hear(message, fds);
@@ -67,12 +69,16 @@ impl Driver {
                 self.shown.entry(publish.timeline).or_default().push((publish.page, slot));
             }
             DriverMessage::Run(run) => {
+                let mut completions = Vec::new();
                 for job in run.jobs {
                     match job.op {
-                        0 => self.done(job.queue, job.point),
+                        0 => completions.push(self.done(job.queue, job.point)),
                         1 => {}
                         _ => self.link.send(&[7; 40], &[]).expect("the broker reads"),
                     }
+                }
+                for some in completions.chunks(limits::COMPLETIONS) {
+                    self.say(&Complete { completions: some.to_vec() }.into());
                 }
             }
             DriverMessage::Map(map) => self.say(&Mapped { object: map.object }.into()),
@@ -85,14 +91,14 @@ impl Driver {
         }
     }
 
-    fn done(&self, timeline: TimelineKey, point: Point) {
+    fn done(&self, timeline: TimelineKey, point: Point) -> Completion {
         let now = clock::now();
         for (page, slot) in self.shown.get(&timeline).into_iter().flatten() {
             let woke = self.pages[page].signal(*slot, point.0, now, None);
             woke.expect("points grow");
         }
         let (started, ended) = (Time(now), Time(now));
-        let completion = Completion {
+        Completion {
             timeline,
             point,
             started,
@@ -102,8 +108,7 @@ impl Driver {
             cause: CauseId::NONE,
             code: 0,
             reserved: Zero,
-        };
-        self.say(&Complete { completions: vec![completion] }.into());
+        }
     }
 
     fn say(&self, message: &DriverMessage) {
