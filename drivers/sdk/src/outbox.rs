@@ -161,6 +161,7 @@ mod tests {
         (Outbox::new(Arc::new(ours)), theirs)
     }
 
+    // M-109
     #[test]
     fn completions_wait_until_they_are_due() {
         let (outbox, broker) = outbox();
@@ -176,6 +177,7 @@ mod tests {
         assert_eq!(outbox.due(), None);
     }
 
+    // M-109
     #[test]
     fn sixty_four_completions_leave_at_once() {
         let (outbox, broker) = outbox();

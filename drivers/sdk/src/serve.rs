@@ -17,6 +17,7 @@ use vgem_os::mapping::{Mapping, Populate};
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::{PageId, Time};
+use vgem_proto::jobs::PAGE_LOCAL;
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
 use vgem_proto::message::driver::{DriverMessage, Map, Mapped, NotMapped, Ready, Unmapped};
@@ -188,6 +189,7 @@ impl<E: Engine> Control<'_, E> {
             DriverMessage::ObservePage(m) => {
                 let (page, interest) = two(fds)?;
                 let face = ObserverFace::map(ObserverFds { page, interest })?;
+                place_of(m.page)?;
                 self.instance.schedule().observe(m.page, face);
                 self.instance.renew_watch();
             }
@@ -282,13 +284,20 @@ fn two(fds: &mut Vec<OwnedFd>) -> Result<(OwnedFd, OwnedFd), Fault> {
 }
 
 /// Pages are numbered from 0 without gaps, so a number far away is a mistake, not a reason to allocate.
-const PAGES_MAX: usize = 65_536;
+/// [`PAGE_LOCAL`] is no page's number: a wait that names it is on a timeline of this instance.
+const PAGES_MAX: usize = PAGE_LOCAL as usize;
 
-fn put<T>(list: &mut Vec<Option<T>>, page: PageId, item: Option<T>) -> Result<(), Fault> {
+/// A page's place in a list of pages.
+fn place_of(page: PageId) -> Result<usize, Fault> {
     let at = page.0 as usize;
     if at >= PAGES_MAX {
         return Err(Fault::Broke(format!("{page} of at most {PAGES_MAX}")));
     }
+    Ok(at)
+}
+
+fn put<T>(list: &mut Vec<Option<T>>, page: PageId, item: Option<T>) -> Result<(), Fault> {
+    let at = place_of(page)?;
     if list.len() <= at {
         list.resize_with(at + 1, || None);
     }

@@ -131,6 +131,7 @@ mod tests {
         Failure { code: ErrorCode::Io, cause: CauseId(u64::from(n)) }
     }
 
+    // M-082
     #[test]
     fn a_slot_added_late_shows_value_and_failures_so_far() {
         let keeper = PagePair::create().expect("memory for two pages");
@@ -162,6 +163,7 @@ mod tests {
         assert_eq!(failure_in(timeline.state(Point(2))), None);
     }
 
+    // M-075
     #[test]
     fn a_point_older_than_the_kept_failures_is_overrun() {
         let timeline = timeline();
@@ -169,6 +171,8 @@ mod tests {
             timeline.signal(Point(point), point, Some(failed(1)));
         }
         assert_eq!(timeline.state(Point(3)), PointState::Overrun);
+        let unknown = Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE };
+        assert_eq!(failure_in(PointState::Overrun), Some(unknown));
         assert!(matches!(timeline.state(Point(20)), PointState::Failed { .. }));
     }
 }

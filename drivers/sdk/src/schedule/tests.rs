@@ -52,6 +52,7 @@ fn step(schedule: &mut Schedule, outcome: Option<Failure>) -> Option<(TimelineKe
 
 const BROKEN: Failure = Failure { code: ErrorCode::Io, cause: CauseId(77) };
 
+// M-105
 #[test]
 fn a_queue_runs_in_order_and_one_at_a_time() {
     let mut schedule = schedule();
@@ -74,6 +75,7 @@ fn a_parked_head_does_not_hold_up_other_queues() {
     assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
 }
 
+// M-107
 #[test]
 fn f10_a_failed_data_wait_fails_the_job_with_the_same_cause_and_an_order_wait_does_not() {
     for (kind, inherited) in [(WaitKind::Data, Some(BROKEN)), (WaitKind::Order, None)] {
@@ -123,6 +125,7 @@ fn a_closing_queue_closes_when_its_last_job_has_ended_and_its_failures_stay_know
     assert_eq!(step(&mut schedule, None), Some((A, Point(1), Some(BROKEN))));
 }
 
+// M-105
 #[test]
 fn j5_a_cancelled_job_ends_cancelled_in_its_turn() {
     let mut schedule = schedule();
@@ -153,6 +156,7 @@ fn remote() -> (SignallerFace, Schedule) {
 
 const REMOTE: TimelineKey = TimelineKey { index: 40, generation: 41 };
 
+// M-107
 #[test]
 fn a_remote_wait_passes_when_its_page_shows_the_point() {
     let (signaller, mut schedule) = remote();
@@ -164,6 +168,21 @@ fn a_remote_wait_passes_when_its_page_shows_the_point() {
     signaller.signal(slot, 2, 2, None).expect("2 is newer than 1");
     schedule.review(Look::Passing);
     assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
+}
+
+// M-075, M-107
+#[test]
+fn an_overrun_fails_a_data_wait_with_no_cause_and_an_order_wait_passes() {
+    let unknown = Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE };
+    for (kind, inherited) in [(WaitKind::Data, Some(unknown)), (WaitKind::Order, None)] {
+        let (signaller, mut schedule) = remote();
+        let slot = Slot::new(0).expect("a page has 15 slots");
+        push(&mut schedule, job(A, 1, &[wait(REMOTE, 2, 0, kind)]));
+        assert!(!schedule.has_runnable(), "nothing is shown yet");
+        signaller.publish(slot, REMOTE.generation + 1, 0, 1, &[]);
+        schedule.review(Look::Passing);
+        assert_eq!(step(&mut schedule, None), Some((A, Point(1), inherited)));
+    }
 }
 
 #[test]

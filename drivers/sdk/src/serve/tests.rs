@@ -1,23 +1,24 @@
 //! A whole instance on a socket pair, with the test as its broker.
 
 use super::*;
-use crate::engine::{OperandBytes, Task};
+use crate::engine::{OperandBytes, Staging, Task};
 use std::os::fd::{AsFd, BorrowedFd};
 use vgem_os::fence::{KeeperFace, PagePair, PointState};
-use vgem_os::memory::{HugePages, ObjectMemory};
+use vgem_os::memory::{HugePages, ObjectMemory, Probe};
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, TimelineKey};
 use vgem_proto::jobs::{
-    Completion, DriverJob, DriverOperand, DriverParam, DriverWait, OPERAND_INDIRECT, PAGE_LOCAL, ParamSource,
+    Completion, DriverJob, DriverOperand, DriverParam, DriverWait, OPERAND_FOREIGN, OPERAND_INDIRECT,
+    PAGE_LOCAL, ParamSource,
 };
 use vgem_proto::layout::result_cell;
 use vgem_proto::message::driver::{
-    CloseTimeline, ObservePage, OpenTimeline, Publish, Run, SignalPage, Start,
+    CloseTimeline, ObservePage, OpenTimeline, Publish, Run, SignalPage, Start, Unmap,
 };
 use vgem_proto::rights::{Access, WaitKind};
 
-/// Adds a number to every byte of its operand; fails on 13, panics on 14.
+/// Adds a number to every byte of its operand; fails on 13, panics on 14. Its digest says whether through windows.
 struct Adder {
     inline: u64,
 }
@@ -46,6 +47,7 @@ impl Engine for Adder {
         data.copy_from(0, &copy).expect("in range");
         task.set_len(copy.len() as u64);
         task.set_value(by);
+        task.set_digest(&[u8::from(task.staging(0) == Staging::Windows)]);
         Ok(())
     }
 
@@ -85,9 +87,14 @@ impl Rig {
             rig.tell(OpenTimeline { timeline, client: ClientKey::default() }, &[]);
             rig.tell(Publish { timeline, page: PageId(0), slot, reserved: Zero }, &[]);
         }
-        let fd = rig.memory.export(Access::Write).expect("an fd");
-        rig.tell(Map { object: DATA, len: 4096, access: Access::Write, reserved: Zero }, &[fd.as_fd()]);
+        rig.map(DATA, &rig.memory, Access::Write);
         rig
+    }
+
+    /// Has an object mapped, as long as its memory is.
+    fn map(&self, object: ObjectKey, memory: &ObjectMemory, access: Access) {
+        let fd = memory.export(access).expect("an fd");
+        self.tell(Map { object, len: memory.len(), access, reserved: Zero }, &[fd.as_fd()]);
     }
 
     fn tell(&self, message: impl Into<DriverMessage>, fds: &[BorrowedFd<'_>]) {
@@ -129,11 +136,7 @@ impl Rig {
     }
 
     fn read(&self, offset: usize, len: usize) -> Vec<u8> {
-        let fd = self.memory.export(Access::Read).expect("an fd");
-        let mapping = Mapping::map(fd.as_fd(), 4096, Access::Read, Populate::Lazy).expect("a mapping");
-        let mut bytes = vec![0; len];
-        mapping.span().copy_to(offset, &mut bytes).expect("in range");
-        bytes
+        read(&self.memory, offset, len)
     }
 
     fn write_u64(&self, offset: usize, value: u64) {
@@ -148,6 +151,28 @@ impl Rig {
         let ended = driver.map(|d| d.join().expect("no panic"));
         assert!(matches!(ended, Some(Ok(()))), "{ended:?}");
     }
+
+    /// The driver ends while its broker still holds the link; why.
+    fn leaves(mut self) -> Fault {
+        let driver = self.driver.take().expect("it is joined once");
+        driver.join().expect("no panic").expect_err("it leaves by itself")
+    }
+}
+
+fn read(memory: &ObjectMemory, offset: usize, len: usize) -> Vec<u8> {
+    let fd = memory.export(Access::Read).expect("an fd");
+    let mapping = Mapping::map(fd.as_fd(), 4096, Access::Read, Populate::Lazy).expect("a mapping");
+    let mut bytes = vec![0; len];
+    mapping.span().copy_to(offset, &mut bytes).expect("in range");
+    bytes
+}
+
+fn memory(len: u64) -> ObjectMemory {
+    ObjectMemory::create(len, HugePages::None, "another").expect("a few pages")
+}
+
+fn is(state: PointState, code: ErrorCode) -> bool {
+    matches!(state, PointState::Failed { code: found, .. } if found == code.number())
 }
 
 fn operand(offset: u64, len: u64) -> DriverOperand {
@@ -212,18 +237,57 @@ fn a_job_runs_on_either_thread_and_its_client_sees_memory_cell_and_fence() {
     }
 }
 
+// M-108
 #[test]
 fn the_cause_of_a_failure_reaches_the_broker_before_the_client_sees_it() {
     let mut rig = Rig::new(FAR);
     rig.tell(run(QUEUE, 1, vec![operand(0, 8)], vec![by(13)], vec![]), &[]);
     let PointState::Failed { code, cause, .. } = rig.outcome(QUEUE, 1) else { panic!("it failed") };
     assert_eq!(code, ErrorCode::Io.number());
+    // What is not there by now came after the point.
+    rig.link.set_nonblocking(true).expect("a socket of ours");
     let told = rig.hear(|m| match m {
         DriverMessage::Cause(c) => Some(c.clone()),
         _ => None,
     });
     assert_eq!((told.cause, told.text.as_slice()), (CauseId(cause), b"thirteen".as_slice()));
     assert_eq!(told.cause.issuer(), InstanceId(3));
+    rig.ends();
+}
+
+// M-106, M-108
+#[test]
+fn a_job_that_has_failed_already_ends_so_without_running_and_sends_no_cause() {
+    let mut rig = Rig::new(0);
+    let mut failed = run(QUEUE, 1, vec![operand(0, 8)], vec![by(1)], vec![]);
+    let inherited = CauseId::new(InstanceId(9), 4);
+    failed.jobs[0].failed_cause = inherited;
+    failed.jobs[0].failed_code = ErrorCode::Refused.number();
+    rig.tell(failed, &[]);
+    let state = rig.outcome(QUEUE, 1);
+    assert!(is(state, ErrorCode::Refused), "{state:?}");
+    assert!(matches!(state, PointState::Failed { cause, .. } if cause == inherited.0), "{state:?}");
+    assert_eq!(rig.read(0, 1), [0], "the engine ran");
+    rig.hear(|m| {
+        assert!(!matches!(m, DriverMessage::Cause(_)), "{m:?}");
+        matches!(m, DriverMessage::Complete(_)).then_some(())
+    });
+    let [completion] = rig.completions[..] else { panic!("{:?}", rig.completions) };
+    assert_eq!((completion.started, completion.cause), (Time(0), inherited));
+    rig.ends();
+}
+
+// M-110
+#[test]
+fn an_operand_that_is_foreign_goes_through_windows() {
+    let rig = Rig::new(0);
+    for (point, flags, windows) in [(1, 0, 0), (2, OPERAND_FOREIGN, 1)] {
+        let data = DriverOperand { flags, ..operand(0, 8) };
+        let cell = DriverOperand { number: 1, ..operand(1024, 64) };
+        rig.tell(run(QUEUE, point, vec![data, cell], vec![], vec![]), &[]);
+        assert!(matches!(rig.outcome(QUEUE, point), PointState::Ok { .. }));
+        assert_eq!(rig.read(1024 + 8 * result_cell::DIGEST, 1), [windows], "flags {flags}");
+    }
     rig.ends();
 }
 
@@ -300,6 +364,7 @@ fn a_job_waits_for_another_process_and_starts_when_that_signals() {
     rig.ends();
 }
 
+// M-105, M-109
 #[test]
 fn a_thousand_jobs_on_two_queues_end_in_order_and_are_all_told() {
     let mut rig = Rig::new(4);
@@ -343,14 +408,134 @@ fn a_closed_queue_is_told_after_its_last_completion() {
     rig.ends();
 }
 
+// M-102
+#[test]
+fn a_second_map_of_an_object_replaces_its_mapping() {
+    let mut rig = Rig::new(0);
+    let mapped = |m: &DriverMessage| matches!(m, DriverMessage::Mapped(_)).then_some(());
+    rig.hear(mapped);
+    let second = memory(4096);
+    rig.map(DATA, &second, Access::Read);
+    rig.hear(mapped);
+    assert_eq!(rig.memory.probe(), Ok(Probe::Free), "the first is still held");
+    rig.tell(run(QUEUE, 1, vec![operand(0, 8)], vec![], vec![]), &[]);
+    let state = rig.outcome(QUEUE, 1);
+    assert!(is(state, ErrorCode::MapFailed), "{state:?}: it was mapped for reading");
+    rig.map(DATA, &second, Access::Write);
+    rig.tell(run(QUEUE, 2, vec![operand(4088, 8)], vec![], vec![]), &[]);
+    assert!(matches!(rig.outcome(QUEUE, 2), PointState::Ok { .. }));
+    assert_eq!((read(&second, 4095, 1), rig.read(4095, 1)), (vec![1], vec![0]));
+    rig.ends();
+}
+
+// M-102
+#[test]
+fn memory_that_is_not_what_map_says_is_not_mapped() {
+    let mut rig = Rig::new(0);
+    let (memory, key) = (memory(4096), ObjectKey { index: 4, generation: 4 });
+    let file = std::fs::File::open("/dev/zero").expect("every machine has it");
+    let (writable, readable) =
+        (memory.export(Access::Write).expect("an fd"), memory.export(Access::Read).expect("an fd"));
+    for (fd, len, access) in [
+        (writable.as_fd(), 8192, Access::Write),
+        (readable.as_fd(), 4096, Access::Write),
+        (file.as_fd(), 4096, Access::Read),
+    ] {
+        rig.tell(Map { object: key, len, access, reserved: Zero }, &[fd]);
+        let object = rig.hear(|m| match m {
+            DriverMessage::NotMapped(not) => Some(not.object),
+            DriverMessage::Mapped(mapped) if mapped.object == key => panic!("{len} bytes for {access:?}"),
+            _ => None,
+        });
+        assert_eq!(object, key);
+    }
+    rig.tell(run(QUEUE, 1, vec![DriverOperand { object: key, ..operand(0, 8) }], vec![], vec![]), &[]);
+    let state = rig.outcome(QUEUE, 1);
+    assert!(is(state, ErrorCode::MapFailed), "{state:?}");
+    rig.ends();
+}
+
+// M-104
+#[test]
+fn what_the_broker_tells_is_done_in_its_order() {
+    let rig = Rig::new(FAR);
+    let (memory, key) = (memory(4096), ObjectKey { index: 5, generation: 5 });
+    let third = TimelineKey { index: 2, generation: 7 };
+    let far = PagePair::create().expect("two pages");
+    let signaller = SignallerFace::map(far.signaller_fds().expect("fds")).expect("pages");
+    let from = TimelineKey { index: 70, generation: 71 };
+    signaller.publish(Slot::new(4).expect("a slot"), from.generation, 1, 1, &[]);
+    let kind = WaitKind::Data;
+    let wait = DriverWait { timeline: from, point: Point(1), page: 3, slot: 4, kind, reserved: Zero };
+    let data = DriverOperand { object: key, ..operand(0, 8) };
+    // Nothing is waited for on the way: queue, slot, object and page are each told just before they are named.
+    rig.tell(OpenTimeline { timeline: third, client: ClientKey::default() }, &[]);
+    rig.tell(Publish { timeline: third, page: PageId(0), slot: 2, reserved: Zero }, &[]);
+    let fds = far.observer_fds().expect("fds");
+    rig.tell(ObservePage { page: PageId(3) }, &[fds.page.as_fd(), fds.interest.as_fd()]);
+    rig.tell(run(third, 1, vec![data], vec![], vec![]), &[]);
+    rig.map(key, &memory, Access::Write);
+    rig.tell(run(third, 2, vec![data], vec![], vec![wait]), &[]);
+    rig.tell(Unmap { object: key }, &[]);
+    rig.tell(run(third, 3, vec![data], vec![], vec![]), &[]);
+    let [before, mapped, after] = [1, 2, 3].map(|point| rig.outcome(third, point));
+    assert!(is(before, ErrorCode::MapFailed), "{before:?}");
+    assert!(matches!(mapped, PointState::Ok { .. }), "{mapped:?}");
+    assert!(is(after, ErrorCode::MapFailed), "{after:?}");
+    rig.ends();
+}
+
+// M-101
+#[test]
+fn a_broker_that_breaks_the_protocol_is_left() {
+    let nobody = TimelineKey { index: 9, generation: 9 };
+    let slot = |slot| Publish { timeline: QUEUE, page: PageId(0), slot, reserved: Zero };
+    let wrong: [DriverMessage; 7] = [
+        Unmapped { object: DATA }.into(),
+        OpenTimeline { timeline: QUEUE, client: ClientKey::default() }.into(),
+        run(nobody, 1, vec![], vec![], vec![]).into(),
+        slot(15).into(),
+        Publish { page: PageId(1), ..slot(3) }.into(),
+        Publish { timeline: nobody, ..slot(3) }.into(),
+        vgem_proto::message::driver::DropSignalPage { page: PageId(65_535) }.into(),
+    ];
+    for message in wrong {
+        let (rig, name) = (Rig::new(0), message.row().name);
+        rig.tell(message, &[]);
+        let why = rig.leaves();
+        assert!(matches!(why, Fault::Broke(_) | Fault::Malformed(_)), "{name}: {why}");
+    }
+    for bytes in [vec![7; 40], vec![7; 100_000]] {
+        let rig = Rig::new(0);
+        rig.link.send(&bytes, &[]).expect("the driver reads");
+        let why = rig.leaves();
+        assert!(matches!(why, Fault::Broke(_) | Fault::Malformed(_)), "{why}");
+    }
+}
+
+// M-101
+#[test]
+fn no_page_has_the_number_that_means_a_timeline_of_ones_own() {
+    let pair = PagePair::create().expect("two pages");
+    let page = PageId(u32::from(PAGE_LOCAL));
+    let (signals, observes) = (Rig::new(0), Rig::new(0));
+    let fds = pair.signaller_fds().expect("fds");
+    signals.tell(SignalPage { page }, &[fds.page.as_fd(), fds.interest.as_fd()]);
+    let fds = pair.observer_fds().expect("fds");
+    observes.tell(ObservePage { page }, &[fds.page.as_fd(), fds.interest.as_fd()]);
+    for why in [signals.leaves(), observes.leaves()] {
+        assert!(matches!(why, Fault::Broke(_)), "{why}");
+    }
+}
+
+// M-103
 #[test]
 fn unmapping_leaves_no_open_file_behind() {
-    use vgem_os::memory::Probe;
     let mut rig = Rig::new(0);
     rig.tell(run(QUEUE, 1, vec![operand(0, 8)], vec![], vec![]), &[]);
     rig.hear(|m| matches!(m, DriverMessage::Complete(_)).then_some(()));
     assert_eq!(rig.memory.probe(), Ok(Probe::Busy));
-    rig.tell(vgem_proto::message::driver::Unmap { object: DATA }, &[]);
+    rig.tell(Unmap { object: DATA }, &[]);
     rig.hear(|m| matches!(m, DriverMessage::Unmapped(_)).then_some(()));
     assert_eq!(rig.memory.probe(), Ok(Probe::Free));
     rig.ends();
