@@ -68,6 +68,10 @@ impl Checker<'_> {
         let run_ns = self.run_time(operation, job)?;
         self.operands(operation, parts.operands, batch)?;
         self.params(operation, parts.params, batch)?;
+        if parts.waits.len() > limits::JOB_WAITS {
+            let text = "explicit waits of one job";
+            return Err(refusal(ErrorCode::Exhausted, text, parts.waits.len(), limits::JOB_WAITS));
+        }
         for wait in parts.waits {
             self.explicit_wait(wait, batch)?;
         }

@@ -110,12 +110,13 @@ mod tests {
         assert_eq!((refusal.code, refusal.value, refusal.limit), (ErrorCode::Denied, 2, 1));
     }
 
+    // M-036
     #[test]
     fn an_export_needs_the_right_to_export_and_that_of_its_access() {
-        let allowed = |rights, access| authorise_export(OBJECT, rights, access).is_ok();
-        assert!(allowed(Rights::READ | Rights::EXPORT, Access::Read));
-        assert!(!allowed(Rights::READ | Rights::EXPORT, Access::Write));
-        assert!(!allowed(Rights::READ | Rights::WRITE, Access::Read));
+        let refused = |rights, access| authorise_export(OBJECT, rights, access).err().map(|e| e.code);
+        assert_eq!(refused(Rights::READ | Rights::EXPORT, Access::Read), None);
+        assert_eq!(refused(Rights::READ | Rights::EXPORT, Access::Write), Some(ErrorCode::Denied));
+        assert_eq!(refused(Rights::READ | Rights::WRITE, Access::Read), Some(ErrorCode::Denied));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::batch::Batch;
 use crate::reservations::stage;
 use crate::world::{COPY, MS, World, ZIP};
 
+// M-063
 #[test]
 fn f7_a_job_that_never_ends_is_ended() {
     let mut s = stage();
@@ -17,6 +18,22 @@ fn f7_a_job_that_never_ends_is_ended() {
     let text = String::from_utf8(s.world.explain(s.client, failure.cause).text).unwrap();
     assert_eq!(failure.code, ErrorCode::TimedOut);
     assert!(text.starts_with("device copy: job point 1 exceeded 1000 ms"), "{text}");
+}
+
+// M-063
+#[test]
+fn f7_the_driver_of_a_late_job_is_started_anew() {
+    let mut s = stage();
+    let late = s.world.instance(COPY);
+    s.submit(Batch::new().job(s.queues[0], 1));
+    s.world.let_ms_pass(6000);
+    assert!(!s.world.drivers.contains_key(&late));
+    s.world.let_ms_pass(100);
+    let again = s.world.queue(s.client, COPY);
+    assert_ne!(s.world.instance(COPY), late);
+    s.submit(Batch::new().job(again, 1));
+    s.world.run_all();
+    assert_eq!(s.world.broker.counters().jobs_ok, 1);
 }
 
 #[test]
@@ -39,6 +56,7 @@ fn f7_a_late_job_on_one_device_leaves_others_alone() {
     assert_eq!(s.world.truth.look(s.lines[1], Point(1)), Some(Ok(())));
 }
 
+// M-063
 #[test]
 fn f7_the_limit_is_the_jobs_own_run_time_and_the_scheduling_delay() {
     let mut s = stage();

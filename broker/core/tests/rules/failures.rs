@@ -152,6 +152,7 @@ fn t5_failures_that_are_long_past_count_as_failed() {
     assert!(s.world.last_job(ZIP).failed().is_some());
 }
 
+// M-062
 #[test]
 fn f1_a_driver_that_ends_a_job_twice_is_stopped() {
     let mut s = stage();
@@ -193,6 +194,7 @@ fn f9_a_job_that_ended_just_before_the_reset_is_not_guilty() {
     assert_eq!(outcome(&s, 0, 2).unwrap().unwrap_err().code, ErrorCode::Cancelled);
 }
 
+// M-064
 #[test]
 fn l4_a_dead_driver_fails_every_point_it_owed() {
     let mut s = stage();

@@ -135,6 +135,7 @@ fn a_client_waits_for_so_many_queues_and_no_more() {
     assert_eq!((refused.code, refused.value, refused.limit), (ErrorCode::Exhausted, 65, 64));
 }
 
+// M-100
 #[test]
 fn a_driver_that_describes_itself_differently_is_ended() {
     let mut world = World::new();
@@ -159,6 +160,7 @@ fn a_driver_that_never_greets_is_ended() {
     assert!(world.drivers.values().all(|driver| driver.killed));
 }
 
+// M-100
 #[test]
 fn a_driver_that_speaks_before_it_greets_is_ended() {
     let mut world = World::new();

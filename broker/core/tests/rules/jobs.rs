@@ -89,6 +89,7 @@ fn j3_two_batches_on_the_same_objects_are_ordered_the_same_way_everywhere() {
     assert_eq!(s.waits(ZIP), [(0, 2, Order)]);
 }
 
+// M-038
 #[test]
 fn j4_closing_a_handle_in_flight_is_fine_and_the_memory_lives_to_the_last_use() {
     let mut s = stage();

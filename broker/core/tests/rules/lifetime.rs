@@ -20,6 +20,7 @@ fn with_export() -> (World, LinkId, Handle) {
     (world, client, object)
 }
 
+// M-038
 #[test]
 fn l1_an_object_with_an_open_export_is_not_freed_and_stays_charged() {
     let (mut world, client, object) = with_export();
@@ -28,6 +29,7 @@ fn l1_an_object_with_an_open_export_is_not_freed_and_stays_charged() {
     assert_eq!(world.memory.len(), 1);
 }
 
+// M-038
 #[test]
 fn l1_the_last_close_of_an_export_frees_it() {
     let (mut world, client, object) = with_export();
@@ -87,6 +89,7 @@ fn l1_a_reference_in_the_last_moment_keeps_the_object() {
     assert_eq!(world.broker.ledger().objects, 1);
 }
 
+// M-038
 #[test]
 fn l1_every_instance_lets_go_before_anybody_probes() {
     let mut s = stage();
@@ -121,6 +124,7 @@ fn l1_an_instance_that_does_not_let_go_is_ended() {
     assert_eq!(s.world.memory.len(), 0);
 }
 
+// M-023
 #[test]
 fn l2_an_object_that_was_not_committed_dies_with_its_creator() {
     let mut world = World::new();
@@ -160,6 +164,7 @@ fn l2_an_object_with_untouched_pages_is_not_committed_but_may_be_later() {
     assert!(matches!(committed, Some(ClientMessage::Committed(c)) if c.pinned == 4096));
 }
 
+// M-023
 #[test]
 fn l3_the_running_jobs_of_a_dead_client_finish() {
     let mut s = stage();
@@ -191,6 +196,7 @@ fn l3_a_client_that_dies_while_its_queue_opens_leaves_nothing() {
     assert_eq!(world.broker.ledger(), before);
 }
 
+// M-023
 #[test]
 fn l3_the_pages_toward_a_dead_client_go_when_its_queues_are_closed() {
     let mut s = stage();

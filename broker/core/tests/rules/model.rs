@@ -495,6 +495,7 @@ fn run(seed: u64, steps: u64) -> (u64, u64) {
     told
 }
 
+// M-062
 #[test]
 fn every_job_waits_for_exactly_what_it_must_and_everything_comes_back() {
     let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());

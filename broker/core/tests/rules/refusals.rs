@@ -7,7 +7,7 @@ use vgem_proto::jobs::ParamSource;
 use vgem_proto::message::client::{
     ClientMessage, CloseObject, CreateObject, Export, ListDevices, OpenQueue, Refused,
 };
-use vgem_proto::rights::HugePages;
+use vgem_proto::rights::{HugePages, WaitKind};
 
 use crate::batch::{Batch, IN, IN_OUT, OUT, RESULT};
 use crate::reservations::{Stage, stage};
@@ -229,6 +229,17 @@ fn counts_that_do_not_add_up() {
         refuses(|b, s| b.reads(s.object, 0..64).with(|job| job.operands = 0)),
         (ErrorCode::Malformed, 0, 1)
     );
+}
+
+#[test]
+fn more_explicit_waits_than_a_job_may_have() {
+    let waits = |count| {
+        move |b: Batch, s: &Stage| (0..count).fold(b, |b, _| b.waits(s.queues[1], 0, WaitKind::Order))
+    };
+    assert_eq!(refuses(waits(65)), (ErrorCode::Exhausted, 65, 64));
+    let mut s = stage();
+    let full = waits(64)(Batch::new().job(s.queues[0], 1), &s);
+    s.submit(full);
 }
 
 #[test]
