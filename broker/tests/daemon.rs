@@ -11,7 +11,7 @@ use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::Time;
 use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, CreateObject, Inspect, ListDevices};
+use vgem_proto::message::client::{ClientMessage, Commit, CreateObject, Inspect, ListDevices};
 use vgem_proto::rights::HugePages;
 use vgem_proto::snapshot::{Status, Topic};
 
@@ -38,6 +38,7 @@ fn a_job_goes_to_its_driver_and_its_point_comes_back() {
     assert!(matches!(queue.wait(1), PointState::Ok { .. }));
 }
 
+// M-064
 #[test]
 fn a_killed_driver_fails_what_it_owed() {
     let daemon = Daemon::start();
@@ -51,6 +52,7 @@ fn a_killed_driver_fails_what_it_owed() {
     assert!(matches!(queue.wait(1), PointState::Ok { .. }));
 }
 
+// M-101
 #[test]
 fn a_driver_that_breaks_the_protocol_is_killed() {
     let daemon = Daemon::start();
@@ -94,6 +96,21 @@ fn an_object_is_made_with_its_memory() {
         std::fs::File::from(fds.into_iter().next().expect("its fd")).metadata().expect("stat").len(),
         8192
     );
+}
+
+// M-032
+#[test]
+fn the_broker_gives_an_object_no_page() {
+    use std::os::unix::fs::MetadataExt as _;
+    let daemon = Daemon::start();
+    let mut client = daemon.client();
+    let create = CreateObject { len: 8192, huge: HugePages::Never, reserved: Zero, name: vec![] };
+    let (answer, fds) = client.ask(&create.into());
+    let ClientMessage::ObjectCreated(created) = answer else { panic!("{answer:?}") };
+    let (answer, _) = client.ask(&Commit { object: created.object }.into());
+    assert!(matches!(answer, ClientMessage::Refused(refused) if refused.code == ErrorCode::NotReady));
+    let file = std::fs::File::from(fds.into_iter().next().expect("its fd"));
+    assert_eq!(file.metadata().expect("stat").blocks(), 0);
 }
 
 #[test]
@@ -208,6 +225,16 @@ fn a_dead_broker_takes_everybody_with_it() {
     signal(daemon.child_called("broker"), "KILL");
     assert_eq!(daemon.child.wait().expect("its end").code(), Some(70));
     assert!(!family.into_iter().any(lives) && !daemon.place().exists());
+}
+
+// M-121
+#[test]
+fn the_broker_is_confined_when_the_daemon_is_ready() {
+    let daemon = Daemon::start();
+    let path = format!("/proc/{}/status", daemon.child_called("broker"));
+    let status = std::fs::read_to_string(path).expect("the broker lives");
+    let has = |line: &str| status.lines().any(|found| found.split_whitespace().eq(line.split(' ')));
+    assert!(has("NoNewPrivs: 1") && has("Seccomp: 2"), "{status}");
 }
 
 #[test]

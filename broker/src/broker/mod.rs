@@ -71,7 +71,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     let confined = confine::broker(&ConfineSpec::default())?;
     debug!("{confined:?}");
     shell.features = features::lines(told.setup.features, &lease, refuses_fds, &confined);
-    shell.begin(told.setup.prestart);
+    shell.begin(&confined, told.setup.prestart);
     info!("serves, confined: landlock {:?}, {} capabilities left", confined.landlock, confined.caps.len());
     serve::serve(&mut shell)
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use vgem_core::Broker;
 use vgem_core::io::{Effects, Input, LinkId, PairId};
 use vgem_os::clock;
+use vgem_os::confine::Confined;
 use vgem_os::fence::KeeperFace;
 use vgem_os::selftest::LeaseSupport;
 use vgem_os::seqpacket::{Listener, Socket};
@@ -88,7 +89,9 @@ impl Shell {
     }
 
     /// Tells the keeper that clients are served from now on, and starts what is wanted beforehand.
-    pub(super) fn begin(&mut self, prestart: Option<u32>) {
+    ///
+    /// `_proof`: only a process that was confined has one, so nobody says Serving before (M-121).
+    pub(super) fn begin(&mut self, _proof: &Confined, prestart: Option<u32>) {
         self.ask_keeper(&Serving {}.into(), Vec::new());
         match prestart {
             Some(uid) => self.happen(Input::Prestart { domain: domain_of(uid) }),

@@ -196,3 +196,6 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

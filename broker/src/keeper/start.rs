@@ -110,7 +110,7 @@ pub(super) fn broker(
     }
 }
 
-fn tell(
+pub(super) fn tell(
     link: &mut Link,
     setup: &Setup,
     drivers: &BTreeMap<DeviceId, Driver>,

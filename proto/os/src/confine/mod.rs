@@ -57,6 +57,7 @@ pub struct ConfineSpec {
 
 /// What is in force now, for `doctor` and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Confined {
     /// No exec gains a right any more.
     pub no_new_privs: bool,
