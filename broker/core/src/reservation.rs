@@ -391,6 +391,15 @@ mod tests {
     }
 
     #[test]
+    fn r5_many_points_of_one_timeline_take_the_room_of_one() {
+        let mut reservation = Reservation::default();
+        for point in 1..=100 {
+            reservation.add(fence(1, point), Touching::Replace, ALL);
+        }
+        assert_eq!((reservation.fences.len(), reservation.pieces.len()), (1, 1));
+    }
+
+    #[test]
     fn r5_a_failed_point_leaves_its_cause_behind() {
         let mut reservation = held_by(Touching::Replace);
         reservation.end(fence(1, 1).timeline, Point(1), Some(failure(3)));

@@ -463,7 +463,10 @@ impl Broker {
                 queue.promised = job.point;
                 match named.life {
                     Life::Runs | Life::Ends => queue.jobs.push_back(Job { run_ns: 0, uses: 0, waits: 0 }),
-                    Life::Gone => queue.ended = job.point,
+                    Life::Gone => {
+                        queue.ended = job.point;
+                        queue.note_failure(job.point, Failure { code: ErrorCode::Refused, cause });
+                    }
                 }
             }
             if named.life != Life::Runs {

@@ -261,6 +261,16 @@ fn l4_every_page_of_the_dead_is_settled_before_it_is_killed() {
 }
 
 #[test]
+fn f10_a_data_wait_for_a_refused_point_of_a_queue_that_is_gone_fails() {
+    let mut s = stage();
+    s.world.die(s.world.instance(COPY), InstanceEnd::Exited(-9));
+    let refused = s.world.refused(s.client, Batch::new().job(s.queues[0], 1).0);
+    s.submit(Batch::new().job(s.queues[1], 1).waits(s.queues[0], 1, Data));
+    let failure = Failure { code: ErrorCode::Refused, cause: refused.cause };
+    assert_eq!(s.world.last_job(ZIP).failed(), Some(failure));
+}
+
+#[test]
 fn the_causes_of_a_domain_go_when_nothing_is_left_of_it() {
     let mut s = stage();
     s.submit(Batch::new().job(s.queues[0], 1));
