@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+use vgem_driver::mapping::Mapping;
 use vgem_driver::{Engine as _, OperandBytes, Options, ParamValue, Span, SpanMut, Task, TaskOperand};
 use vgem_driver_zip::description::op;
 use vgem_driver_zip::{Format, ZipEngine};
-use vgem_os::mapping::Mapping;
 use vgem_proto::describe::Touch;
 use vgem_proto::ids::ObjectKey;
 use zstd_safe::{CCtx, CParameter, DCtx};

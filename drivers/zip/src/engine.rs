@@ -63,15 +63,15 @@ impl Engine for ZipEngine {
 
 fn ports_of<'a>(task: &Task<'a>) -> Result<Ports<'a>, JobError> {
     let (input, output) = (task.input(INPUT)?, task.output(OUTPUT)?);
-    let apart = !overlap(input, output.as_span());
+    let overlap = share_bytes(input, output.as_span());
     let reach = |operand| match task.staging(operand) {
-        Staging::InPlace if apart => Reach::InPlace,
+        Staging::InPlace if !overlap => Reach::InPlace,
         Staging::InPlace | Staging::Windows => Reach::Private,
     };
-    Ok(Ports { input, input_reach: reach(INPUT), output, output_reach: reach(OUTPUT) })
+    Ok(Ports { input, input_reach: reach(INPUT), output, output_reach: reach(OUTPUT), overlap })
 }
 
-fn overlap(a: Span<'_>, b: Span<'_>) -> bool {
+fn share_bytes(a: Span<'_>, b: Span<'_>) -> bool {
     let (a_start, b_start) = (a.as_ptr().addr(), b.as_ptr().addr());
     a_start < b_start + b.len() && b_start < a_start + a.len()
 }

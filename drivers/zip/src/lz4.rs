@@ -20,7 +20,8 @@ use vgem_driver::window::{WINDOW_LEN, WindowReader};
 use vgem_driver::{JobError, Span};
 use vgem_proto::error::ErrorCode;
 
-use crate::ports::{Done, Ports, corrupt, fault, out_of_range, too_small};
+use crate::ports::{Done, Ports, corrupt, fault, out_of_range, private_copy, too_small};
+use crate::scratch::Scratch;
 
 /// Bytes of a block that is written.
 const BLOCK_LEN: usize = 256 * 1024;
@@ -43,6 +44,7 @@ const STORED: u32 = 1 << 31;
 #[derive(Default)]
 struct Contexts {
     window: Vec<u8>,
+    whole: Scratch,
     encoder: Option<FrameEncoder<Vec<u8>>>,
     decoder: Option<(Shape, FrameDecoder<Inlet>)>,
 }
@@ -53,7 +55,7 @@ thread_local! {
 
 /// Compresses the input to one frame.
 pub(crate) fn compress(ports: Ports<'_>) -> Result<Done, JobError> {
-    CONTEXTS.with_borrow_mut(|contexts| {
+    apart(ports, |contexts, ports| {
         contexts.window.resize(WINDOW_LEN, 0);
         // A used encoder writes no frame for no input; a new one does.
         let mut encoder = match contexts.encoder.take() {
@@ -72,7 +74,7 @@ pub(crate) fn decompress(ports: Ports<'_>) -> Result<Done, JobError> {
     if ports.input.is_empty() {
         return Err(corrupt("an empty input is not an lz4 frame"));
     }
-    CONTEXTS.with_borrow_mut(|contexts| {
+    apart(ports, |contexts, ports| {
         let mut place = Place { ports, read: 0, written: 0 };
         while place.read < ports.input.len() {
             match Outline::read(ports.input, place.read)? {
@@ -91,6 +93,24 @@ pub(crate) fn decompress(ports: Ports<'_>) -> Result<Done, JobError> {
             }
         }
         Ok(Done { len: place.written, staged: (place.read + place.written) as u64 })
+    })
+}
+
+/// Does `work` on an input that the output does not overwrite.
+fn apart(
+    ports: Ports<'_>,
+    work: impl FnOnce(&mut Contexts, Ports<'_>) -> Result<Done, JobError>,
+) -> Result<Done, JobError> {
+    CONTEXTS.with_borrow_mut(|contexts| {
+        if !ports.overlap {
+            return work(contexts, ports);
+        }
+        let mut whole = std::mem::take(&mut contexts.whole);
+        let input = private_copy(ports.input, &mut whole)?.as_span();
+        let done = work(contexts, Ports { input, ..ports })?;
+        whole.settle();
+        contexts.whole = whole;
+        Ok(Done { staged: done.staged + ports.input.len() as u64, ..done })
     })
 }
 

@@ -1,7 +1,7 @@
 //! What the three engines share: how operands are reached, and the errors every format has.
 
+use vgem_driver::mapping::{CopyStyle, OutOfRange, copy_span};
 use vgem_driver::{JobError, Span, SpanMut};
-use vgem_os::mapping::{CopyStyle, OutOfRange, copy_span};
 use vgem_proto::error::ErrorCode;
 
 use crate::scratch::{Private, Scratch};
@@ -29,6 +29,8 @@ pub(crate) struct Ports<'a> {
     pub(crate) output: SpanMut<'a>,
     /// How they may be written.
     pub(crate) output_reach: Reach,
+    /// Whether the two share bytes: nothing may be written then before all has been read.
+    pub(crate) overlap: bool,
 }
 
 /// What an engine has done.

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::{From, compress, decompress, noise, run, text};
 use vgem_driver::SpanMut;
+use vgem_driver::mapping::Mapping;
 use vgem_driver_zip::Format;
 use vgem_driver_zip::description::op;
-use vgem_os::mapping::Mapping;
 
 /// How long each operation is run against the mutator.
 const EACH: Duration = Duration::from_millis(200);
@@ -39,10 +39,11 @@ impl Output {
         self.memory.span_mut().expect("writable").sub(0, self.len).expect("inside")
     }
 
-    fn assert_nothing_beyond(&self) {
+    fn assert_nothing_beyond(&self, what: &str) {
         let mut beyond = vec![0; BEYOND_LEN];
         self.memory.span().copy_to(self.len, &mut beyond).expect("inside");
-        assert!(beyond.iter().all(|byte| *byte == BEYOND), "bytes behind the output were written");
+        let written = beyond.iter().rposition(|byte| *byte != BEYOND);
+        assert_eq!(written, None, "{what}: bytes behind the output were written");
     }
 }
 
@@ -86,7 +87,7 @@ fn race(op: u16, format: Format, level: Option<u64>, original: &[u8], output_len
         }
         stop.store(true, Ordering::Relaxed);
     });
-    output.assert_nothing_beyond();
+    output.assert_nothing_beyond(&format!("{format:?} level {level:?}"));
     let packed = compress(format, None, b"still alive");
     assert_eq!(decompress(format, &packed, 100).expect("decompress"), b"still alive");
 }
@@ -170,7 +171,7 @@ fn replace(format: Format, level: u64) {
             }
         }
     });
-    output.assert_nothing_beyond();
+    output.assert_nothing_beyond(&format!("{format:?} level {level:?}"));
 }
 
 #[test]
