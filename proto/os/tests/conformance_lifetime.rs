@@ -225,6 +225,7 @@ fn memory_that_was_freed_reads_zeros_through_a_hidden_reference() {
     assert_eq!((bytes, rustix::fs::fstat(&late).unwrap().st_blocks), ([0; 6], 0));
 }
 
+// M-038
 #[test]
 fn memory_that_is_in_use_is_not_freed() {
     let object = object();

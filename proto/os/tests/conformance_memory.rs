@@ -40,6 +40,7 @@ fn address(mapping: &Mapping) -> *mut core::ffi::c_void {
     mapping.span().as_ptr().cast_mut().cast()
 }
 
+// M-032
 #[test]
 fn a_fresh_object_is_all_hole_and_a_populated_one_has_none() {
     let object = object();

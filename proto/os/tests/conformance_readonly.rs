@@ -39,6 +39,7 @@ fn unsealed() -> OwnedFd {
     fd
 }
 
+// M-037
 #[test]
 fn a_read_only_mapping_cannot_be_made_writable() {
     let (_object, _export, mapping) = read_only();
@@ -48,6 +49,7 @@ fn a_read_only_mapping_cannot_be_made_writable() {
     assert_eq!(unsafe { rustix::mm::mprotect(at, LEN, writable) }, Err(Errno::ACCESS));
 }
 
+// M-037
 #[test]
 fn a_read_only_export_cannot_be_mapped_writable() {
     let (_object, export, _mapping) = read_only();
@@ -88,12 +90,15 @@ fn a_read_only_mapping_cannot_punch_holes() {
     assert_eq!((removed, punched), (Err(Errno::ACCESS), Err(Errno::BADF)));
 }
 
+// M-037
 #[test]
 fn the_length_of_an_object_cannot_be_changed_by_any_export() {
     let object = object();
-    let export = object.export(Access::Write).unwrap();
-    for len in [0, 4096, 16384] {
-        assert_eq!(rustix::fs::ftruncate(&export, len), Err(Errno::PERM), "to {len}");
+    for (access, refused) in [(Access::Write, Errno::PERM), (Access::Read, Errno::INVAL)] {
+        let export = object.export(access).unwrap();
+        for len in [0, 4096, 16384] {
+            assert_eq!(rustix::fs::ftruncate(&export, len), Err(refused), "to {len}, {access:?}");
+        }
     }
 }
 
@@ -113,6 +118,7 @@ fn the_same_uid_can_reopen_a_read_only_export_for_writing() {
     assert!(reopen(export.as_fd(), Access::Write).is_ok(), "so the broker runs as a user of its own");
 }
 
+// M-037
 #[test]
 fn another_uid_cannot_reopen_or_chmod_a_read_only_export_needs_root() {
     if let Some(side) = support::peer_side() {

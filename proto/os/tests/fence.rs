@@ -83,6 +83,7 @@ fn a_signal_completes_every_point_below_it() {
     assert!((1..=9).all(|point| faces.state(point) == OK));
 }
 
+// M-080
 #[test]
 fn a_timeline_only_grows() {
     let faces = published();
@@ -140,6 +141,7 @@ fn a_success_among_the_retained_failures_is_ok() {
     assert_eq!(faces.state(21), OK);
 }
 
+// M-073
 #[test]
 fn a_slot_that_is_not_published_yet_is_pending_and_an_older_timeline_is_overrun() {
     let faces = published();
@@ -157,6 +159,7 @@ fn a_retired_slot_is_pending_for_its_timeline() {
     assert_eq!(faces.state(3), PointState::Pending);
 }
 
+// M-082
 #[test]
 fn a_slot_that_is_published_late_brings_its_history() {
     let faces = faces();
@@ -165,6 +168,7 @@ fn a_slot_that_is_published_late_brings_its_history() {
     assert_eq!(states, [failed(2), OK, failed(4), OK, PointState::Pending]);
 }
 
+// M-082
 #[test]
 fn a_history_of_more_than_eight_failures_says_that_older_points_are_overrun() {
     let faces = faces();
@@ -184,6 +188,7 @@ fn a_slot_used_again_has_no_failures_of_its_former_timeline() {
     assert_eq!(faces.observer.state(slot(0), GENERATION + 1, 2), OK);
 }
 
+// M-072
 #[test]
 fn a_verdict_on_a_slot_holds_whatever_an_undead_signaller_signals() {
     let faces = published();
@@ -194,6 +199,7 @@ fn a_verdict_on_a_slot_holds_whatever_an_undead_signaller_signals() {
     assert_eq!(faces.state(4), PointState::Failed { code: 9, cause: 77, time_ns: TIME });
 }
 
+// M-072
 #[test]
 fn a_verdict_may_come_before_the_slot_is_published() {
     let faces = faces();
@@ -265,6 +271,7 @@ fn settling_never_takes_a_slot_back() {
     assert_eq!((faces.keeper.slot(slot(0)).value, faces.state(2)), (5, OK));
 }
 
+// M-081
 #[test]
 fn nobody_is_woken_unless_the_point_is_wanted() {
     let faces = published();
@@ -406,18 +413,24 @@ fn a_page_has_fifteen_slots() {
     assert_eq!((Slot::all().count(), Slot::new(14).is_some(), Slot::new(15)), (15, true, None));
 }
 
+// M-070
 #[test]
 fn an_observer_never_reads_a_mixture_while_failures_pour_in() {
     let faces = published();
     const LAST: u64 = 20_000;
     std::thread::scope(|threads| {
-        threads.spawn(|| faces.fail_up_to(LAST));
+        // Both halves of a cause say the point: one that is read in two accesses is found by its halves.
+        threads.spawn(|| {
+            for point in 1..=LAST {
+                faces.signal(point, Some(Failure { point, code: 5, cause: point << 32 | point })).unwrap();
+            }
+        });
         let mut point = 1;
         while point <= LAST {
             match faces.state(point) {
                 PointState::Pending => std::hint::spin_loop(),
                 PointState::Failed { code, cause, .. } => {
-                    assert_eq!((code, cause), (5, 1000 + point));
+                    assert_eq!((code, cause), (5, point << 32 | point));
                     point += 1;
                 }
                 PointState::Overrun => point += 1,
@@ -425,6 +438,38 @@ fn an_observer_never_reads_a_mixture_while_failures_pour_in() {
             }
         }
     });
+}
+
+// M-071
+#[test]
+fn whatever_a_signaller_writes_is_read_as_the_state_of_a_point_and_as_nothing_else() {
+    let faces = published();
+    let page = faces.keeper.signaller_fds().unwrap().page;
+    let page = Mapping::map(page.as_fd(), 4096, Access::Write, Populate::Lazy).unwrap();
+    let words = page.span_mut().unwrap();
+    let mut number = 0x9e37_79b9_7f4a_7c15_u64;
+    for round in 0..2000 {
+        for at in (0..4096).step_by(8) {
+            number = number.rotate_left(23).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ at as u64;
+            // Also numbers that are nearly right: small points, no generation, no number of slots at all.
+            let word = match number >> 62 {
+                0 => number,
+                1 => number & 7,
+                2 => 0,
+                _ => u64::MAX,
+            };
+            words.write_u64(at, word).unwrap();
+        }
+        for slot in Slot::all() {
+            for (generation, point) in [(0, 0), (GENERATION, 1), (u32::MAX, u64::MAX), (1, round)] {
+                // Each look ends, and it ends in one of the four states.
+                let _state = faces.observer.state(slot, generation, point);
+            }
+            assert!(faces.keeper.slot(slot).failures.len() <= 8);
+        }
+        let seen = faces.observer.doorbell();
+        assert_eq!(faces.observer.sleep(seen, 1), Ok(Wake::TimedOut), "and a sleep has its own deadline");
+    }
 }
 
 /// The observer's loop, as a client library runs it.

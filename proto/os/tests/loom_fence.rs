@@ -296,6 +296,7 @@ fn what_was_written_before_a_signal_is_seen_after_it() {
     });
 }
 
+// M-079
 #[test]
 fn a_point_that_failed_is_never_seen_as_ok() {
     explore(3, || {

@@ -31,6 +31,7 @@ fn a_client_and_a_server_exchange_packets() {
     assert_eq!(&buf[..6], b"answer");
 }
 
+// M-012
 #[test]
 fn an_empty_packet_is_not_sent() {
     let (a, _b) = Socket::pair().unwrap();

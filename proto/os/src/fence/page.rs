@@ -94,6 +94,7 @@ impl MappedPage {
     }
 }
 
+// M-070: each word is one atomic of its own size; `cell32` and `cell64` refuse what is not aligned.
 impl Page for MappedPage {
     #[inline]
     fn load32(&self, at: usize) -> u32 {
