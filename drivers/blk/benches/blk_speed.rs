@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rustix::fs::{Advice, OFlags, fadvise};
+use vgem_driver::mapping::{Mapping, Populate, Quiescent};
+use vgem_driver::testing::memory::{Access, HugePages, ObjectMemory};
 use vgem_driver::{Engine as _, OperandBytes, ParamValue, Task, TaskOperand};
 use vgem_driver_blk::description::{WHOLE, op};
 use vgem_driver_blk::{Blk, IoChoice, Setup};
-use vgem_os::mapping::{Mapping, Populate, Quiescent};
-use vgem_os::memory::{Access, HugePages, ObjectMemory};
 use vgem_proto::describe::Touch;
 use vgem_proto::ids::ObjectKey;
 

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustix::io::Errno;
-use vgem_os::mapping::Span;
+use vgem_driver::mapping::Span;
 use vgem_proto::ids::ObjectKey;
 
 use crate::ffi::Ring;

@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use io_uring::types::{CloneBuffersFlags, Fd};
 use io_uring::{IoUring, opcode, squeue};
 use rustix::io::Errno;
-use vgem_os::mapping::{Span, SpanMut};
+use vgem_driver::mapping::{Span, SpanMut};
 
 /// Which way, and where the bytes are.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use rustix::io::Errno;
-use vgem_os::mapping::Span;
+use vgem_driver::mapping::Span;
 use vgem_proto::ids::ObjectKey;
 
 use crate::buffers::{Buffers, REGISTER_FROM, Slots};

@@ -3,11 +3,11 @@
 //! It has a process of its own, because confinement cannot be undone.
 #![expect(clippy::expect_used, reason = "a test ends where its arrangement fails")]
 
+use vgem_driver::mapping::Mapping;
+use vgem_driver::testing::confine::{self, ConfineSpec};
 use vgem_driver::{Engine as _, JobError, OperandBytes, ParamValue, Produced, Task, TaskOperand};
 use vgem_driver_blk::description::{WHOLE, op};
 use vgem_driver_blk::{Blk, Setup};
-use vgem_os::confine::{self, ConfineSpec};
-use vgem_os::mapping::Mapping;
 use vgem_proto::describe::Touch;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::ObjectKey;

@@ -4,8 +4,8 @@
 #![expect(clippy::expect_used, reason = "a test ends where its arrangement fails")]
 
 use vgem_driver::Engine as _;
+use vgem_driver::mapping::Mapping;
 use vgem_driver_blk::{Blk, Setup};
-use vgem_os::mapping::Mapping;
 use vgem_proto::ids::ObjectKey;
 
 const LEN: usize = 1 << 20;

@@ -5,8 +5,8 @@
 //! sides are copied into private memory first. If a byte changes between the two looks, a difference that is gone
 //! is not reported: the answer is about bytes that were there at some moment of the job.
 
+use vgem_driver::mapping::OutOfRange;
 use vgem_driver::{JobError, Span, Staging, Task};
-use vgem_os::mapping::OutOfRange;
 use vgem_proto::error::ErrorCode;
 
 use crate::description::compare;

@@ -1,7 +1,7 @@
 //! The engine: one function per operation, no state.
 
+use vgem_driver::mapping::{CopyStyle, OutOfRange, Span, SpanMut, copy_span};
 use vgem_driver::{Engine, JobError, Task};
-use vgem_os::mapping::{CopyStyle, OutOfRange, Span, SpanMut, copy_span};
 use vgem_proto::describe::Description;
 use vgem_proto::error::ErrorCode;
 

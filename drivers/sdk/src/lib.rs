@@ -30,6 +30,8 @@
 //! |---|---|
 //! | [`engine`] | what an engine implements and sees |
 //! | [`window`] | private pieces of operands |
+//! | [`mapping`] | operands where they lie, and private memory beside them |
+//! | [`testing`] | what an engine's own tests need |
 //! | `schedule` | which job may run now |
 //! | `timeline` | a timeline and the slots that show it |
 //! | `instance` | control thread, executors, how they sleep |
@@ -46,11 +48,13 @@ mod options;
 mod outbox;
 mod schedule;
 mod serve;
+pub mod testing;
 mod timeline;
 pub mod window;
 
 pub use engine::{Engine, JobError, Needs, OperandBytes, ParamValue, Produced, Staging, Task, TaskOperand};
 pub use options::{BadOptions, Options};
 pub use serve::{LINK_FD, serve};
+pub use vgem_os::mapping;
 pub use vgem_os::mapping::{Span, SpanMut};
 pub use vgem_proto as proto;

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hmac};
+use vgem_driver::mapping::Mapping;
 use vgem_driver::{Engine as _, OperandBytes, Options, ParamValue, Span, SpanMut, Task, TaskOperand};
 use vgem_driver_sec::SecEngine;
 use vgem_driver_sec::description::op;
 use vgem_driver_sec::frame::OVERHEAD_LEN;
-use vgem_os::mapping::Mapping;
 use vgem_proto::describe::Touch;
 use vgem_proto::ids::ObjectKey;
 

@@ -19,8 +19,8 @@ use std::cell::RefCell;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rustix::rand::{GetRandomFlags, getrandom};
+use vgem_driver::mapping::{CopyStyle, OutOfRange, Quiescent, copy_span};
 use vgem_driver::{JobError, Span, SpanMut, Staging, Task};
-use vgem_os::mapping::{CopyStyle, OutOfRange, Quiescent, copy_span};
 use vgem_proto::error::ErrorCode;
 use zeroize::Zeroizing;
 

@@ -4,8 +4,8 @@
 //! it is not: zeroed between jobs. It belongs to an instance that serves one domain, and every byte read from it
 //! was written by the same job.
 
+use vgem_driver::mapping::{Mapping, PAGE};
 use vgem_driver::{JobError, SpanMut};
-use vgem_os::mapping::{Mapping, PAGE};
 use vgem_proto::error::ErrorCode;
 
 /// Memory up to this length stays with its executor between jobs, bytes.

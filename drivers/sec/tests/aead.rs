@@ -6,10 +6,10 @@ mod common;
 use std::collections::HashSet;
 
 use common::{From, KEY, SIZES, code, noise, open_into, read, run, seal, word, write};
+use vgem_driver::mapping::Mapping;
 use vgem_driver::{Engine as _, OperandBytes, ParamValue};
 use vgem_driver_sec::description::op;
 use vgem_driver_sec::frame::{Algorithm, OVERHEAD_LEN};
-use vgem_os::mapping::Mapping;
 use vgem_proto::describe::Description;
 use vgem_proto::error::ErrorCode;
 

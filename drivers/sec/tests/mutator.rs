@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{From, KEY, noise, open_into, run, seal, word};
+use vgem_driver::mapping::Mapping;
 use vgem_driver::{OperandBytes, ParamValue, Produced, SpanMut};
 use vgem_driver_sec::description::op;
 use vgem_driver_sec::frame::{Algorithm, OVERHEAD_LEN};
-use vgem_os::mapping::Mapping;
 use vgem_proto::error::ErrorCode;
 
 /// How long each operation is run against the mutator.

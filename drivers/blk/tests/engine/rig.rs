@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use vgem_driver::mapping::{Mapping, Populate, Span};
+use vgem_driver::testing::memory::{Access, HugePages, ObjectMemory};
 use vgem_driver::{Engine as _, JobError, OperandBytes, ParamValue, Produced, Task, TaskOperand};
 use vgem_driver_blk::description::{WHOLE, op};
 use vgem_driver_blk::{Blk, IoChoice, Setup};
-use vgem_os::mapping::{Mapping, Populate, Span};
-use vgem_os::memory::{Access, HugePages, ObjectMemory};
 use vgem_proto::describe::Touch;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{ObjectKey, TimelineKey};

@@ -1,8 +1,8 @@
 //! Reads and writes: every way gives the same bytes, and the right way is taken.
 
+use vgem_driver::testing::memory::Access;
 use vgem_driver::{Engine as _, ParamValue};
 use vgem_driver_blk::description::op;
-use vgem_os::memory::Access;
 use vgem_proto::error::ErrorCode;
 
 use crate::rig::{
