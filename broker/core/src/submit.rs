@@ -140,6 +140,7 @@ impl Broker {
     /// A client submits a batch.
     pub(crate) fn submit(&mut self, now: Time, asker: Awaiting, flags: u16, submit: &Submit) -> Outcome {
         let mut batch = std::mem::take(&mut self.batch);
+        let before = self.out.len();
         let outcome = self.submit_with(now, asker.client, submit, &mut batch);
         for used in &batch.uses {
             if let Some(object) = self.objects.get_mut(used.object) {
@@ -152,6 +153,10 @@ impl Broker {
                 self.counters.jobs += submit.jobs.len() as u64;
                 if flags & SUBMIT_REPLY != 0 {
                     self.reply(asker.link, asker.request, Accepted {});
+                    // Said before the drivers are woken: nothing can fail any more, and who asked is waiting.
+                    if let Some(effects) = self.out.get_mut(before..) {
+                        effects.rotate_right(1);
+                    }
                 }
                 Ok(())
             }
