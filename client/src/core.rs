@@ -14,7 +14,8 @@ use vgem_os::fence::{ObserverFds, Slot};
 use vgem_proto::describe::Description;
 use vgem_proto::ids::{CauseId, DeviceId, DomainId};
 use vgem_proto::message::client::{
-    ClientMessage, Describe, Explain, Hello, Inspect, ListDevices, OpenQueue, QueueOpened, Welcome,
+    ClientMessage, CloseQueue, Describe, Explain, Hello, Inspect, ListDevices, OpenQueue, QueueOpened,
+    Welcome,
 };
 use vgem_proto::snapshot::Topic;
 
@@ -119,14 +120,18 @@ impl Core {
     ) -> Result<Arc<QueueShared>> {
         let fds = std::mem::take(&mut reply.fds);
         let ClientMessage::QueueOpened(opened) = &reply.message else { return Err(unexpected(&reply)) };
-        let slot = Slot::new(opened.slot)
-            .ok_or_else(|| Error::Protocol(format!("slot {} of a page", opened.slot)))?;
-        let observer = self.page(opened, fds)?;
+        let found = Slot::new(opened.slot)
+            .ok_or_else(|| Error::Protocol(format!("slot {} of a page", opened.slot)))
+            .and_then(|slot| Ok((slot, self.page(opened, fds)?)));
+        let (slot, observer) = found.inspect_err(|_| {
+            // Nobody will ever use it.
+            self.link.post(&ClientMessage::CloseQueue(CloseQueue { queue: opened.queue }));
+        })?;
         Ok(Arc::new(QueueShared::new(Arc::clone(self), Arc::clone(device), observer, slot, depth, opened)))
     }
 
     fn page(&self, opened: &QueueOpened, fds: Vec<OwnedFd>) -> Result<Arc<Observer>> {
-        // A broker numbers pages from 0 or so; the bound keeps a broken one from filling our memory.
+        // A broker gives out the lowest number that is free; the bound keeps a broken one from filling our memory.
         const PAGES: usize = 1 << 16;
         let place = usize::try_from(opened.page.0).unwrap_or(usize::MAX);
         if place >= PAGES {

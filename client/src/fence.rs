@@ -166,9 +166,8 @@ impl Fence {
             return None;
         }
         let refused = ErrorCode::Refused.number();
-        let voided = self.queue.voided(self.round, self.point)?;
-        drop(voided);
-        Some(PointState::Failed { code: refused, cause: CauseId::NONE.0, time_ns: 0 })
+        let void = self.queue.is_void(self.round, self.point);
+        void.then_some(PointState::Failed { code: refused, cause: CauseId::NONE.0, time_ns: 0 })
     }
 
     /// Between long sleeps: has the broker refused the job, or gone?

@@ -17,6 +17,35 @@
 //! [`Description`] is data), and never trusts memory another process can write: bytes are seen through guards that
 //! hold the right fence state, or copied.
 //!
+//! ```no_run
+//! use std::time::Duration;
+//! use vgem::{CellWord, Embedded};
+//!
+//! # fn main() -> vgem::Result<()> {
+//! let broker = Embedded::builder().drivers(["zip", "sec"]).start()?;
+//! let client = broker.client()?;
+//! let (zip, sec) = (client.device("zip")?.queue(0)?, client.device("sec")?.queue(0)?);
+//! let [input, packed, sealed] = [client.create(1 << 20)?, client.create(2 << 20)?, client.create(3 << 20)?];
+//! let (key, cells) = (client.create(32)?, client.cells(2)?);
+//! input.write(.., Duration::from_secs(1))?.fill(7);
+//!
+//! // Compress, then seal as much as compressing produced: one message, and no wake-up in between.
+//! let mut batch = client.batch();
+//! batch.job(&zip, "compress").input(&input).output(&packed).param("level", 3).result(cells.at(0));
+//! batch
+//!     .job(&sec, "seal")
+//!     .input_from(&packed, cells.at(0), CellWord::Produced)
+//!     .output(&sealed)
+//!     .operand("key", &key)
+//!     .result(cells.at(1));
+//! batch.submit()?.last().wait(Duration::from_secs(10))?;
+//!
+//! let frame = sealed.read(..cells.read(1).produced(), Duration::from_secs(1))?;
+//! println!("{} bytes became {}", input.len(), frame.len());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | module | what |
 //! |---|---|
 //! | [`Client`], [`ClientOptions`] | a connection |

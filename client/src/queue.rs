@@ -175,12 +175,21 @@ impl QueueShared {
         }
     }
 
-    /// Why a point of a round that has ended is void, if it is.
+    /// Whether a point of a round that has ended is void.
     #[cold]
+    pub(crate) fn is_void(&self, round: u32, point: Point) -> bool {
+        self.with_void(round, point, |_| ()).is_some()
+    }
+
+    /// Why a point is void, if it is.
     pub(crate) fn voided(&self, round: u32, point: Point) -> Option<Refusal> {
+        self.with_void(round, point, |why| why.clone())
+    }
+
+    fn with_void<T>(&self, round: u32, point: Point, look: impl FnOnce(&Refusal) -> T) -> Option<T> {
         let voids = self.voids.lock().unwrap_or_else(PoisonError::into_inner);
         let void = voids.get(usize::try_from(round).unwrap_or(usize::MAX))?;
-        (point >= void.from).then(|| void.why.clone())
+        (point >= void.from).then(|| look(&void.why))
     }
 
     pub(crate) fn cancel(self: &Arc<Self>, fence: &Fence) -> Result<Cancel> {
