@@ -155,6 +155,17 @@ impl Rig {
     /// The driver ends while its broker still holds the link; why.
     fn leaves(mut self) -> Fault {
         let driver = self.driver.take().expect("it is joined once");
+        self.link.set_recv_timeout(Some(Duration::from_secs(10))).expect("a socket of ours");
+        let mut buf = vec![0; limits::MESSAGE_LEN];
+        loop {
+            match self.link.recv_plain(&mut buf) {
+                Ok(Packet::Closed) => break,
+                Ok(_) => {}
+                // It left without reading everything.
+                Err(e) if e.errno() == vgem_os::Errno::CONNRESET => break,
+                Err(e) => panic!("the driver is still there: {e}"),
+            }
+        }
         driver.join().expect("no panic").expect_err("it leaves by itself")
     }
 }
