@@ -377,6 +377,7 @@ impl Broker {
                 watchers: Vec::new(),
                 failures: VecDeque::new(),
                 forgotten: None,
+                lost: None,
             }
         });
         if let Some(instance) = self.instances.get_mut(&instance) {

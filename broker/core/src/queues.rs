@@ -126,6 +126,8 @@ pub(crate) struct Queue {
     pub(crate) failures: VecDeque<(Point, Failure)>,
     /// The last failure that is no longer in `failures`.
     pub(crate) forgotten: Option<(Point, Failure)>,
+    /// How its instance ended, once it has.
+    pub(crate) lost: Option<Box<str>>,
 }
 
 impl Queue {

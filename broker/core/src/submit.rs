@@ -267,8 +267,11 @@ impl Broker {
 
     fn gone(&self, named: &BatchQueue) -> Refusal {
         let device = self.devices.get(named.device).map(|d| d.name()).unwrap_or_default();
+        let lost = self.queues.get(named.timeline).and_then(|queue| queue.lost.as_deref());
+        let how = lost.unwrap_or("is ending");
+        let handle = named.handle;
         let text =
-            format!("the instance of device {device} behind {} is gone; open a new queue", named.handle);
+            format!("the instance of device {device} behind {handle} is gone: {how}; open a new queue");
         Refusal::new(ErrorCode::Gone, text)
     }
 

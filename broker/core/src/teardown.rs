@@ -395,6 +395,7 @@ impl Broker {
         for key in &queues {
             self.advanced_to_here(now, *key);
             let Some(queue) = self.queues.get_mut(*key) else { continue };
+            queue.lost = Some(how.as_str().into());
             match queue.state.after(QueueEvent::InstanceGone) {
                 Some(next) => queue.state = next,
                 None => self.remove_queue(now, *key),
