@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Report> {
     let output = keep(packed, args.output.as_deref())?;
     let after = client.status()?.counters;
     let per_direction = |passed: &Passed| Direction {
-        chunks: chunks,
+        chunks,
         seconds: passed.seconds,
         mb_per_s: source.len as f64 / 1e6 / passed.seconds,
         client_messages_per_chunk: passed.messages as f64 / chunks as f64,
