@@ -77,6 +77,17 @@ impl Runner {
     }
 }
 
+/// Whether a peer was measured; if not, notes why. A peer that fails takes no bench down, and is not tried again.
+pub fn note_failure(notes: &mut Vec<String>, measured: anyhow::Result<()>) -> bool {
+    match measured {
+        Ok(()) => true,
+        Err(error) => {
+            notes.push(format!("a peer failed: {error:#}"));
+            false
+        }
+    }
+}
+
 fn variable(peer: Peer, place: &str, absence: &str) -> Result<OsString, Missing> {
     env::var_os(place).filter(|value| !value.is_empty()).ok_or_else(|| {
         let why =
@@ -102,6 +113,15 @@ mod tests {
         let times = times_in(br#"{"peer":"x","samples_ns":[3, 1, 2]}"#).expect("a list of samples");
         let all = times.distribution().expect("three samples");
         assert_eq!((all.p50, all.count), (2.0, 3));
+    }
+
+    #[test]
+    fn a_peer_that_failed_is_noted() {
+        let mut notes = Vec::new();
+        assert!(
+            !note_failure(&mut notes, Err(anyhow::anyhow!("it hung"))) && notes == ["a peer failed: it hung"]
+        );
+        assert!(note_failure(&mut notes, Ok(())) && notes.len() == 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use vgem_os::clock;
 
 use crate::harness::{Bench, Context, Repetition};
 use crate::machine::{Cores, Seat};
-use crate::peer::{Peer, Runner};
+use crate::peer::{Peer, Runner, note_failure};
 use crate::report::{Bound, Claim};
 use crate::sample::Times;
 use crate::subject::Vgemd;
@@ -67,9 +67,13 @@ impl Bench for P15 {
             drop((queue, object, client));
         }
         found.times(READY, ready);
-        for (runner, series) in &self.peers {
-            found.times(series, runner.measure("setup", self.rounds, LEN, &self.cores)?);
-        }
+        let (rounds, cores, notes) = (self.rounds, &self.cores, &mut self.notes);
+        self.peers.retain(|(runner, series)| {
+            note_failure(
+                notes,
+                runner.measure("setup", rounds, LEN, cores).map(|times| found.times(series, times)),
+            )
+        });
         self.cores.sit(Seat::Anywhere)
     }
 

@@ -15,7 +15,7 @@ use crate::floor::Handover;
 use crate::harness::{Bench, Context, Repetition};
 use crate::machine::{Cores, Seat};
 use crate::mode::Mode;
-use crate::peer::{Peer, Runner};
+use crate::peer::{Peer, Runner, note_failure};
 use crate::report::{Bound, Claim};
 use crate::sample::Times;
 use crate::subject::{Fills, PATIENCE, Vgemd, Waits};
@@ -110,6 +110,25 @@ impl Pages {
     }
 }
 
+impl Peers {
+    fn measure_peer(&self, peer: Peer, runner: &Runner, found: &mut Repetition) -> anyhow::Result<()> {
+        let mut run = |what, series| {
+            runner.measure(what, self.rounds, LEN, &self.cores).map(|times| found.times(series, times))
+        };
+        match peer {
+            Peer::Iceoryx2 => {
+                run("handover", IOX)?;
+                run("event", EVENT)?;
+                if self.may_spin {
+                    run("handover-spinning", IOX_SPINNING)?;
+                }
+                Ok(())
+            }
+            Peer::Plasma => run("handover", PLASMA),
+        }
+    }
+}
+
 impl Bench for Peers {
     fn repetition(&mut self, found: &mut Repetition) -> anyhow::Result<()> {
         self.cores.sit(Seat::Here)?;
@@ -125,19 +144,12 @@ impl Bench for Peers {
         found.times(BY_HAND, by_hand);
         found.times(VGEMD, tracked);
         found.times(SMALL, small);
-        for (peer, runner) in &self.peers {
-            let run = |what| runner.measure(what, self.rounds, LEN, &self.cores);
-            match peer {
-                Peer::Iceoryx2 => {
-                    found.times(IOX, run("handover")?);
-                    found.times(EVENT, run("event")?);
-                    if self.may_spin {
-                        found.times(IOX_SPINNING, run("handover-spinning")?);
-                    }
-                }
-                Peer::Plasma => found.times(PLASMA, run("handover")?),
-            }
-        }
+        let mut peers = std::mem::take(&mut self.peers);
+        peers.retain(|(peer, runner)| {
+            let measured = self.measure_peer(*peer, runner, found);
+            note_failure(&mut self.notes, measured)
+        });
+        self.peers = peers;
         self.cores.sit(Seat::Anywhere)
     }
 

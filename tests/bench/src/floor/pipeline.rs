@@ -102,7 +102,7 @@ impl InProcess {
     /// # Errors
     /// When a root or memory cannot be had.
     pub fn new(roots: &[&Path], chunk: u64) -> anyhow::Result<Self> {
-        let roots = roots.iter().map(|root| std::path::absolute(root)).collect::<Result<_, _>>()?;
+        let roots = roots.iter().map(std::path::absolute).collect::<Result<_, _>>()?;
         let options = Options { roots, ..Options::default() };
         let blk = Blk::new(&Setup { roots: options.roots.clone(), ..Setup::default() })?;
         let mut objects = 1..;
