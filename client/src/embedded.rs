@@ -75,7 +75,8 @@ impl EmbeddedBuilder {
         self
     }
 
-    /// A folder below which the `blk` device may open files. None is allowed otherwise.
+    /// Keeps the `blk` device to files below this folder, and others named so. Otherwise it may open what this process
+    /// may.
     #[must_use]
     pub fn root(mut self, folder: impl Into<PathBuf>) -> Self {
         self.roots.push(folder.into());
@@ -164,7 +165,10 @@ impl EmbeddedBuilder {
             let mut roots = Vec::new();
             for root in &self.roots {
                 let root = std::path::absolute(root).unwrap_or_else(|_| root.clone());
-                roots.push(quoted(&root.to_string_lossy()));
+                let text = root.to_str().ok_or_else(|| {
+                    Error::Embedded(format!("the folder {} is not named in UTF-8", root.display()))
+                })?;
+                roots.push(quoted(text));
             }
             text = format!("[devices.blk]\nroots = [{}]\n", roots.join(", "));
         }

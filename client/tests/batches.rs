@@ -313,7 +313,8 @@ fn an_acknowledged_batch_that_is_refused_says_why() {
 fn a_pipelined_batch_that_is_refused_fails_its_fence_and_explains_it() {
     let bench = bench_of(Mood::RefuseBatches);
     let fence = bench.compress().last().clone();
-    bench.broker.batch();
+    // Answers come in order: after this one the refusal is here.
+    bench.client.devices().expect("a list");
     let _woke: Woke = bench.broker.fail(0, 1, ErrorCode::Refused, CauseId(99));
     let said = fence.wait(SOON).map_err(|error| error.to_string());
     assert_eq!(said, Err("zip: job 1 failed: refused (cause:0.99): job 0: exhausted: too much of it".into()));

@@ -28,7 +28,7 @@ pub(crate) struct Common {
     /// Start a private broker for this one command
     #[arg(long, global = true)]
     pub(crate) embedded: bool,
-    /// With a private broker: a folder below which blk may open files; may be repeated
+    /// With a private broker: keep blk to files below this folder; may be repeated
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) root: Vec<PathBuf>,
 }

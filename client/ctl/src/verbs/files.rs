@@ -54,7 +54,9 @@ fn load_stream(client: &Client, stream: impl io::Read) -> anyhow::Result<Loaded>
     let mut bytes = Vec::new();
     stream.take(LEN_MAX + 1).read_to_end(&mut bytes)?;
     let len = bytes.len() as u64;
-    check(len)?;
+    if len > LEN_MAX {
+        bail!("it has more than {LEN_MAX} bytes, the most that one job takes; cut it in parts");
+    }
     let buffer = make(client, len, "stdin")?;
     buffer.copy_in(0, &bytes, GUARD)?;
     Ok(Loaded { buffer, len })
@@ -62,7 +64,7 @@ fn load_stream(client: &Client, stream: impl io::Read) -> anyhow::Result<Loaded>
 
 fn check(len: u64) -> anyhow::Result<()> {
     if len > LEN_MAX {
-        bail!("it is {} long, and one job takes at most {}", human::bytes(len), human::bytes(LEN_MAX));
+        bail!("it has {len} bytes, and one job takes at most {LEN_MAX}; cut it in parts");
     }
     Ok(())
 }
@@ -158,6 +160,9 @@ mod tests {
     #[test]
     fn what_is_too_long_is_refused_with_the_limit() {
         let said = check(LEN_MAX + 1).map_err(|error| error.to_string());
-        assert_eq!(said, Err("it is 1 GiB long, and one job takes at most 1 GiB".into()));
+        assert_eq!(
+            said,
+            Err("it has 1073741825 bytes, and one job takes at most 1073741824; cut it in parts".into())
+        );
     }
 }

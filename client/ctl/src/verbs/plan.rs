@@ -37,8 +37,8 @@ pub(crate) struct Plan {
     pub(crate) given: Vec<Given>,
     /// Where the result goes.
     pub(crate) out: String,
-    /// The name that stands beside a digest, as sha256sum prints it.
-    pub(crate) named: String,
+    /// The name that stands beside a digest, as sha256sum prints it; nothing if no file is read.
+    pub(crate) named: Option<String>,
 }
 
 /// Matches files with operands.
@@ -95,8 +95,7 @@ pub(crate) fn plan(
     if stdin > 1 {
         return Err(Usage("standard input can be read for one operand only".into()).into());
     }
-    let named = input.unwrap_or_else(|| "-".into());
-    Ok(Plan { given, out, named })
+    Ok(Plan { given, out, named: input })
 }
 
 /// The operands that are written, the first of them with the result; optional ones that only repeat what the cell says
@@ -203,7 +202,7 @@ mod tests {
             .with_result("");
         let plan = plan(&digest, &["a".into()], &[]).expect("complete");
         assert!(!plan.given.iter().any(|one| one.result));
-        assert_eq!((plan.out.as_str(), plan.named.as_str()), ("-", "a"));
+        assert_eq!((plan.out.as_str(), plan.named.as_deref()), ("-", Some("a")));
     }
 
     #[test]

@@ -201,5 +201,8 @@ fn report(
 /// What an operation without data found out, as sha256sum and b3sum print it.
 fn line(report: &Report, plan: &Plan) -> String {
     let found = report.digest.clone().unwrap_or_else(|| report.value.to_string());
-    format!("{found}  {}\n", human::text(&plan.named))
+    match &plan.named {
+        Some(file) => format!("{found}  {}\n", human::text(file)),
+        None => format!("{found}\n"),
+    }
 }
