@@ -1,6 +1,6 @@
 //! `vgemctl`: looks at a broker, drives its devices, examines the machine.
 //!
-//! One file per verb below `verbs/`; they share how to reach a broker ([`reach`]) and how to print ([`print`],
+//! One file per verb below `verbs/`; they share how to reach a broker ([`reach`]) and how to print ([`mod@print`],
 //! [`table`], [`human`]). No verb knows any device: devices describe themselves.
 #![forbid(unsafe_code)]
 
