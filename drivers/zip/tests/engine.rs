@@ -220,7 +220,8 @@ fn run_overlapping(op: u16, format: Format, input: &[u8], room: usize) -> Vec<u8
 
 #[test]
 fn operands_that_overlap_are_as_if_they_did_not() {
-    let data = text(700_000);
+    // What is written first looks like what is read later: an engine that sees it mistakes the one for the other.
+    let data = [noise(300_000), noise(300_000), text(100_000)].concat();
     for format in Format::ALL {
         let packed = run_overlapping(op::COMPRESS, format, &data, 800_000);
         assert!(packed == compress(format, None, &data), "compress {format:?}");
