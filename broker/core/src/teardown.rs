@@ -106,7 +106,6 @@ impl Broker {
     pub(crate) fn dropped(&mut self, key: ObjectKey) {
         if let Some(object) = self.step(key, ObjectEvent::Dropped) {
             object.pinned = 0;
-            object.hinted = false;
             self.out.push(Effect::Probe { object: key });
         }
     }

@@ -59,21 +59,33 @@ fn a_closed_slot_is_used_again_for_a_new_timeline() {
 #[test]
 fn a_slot_that_a_job_still_waits_in_is_not_used_again() {
     let mut s = stage();
+    let (other, reader) = (s.world.object(s.client, 4096), s.world.open(s.client, ZIP));
+    let mut full_page = vec![(s.queues[0], s.lines[0])];
+    full_page
+        .extend((0..14).map(|_| s.world.open(s.client, COPY)).map(|opened| (opened.queue, opened.timeline)));
+    for (place, (queue, _)) in full_page.iter().enumerate() {
+        let object = if place == 1 { other } else { s.object };
+        s.submit(Batch::new().job(*queue, 1).writes(object, 0..64));
+    }
     s.submit(
-        Batch::new().job(s.queues[0], 1).writes(s.object, 0..64).job(s.queues[1], 1).reads(s.object, 0..64),
+        Batch::new().job(s.queues[1], 1).updates(s.object, 0..64).job(reader.queue, 1).reads(other, 0..64),
     );
-    s.world.run(s.lines[0], None);
-    s.world.close_queue(s.client, s.queues[0]);
-    s.world.flush(s.world.instance(COPY));
-    let place = |s: &mut crate::reservations::Stage| {
-        let wait = s.world.last_job(ZIP).waits[0];
+    let seen_in = |s: &mut crate::reservations::Stage, line| {
+        let jobs = s.world.driver(ZIP).history.clone();
+        let wait =
+            jobs.iter().flat_map(|job| &job.waits).find(|wait| wait.timeline == line).expect("it is seen");
         (wait.page, wait.slot)
     };
-    let old = place(&mut s);
+    full_page.iter().for_each(|(_, line)| s.world.run(*line, None));
+    s.world.run(reader.timeline, None);
+    for (queue, _) in &full_page[..2] {
+        s.world.close_queue(s.client, *queue);
+        s.world.flush(s.world.instance(COPY));
+    }
     let fresh = s.world.open(s.client, COPY);
     s.submit(Batch::new().job(fresh.queue, 1).writes(s.object, 0..64));
     s.submit(Batch::new().job(s.queues[1], 2).reads(s.object, 0..64));
-    assert_ne!(place(&mut s), old);
+    assert_eq!(seen_in(&mut s, fresh.timeline), seen_in(&mut s, full_page[1].1));
 }
 
 #[test]
