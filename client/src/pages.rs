@@ -146,10 +146,10 @@ impl Observer {
         if let Some(state) = self.spin.turn(ended) {
             return Outcome::Ended(state);
         }
-        counters.slept();
         let bell = BELL.with(Arc::clone);
         bell.store(QUIET);
         let (id, mut leads) = self.enter(target, &bell);
+        counters.slept();
         let outcome = loop {
             leads = leads || bell.load() == LEAD;
             let step = if leads {

@@ -321,6 +321,17 @@ fn a_pipelined_batch_that_is_refused_fails_its_fence_and_explains_it() {
 }
 
 #[test]
+fn refusals_nobody_waits_for_are_read_in_passing() {
+    let bench = bench_of(Mood::RefuseBatches);
+    let before = bench.client.counters().messages_received;
+    for _ in 0..300 {
+        bench.mix(&bench.a);
+        bench.broker.batch();
+    }
+    assert!(bench.client.counters().messages_received - before >= 128, "{:?}", bench.client.counters());
+}
+
+#[test]
 fn a_signal_wakes_the_sleeper_once() {
     let bench = bench();
     let fence = bench.compress().last().clone();
@@ -463,6 +474,30 @@ fn many_threads_that_wait_on_one_page_all_come_back() {
 }
 
 #[test]
+fn the_leader_wakes_a_follower_whose_point_comes_first() {
+    let bench = bench();
+    let (first, second) = (bench.compress().last().clone(), bench.compress().last().clone());
+    std::thread::scope(|threads| {
+        let leader = threads.spawn(|| second.wait(SOON));
+        while bench.client.counters().sleeps < 1 {
+            std::thread::yield_now();
+        }
+        let follower = threads.spawn(|| first.wait(SOON));
+        while bench.client.counters().sleeps < 2 {
+            std::thread::yield_now();
+        }
+        let begin = Instant::now();
+        assert_eq!(bench.broker.signal(0, 1), Woke::Sleeper);
+        assert_eq!(word(follower.join().expect("no panic")), "ok");
+        // A follower nobody rings would look again only after its slice.
+        assert!(begin.elapsed() < Duration::from_millis(200), "{:?}", begin.elapsed());
+        assert!(!leader.is_finished());
+        let _woke: Woke = bench.broker.signal(0, 2);
+        assert_eq!(word(leader.join().expect("no panic")), "ok");
+    });
+}
+
+#[test]
 fn a_leader_that_gives_up_leaves_the_others_led() {
     let bench = bench();
     let fence = bench.compress().last().clone();
@@ -571,6 +606,16 @@ fn a_failed_write_fails_the_read_guard_until_the_bytes_are_written_again() {
     let failed = bench.b.read(.., SOON).map(drop);
     assert!(matches!(&failed, Err(Error::Job(failure)) if failure.explanation.is_some()), "{failed:?}");
     drop(bench.b.write(.., SOON).expect("a writer does not mind"));
+    assert!(bench.b.read(.., SOON).is_ok());
+}
+
+#[test]
+fn a_later_job_that_writes_the_bytes_again_makes_up_for_a_failed_one() {
+    let bench = bench();
+    bench.compress();
+    bench.compress();
+    let _woke: Woke = bench.broker.fail(0, 1, ErrorCode::Io, cause());
+    let _woke: Woke = bench.broker.signal(0, 2);
     assert!(bench.b.read(.., SOON).is_ok());
 }
 
