@@ -22,11 +22,11 @@
 //! | [`harness`] | repetitions |
 //! | [`report`] | targets, verdicts, table and JSON |
 //! | [`role`] | second processes: this program again, with a hidden first argument |
-//! | [`reference`] | null system call, cache line, futex, SEQPACKET |
+//! | [`mod@reference`] | null system call, cache line, futex, SEQPACKET |
 //! | [`floor`] | the hand-written versions |
 //! | [`peer`] | other systems, run by `vgem-peers` |
 //! | [`subject`] | vgemd, as the benches use it |
-//! | [`bench`] | one file per bench |
+//! | [`mod@bench`] | one file per bench |
 //!
 //! What it is not: a test. A missed target is printed with by how much, and the program still ends with 0; a bench
 //! that cannot run at all ends it with 1.
