@@ -133,7 +133,7 @@ impl Shared {
             if woken && self.word.load() == seen {
                 self.counters.woke();
             } else if !woken {
-                self.link.hung_up();
+                // The end of the broker is read too.
                 self.link.drain();
             }
         }

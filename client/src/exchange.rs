@@ -258,7 +258,7 @@ mod tests {
         let (ours, theirs) = vgem_os::seqpacket::Socket::pair().expect("a pair");
         let answer = Exported { len: 1 }.encode(id.0, Time(0), 0);
         exchange.receive(&answer, vec![theirs.into()]).expect("expected");
-        let gone = crate::patience::ready(&ours, crate::patience::Ready::Hangup, std::time::Duration::ZERO);
+        let gone = crate::patience::ready(&ours, crate::patience::Ready::Read, std::time::Duration::ZERO);
         assert!(gone && exchange.unheard() == 0);
     }
 

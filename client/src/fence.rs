@@ -175,7 +175,7 @@ impl Fence {
         self.queue.core.refresh();
         match self.void() {
             Some(void) => Some(Outcome::Ended(void)),
-            None => self.queue.core.link.hung_up().then_some(Outcome::Lost),
+            None => self.queue.core.link.check().is_err().then_some(Outcome::Lost),
         }
     }
 

@@ -243,14 +243,6 @@ impl Link {
         state.exchange.take_unused()
     }
 
-    /// Looks whether the broker has hung up, and remembers.
-    pub(crate) fn hung_up(&self) -> bool {
-        if self.lost.get().is_none() && patience::ready(&self.socket, Ready::Hangup, Duration::ZERO) {
-            self.lose("it closed the connection".into());
-        }
-        self.lost.get().is_some()
-    }
-
     /// An error if the link is lost.
     pub(crate) fn check(&self) -> Result<()> {
         match self.lost.get() {

@@ -536,6 +536,39 @@ fn waiting_for_any_names_the_one_that_ended() {
 }
 
 #[test]
+fn who_waits_for_any_passes_a_wake_up_on() {
+    let bench = bench();
+    let other = bench.client.device("zip").and_then(|zip| zip.queue(4)).expect("a queue");
+    bench.broker.publish(1);
+    let begin = Instant::now();
+    for round in 0..20 {
+        let first = bench.mix(&bench.a).last().clone();
+        let mut batch = bench.client.batch();
+        batch.job(&other, "mix").inout(&bench.b);
+        let fences = [bench.mix(&bench.a).last().clone(), batch.submit().expect("sent").last().clone()];
+        let asleep = bench.client.counters().sleeps;
+        std::thread::scope(|threads| {
+            let any = threads.spawn(|| wait_any(&fences, SOON));
+            while bench.client.counters().sleeps == asleep {
+                std::thread::yield_now();
+            }
+            let one = threads.spawn(|| first.wait(SOON));
+            while bench.client.counters().sleeps == asleep + 1 {
+                std::thread::yield_now();
+            }
+            // Both sleep on one doorbell, and the signal wakes one of them.
+            let _woke: Woke = bench.broker.signal(0, 2 * round + 1);
+            assert_eq!(word(one.join().expect("no panic")), "ok");
+            let _woke: Woke = bench.broker.signal(0, 2 * round + 2);
+            assert_eq!(any.join().expect("no panic").expect("one ended"), Some(0));
+            let _woke: Woke = bench.broker.signal(1, round + 1);
+        });
+    }
+    // A wake-up that is lost costs a slice of a quarter of a second.
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[test]
 fn waiting_for_all_reports_the_first_failure_after_all_have_ended() {
     let bench = bench();
     let fences: Vec<_> = (0..3).map(|_| bench.compress().last().clone()).collect();

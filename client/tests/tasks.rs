@@ -199,3 +199,25 @@ fn a_task_that_waits_for_a_job_without_room_is_told() {
         assert!(matches!(refused, FenceError::Failed(failure) if failure.code == ErrorCode::Refused));
     });
 }
+
+#[test]
+fn one_wait_after_another_is_woken() {
+    run(async {
+        let (broker, client) = with_client(Mood::Honest).await;
+        let zip = client.device("zip").await.expect("it is there");
+        let queue = client.queue(&zip, 0).await.expect("a queue");
+        broker.publish(0);
+        let buffer = client.create(4096).await.expect("memory");
+        let mut batch = client.batch();
+        for point in 1..=20 {
+            batch.job(&queue, "mix").inout(&buffer);
+            let fence = client.submit(&mut batch).await.expect("sent").last().clone();
+            let waiting = tokio::spawn(async move { fence.wait_async(SOON).await });
+            // The task has looked, and sleeps.
+            tokio::task::yield_now().await;
+            let _woke: Woke = broker.signal(0, point);
+            let woken = tokio::time::timeout(SOON, waiting).await.expect("nobody woke the task");
+            assert!(woken.expect("no panic").is_ok());
+        }
+    });
+}
