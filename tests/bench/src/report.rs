@@ -89,6 +89,27 @@ pub enum Bound {
     Shown,
 }
 
+/// The modes a claim is judged in; in others it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JudgedIn {
+    /// P, or the one-core mode in its place: ratios.
+    Polling,
+    /// D: times that people meet.
+    Default,
+    /// Every mode: what no mode changes.
+    Any,
+}
+
+impl JudgedIn {
+    const fn includes(self, mode: Mode) -> bool {
+        match self {
+            Self::Polling => mode.is_judged(),
+            Self::Default => !mode.is_judged(),
+            Self::Any => true,
+        }
+    }
+}
+
 /// A ratio of two series, or one series alone, and its target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
@@ -102,8 +123,8 @@ pub struct Claim {
     pub over: Option<(String, Pick)>,
     /// What it must be.
     pub bound: Bound,
-    /// Whether it is judged in mode D, as times that people meet are, and not where ratios are.
-    pub default_mode: bool,
+    /// In which modes it is judged.
+    pub judged_in: JudgedIn,
 }
 
 impl Claim {
@@ -117,7 +138,7 @@ impl Claim {
             of: (of.into(), Pick::P50),
             over: Some((over.into(), Pick::P50)),
             bound,
-            default_mode: false,
+            judged_in: JudgedIn::Polling,
         }
     }
 
@@ -131,20 +152,27 @@ impl Claim {
             of: (of.into(), Pick::P99),
             over: Some((over.into(), Pick::P99)),
             bound,
-            default_mode: false,
+            judged_in: JudgedIn::Polling,
         }
     }
 
     /// One number by itself.
     #[must_use]
     pub fn number(target: &'static str, of: &str, bound: Bound) -> Self {
-        Self { target, what: of.into(), of: (of.into(), Pick::P50), over: None, bound, default_mode: false }
+        Self {
+            target,
+            what: of.into(),
+            of: (of.into(), Pick::P50),
+            over: None,
+            bound,
+            judged_in: JudgedIn::Polling,
+        }
     }
 
-    /// The same, judged in mode D.
+    /// The same, judged in other modes.
     #[must_use]
-    pub const fn in_default_mode(mut self) -> Self {
-        self.default_mode = true;
+    pub const fn judged_in(mut self, modes: JudgedIn) -> Self {
+        self.judged_in = modes;
         self
     }
 }
@@ -188,7 +216,10 @@ impl Verdict {
         if self.judged {
             words.into()
         } else {
-            format!("({words}; judged in {})", if self.claim.default_mode { "D" } else { "P" })
+            format!(
+                "({words}; judged in {})",
+                if self.claim.judged_in == JudgedIn::Default { "D" } else { "P" }
+            )
         }
     }
 
@@ -231,7 +262,7 @@ impl Outcome {
         for claim in claims {
             match found(&self.series, &claim) {
                 Some(found) => {
-                    let judged = self.mode.is_judged() != claim.default_mode;
+                    let judged = claim.judged_in.includes(self.mode);
                     self.verdicts.push(Verdict { claim, found, judged });
                 }
                 None => self.notes.push(format!("{}: not measured: {}", claim.target, claim.what)),
@@ -421,6 +452,27 @@ mod tests {
         let mut outcome = outcome(Mode::Default);
         outcome.judge(vec![Claim::ratio("P0", "ours", "bare", Bound::AtMost(1.6))]);
         assert_eq!(outcome.verdicts[0].words(), "(MET; judged in P)");
+    }
+
+    #[test]
+    fn a_time_that_people_meet_is_judged_in_the_default_mode_alone() {
+        let claim = Claim::number("P0", "ours", Bound::AtMost(50.0)).judged_in(JudgedIn::Default);
+        let judged = [Mode::Default, Mode::Polling].map(|mode| {
+            let mut outcome = outcome(mode);
+            outcome.judge(vec![claim.clone()]);
+            outcome.verdicts[0].words()
+        });
+        assert_eq!(judged, ["MET", "(MET; judged in D)"]);
+    }
+
+    #[test]
+    fn what_no_mode_changes_is_judged_in_all() {
+        for mode in [Mode::Default, Mode::Polling, Mode::OneCore] {
+            let mut outcome = outcome(mode);
+            let claim = Claim::number("P0", "ours", Bound::AtMost(50.0)).judged_in(JudgedIn::Any);
+            outcome.judge(vec![claim]);
+            assert_eq!(outcome.verdicts[0].words(), "MET", "{mode:?}");
+        }
     }
 
     #[test]

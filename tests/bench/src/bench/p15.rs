@@ -9,7 +9,7 @@ use vgem_os::clock;
 use crate::harness::{Bench, Context, Repetition};
 use crate::machine::{Cores, Seat};
 use crate::peer::{Peer, Runner, note_failure};
-use crate::report::{Bound, Claim};
+use crate::report::{Bound, Claim, JudgedIn};
 use crate::sample::Times;
 use crate::subject::Vgemd;
 
@@ -78,7 +78,8 @@ impl Bench for P15 {
     }
 
     fn claims(&self) -> Vec<Claim> {
-        let mut claims = vec![Claim::number("P15", READY, Bound::AtMost(TARGET_NS)).in_default_mode()];
+        let mut claims =
+            vec![Claim::number("P15", READY, Bound::AtMost(TARGET_NS)).judged_in(JudgedIn::Default)];
         claims.extend(self.peers.iter().map(|(_, series)| Claim::ratio("P15", READY, series, Bound::Shown)));
         claims
     }
