@@ -221,3 +221,24 @@ fn one_wait_after_another_is_woken() {
         }
     });
 }
+
+#[test]
+fn a_wait_after_another_is_told_of_its_own_deadline() {
+    run(async {
+        let (broker, client) = with_client(Mood::Honest).await;
+        let zip = client.device("zip").await.expect("it is there");
+        let queue = client.queue(&zip, 0).await.expect("a queue");
+        broker.publish(0);
+        let buffer = client.create(4096).await.expect("memory");
+        let mut batch = client.batch();
+        batch.job(&queue, "mix").inout(&buffer);
+        batch.job(&queue, "mix").inout(&buffer);
+        let fences = client.submit(&mut batch).await.expect("sent");
+        let early = fences.fences()[0].wait_async(Duration::from_millis(5)).await;
+        let begin = std::time::Instant::now();
+        let second = Duration::from_secs(1);
+        let late = tokio::time::timeout(second, fences.last().wait_async(Duration::from_millis(5))).await;
+        assert!(matches!(early, Err(FenceError::Timeout { .. })));
+        assert!(matches!(late, Ok(Err(FenceError::Timeout { .. }))) && begin.elapsed() < second, "{late:?}");
+    });
+}
