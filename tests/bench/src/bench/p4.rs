@@ -25,10 +25,11 @@ const JOBS_IN_FLIGHT: usize = 64;
 const TURNS: usize = 4;
 
 /// Batches by how their jobs wait: the series, the objects they take turns on, the waits.
-const BATCHES: [(&str, usize, Waits); 3] = [
+const BATCHES: [(&str, usize, Waits); 4] = [
     ("jobs in batches of 64, implicit waits, 64 objects", BATCH, Waits::Implicit),
     ("jobs in batches of 64, implicit waits, one object", 1, Waits::Implicit),
-    ("jobs in batches of 64, explicit", 1, Waits::Explicit),
+    ("jobs in batches of 64, explicit, 64 objects", BATCH, Waits::Explicit),
+    ("jobs in batches of 64, explicit, one object", 1, Waits::Explicit),
 ];
 /// The series of single jobs.
 const SINGLE: &str = "one job per message, 64 in flight";
