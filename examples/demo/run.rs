@@ -24,7 +24,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Report> {
     let source = Source::find(args.file.as_deref())?;
     let packed = packed_place(args.output.as_deref())?;
     let key = random_key()?;
-    let broker = Embedded::start().context("cannot start a private broker")?;
+    // A lost device is told by the job that fails with it, once.
+    let broker = Embedded::builder().log("error").start().context("cannot start a private broker")?;
     let client = broker.client()?;
     let before = client.status()?.counters;
     let mut trace = Trace::default();
