@@ -34,21 +34,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Report> {
     let frames = client.cells(usize::try_from(chunks).context("too many chunks")?)?;
 
     let bar = progress::bar("pack", source.len);
-    let (packing, lost_packing) = with_retries(args.retry, || {
+    let ((stage, packing), lost_packing) = with_retries(args.retry, || {
         trace.cut(0);
         bar.set_position(0);
         let stage = Stage::open(client.clone(), args, &source, &key, &frames)?;
         let appender = stage.appender(&packed)?;
-        pipeline::pack(&stage, &appender, &mut trace, |bytes| bar.inc(bytes))
+        let passed = pipeline::pack(&stage, &appender, &mut trace, |bytes| bar.inc(bytes))?;
+        Ok((stage, passed))
     })?;
     bar.finish_and_clear();
 
     let bar = progress::bar("unpack", source.len);
     let out = trace.len();
+    // The devices know the buffers of the way out already; only after a loss are there new ones.
+    let mut known = Some(stage);
     let (unpacking, lost_unpacking) = with_retries(args.retry, || {
         trace.cut(out);
         bar.set_position(0);
-        let mut stage = Stage::open(client.clone(), args, &source, &key, &frames)?;
+        let mut stage = match known.take() {
+            Some(stage) => stage,
+            None => Stage::open(client.clone(), args, &source, &key, &frames)?,
+        };
         stage.open_packed(&packed)?;
         pipeline::unpack(&stage, &mut trace, |bytes| bar.inc(bytes))
     })?;

@@ -36,7 +36,7 @@ pub(crate) struct Options {
 /// # Errors
 /// When the build of vgemd or of the bench fails, or the bench cannot start.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
-    let programs = build_release(workspace, &["vgem-bench"])?;
+    let programs = build_release(workspace, &["vgem-bench", "vgem-examples"])?;
     let mut bench = Command::new(programs.join("vgem-bench"));
     bench.args(&options.arguments).env(BIN_DIR, &programs);
     announce(&mut bench, "VGEM_PEERS", "VGEM_PEERS_MISSING", build_peers(workspace, &programs));
