@@ -34,13 +34,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Report> {
     let frames = client.cells(usize::try_from(chunks).context("too many chunks")?)?;
 
     let bar = progress::bar("pack", source.len);
-    let ((stage, packing), lost_packing) = with_retries(args.retry, || {
+    let ((stage, appender, packing), lost_packing) = with_retries(args.retry, || {
         trace.cut(0);
         bar.set_position(0);
         let stage = Stage::open(client.clone(), args, &source, &key, &frames)?;
         let appender = stage.appender(&packed)?;
         let passed = pipeline::pack(&stage, &appender, &mut trace, |bytes| bar.inc(bytes))?;
-        Ok((stage, passed))
+        Ok((stage, appender, passed))
     })?;
     bar.finish_and_clear();
 
@@ -59,6 +59,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Report> {
         pipeline::unpack(&stage, &mut trace, |bytes| bar.inc(bytes))
     })?;
     bar.finish_and_clear();
+
+    // Closed only now: a message to close a queue is none of the way back.
+    drop(appender);
 
     let trace_path = args.trace.clone().unwrap_or_else(|| std::env::temp_dir().join("vgem-demo-trace.json"));
     trace.write(&trace_path)?;
