@@ -112,6 +112,10 @@ id32! {
     InstanceId, "instance"
 }
 id32! {
+    /// A porter: one process that takes fds from one client. Never used twice.
+    PorterId, "porter"
+}
+id32! {
     /// A fence page as one process numbers it: the place in its own list of mapped pages.
     PageId, "page"
 }

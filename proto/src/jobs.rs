@@ -7,7 +7,7 @@
 
 use crate::codec::{Field, Malformed, Reader, Writer, Zero};
 use crate::error::ErrorCode;
-use crate::ids::{CauseId, Handle, ObjectKey, Point, QueueHandle, Time, TimelineKey};
+use crate::ids::{CauseId, Handle, ObjectKey, PageId, Point, QueueHandle, Time, TimelineKey};
 use crate::record;
 use crate::rights::{Access, WaitKind};
 
@@ -112,6 +112,24 @@ impl Field for ParamSource {
             2 => Ok(Self::Cell),
             other => Err(Malformed::BadValue { field: "parameter source", value: u64::from(other) }),
         }
+    }
+}
+
+record! {
+    /// A point that an access to an object waits for, and where the client sees it.
+    pub struct ObservedPoint {
+        /// The timeline; its generation is that of the slot.
+        pub timeline: TimelineKey,
+        /// The point.
+        pub point: Point,
+        /// The client's number of the page.
+        pub page: PageId,
+        /// The slot in the page.
+        pub slot: u16,
+        /// What a failure of the point means for the access.
+        pub kind: WaitKind,
+        /// Zero.
+        pub reserved: Zero<5>,
     }
 }
 

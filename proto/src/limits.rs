@@ -30,3 +30,9 @@ pub const TEXT_LEN: usize = 1024;
 pub const COMPLETIONS: usize = 64;
 /// How long after the first unsent completion a driver sends it, nanoseconds.
 pub const COMPLETION_DELAY_NS: u64 = 1_000_000;
+/// Objects that one request makes or commits, and so the fds of its answer; the kernel takes 253 at a time.
+pub const OBJECTS_AT_ONCE: usize = 64;
+/// New pages in one answer to Observe; each brings two fds.
+pub const OBSERVED_PAGES: usize = 64;
+/// Points in one answer to Observe.
+pub const OBSERVED_POINTS: usize = 512;

@@ -162,10 +162,18 @@ pub struct ObjectEntry {
     pub pinned: u64,
     /// `created`, `ready`, `retiring`, `orphaned`.
     pub state: String,
-    /// The domain that is charged.
+    /// The domain that is charged for as long as it lives.
     pub domain: u32,
+    /// Other domains that are charged as well while they hold a handle.
+    pub shared_with: Vec<u32>,
     /// Clients with a handle.
     pub clients: Vec<u64>,
+    /// Inode of its memory, as `/proc/PID/map_files` and `stat` show it; 0 until it is made.
+    pub inode: u64,
+    /// `own`, `foreign` (a client's own memory, imported) or `sealed` (a sealed result).
+    pub kind: String,
+    /// The device that alone may write a sealed result.
+    pub writer: String,
     /// Devices that map it.
     pub mapped_by: Vec<String>,
     /// Unfinished uses.
@@ -216,4 +224,153 @@ pub struct QueueEntry {
     pub ended: u64,
     /// `idle`, `waiting`, `ready`, `gone`.
     pub state: String,
+}
+
+/// Something that happened: a line of the log, and of what a client that monitors is told.
+///
+/// Texts that peers chose are already made harmless.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A client came.
+    ClientConnected {
+        /// Its number.
+        client: u64,
+        /// Its user.
+        uid: u32,
+        /// Its process.
+        pid: u32,
+    },
+    /// A client went.
+    ClientGone {
+        /// Its number.
+        client: u64,
+    },
+    /// An object was made.
+    ObjectCreated {
+        /// The object.
+        object: String,
+        /// Its name.
+        name: String,
+        /// Its length, bytes.
+        len: u64,
+        /// Who made it.
+        client: u64,
+    },
+    /// Every page of an object is there: jobs may use it.
+    ObjectReady {
+        /// The object.
+        object: String,
+        /// Bytes pinned.
+        pinned: u64,
+    },
+    /// An fd of an object was sent to a client.
+    ObjectExported {
+        /// The object.
+        object: String,
+        /// To whom.
+        client: u64,
+        /// `read` or `write`.
+        access: String,
+    },
+    /// A client got a handle of memory whose fd it had.
+    ObjectImported {
+        /// The object.
+        object: String,
+        /// Who.
+        client: u64,
+        /// `read` or `write`.
+        access: String,
+    },
+    /// A client closed its last handle of an object.
+    HandleClosed {
+        /// The object.
+        object: String,
+        /// Who.
+        client: u64,
+    },
+    /// Nobody names or uses an object any more; devices let go of it.
+    ObjectReleased {
+        /// The object.
+        object: String,
+    },
+    /// An export of an object outlives every handle: an fd or a mapping somewhere. It stays charged.
+    ObjectOrphaned {
+        /// The object.
+        object: String,
+    },
+    /// An object was freed and its charge given back.
+    ObjectFreed {
+        /// The object.
+        object: String,
+        /// Its length, bytes.
+        len: u64,
+        /// Nanoseconds since the last handle and use were gone.
+        after_ns: u64,
+    },
+    /// Somebody changed the owner or the mode of an object's inode; its content was destroyed.
+    ObjectTampered {
+        /// The object.
+        object: String,
+        /// What was found.
+        what: String,
+    },
+    /// A porter was killed, and what its client wanted to import refused.
+    PorterStalled {
+        /// Whose porter.
+        client: u64,
+        /// Its process.
+        pid: u32,
+    },
+    /// An instance is ready.
+    InstanceReady {
+        /// The instance.
+        instance: u32,
+        /// Its device's name.
+        device: String,
+    },
+    /// An instance is gone.
+    InstanceLost {
+        /// The instance.
+        instance: u32,
+        /// Its device's name.
+        device: String,
+        /// How.
+        why: String,
+        /// Jobs that failed with it.
+        jobs: u64,
+    },
+    /// A job took too long.
+    JobTimedOut {
+        /// The device's name.
+        device: String,
+        /// The job's timeline.
+        timeline: String,
+        /// Its point.
+        point: u64,
+    },
+    /// A request was refused.
+    Refused {
+        /// The client's number.
+        client: u64,
+        /// Why.
+        why: String,
+    },
+    /// A bug of ours that did no harm.
+    Bug {
+        /// What.
+        what: String,
+    },
+}
+
+/// An event and its moment, as a client that monitors is told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventEntry {
+    /// When, CLOCK_MONOTONIC, nanoseconds.
+    pub at_ns: u64,
+    /// The domain it concerns; none for the broker as a whole.
+    pub domain: Option<u32>,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
 }

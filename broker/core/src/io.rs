@@ -6,9 +6,9 @@
 
 use vgem_proto::codec::Malformed;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::error::Failure;
+use vgem_proto::error::{Failure, Refusal};
 use vgem_proto::ids::CauseId;
-use vgem_proto::ids::{DeviceId, DomainId, Handle, InstanceId, ObjectKey, Point, Time, TimelineKey};
+use vgem_proto::ids::{DeviceId, DomainId, InstanceId, ObjectKey, Point, PorterId, Time, TimelineKey};
 use vgem_proto::message::Head;
 use vgem_proto::message::client::ClientMessage;
 use vgem_proto::message::driver::DriverMessage;
@@ -22,6 +22,26 @@ pub struct LinkId(pub u64);
 /// A pair of a fence page and its interest page, as the shell keeps it. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PairId(pub u64);
+
+/// Memory that a porter brought and that no object has yet, as the shell keeps it. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ArrivalId(pub u64);
+
+/// What a porter brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// An export of an object; the shell has closed the fd.
+    Object(ObjectKey),
+    /// Memory of a client; the shell holds it until [`Effect::TakeArrival`] or [`Effect::DropArrival`].
+    Memory {
+        /// Its number.
+        arrival: ArrivalId,
+        /// Bytes.
+        len: u64,
+    },
+    /// A fence page or an interest page; the shell has closed the fd.
+    Page,
+}
 
 /// What the kernel says about the process behind a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,12 +118,77 @@ pub enum Input {
         /// The connection.
         link: LinkId,
     },
-    /// [`Effect::MakeObject`] was carried out, or the kernel refused it with this errno.
+    /// A message with fds could not be sent to a client, who was told so: what it was to have is not there.
+    Undelivered {
+        /// The connection.
+        link: LinkId,
+        /// The message.
+        message: ClientMessage,
+    },
+    /// A client has not taken every packet that was sent to it ([`Effect::CheckReceived`]).
+    Unreceived {
+        /// The connection.
+        link: LinkId,
+    },
+    /// The keeper started a porter; its link is connected, and its client's end of the channel can be attached.
+    PorterStarted {
+        /// The porter.
+        porter: PorterId,
+        /// Its process, for people.
+        pid: u32,
+    },
+    /// The keeper could not start a porter.
+    PorterFailed {
+        /// The porter.
+        porter: PorterId,
+        /// Why.
+        why: String,
+    },
+    /// A porter's process has ended.
+    PorterGone {
+        /// The porter.
+        porter: PorterId,
+    },
+    /// A porter brought memory that its client handed over.
+    Brought {
+        /// The porter.
+        porter: PorterId,
+        /// The client's number of the Import.
+        request: u64,
+        /// What the memory is.
+        arrival: Arrival,
+        /// What the client's fd allows.
+        access: Access,
+    },
+    /// A porter says that what its client handed over cannot be an object.
+    Unfit {
+        /// The porter.
+        porter: PorterId,
+        /// The client's number of the Import.
+        request: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// [`Effect::MakeObject`] or [`Effect::TakeArrival`] was carried out, or the kernel refused it with this errno.
     ObjectMade {
+        /// The object.
+        object: ObjectKey,
+        /// The inode of its memory, for people, or the errno.
+        outcome: Result<u64, i32>,
+    },
+    /// [`Effect::Seal`] was carried out, or failed with this errno.
+    Sealed {
         /// The object.
         object: ObjectKey,
         /// The outcome.
         outcome: Result<(), i32>,
+    },
+    /// Somebody changed the owner or the mode of an object's inode.
+    Tampered {
+        /// The object.
+        object: ObjectKey,
+        /// What was found.
+        what: String,
     },
     /// [`Effect::CheckPopulated`] was carried out: whether every page is there.
     PopulatedChecked {
@@ -211,7 +296,7 @@ pub enum BadRequest {
 }
 
 /// The fds that go with a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attach {
     /// None.
     None,
@@ -222,6 +307,17 @@ pub enum Attach {
         /// What the fd allows.
         access: Access,
     },
+    /// A fresh open file of each object, in this order.
+    Exports {
+        /// The objects.
+        objects: Vec<ObjectKey>,
+        /// What the fds allow.
+        access: Access,
+    },
+    /// The observer's side of several pairs, in this order.
+    Observers(Vec<PairId>),
+    /// The client's end of a porter's channel.
+    Channel(PorterId),
     /// The signaller's side of a pair: page read-write, interest read-only.
     Signaller(PairId),
     /// The observer's side of a pair: page read-only, interest read-write.
@@ -232,7 +328,8 @@ pub enum Attach {
 #[derive(Debug)]
 #[must_use]
 pub enum Effect {
-    /// Send a message to a client. If the fds cannot be had, send Refused{System} for `request` instead.
+    /// Send a message to a client. If the fds cannot be had or sent, send Refused{System} for `request` instead, and
+    /// say so by [`Input::Undelivered`].
     Reply {
         /// The connection.
         link: LinkId,
@@ -266,6 +363,8 @@ pub enum Effect {
     },
     /// Make the memory of an object; [`Input::ObjectMade`] follows.
     MakeObject {
+        /// Whether it will be sealed against writing ([`Effect::Seal`]).
+        sealable: bool,
         /// The object.
         object: ObjectKey,
         /// Bytes.
@@ -369,78 +468,65 @@ pub enum Effect {
         /// The fds.
         attach: Attach,
     },
-    /// Something an operator should know.
+    /// Something happened that an operator should know, and every client that monitors and may see it.
     Log {
+        /// Whose it is; `None` is the broker's as a whole.
+        domain: Option<DomainId>,
         /// What.
         event: Event,
     },
-}
-
-/// Something an operator should know. Texts from peers are already made harmless.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A client came.
-    ClientConnected {
-        /// Its number.
-        client: u64,
-        /// Its user.
-        uid: u32,
+    /// From now on tell this client of every [`Effect::Log`] in its scope.
+    Monitor {
+        /// The connection.
+        link: LinkId,
+        /// What it may see.
+        scope: Scope,
     },
-    /// A client went.
-    ClientGone {
+    /// Have the keeper start a porter; PorterStarted or PorterFailed follows.
+    StartPorter {
         /// Its number.
-        client: u64,
+        porter: PorterId,
     },
-    /// An object was freed.
-    ObjectFreed {
+    /// Kill a porter; [`Input::PorterGone`] follows, or never if it hangs in the kernel.
+    KillPorter {
+        /// The porter.
+        porter: PorterId,
+        /// Why, for the log.
+        why: String,
+    },
+    /// Make an object of the memory that arrived; [`Input::ObjectMade`] follows.
+    TakeArrival {
+        /// The arrival.
+        arrival: ArrivalId,
+        /// The object it becomes.
+        object: ObjectKey,
+    },
+    /// Close the memory that arrived.
+    DropArrival {
+        /// The arrival.
+        arrival: ArrivalId,
+    },
+    /// Seal an object's memory against all writing but that of the mappings there are; [`Input::Sealed`] follows.
+    Seal {
         /// The object.
         object: ObjectKey,
     },
-    /// An instance is ready.
-    InstanceReady {
-        /// The instance.
-        instance: InstanceId,
-        /// Its device's name.
-        device: String,
+    /// Destroy the content of an object whose inode was tampered with, whoever has it.
+    Punch {
+        /// The object.
+        object: ObjectKey,
     },
-    /// An instance is gone.
-    InstanceLost {
-        /// The instance.
-        instance: InstanceId,
-        /// Its device's name.
-        device: String,
-        /// How.
-        why: String,
-        /// Jobs that failed with it.
-        jobs: usize,
-    },
-    /// A job took too long.
-    JobTimedOut {
-        /// The device's name.
-        device: String,
-        /// The job's timeline.
-        timeline: TimelineKey,
-        /// Its point.
-        point: Point,
-    },
-    /// A request was refused.
-    Refused {
-        /// The client's number.
-        client: u64,
-        /// Why.
-        why: String,
-    },
-    /// A client closed a handle; said only at the finest level.
-    HandleClosed {
-        /// The handle.
-        handle: Handle,
-    },
-    /// A bug of ours that did no harm.
-    Bug {
-        /// What.
-        what: String,
+    /// Have the kernel collect fds that lie in sockets nobody can reach any more: they may be what keeps an export.
+    CollectInFlight,
+    /// Look whether a client has taken every packet that was sent to it; [`Input::Received`] or
+    /// [`Input::Unreceived`] follows.
+    CheckReceived {
+        /// The connection.
+        link: LinkId,
     },
 }
+
+pub use vgem_proto::snapshot::Event;
 
 /// What [`crate::Broker::apply`] wants done, in order.
 pub type Effects = Vec<Effect>;

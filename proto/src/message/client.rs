@@ -1,0 +1,287 @@
+//! Messages between a client and the broker. Clients never send fds.
+
+message_table! {
+    enum ClientMessage;
+    uses {
+        use crate::error::ErrorCode;
+        use crate::jobs::{ClientJob, ClientOperand, ClientParam, ObservedPoint, Wait};
+        use crate::rights::{Access, HugePages, Rights};
+        use crate::snapshot::Topic;
+    }
+
+    /// The greeting, first and once.
+    1 Hello since 1 from Client fds [] flags 0 {
+        /// Lowest version the client speaks.
+        version_min: u16,
+        /// Highest version the client speaks.
+        version_max: u16,
+        /// Zero.
+        reserved: Zero<4>,
+        /// Feature bits the client wants.
+        features: u64,
+    } [
+        /// What the client calls itself; an allegation, for people.
+        name: u8, max limits::NAME_LEN;
+    ]
+    /// Makes equal objects, all or none; answered by ObjectCreated.
+    10 CreateObject since 1 from Client fds [] flags 0 {
+        /// Bytes of each; a multiple of the page size.
+        len: u64,
+        /// Not 0: a sealed result, which only this device may write.
+        writer: DeviceId,
+        /// How many; 0 is one.
+        count: u32,
+        /// Which pages.
+        huge: HugePages,
+        /// Zero.
+        reserved: Zero<3>,
+    } [
+        /// A name for people.
+        name: u8, max limits::NAME_LEN;
+    ]
+    /// Says that every page of these objects is there; answered by Committed.
+    11 Commit since 1 from Client fds [] flags 0 {} [
+        /// The objects.
+        objects: Handle, max limits::OBJECTS_AT_ONCE;
+    ]
+    /// Gives a handle up; answered by Done.
+    12 CloseObject since 1 from Client fds [] flags 0 {
+        /// The object.
+        object: Handle,
+    } []
+    /// Asks for an fd of an object; answered by Exported.
+    13 Export since 1 from Client fds [] flags 0 {
+        /// The object.
+        object: Handle,
+        /// What the fd allows.
+        access: Access,
+        /// Zero.
+        reserved: Zero<7>,
+    } []
+    /// Asks for a channel to a porter, which takes fds; answered by PorterOpened.
+    14 OpenPorter since 1 from Client fds [] flags 0 {} []
+    /// Asks for a handle of the memory whose fd goes to the porter under the same request; answered by Imported.
+    15 Import since 1 from Client fds [] flags 0 {} [
+        /// A name for people, for memory that is not an object yet.
+        name: u8, max limits::NAME_LEN;
+    ]
+    /// Asks what an access to an object has to wait for; answered by Observed.
+    16 Observe since 1 from Client fds [] flags 0 {
+        /// The object.
+        object: Handle,
+        /// The access that is to come.
+        access: Access,
+        /// Zero.
+        reserved: Zero<7>,
+    } []
+    /// Asks for the list of devices; answered by Devices.
+    20 ListDevices since 1 from Client fds [] flags 0 {} []
+    /// Asks how a device describes itself; answered by Described.
+    21 Describe since 1 from Client fds [] flags 0 {
+        /// The device.
+        device: DeviceId,
+    } []
+    /// Opens a queue; answered by QueueOpened when the device's instance is up.
+    22 OpenQueue since 1 from Client fds [] flags 0 {
+        /// The device.
+        device: DeviceId,
+        /// Most jobs in flight; 0 is the default.
+        depth: u32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// Closes a queue; its jobs finish; answered by Done.
+    23 CloseQueue since 1 from Client fds [] flags 0 {
+        /// The queue.
+        queue: QueueHandle,
+    } []
+    /// Submits a batch; answered by Refused, or with SUBMIT_REPLY by Accepted.
+    30 Submit since 1 from Client fds [] flags 1 {} [
+        /// The jobs, in order.
+        jobs: ClientJob, max limits::BATCH_JOBS;
+        /// Their operands.
+        operands: ClientOperand, max limits::BATCH_JOBS * limits::JOB_OPERANDS;
+        /// Their parameters.
+        params: ClientParam, max limits::BATCH_JOBS * limits::JOB_PARAMS;
+        /// Their explicit waits.
+        waits: Wait, max limits::BATCH_JOBS * limits::JOB_WAITS;
+        /// The bytes of their byte parameters.
+        bytes: u8, max limits::BATCH_BYTES;
+    ]
+    /// Asks to end a job that has not started; answered by Cancelling.
+    31 Cancel since 1 from Client fds [] flags 0 {
+        /// The queue.
+        queue: QueueHandle,
+        /// The job's point.
+        point: Point,
+    } []
+    /// Asks what is behind a cause; answered by Explained.
+    40 Explain since 1 from Client fds [] flags 0 {
+        /// The cause.
+        cause: CauseId,
+    } []
+    /// Asks for a page of the broker's state, as JSON; answered by Page.
+    41 Inspect since 1 from Client fds [] flags 0 {
+        /// Where the previous page ended; 0 is the start.
+        cursor: u64,
+        /// Which part.
+        topic: Topic,
+        /// Zero.
+        reserved: Zero<7>,
+    } []
+    /// Asks to be told what happens from now on; answered by Done, then Event after Event.
+    42 Monitor since 1 from Client fds [] flags 0 {} []
+
+    /// Answers Hello.
+    101 Welcome since 1 from Broker fds [] flags 0 {
+        /// 128 bits that name this session.
+        token: [u64; 2],
+        /// Feature bits in force.
+        features: u64,
+        /// The domain the client belongs to.
+        domain: DomainId,
+        /// The client's number, for people and tools.
+        client: u64,
+        /// The version in force.
+        version: u16,
+        /// Zero.
+        reserved: Zero<2>,
+        /// Longest message, bytes.
+        message_len: u32,
+    } []
+    /// The request was carried out.
+    102 Done since 1 from Broker fds [] flags 0 {} []
+    /// The request was not carried out and nothing changed.
+    103 Refused since 1 from Broker fds [] flags 0 {
+        /// Why.
+        code: ErrorCode,
+        /// Which job of the batch; 65535 is none.
+        job: u16,
+        /// Which operand or parameter; 65535 is none.
+        part: u16,
+        /// What was asked.
+        value: u64,
+        /// What is allowed.
+        limit: u64,
+        /// For a refused batch: the cause its points failed with.
+        cause: CauseId,
+    } [
+        /// The same in words.
+        text: u8, max limits::TEXT_LEN;
+    ]
+    /// Answers CreateObject. Each fd is a read-write export, or a read-only one of a sealed result.
+    110 ObjectCreated since 1 from Broker fds ["export"] each objects flags 0 {
+        /// Bytes of each.
+        len: u64,
+        /// What the handles allow.
+        rights: Rights,
+        /// Zero.
+        reserved: Zero<4>,
+    } [
+        /// The client's handles.
+        objects: Handle, max limits::OBJECTS_AT_ONCE;
+    ]
+    /// Answers Commit: the objects are ready.
+    111 Committed since 1 from Broker fds [] flags 0 {
+        /// Bytes really pinned, of all of them; may be less than their length where RLIMIT_MEMLOCK forbids.
+        pinned: u64,
+    } []
+    /// Answers Export.
+    113 Exported since 1 from Broker fds ["export"] flags 0 {
+        /// Bytes.
+        len: u64,
+    } []
+    /// Answers OpenPorter. The fd is a connected socket on which the client hands fds to its porter.
+    114 PorterOpened since 1 from Broker fds ["channel"] flags 0 {} []
+    /// Answers Import.
+    115 Imported since 1 from Broker fds [] flags 0 {
+        /// The client's handle; the same one for the same memory.
+        object: Handle,
+        /// Bytes.
+        len: u64,
+        /// What the handle allows.
+        rights: Rights,
+        /// 1: the memory was no object before; populate and commit it. 2: it is ready.
+        state: u32,
+    } []
+    /// Answers Observe: when these points have ended, the access may begin.
+    116 Observed since 1 from Broker fds ["page" "interest"] each pages flags 0 {} [
+        /// Pages that the client has not seen before, in the order of their fds.
+        pages: PageId, max limits::OBSERVED_PAGES;
+        /// The points.
+        points: ObservedPoint, max limits::OBSERVED_POINTS;
+    ]
+    /// Answers ListDevices.
+    120 Devices since 1 from Broker fds [] flags 0 {} [
+        /// Ids, in the order of the names.
+        ids: DeviceId, max 256;
+        /// Names, one per line.
+        names: u8, max 256 * (limits::NAME_LEN + 1);
+    ]
+    /// Answers Describe.
+    121 Described since 1 from Broker fds [] flags 0 {
+        /// The device.
+        device: DeviceId,
+    } [
+        /// The description (SPEC chapter "Descriptions").
+        description: u8, max limits::DESCRIPTION_LEN;
+    ]
+    /// Answers OpenQueue. The fds come with the first queue in a page: the fence page, and the interest page.
+    122 QueueOpened since 1 from Broker fds ["page" "interest"] optional true flags 0 {
+        /// The client's handle.
+        queue: QueueHandle,
+        /// The client's number of the page.
+        page: PageId,
+        /// The queue's timeline; its generation is that of the slot.
+        timeline: TimelineKey,
+        /// Most jobs in flight.
+        depth: u32,
+        /// The slot in the page.
+        slot: u16,
+        /// Zero.
+        reserved: Zero<2>,
+    } []
+    /// Answers Submit when it asked for an answer.
+    130 Accepted since 1 from Broker fds [] flags 0 {} []
+    /// Answers Cancel.
+    131 Cancelling since 1 from Broker fds [] flags 0 {
+        /// 0: not yet started, will end Cancelled; 1: running, ends when the driver says so; 2: has ended.
+        state: u32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// Answers Explain.
+    140 Explained since 1 from Broker fds [] flags 0 {
+        /// The cause.
+        cause: CauseId,
+        /// When it happened.
+        at: Time,
+        /// The job's point, 0 if none.
+        point: Point,
+        /// The process at fault, 0 if unknown.
+        pid: u32,
+        /// What went wrong there.
+        code: ErrorCode,
+    } [
+        /// The device, if one.
+        device: u8, max limits::NAME_LEN;
+        /// What happened, in words.
+        text: u8, max limits::TEXT_LEN;
+    ]
+    /// Answers Inspect.
+    141 Page since 1 from Broker fds [] flags 0 {
+        /// Cursor of the next page; 0 is the end.
+        next: u64,
+    } [
+        /// A JSON array of entries of the topic.
+        json: u8, max limits::MESSAGE_LEN;
+    ]
+    /// Something that happened, for a client that asked with Monitor. It answers no request.
+    142 Event since 1 from Broker fds [] flags 0 {
+        /// Events left out since the one before, because the client did not read them.
+        lost: u64,
+    } [
+        /// The event, as a JSON object.
+        json: u8, max limits::TEXT_LEN;
+    ]
+}

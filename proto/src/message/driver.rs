@@ -1,0 +1,168 @@
+//! Messages between a driver instance and the broker. Drivers never send fds.
+
+message_table! {
+    enum DriverMessage;
+    uses {
+        use crate::error::ErrorCode;
+        use crate::jobs::{Completion, DriverJob, DriverOperand, DriverParam, DriverWait};
+        use crate::rights::Access;
+    }
+
+    /// The instance is ready; first and once.
+    1 Ready since 1 from Driver fds [] flags 0 {
+        /// The protocol version the driver speaks.
+        version: u16,
+        /// Zero.
+        reserved: Zero<6>,
+    } [
+        /// The description, as `--describe` prints it.
+        description: u8, max limits::DESCRIPTION_LEN;
+    ]
+    /// The object is mapped.
+    11 Mapped since 1 from Driver fds [] flags 0 {
+        /// The object.
+        object: ObjectKey,
+    } []
+    /// The object could not be mapped; jobs that name it will fail with MapFailed.
+    12 NotMapped since 1 from Driver fds [] flags 0 {
+        /// The object.
+        object: ObjectKey,
+        /// The errno.
+        errno: i32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// The object is unmapped everywhere in the instance.
+    13 Unmapped since 1 from Driver fds [] flags 0 {
+        /// The object.
+        object: ObjectKey,
+    } []
+    /// The queue is closed: every job of it has ended.
+    23 TimelineClosed since 1 from Driver fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+    } []
+    /// Jobs that ended since the last such message, in any order of queues and in order within one.
+    40 Complete since 1 from Driver fds [] flags 0 {} [
+        /// The jobs.
+        completions: Completion, max limits::COMPLETIONS;
+    ]
+    /// A failure begins here; sent before its point is signalled.
+    41 Cause since 1 from Driver fds [] flags 0 {
+        /// Its identity; the issuer is the instance.
+        cause: CauseId,
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The job's point.
+        point: Point,
+        /// When.
+        at: Time,
+        /// What went wrong.
+        code: ErrorCode,
+        /// Zero.
+        reserved: Zero<4>,
+    } [
+        /// In words.
+        text: u8, max limits::TEXT_LEN;
+    ]
+
+    /// First message: who the instance is.
+    100 Start since 1 from Broker fds [] flags 0 {
+        /// The instance; also its cause issuer.
+        instance: InstanceId,
+        /// The domain it serves.
+        domain: DomainId,
+    } []
+    /// Map an object, whole. Sent again with Write it replaces a read-only mapping.
+    110 Map since 1 from Broker fds ["export"] flags 0 {
+        /// The object.
+        object: ObjectKey,
+        /// Bytes.
+        len: u64,
+        /// What the fd allows.
+        access: Access,
+        /// Zero.
+        reserved: Zero<7>,
+    } []
+    /// Unmap an object; answered by Unmapped. No job in flight uses it.
+    111 Unmap since 1 from Broker fds [] flags 0 {
+        /// The object.
+        object: ObjectKey,
+    } []
+    /// A fence page in which the instance signals: the page read-write, the observer's interest read-only.
+    120 SignalPage since 1 from Broker fds ["page" "interest"] flags 0 {
+        /// The instance's number for it; signal and observe pages are numbered apart.
+        page: PageId,
+    } []
+    /// A fence page that the instance observes: the page read-only, its own interest read-write.
+    121 ObservePage since 1 from Broker fds ["page" "interest"] flags 0 {
+        /// The instance's number for it; signal and observe pages are numbered apart.
+        page: PageId,
+    } []
+    /// A page will not be used again: unmap it. No slot of it is in use.
+    122 DropSignalPage since 1 from Broker fds [] flags 0 {
+        /// The page.
+        page: PageId,
+    } []
+    /// An observed page will not be used again: unmap it.
+    123 DropObservePage since 1 from Broker fds [] flags 0 {
+        /// The page.
+        page: PageId,
+    } []
+    /// A queue opens.
+    130 OpenTimeline since 1 from Broker fds [] flags 0 {
+        /// Its timeline.
+        timeline: TimelineKey,
+        /// Whose it is, for the engine to keep contexts apart.
+        client: ClientKey,
+    } []
+    /// A queue closes once its jobs have ended; answered by TimelineClosed.
+    131 CloseTimeline since 1 from Broker fds [] flags 0 {
+        /// Its timeline.
+        timeline: TimelineKey,
+    } []
+    /// Show a timeline to one more observer: fill the slot, then publish its generation.
+    132 Publish since 1 from Broker fds [] flags 0 {
+        /// The timeline.
+        timeline: TimelineKey,
+        /// The signal page.
+        page: PageId,
+        /// The slot.
+        slot: u16,
+        /// Zero.
+        reserved: Zero<6>,
+    } []
+    /// Stop showing a timeline in a slot.
+    133 Retire since 1 from Broker fds [] flags 0 {
+        /// The timeline.
+        timeline: TimelineKey,
+        /// The signal page.
+        page: PageId,
+        /// The slot.
+        slot: u16,
+        /// Zero.
+        reserved: Zero<6>,
+    } []
+    /// Jobs.
+    140 Run since 1 from Broker fds [] flags 0 {} [
+        /// The jobs, in order.
+        jobs: DriverJob, max limits::BATCH_JOBS;
+        /// Their operands.
+        operands: DriverOperand, max limits::BATCH_JOBS * limits::JOB_OPERANDS;
+        /// Their parameters.
+        params: DriverParam, max limits::BATCH_JOBS * limits::JOB_PARAMS;
+        /// What they wait for.
+        waits: DriverWait, max limits::BATCH_JOBS * limits::JOB_WAITS;
+        /// The bytes of their byte parameters.
+        bytes: u8, max limits::BATCH_BYTES;
+    ]
+    /// End a job that has not started with Cancelled.
+    141 CancelJob since 1 from Broker fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The job's point.
+        point: Point,
+        /// The cause it ends with.
+        cause: CauseId,
+    } []
+}

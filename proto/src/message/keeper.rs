@@ -1,0 +1,127 @@
+//! Messages between the keeper and the broker.
+
+message_table! {
+    enum KeeperMessage;
+    uses {}
+
+    /// First message: the configuration, as JSON.
+    1 Setup since 1 from Keeper fds [] flags 0 {} [
+        /// The configuration (`vgemd::config`).
+        json: u8, max limits::MESSAGE_LEN - 1024;
+    ]
+    /// One device: its name and description.
+    2 Device since 1 from Keeper fds [] flags 0 {
+        /// Its number.
+        device: DeviceId,
+    } [
+        /// The description.
+        description: u8, max limits::DESCRIPTION_LEN;
+    ]
+    /// All devices are told; serve.
+    3 Serve since 1 from Keeper fds [] flags 0 {} []
+    /// An instance runs: the broker's end of its link, and its pidfd.
+    11 InstanceStarted since 1 from Keeper fds ["link" "pidfd"] flags 0 {
+        /// The instance.
+        instance: InstanceId,
+        /// Its process.
+        pid: u32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// An instance could not be started.
+    12 InstanceFailed since 1 from Keeper fds [] flags 0 {
+        /// The instance.
+        instance: InstanceId,
+    } [
+        /// Why, in words.
+        text: u8, max limits::TEXT_LEN;
+    ]
+    /// An instance's process has ended.
+    13 InstanceExited since 1 from Keeper fds [] flags 0 {
+        /// The instance.
+        instance: InstanceId,
+        /// Exit code, or -signal.
+        status: i32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// An object is kept and pinned as far as allowed.
+    21 Kept since 1 from Keeper fds [] flags 0 {
+        /// The object.
+        object: ObjectKey,
+        /// Bytes really pinned.
+        pinned: u64,
+    } []
+    /// The keeper has let an object go: no fd and no mapping of it is left there.
+    22 Dropped since 1 from Keeper fds [] flags 0 {
+        /// The object.
+        object: ObjectKey,
+    } []
+    /// A porter runs: the client's end of its channel, the broker's end of its link, and its pidfd.
+    24 PorterStarted since 1 from Keeper fds ["channel" "link" "pidfd"] flags 0 {
+        /// The porter.
+        porter: PorterId,
+        /// Its process.
+        pid: u32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// A porter could not be started.
+    25 PorterFailed since 1 from Keeper fds [] flags 0 {
+        /// The porter.
+        porter: PorterId,
+    } [
+        /// Why, in words.
+        text: u8, max limits::TEXT_LEN;
+    ]
+    /// A porter's process has ended.
+    26 PorterExited since 1 from Keeper fds [] flags 0 {
+        /// The porter.
+        porter: PorterId,
+        /// Exit code, or -signal.
+        status: i32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// End in an orderly way.
+    30 Stop since 1 from Keeper fds [] flags 0 {} []
+
+    /// The broker is confined and serves.
+    100 Serving since 1 from Broker fds [] flags 0 {} []
+    /// Start an instance.
+    110 StartInstance since 1 from Broker fds [] flags 0 {
+        /// Its number.
+        instance: InstanceId,
+        /// Which device.
+        device: DeviceId,
+        /// For which domain.
+        domain: DomainId,
+    } []
+    /// Kill an instance.
+    111 KillInstance since 1 from Broker fds [] flags 0 {
+        /// The instance.
+        instance: InstanceId,
+    } []
+    /// Keep a duplicate of an object's fd and pin the object.
+    120 Keep since 1 from Broker fds ["duplicate"] flags 0 {
+        /// The object.
+        object: ObjectKey,
+        /// Bytes.
+        len: u64,
+    } []
+    /// Let an object go; answered by Dropped.
+    121 Drop since 1 from Broker fds [] flags 0 {
+        /// The object.
+        object: ObjectKey,
+    } []
+    /// Start a porter for one client.
+    124 StartPorter since 1 from Broker fds [] flags 0 {
+        /// Its number.
+        porter: PorterId,
+    } []
+    /// Kill a porter.
+    125 KillPorter since 1 from Broker fds [] flags 0 {
+        /// The porter.
+        porter: PorterId,
+    } []
+}
