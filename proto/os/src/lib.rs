@@ -6,7 +6,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`memory`] | memfd objects: create, seal, export, probe, free |
+//! | [`memory`] | memfd objects, own and foreign: create, seal, export, probe, free |
+//! | [`hugepages`] | reserved huge pages: how many, and what is lacking |
 //! | [`mapping`] | mappings, spans, copies |
 //! | [`pin`] | locked pages |
 //! | [`watch`] | close hints |
@@ -54,6 +55,7 @@ pub mod confine;
 mod error;
 pub mod fence;
 pub mod futex;
+pub mod hugepages;
 pub mod mapping;
 pub mod memory;
 pub mod peer;

@@ -1,0 +1,96 @@
+//! What is asked of a memory file before it is relied on, and how it is opened again.
+//!
+//! Nothing here decides who may have memory: it says what an fd is, so that a mapping of it can raise no signal
+//! (U3) and an answer about it is about the inode that was meant.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+
+use super::Access;
+use crate::error::{Attempt, OsError, Result, uninterrupted};
+
+/// Which file an fd is of: the device and the inode on it. Two open files of one memory have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
+    /// The device number, as in `st_dev`. All memfds without reserved huge pages share one.
+    pub dev: u64,
+    /// The inode number on that device. It may be given again once the file is gone.
+    pub inode: u64,
+}
+
+/// Which file `fd` is of. Ask it of memory only: on a file of a stranger's choosing it may never return.
+///
+/// # Errors
+/// The errno of `fstat`.
+pub fn identity(fd: BorrowedFd<'_>) -> Result<Identity> {
+    rustix::fs::fstat(fd).map(|stat| Identity::of(&stat)).attempt("fstat")
+}
+
+impl Identity {
+    pub(crate) const fn of(stat: &rustix::fs::Stat) -> Self {
+        Self { dev: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// A fresh open file of the inode behind `fd`, through `/proc/self/fd`, close-on-exec.
+///
+/// # Errors
+/// The errno of `open`: `EACCES` if the inode's mode refuses the access, `EPERM` if a seal does.
+pub fn reopen(fd: BorrowedFd<'_>, access: Access) -> Result<OwnedFd> {
+    let flags = match access {
+        Access::Read => OFlags::RDONLY,
+        Access::Write => OFlags::RDWR,
+    };
+    let path = proc_path(fd);
+    uninterrupted(|| rustix::fs::open(path.as_str(), flags.union(OFlags::CLOEXEC), Mode::empty()))
+        .attempting("open", || format!("{path} for {access:?}"))
+}
+
+/// Checks an fd that came from a peer before it is mapped, and returns its length in bytes.
+///
+/// It must be a regular file that answers `F_GET_SEALS` with SHRINK and GROW (so that no access inside its
+/// length can raise `SIGBUS` by truncation), opened so that `access` fits, and at least `min_len` bytes long.
+///
+/// # Errors
+/// `EINVAL` if it is no sealable memory, `EPERM` if the seals are missing, `EACCES` if the open mode does not
+/// fit, `EOVERFLOW` if it is too short; each says what was found.
+pub fn verify_export(fd: BorrowedFd<'_>, min_len: u64, access: Access) -> Result<u64> {
+    const CALL: &str = "verify_export";
+    // First of all: anything that is not sealable memory fails here at once, without being touched.
+    let seals = rustix::fs::fcntl_get_seals(fd).attempting(CALL, || "not sealable memory".into())?;
+    if !seals.contains(SealFlags::SHRINK.union(SealFlags::GROW)) {
+        return Err(OsError::with_detail(CALL, Errno::PERM, format!("seals {seals:?} lack SHRINK or GROW")));
+    }
+    let stat = rustix::fs::fstat(fd).attempt("fstat")?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(OsError::with_detail(CALL, Errno::INVAL, "not a regular file"));
+    }
+    let mode = rustix::fs::fcntl_getfl(fd).attempt("fcntl(F_GETFL)")?.intersection(OFlags::RWMODE);
+    let fits = match access {
+        Access::Read => mode == OFlags::RDONLY || mode == OFlags::RDWR,
+        Access::Write => mode == OFlags::RDWR,
+    };
+    if !fits {
+        return Err(OsError::with_detail(
+            CALL,
+            Errno::ACCESS,
+            format!("opened {mode:?}, wanted for {access:?}"),
+        ));
+    }
+    let len = u64::try_from(stat.st_size).unwrap_or(0);
+    if len < min_len {
+        return Err(OsError::with_detail(
+            CALL,
+            Errno::OVERFLOW,
+            format!("{len} bytes, at least {min_len} wanted"),
+        ));
+    }
+    Ok(len)
+}
+
+/// The path through which an fd of this process is opened again.
+pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
