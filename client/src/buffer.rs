@@ -21,7 +21,7 @@ use std::sync::Arc;
 use vgem_os::mapping::{Mapping, Populate, Quiescent};
 use vgem_os::memory;
 use vgem_proto::codec::Zero;
-use vgem_proto::ids::Handle;
+use vgem_proto::ids::{DeviceId, Handle};
 use vgem_proto::limits;
 use vgem_proto::message::client::{ClientMessage, CloseObject, Commit, CreateObject, Export};
 use vgem_proto::rights::{Access, HugePages};
@@ -75,7 +75,14 @@ impl BufferOptions {
         };
         // Too long for a u64 is too long for the broker as well: let it say so, with its limit.
         let len = len.checked_next_multiple_of(page).unwrap_or(u64::MAX - (page - 1));
-        Ok(CreateObject { len, huge: self.huge, reserved: Zero, name: core::cut(&self.name) })
+        Ok(CreateObject {
+            len,
+            writer: DeviceId(0),
+            count: 1,
+            huge: self.huge,
+            reserved: Zero,
+            name: core::cut(&self.name),
+        })
     }
 }
 
@@ -116,8 +123,11 @@ impl Draft {
     pub(crate) fn map(core: &Arc<Core>, len: u64, mut reply: Reply) -> Result<Self> {
         let fds = std::mem::take(&mut reply.fds);
         let ClientMessage::ObjectCreated(created) = &reply.message else { return Err(unexpected(&reply)) };
+        let [handle] = created.objects[..] else {
+            return Err(Error::Protocol(format!("asked for one object, got {}", created.objects.len())));
+        };
         // From here on the handle is given up if anything fails.
-        let object = Object { core: Arc::clone(core), handle: created.object };
+        let object = Object { core: Arc::clone(core), handle };
         let Ok([fd]) = <[OwnedFd; 1]>::try_from(fds) else {
             return Err(Error::Protocol("a created object without its fd".into()));
         };
@@ -132,7 +142,7 @@ impl Draft {
 
     /// The request that makes it ready.
     pub(crate) fn commit(&self) -> Commit {
-        Commit { object: self.object.handle }
+        Commit { objects: vec![self.object.handle] }
     }
 
     /// Understands that it is ready.

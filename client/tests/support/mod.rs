@@ -291,9 +291,11 @@ impl Serve {
             ClientMessage::CreateObject(create) => self.create(create.len),
             ClientMessage::Commit(commit) => {
                 let objects = self.objects.lock().expect("not poisoned");
-                let place = usize::try_from(commit.object.0).expect("small") - 1;
-                let populated = objects[place].is_populated().expect("a memfd");
-                let pinned = if populated { objects[place].len() } else { 0 };
+                let pinned = commit.objects.iter().map(|object| {
+                    let object = &objects[usize::try_from(object.0).expect("small") - 1];
+                    if object.is_populated().expect("a memfd") { object.len() } else { 0 }
+                });
+                let pinned = pinned.sum();
                 (Committed { pinned }.into(), vec![])
             }
             ClientMessage::Export(export) => {
@@ -339,7 +341,7 @@ impl Serve {
         objects.push(object);
         let object = Handle(u32::try_from(objects.len()).expect("small"));
         let rights = Rights::all();
-        (ObjectCreated { object, len, rights, reserved: Zero }.into(), vec![fd])
+        (ObjectCreated { objects: vec![object], len, rights, reserved: Zero }.into(), vec![fd])
     }
 
     fn open(&self, depth: u32) -> (ClientMessage, Vec<OwnedFd>) {
