@@ -28,9 +28,9 @@ impl Broker {
         Some(object)
     }
 
-    pub(crate) fn object_made(&mut self, key: ObjectKey, outcome: Result<(), i32>) {
+    pub(crate) fn object_made(&mut self, key: ObjectKey, outcome: Result<u64, i32>) {
         match outcome {
-            Ok(()) => self.memory_is_there(key),
+            Ok(_inode) => self.memory_is_there(key),
             Err(errno) => self.memory_was_refused(key, errno),
         }
     }
@@ -54,8 +54,8 @@ impl Broker {
         if let Some(object) = self.objects.get_mut(key) {
             object.holders.push(Holder { client: asker.client, domain, rights });
         }
-        let created = ObjectCreated { object: handle, len, rights, reserved: Zero };
-        let attach = Attach::Export { object: key, access: Access::Write };
+        let created = ObjectCreated { objects: vec![handle], len, rights, reserved: Zero };
+        let attach = Attach::Exports { objects: vec![key], access: Access::Write };
         self.reply_with(asker.link, asker.request, created, attach);
     }
 

@@ -144,6 +144,17 @@ impl Broker {
             Input::InstanceGone { instance, end, settled } => {
                 self.instance_gone(now, instance, &end, &settled);
             }
+            Input::Undelivered { link, message } => self.undelivered(now, link, &message),
+            Input::Unreceived { link } => self.unreceived(link),
+            Input::PorterStarted { porter, pid } => self.porter_started(porter, pid),
+            Input::PorterFailed { porter, why } => self.porter_failed(porter, &why),
+            Input::PorterGone { porter } => self.porter_gone(porter),
+            Input::Brought { porter, request, arrival, access } => {
+                self.brought(now, porter, request, arrival, access);
+            }
+            Input::Unfit { porter, request, refusal } => self.unfit(now, porter, request, refusal),
+            Input::Sealed { object, outcome } => self.sealed(object, outcome),
+            Input::Tampered { object, what } => self.tampered(object, what),
             Input::Tick => {}
         }
     }
@@ -178,7 +189,7 @@ impl Broker {
     pub(crate) fn refuse(&mut self, link: LinkId, request: u64, refusal: &Refusal, cause: CauseId) {
         if let Some(client) = self.clients.key_of(link) {
             let event = Event::Refused { client: client_number(client), why: refusal.to_string() };
-            self.log(event);
+            self.log_for(client, event);
         }
         let text = crate::text::harmless(refusal.text.as_bytes(), vgem_proto::limits::TEXT_LEN);
         let refused = Refused {
@@ -206,12 +217,18 @@ impl Broker {
         self.out.push(Effect::ToDriver { instance, message: message.into(), attach });
     }
 
-    pub(crate) fn log(&mut self, event: Event) {
-        self.out.push(Effect::Log { event });
+    pub(crate) fn log(&mut self, domain: Option<DomainId>, event: Event) {
+        self.out.push(Effect::Log { domain, event });
+    }
+
+    /// Logs what concerns a client that lives.
+    pub(crate) fn log_for(&mut self, client: ClientKey, event: Event) {
+        let domain = self.clients.get(client).map(|client| client.peer.domain);
+        self.log(domain, event);
     }
 
     pub(crate) fn bug(&mut self, what: impl Into<String>) {
-        self.log(Event::Bug { what: what.into() });
+        self.log(None, Event::Bug { what: what.into() });
     }
 }
 

@@ -71,7 +71,8 @@ impl Broker {
         );
         let cause = Cause { at: now, point, pid, code: ErrorCode::TimedOut, device: device.clone(), text };
         let cause = self.causes.issue(domain, cause);
-        self.log(Event::JobTimedOut { device, timeline: key, point });
+        let event = Event::JobTimedOut { device, timeline: key.to_string(), point: point.0 };
+        self.log(Some(domain), event);
         self.kill_instance(instance, Verdict::TimedOut { timeline: key, point, cause });
     }
 

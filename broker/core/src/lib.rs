@@ -29,6 +29,7 @@ mod objects;
 mod opening;
 mod pairs;
 mod policy;
+mod porters;
 mod queues;
 mod ranges;
 mod requests;

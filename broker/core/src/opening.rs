@@ -221,7 +221,7 @@ impl Broker {
         instance.state = next;
         self.timers.disarm(Timer::Answer(id), &mut instance.answer_by);
         let (place, domain, name) = (instance.device, instance.domain, device.name().to_owned());
-        self.log(Event::InstanceReady { instance: id, device: name });
+        self.log(Some(domain), Event::InstanceReady { instance: id.0, device: name });
         for opening in self.openings.of(place, domain) {
             self.try_to_open(now, opening);
         }

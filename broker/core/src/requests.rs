@@ -63,7 +63,8 @@ impl Broker {
             unreceived: Charge::nothing(peer.domain, Resource::Exports),
         });
         self.timers.arm(Timer::Greeting(key), &mut None, until);
-        self.log(Event::ClientConnected { client: client_number(key), uid: peer.uid });
+        let PeerFacts { uid, pid, domain, .. } = peer;
+        self.log(Some(domain), Event::ClientConnected { client: client_number(key), uid, pid });
     }
 
     /// A client has taken all that was sent to it.
@@ -134,7 +135,7 @@ impl Broker {
         match message {
             ClientMessage::Hello(hello) => self.hello(key, head, &hello),
             ClientMessage::CreateObject(create) => self.create_object(asker, &create),
-            ClientMessage::Commit(commit) => self.commit(asker, commit.object),
+            ClientMessage::Commit(commit) => self.commit(asker, commit.objects.first().copied().unwrap_or_default()),
             ClientMessage::CloseObject(close) => self.close_object(now, asker, close.object),
             ClientMessage::Export(export) => self.export(asker, &export),
             ClientMessage::ListDevices(_) => self.list_devices(asker),
@@ -145,6 +146,10 @@ impl Broker {
             ClientMessage::Cancel(cancel) => self.cancel(now, asker, cancel.queue, cancel.point),
             ClientMessage::Explain(explain) => self.explain(asker, explain.cause),
             ClientMessage::Inspect(inspect) => self.inspect(asker, &inspect),
+            ClientMessage::Monitor(_) => self.monitor(asker),
+            ClientMessage::OpenPorter(_) | ClientMessage::Import(_) | ClientMessage::Observe(_) => {
+                Err(Refusal::new(ErrorCode::Unavailable, "this broker does not import yet"))
+            }
             ClientMessage::Welcome(_)
             | ClientMessage::Done(_)
             | ClientMessage::Refused(_)
@@ -157,6 +162,10 @@ impl Broker {
             | ClientMessage::Accepted(_)
             | ClientMessage::Cancelling(_)
             | ClientMessage::Explained(_)
+            | ClientMessage::PorterOpened(_)
+            | ClientMessage::Imported(_)
+            | ClientMessage::Observed(_)
+            | ClientMessage::Event(_)
             | ClientMessage::Page(_) => {
                 Err(Refusal::new(ErrorCode::UnknownOpcode, "only the broker sends this message")
                     .with(u64::from(head.opcode), 0))
@@ -208,7 +217,7 @@ impl Broker {
             client.unreceived.join(charges.export);
         }
         let name = self.objects.get(unit).map(|object| object.name.clone()).unwrap_or_default();
-        self.out.push(Effect::MakeObject { object: unit, len: create.len, huge: create.huge, name });
+        self.out.push(Effect::MakeObject { object: unit, len: create.len, huge: create.huge, name, sealable: false });
         Ok(())
     }
 
@@ -251,8 +260,10 @@ impl Broker {
     fn close_object(&mut self, now: Time, asker: Awaiting, handle: Handle) -> Outcome {
         let held = self.clients.get_mut(asker.client).and_then(|client| client.objects.remove(handle.0));
         let held = held.ok_or_else(|| no_such_handle(handle.0))?;
+        let key = held.object;
         self.drop_handle(now, asker.client, held);
-        self.log(Event::HandleClosed { handle });
+        let event = Event::HandleClosed { object: key.to_string(), client: client_number(asker.client) };
+        self.log_for(asker.client, event);
         self.reply(asker.link, asker.request, Done {});
         Ok(())
     }
@@ -346,6 +357,13 @@ impl Broker {
         let Awaiting { link, request, .. } = asker;
         let (topic, cursor) = (inspect.topic, inspect.cursor);
         self.out.push(Effect::Inspect { link, request, scope, topic, cursor });
+        Ok(())
+    }
+
+    fn monitor(&mut self, asker: Awaiting) -> Outcome {
+        let scope = policy::scope(self.find_client(asker.client)?.subject());
+        self.reply(asker.link, asker.request, Done {});
+        self.out.push(Effect::Monitor { link: asker.link, scope });
         Ok(())
     }
 

@@ -163,6 +163,10 @@ impl Broker {
             .map(|poison| format!("{:?} {} {}", poison.range, poison.failure.code, poison.failure.cause));
         ObjectEntry {
             object: key,
+            inode: 0,
+            kind: "own".to_owned(),
+            writer: String::new(),
+            shared_with: Vec::new(),
             name: object.name.clone(),
             len: object.len,
             pinned: object.pinned,

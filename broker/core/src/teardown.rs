@@ -128,8 +128,10 @@ impl Broker {
                 self.orphaned(now, key);
             }
         } else if self.step(key, ObjectEvent::Freed).is_some() {
-            self.forget_object(key);
-            self.log(Event::ObjectFreed { object: key });
+            if let Some(object) = self.forget_object(key) {
+                let event = Event::ObjectFreed { object: key.to_string(), len: object.len, after_ns: 0 };
+                self.log(Some(object.domain), event);
+            }
         }
     }
 
@@ -253,7 +255,7 @@ impl Broker {
         }
         self.accounts.give_back(client.connection);
         self.accounts.give_back(client.unreceived);
-        self.log(Event::ClientGone { client: client_number(key) });
+        self.log(Some(client.peer.domain), Event::ClientGone { client: client_number(key) });
     }
 
     /// Nobody submits to a queue any more: its jobs finish, then it is removed.
@@ -438,7 +440,9 @@ impl Broker {
         for opening in self.openings.of(instance.device, instance.domain) {
             self.fail_opening(now, opening, &Refusal::new(ErrorCode::Unavailable, text.clone()));
         }
-        self.log(Event::InstanceLost { instance: id, device: name, why: why.to_owned(), jobs });
+        let jobs = jobs as u64;
+        let event = Event::InstanceLost { instance: id.0, device: name, why: why.to_owned(), jobs };
+        self.log(Some(instance.domain), event);
         if self.prestarted.contains(&instance.domain) && outlook != Outlook::Good {
             self.want_instance(now, instance.device, instance.domain);
         }
