@@ -10,6 +10,7 @@ It uses the standard library only. Numbers in brackets are the MUSTs of SPEC.md 
 import array
 import ctypes
 import fcntl
+import json
 import mmap
 import os
 import socket
@@ -32,17 +33,23 @@ SUBMIT_REPLY = 1
 
 # Chapter 10.
 HELLO, CREATE_OBJECT, COMMIT, CLOSE_OBJECT, EXPORT = 1, 10, 11, 12, 13
+OPEN_PORTER, IMPORT, OBSERVE, MONITOR = 14, 15, 16, 42
 LIST_DEVICES, DESCRIBE, OPEN_QUEUE, CLOSE_QUEUE = 20, 21, 22, 23
 SUBMIT, CANCEL, EXPLAIN, INSPECT = 30, 31, 40, 41
 WELCOME, DONE, REFUSED = 101, 102, 103
 OBJECT_CREATED, COMMITTED, EXPORTED = 110, 111, 113
+PORTER_OPENED, IMPORTED, OBSERVED, EVENT = 114, 115, 116, 142
 DEVICES, DESCRIBED, QUEUE_OPENED = 120, 121, 122
 ACCEPTED, CANCELLING, EXPLAINED, PAGE = 130, 131, 140, 141
 
 # Chapter 13.
+HAND = 1
+
+# Chapter 14.
 MALFORMED, UNKNOWN_OPCODE, NOT_GREETED, VERSION, TOO_LARGE, NO_SUCH_HANDLE = 1, 2, 4, 5, 6, 7
 NOT_READY, OUT_OF_RANGE, MISALIGNED = 10, 11, 12
 NO_SUCH_OPERATION, BAD_OPERAND, BAD_POINT, DEADLOCK = 14, 15, 16, 19
+DENIED, BAD_PARAMETER = 8, 13
 REFUSED_BATCH, INDIRECT_TOO_LONG = 68, 69
 
 # Chapter 8.
@@ -151,7 +158,11 @@ def hello(request, name):
 
 
 def create_object(request, length, name):
-    return message(CREATE_OBJECT, request, struct.pack("<QB7x", length, 0), [text(name)])
+    return message(CREATE_OBJECT, request, struct.pack("<QQIB3x", length, 0, 1, 0), [text(name)])
+
+
+def commit(request, *handles):
+    return message(COMMIT, request, arrays=[(len(handles), 8, struct.pack(f"<{len(handles)}Q", *handles))])
 
 
 def open_queue(request, device, depth, deadline):
@@ -421,6 +432,15 @@ class Client:
         check(len(answer.fds) in fds, f"[M-013] {len(answer.fds)} fds with opcode {opcode}")
         return answer
 
+    def hand(self, channel, fd, opcode):
+        """Imports an fd: the request on the link, the fd on the channel under the same number [M-131]."""
+        request = message(IMPORT, self.number(), arrays=[text("imported")])
+        self.link.send(request)
+        number = HEAD.unpack_from(request)[3]
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        channel.sendmsg([message(HAND, number)], control)
+        return self.answer(number, opcode)
+
     def refused(self, request, *codes):
         """Sends a request that must be refused with one of these codes."""
         try:
@@ -451,12 +471,13 @@ class Client:
 
     def create(self, length, name):
         answer = self.ask(create_object(self.number(), length, name), OBJECT_CREATED, (1,))
-        handle, got, rights = answer.take("QQI")
+        got, rights = answer.take("QI4x")
         check((got, rights) == (length, 7), f"{got} bytes, rights {rights}")
+        (handle,) = (struct.unpack("<Q", h)[0] for h in answer.array(8))
         return handle, mapped(answer.fds[0], length, WRITE)
 
     def commit(self, handle):
-        return self.ask(message(COMMIT, self.number(), struct.pack("<Q", handle)), COMMITTED).take("Q")
+        return self.ask(commit(self.number(), handle), COMMITTED).take("Q")
 
     def close_object(self, handle):
         self.ask(message(CLOSE_OBJECT, self.number(), struct.pack("<Q", handle)), DONE)
@@ -531,8 +552,8 @@ class Session:
             "compare", ["left", "right", "result"], ["require_equal"]
         )
         self.data, self.memory = client.create(2 * LENGTH, "two halves")
-        commit = message(COMMIT, client.number(), struct.pack("<Q", self.data))
-        check(client.refused(commit, NOT_READY).cause == 0, "[M-033] a Commit without pages")
+        request = commit(client.number(), self.data)
+        check(client.refused(request, NOT_READY).cause == 0, "[M-033] a Commit without pages")
         populate(self.memory)
         pinned = client.commit(self.data)
         check(0 <= pinned <= 2 * LENGTH, f"[M-034] {pinned} bytes pinned")
@@ -615,7 +636,7 @@ class Session:
         client, queue = self.client, self.queue
         wrong = client.refused(submit(client.number(), [job(queue.handle, 1000, self.fill)]), BAD_POINT)
         check((wrong.value, wrong.limit, wrong.cause) == (1000, queue.next, 0), f"[M-051] {wrong}")
-        client.refused(message(COMMIT, client.number(), struct.pack("<Q", 0xFFFF)), NO_SUCH_HANDLE)
+        client.refused(commit(client.number(), 0xFFFF), NO_SUCH_HANDLE)
         client.link.send(HEAD.pack(100 * 1024, HELLO, 0, 77, 0, 0) + bytes(100 * 1024 - HEAD.size))
         try:
             client.answer(77, -1)
@@ -696,6 +717,54 @@ class Session:
         check(states == [("ok",)], f"point {point}: {states}")
         check(now() - began < 10 * 10**9, f"[M-077] woken after {now() - began} ns")
 
+    def importing(self):
+        """The same memory is the same handle [M-048]; what is no memory is refused by its name [M-046]."""
+        client = self.client
+        exports = []
+        for access in (READ, WRITE):
+            request = message(EXPORT, client.number(), struct.pack("<QB7x", self.data, access))
+            exports += client.ask(request, EXPORTED, (1,)).fds
+        opened = client.ask(message(OPEN_PORTER, client.number()), PORTER_OPENED, (1,))
+        with socket.socket(fileno=opened.fds[0]) as channel:
+            for export in exports:
+                answer = client.hand(channel, export, IMPORTED)
+                handle, length, rights, state = answer.take("QQII")
+                check((handle, length, rights, state) == (self.data, 2 * LENGTH, 7, 2), f"[M-048] {handle}")
+            ours = os.memfd_create("ours", os.MFD_ALLOW_SEALING)
+            os.ftruncate(ours, PAGE_LEN)
+            foreign, length, rights, state = client.hand(channel, ours, IMPORTED).take("QQII")
+            check((length, rights, state) == (PAGE_LEN, 7, 1), f"foreign memory: {length}, {rights}, {state}")
+            seals = fcntl.fcntl(ours, F_GET_SEALS)
+            check(seals & (F_SEAL_SHRINK | F_SEAL_GROW) == F_SEAL_SHRINK | F_SEAL_GROW, f"seals {seals}")
+            memory = mapped(ours, PAGE_LEN, WRITE)
+            populate(memory)
+            client.commit(foreign)
+            client.close_object(foreign)
+            odd = os.memfd_create("odd", os.MFD_ALLOW_SEALING)
+            os.ftruncate(odd, 5000)
+            looked_at = os.open(f"/proc/self/fd/{odd}", os.O_RDONLY)
+            for stranger, name in [(os.pipe()[0], "pipe"), (odd, "5000"), (looked_at, "read-only")]:
+                try:
+                    client.hand(channel, stranger, -1)
+                    raise AssertionError(f"[M-046, M-047] {name} was taken")
+                except Refusal as refusal:
+                    check(name in str(refusal), f"[M-046, M-047] {name} is not named: {refusal}")
+        for _ in exports:
+            client.close_object(self.data)  # One for each answer; the first handle is left.
+        check(client.commit(self.data) >= 0, "the handle went with the imports")
+
+    def observing(self):
+        """What a reader has to wait for is the job that writes [M-049], and nothing once that has ended."""
+        client, queue, point = self.client, self.queue, self.queue.next
+        client.submit([queue.job(self.fill, 1, 1)], [self.filling(0, 2 * LENGTH)], [param(self.fill_byte, 9)])
+        request = message(OBSERVE, client.number(), struct.pack("<QB7x", self.data, READ))
+        pages, points = client.ask(request, OBSERVED).arrays(8, 32)
+        check(pages == [], "[M-050] the page of the client's own queue came again")
+        for wait in points:
+            _timeline, waited, page, slot, kind = struct.unpack("<QQQHB5x", wait)
+            check((waited, page, slot, kind) == (point, 0, queue.slot, DATA), f"[M-049] {waited} in {page}")
+        check(queue.wait(point) == ("ok",), f"point {point}")
+
     def closing(self):
         client = self.client
         client.ask(message(CLOSE_QUEUE, client.number(), struct.pack("<Q", self.queue.handle)), DONE)
@@ -707,6 +776,25 @@ class Session:
         check(self.memory[0] == 1, "[M-024] the memory went with its handle and session")
 
 
+def monitoring(path):
+    """A client that monitors is told what happens in its domain, and how much it missed [M-084]."""
+    client = Client(path)
+    client.greet("monitor")
+    client.ask(message(MONITOR, client.number()), DONE)
+    client.link.send(create_object(client.number(), PAGE_LEN, "watched"))
+    told, created = [], False
+    while not created or "object_created" not in told:
+        answer = client.receive()
+        if answer.opcode == EVENT:
+            check(answer.request == 0, "[M-017] an Event answers nothing")
+            check(answer.take("Q") == 0, "[M-084] nothing was left out")
+            told.append(json.loads(b"".join(answer.array(1)))["event"])
+        else:
+            check(answer.opcode == OBJECT_CREATED, f"opcode {answer.opcode}")
+            created = True
+    client.close()
+
+
 def work(path):
     session = Session(path)
     session.batch()
@@ -716,10 +804,13 @@ def work(path):
     session.failures()
     session.answered_batch()
     session.sleeping()
+    session.importing()
+    session.observing()
     session.closing()
+    monitoring(path)
 
 
-# ---------------------------------------------------------------- the worked session (chapter 15)
+# ---------------------------------------------------------------- the worked session (chapter 16)
 
 
 def sections(path):
@@ -744,7 +835,8 @@ def session(path):
     queue, page, _index, generation, depth, slot = opened.take("QQIIIH")
     check((page, generation, depth, slot) == (0, 1, 256, 0), "QueueOpened")
     created = Message(bytes(messages["ObjectCreated"]))
-    obj, length, rights = created.take("QQI")
+    length, rights = created.take("QI4x")
+    (obj,) = (struct.unpack("<Q", h)[0] for h in created.array(8))
     check((length, rights) == (8192, 7), "ObjectCreated")
     listed = Message(bytes(messages["Devices"]))
     ids, names = listed.arrays(8, 1)
@@ -763,7 +855,7 @@ def session(path):
         "ListDevices": message(LIST_DEVICES, number("ListDevices")),
         "Describe": message(DESCRIBE, number("Describe"), struct.pack("<Q", device)),
         "CreateObject": create_object(number("CreateObject"), 8192, "frame"),
-        "Commit": message(COMMIT, number("Commit"), struct.pack("<Q", obj)),
+        "Commit": commit(number("Commit"), obj),
         "OpenQueue": open_queue(number("OpenQueue"), device, 0, 15_000_000_000),
         "Submit": batch,
     }

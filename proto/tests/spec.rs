@@ -12,7 +12,7 @@ use vgem_proto::codec::{Field, HEAD_LEN, Reader, Writer};
 use vgem_proto::describe::Description;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, QueueHandle};
-use vgem_proto::jobs::{self, Completion, DriverWait, Job, Operand, Param, ParamSource, Wait};
+use vgem_proto::jobs::{self, Completion, DriverWait, Job, ObservedPoint, Operand, Param, ParamSource, Wait};
 use vgem_proto::layout::{self, fence_page as f, interest_page, result_cell};
 use vgem_proto::message::Row;
 use vgem_proto::rights::{Access, HugePages, Rights, WaitKind};
@@ -41,10 +41,11 @@ fn every_message_of_the_specification_has_the_sender_fds_flags_and_size_of_the_t
             .collect();
         let fds = if row.fds.is_empty() { "none".to_owned() } else { row.fds.join(", ") };
         let optional = if row.optional_fds { "optional " } else { "" };
+        let each = row.fds_each.map_or(String::new(), |array| format!(" for each of {array}"));
         let is = [
             sender_name(row.sender).to_owned(),
             row.since.to_string(),
-            format!("{optional}{fds}"),
+            format!("{optional}{fds}{each}"),
             row.flags.to_string(),
             row.fixed.to_string(),
         ];
@@ -81,6 +82,7 @@ fn the_records_of_the_specification_are_those_of_the_code() {
     record("Wait", Wait::FIELDS);
     record("DriverWait", DriverWait::FIELDS);
     record("Completion", Completion::FIELDS);
+    record("ObservedPoint", ObservedPoint::FIELDS);
 }
 
 #[test]
@@ -146,6 +148,9 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("DESCRIPTION_LEN", limits::DESCRIPTION_LEN as u64),
         ("COMPLETIONS", limits::COMPLETIONS as u64),
         ("COMPLETION_DELAY_NS", limits::COMPLETION_DELAY_NS),
+        ("OBJECTS_AT_ONCE", limits::OBJECTS_AT_ONCE as u64),
+        ("OBSERVED_PAGES", limits::OBSERVED_PAGES as u64),
+        ("OBSERVED_POINTS", limits::OBSERVED_POINTS as u64),
     ];
     let part = part("limits");
     let table = part.table();
@@ -301,7 +306,8 @@ fn rendered_session() -> String {
     for sample in session::messages() {
         let row = sample.message.row();
         // The first queue in a page brings the page.
-        let attributes = [("from", sender_name(row.sender).to_owned()), ("fds", row.fds.len().to_string())];
+        let attributes =
+            [("from", sender_name(row.sender).to_owned()), ("fds", sample.message.fds().to_string())];
         dump.push('\n');
         dump.push_str(&hex::render(row.name, &attributes, &sample.bytes(), row));
     }

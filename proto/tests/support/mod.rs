@@ -14,6 +14,7 @@ use vgem_proto::ids::Time;
 use vgem_proto::message::client::{self, ClientMessage};
 use vgem_proto::message::driver::{self, DriverMessage};
 use vgem_proto::message::keeper::{self, KeeperMessage};
+use vgem_proto::message::porter::{self, PorterMessage};
 use vgem_proto::message::{Head, Row, Sender};
 
 /// Any message of any link.
@@ -22,6 +23,7 @@ pub(crate) enum Message {
     Client(ClientMessage),
     Driver(DriverMessage),
     Keeper(KeeperMessage),
+    Porter(PorterMessage),
 }
 
 /// Which link a message travels on.
@@ -30,16 +32,18 @@ pub(crate) enum Link {
     Client,
     Driver,
     Keeper,
+    Porter,
 }
 
 impl Link {
-    pub(crate) const ALL: [Self; 3] = [Self::Client, Self::Driver, Self::Keeper];
+    pub(crate) const ALL: [Self; 4] = [Self::Client, Self::Driver, Self::Keeper, Self::Porter];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Driver => "driver",
             Self::Keeper => "keeper",
+            Self::Porter => "porter",
         }
     }
 
@@ -52,6 +56,7 @@ impl Link {
             Self::Client => client::TABLE,
             Self::Driver => driver::TABLE,
             Self::Keeper => keeper::TABLE,
+            Self::Porter => porter::TABLE,
         }
     }
 
@@ -65,6 +70,7 @@ impl Link {
             Self::Client => ClientMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Client(m))),
             Self::Driver => DriverMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Driver(m))),
             Self::Keeper => KeeperMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Keeper(m))),
+            Self::Porter => PorterMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Porter(m))),
         }
     }
 
@@ -81,6 +87,16 @@ impl Message {
             Self::Client(message) => message.row(),
             Self::Driver(message) => message.row(),
             Self::Keeper(message) => message.row(),
+            Self::Porter(message) => message.row(),
+        }
+    }
+
+    pub(crate) fn fds(&self) -> usize {
+        match self {
+            Self::Client(message) => message.fds(),
+            Self::Driver(message) => message.fds(),
+            Self::Keeper(message) => message.fds(),
+            Self::Porter(message) => message.fds(),
         }
     }
 
@@ -89,6 +105,7 @@ impl Message {
             Self::Client(message) => message.encode(request, deadline, flags),
             Self::Driver(message) => message.encode(request, deadline, flags),
             Self::Keeper(message) => message.encode(request, deadline, flags),
+            Self::Porter(message) => message.encode(request, deadline, flags),
         }
     }
 }
@@ -116,6 +133,7 @@ impl Sample {
             Message::Client(_) => Link::Client,
             Message::Driver(_) => Link::Driver,
             Message::Keeper(_) => Link::Keeper,
+            Message::Porter(_) => Link::Porter,
         }
     }
 }
@@ -126,11 +144,12 @@ pub(crate) fn sender_name(sender: Sender) -> &'static str {
         Sender::Broker => "broker",
         Sender::Driver => "driver",
         Sender::Keeper => "keeper",
+        Sender::Porter => "porter",
     }
 }
 
 pub(crate) fn sender_named(name: &str) -> Sender {
-    let all = [Sender::Client, Sender::Broker, Sender::Driver, Sender::Keeper];
+    let all = [Sender::Client, Sender::Broker, Sender::Driver, Sender::Keeper, Sender::Porter];
     *all.iter().find(|sender| sender_name(**sender) == name).unwrap_or_else(|| panic!("no sender {name:?}"))
 }
 

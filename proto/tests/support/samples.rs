@@ -6,14 +6,14 @@ use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{
-    CauseId, ClientKey, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, Point, QueueHandle, Time,
-    TimelineKey,
+    CauseId, ClientKey, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, Point, PorterId,
+    QueueHandle, Time, TimelineKey,
 };
 use vgem_proto::jobs::{
     Completion, DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, Job, OPERAND_DISCARD, OPERAND_FOREIGN,
-    OPERAND_INDIRECT, Operand, Param, ParamSource, Wait,
+    OPERAND_INDIRECT, ObservedPoint, Operand, Param, ParamSource, Wait,
 };
-use vgem_proto::message::{SUBMIT_REPLY, client as c, driver as d, keeper as k};
+use vgem_proto::message::{SUBMIT_REPLY, client as c, driver as d, keeper as k, porter as p};
 use vgem_proto::rights::{Access, HugePages, Rights, WaitKind};
 use vgem_proto::snapshot::Topic;
 
@@ -25,6 +25,7 @@ pub(crate) fn of(link: Link) -> Vec<Sample> {
         Link::Client => client(),
         Link::Driver => driver(),
         Link::Keeper => keeper(),
+        Link::Porter => porter(),
     }
 }
 
@@ -71,12 +72,15 @@ fn client() -> Vec<Sample> {
         0,
         c::Hello { version_min: 1, version_max: 2, reserved: Zero, features: 4, name: text("camera") }.into(),
     );
-    let create =
-        c::CreateObject { len: 0x20_3000, huge: HugePages::Size2M, reserved: Zero, name: text("frame 1") };
-    add(0, create.into());
-    add(0, c::Commit { object }.into());
+    let (objects, writer) = (vec![object, Handle(0x0010_0002)], DeviceId(3));
+    let (huge, name) = (HugePages::Size2M, text("frame 1"));
+    add(0, c::CreateObject { len: 0x20_3000, writer, count: 2, huge, reserved: Zero, name }.into());
+    add(0, c::Commit { objects: objects.clone() }.into());
     add(0, c::CloseObject { object }.into());
     add(0, c::Export { object, access: Access::Write, reserved: Zero }.into());
+    add(0, c::OpenPorter {}.into());
+    add(0, c::Import { name: text("frame 2") }.into());
+    add(0, c::Observe { object, access: Access::Write, reserved: Zero }.into());
     add(0, c::ListDevices {}.into());
     add(0, c::Describe { device: DeviceId(3) }.into());
     add(0, c::OpenQueue { device: DeviceId(3), depth: 64, reserved: Zero }.into());
@@ -85,6 +89,7 @@ fn client() -> Vec<Sample> {
     add(0, c::Cancel { queue, point: Point(9) }.into());
     add(0, c::Explain { cause: CAUSE }.into());
     add(0, c::Inspect { cursor: 77, topic: Topic::Objects, reserved: Zero }.into());
+    add(0, c::Monitor {}.into());
     let token = [0x2122_2324_2526_2728, 0x3132_3334_3536_3738];
     let (domain, client) = (DomainId(1000), 5);
     let welcome =
@@ -102,9 +107,21 @@ fn client() -> Vec<Sample> {
     };
     add(0, refused.into());
     let rights = Rights::all();
-    add(0, c::ObjectCreated { object, len: 0x20_3000, rights, reserved: Zero }.into());
+    add(0, c::ObjectCreated { len: 0x20_3000, rights, reserved: Zero, objects }.into());
     add(0, c::Committed { pinned: 0x20_2000 }.into());
     add(0, c::Exported { len: 0x20_3000 }.into());
+    add(0, c::PorterOpened {}.into());
+    add(0, c::Imported { object, len: 0x20_3000, rights: Rights::READ, state: 2 }.into());
+    let observed = |point, slot, kind| ObservedPoint {
+        timeline: TIMELINE,
+        point: Point(point),
+        page: PageId(6),
+        slot,
+        kind,
+        reserved: Zero,
+    };
+    let points = vec![observed(9, 14, WaitKind::Data), observed(11, 3, WaitKind::Order)];
+    add(0, c::Observed { pages: vec![PageId(6), PageId(7)], points }.into());
     let ids = vec![DeviceId(1), DeviceId(3)];
     add(0, c::Devices { ids, names: text("copy\nzip") }.into());
     add(0, c::Described { device: DeviceId(3), description: description().encode() }.into());
@@ -117,6 +134,8 @@ fn client() -> Vec<Sample> {
     let code = ErrorCode::CorruptInput;
     add(0, c::Explained { cause: CAUSE, at, point, pid, code, device, text: text("bad magic") }.into());
     add(0, c::Page { next: 78, json: text("[{\"object\":\"object:1.1\"}]") }.into());
+    let event = r#"{"at_ns":5,"domain":1000,"event":"client_gone","client":5}"#;
+    add(0, c::Event { lost: 3, json: text(event) }.into());
     samples
 }
 
@@ -295,11 +314,30 @@ fn keeper() -> Vec<Sample> {
     add(k::InstanceExited { instance, status: -9, reserved: Zero }.into());
     add(k::Kept { object: OBJECT, pinned: 0x20_2000 }.into());
     add(k::Dropped { object: OBJECT }.into());
+    let porter = PorterId(7);
+    add(k::PorterStarted { porter, pid: 322, reserved: Zero }.into());
+    add(k::PorterFailed { porter, text: text("no such account") }.into());
+    add(k::PorterExited { porter, status: -9, reserved: Zero }.into());
     add(k::Stop {}.into());
     add(k::Serving {}.into());
     add(k::StartInstance { instance, device, domain }.into());
     add(k::KillInstance { instance }.into());
     add(k::Keep { object: OBJECT, len: 0x20_3000 }.into());
     add(k::Drop { object: OBJECT }.into());
+    add(k::StartPorter { porter }.into());
+    add(k::KillPorter { porter }.into());
+    samples
+}
+
+fn porter() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let mut add = |message: p::PorterMessage| {
+        let sample = Sample { request: 0x51, deadline: Time(0), flags: 0, message: Message::Porter(message) };
+        samples.push(sample);
+    };
+    add(p::Hand {}.into());
+    add(p::Brought { len: 0x20_3000, access: Access::Read, reserved: Zero }.into());
+    let (code, words) = (ErrorCode::Misaligned, text("5000 bytes are no whole pages"));
+    add(p::Unfit { value: 5000, limit: 4096, code, reserved: Zero, text: words }.into());
     samples
 }

@@ -53,11 +53,14 @@ pub(crate) fn messages() -> Vec<Sample> {
     add(2, c::Devices { ids: vec![DeviceId(1)], names: text("copy") }.into());
     add(3, c::Describe { device: DeviceId(1) }.into());
     add(3, c::Described { device: DeviceId(1), description: device().encode() }.into());
-    let create =
-        c::CreateObject { len: 8192, huge: HugePages::Transparent, reserved: Zero, name: text("frame") };
+    let (writer, huge, name) = (DeviceId(0), HugePages::Transparent, text("frame"));
+    let create = c::CreateObject { len: 8192, writer, count: 1, huge, reserved: Zero, name };
     add(4, create.into());
-    add(4, c::ObjectCreated { object: OBJECT, len: 8192, rights: Rights::all(), reserved: Zero }.into());
-    add(5, c::Commit { object: OBJECT }.into());
+    add(
+        4,
+        c::ObjectCreated { len: 8192, rights: Rights::all(), reserved: Zero, objects: vec![OBJECT] }.into(),
+    );
+    add(5, c::Commit { objects: vec![OBJECT] }.into());
     add(5, c::Committed { pinned: 8192 }.into());
     add(6, c::OpenQueue { device: DeviceId(1), depth: 0, reserved: Zero }.into());
     let timeline = TimelineKey { index: 0, generation: 1 };
