@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`memory`] | memfd objects, own and foreign: create, seal, export, probe, free |
 //! | [`hugepages`] | reserved huge pages: how many, and what is lacking |
+//! | [`arrival`] | what a stranger's fd is, and whether it is memory to import |
 //! | [`mapping`] | mappings, spans, copies |
 //! | [`pin`] | locked pages |
 //! | [`watch`] | close hints |
@@ -15,6 +16,7 @@
 //! | [`fence`] | fence pages: keeper, signaller and observer faces |
 //! | [`futex`] | sleeping on words, one or many |
 //! | [`seqpacket`] | sockets that carry messages and fds |
+//! | [`gc`] | fds that are nowhere but in flight |
 //! | [`peer`] | who is at the other end |
 //! | [`process`] | starting processes with exactly the fds they are to have |
 //! | [`confine`] | giving up what a role does not need |
@@ -50,11 +52,13 @@ compile_error!("vgem runs on Linux");
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
 compile_error!("vgem runs on 64-bit little-endian machines: its shared pages are read in place");
 
+pub mod arrival;
 pub mod clock;
 pub mod confine;
 mod error;
 pub mod fence;
 pub mod futex;
+pub mod gc;
 pub mod hugepages;
 pub mod mapping;
 pub mod memory;

@@ -230,6 +230,22 @@ impl Socket {
         rustix::net::sockopt::set_socket_send_buffer_size(&self.inner, bytes).attempt("setsockopt(SO_SNDBUF)")
     }
 
+    /// What this end sent and the peer has not yet received (`SIOCOUTQ`), as the kernel counts memory: each packet is
+    /// its bytes and a few hundred more. 0 means that the peer has taken everything, fds included. Bytes.
+    ///
+    /// # Errors
+    /// The errno of `ioctl(SIOCOUTQ)`.
+    pub fn unread(&self) -> Result<usize> {
+        let mut bytes: libc::c_int = 0;
+        // SIOCOUTQ has the number of TIOCOUTQ.
+        // SAFETY: U6. The call writes one C int, and `bytes` is one.
+        let done = unsafe { libc::ioctl(self.inner.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if done == -1 {
+            return Err(std::io::Error::last_os_error()).attempt("ioctl(SIOCOUTQ)");
+        }
+        Ok(usize::try_from(bytes).unwrap_or(0))
+    }
+
     /// How long a blocking receive waits before `EAGAIN`; `None` is for ever.
     ///
     /// # Errors

@@ -183,6 +183,30 @@ fn too_many_fds_in_flight_fail_at_the_sender() {
 }
 
 #[test]
+fn what_is_sent_is_unread_until_the_peer_has_received_it_with_its_fds() {
+    let (a, b) = pair();
+    assert_eq!(a.unread(), Ok(0));
+    a.send(&[1; 1000], &[]).unwrap();
+    a.send(b"fd", &[an_fd().as_fd()]).unwrap();
+    let both = a.unread().unwrap();
+    assert!(both >= 1002, "{both} bytes");
+    let mut buf = [0; 1024];
+    b.recv_plain(&mut buf).unwrap();
+    let second = a.unread().unwrap();
+    assert!(0 < second && second < both, "{second} of {both} bytes");
+    b.recv(&mut buf, &mut Vec::new()).unwrap();
+    assert_eq!((a.unread(), b.unread()), (Ok(0), Ok(0)));
+}
+
+#[test]
+fn what_a_peer_that_is_gone_did_not_receive_is_unread_no_more() {
+    let (a, b) = pair();
+    a.send(b"fd", &[an_fd().as_fd()]).unwrap();
+    drop(b);
+    assert_eq!(a.unread(), Ok(0));
+}
+
+#[test]
 fn a_socket_that_refuses_fds_makes_the_sender_fail() {
     let (a, b) = pair();
     let sent = |supported: bool| if supported { Err(Errno::PERM) } else { Ok(()) };
