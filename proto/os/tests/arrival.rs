@@ -1,8 +1,6 @@
 //! Strangers' fds: every kind that can be made here, and every set of seals (THREATS T11, T12, T13).
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, too")]
 
-mod support;
-
 use std::io::Error;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
@@ -318,19 +316,4 @@ fn a_refusal_names_the_kind_and_what_would_be_taken() {
     let (pipe, _other) = rustix::pipe::pipe().unwrap();
     let said = examine(pipe).unwrap_err().to_string();
     assert_eq!(said, "a pipe was sent: only a memfd can be imported (memfd_create with MFD_ALLOW_SEALING)");
-}
-
-// T15
-#[test]
-fn an_export_in_an_unreachable_cycle_is_collected() {
-    vgem_os::signal::ignore_sigio().unwrap();
-    let object = ObjectMemory::create(LEN, HugePages::None, "cycle").unwrap();
-    let export = object.export(Access::Write).unwrap();
-    let (a, b) = vgem_os::seqpacket::Socket::pair().unwrap();
-    // Each end waits in the queue of the other: closing them closes neither.
-    a.send(b"both", &[a.as_fd(), b.as_fd(), export.as_fd()]).unwrap();
-    b.send(b"both", &[a.as_fd(), b.as_fd()]).unwrap();
-    drop((a, b, export));
-    vgem_os::gc::collect_in_flight().unwrap();
-    support::until("the export is gone", || object.probe() == Ok(vgem_os::memory::Probe::Free));
 }

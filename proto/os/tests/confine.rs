@@ -8,8 +8,9 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::io::Errno;
+use vgem_os::arrival::{Admission, Kind};
 use vgem_os::confine::{self, ConfineSpec, Confined, Demand, Landlock};
 use vgem_os::fence::{ObserverFace, PagePair, Slot};
 use vgem_os::mapping::{Mapping, Populate};
@@ -72,7 +73,7 @@ fn a_confined_broker_still_serves_objects_fences_and_sockets() {
     confined(test, || serve().map_or_else(|error| error.to_string(), |()| "served".into()), "served");
 }
 
-/// All that a broker does between two requests.
+/// All that a broker does between two requests, and when it is told of a leak.
 fn serve() -> vgem_os::Result<()> {
     vgem_os::signal::ignore_sigio()?;
     let watcher = Watcher::new()?;
@@ -88,6 +89,11 @@ fn serve() -> vgem_os::Result<()> {
     assert!(a.peer()?.uid == rustix::process::getuid().as_raw());
     drop((export, fds));
     watcher.read(&mut Vec::new())?;
+    assert_eq!(a.unread()?, 0);
+    vgem_os::gc::collect_in_flight()?;
+    let result = ObjectMemory::create_sealable(8192, HugePages::Advise, "result")?;
+    result.seal_against_writing()?;
+    assert_eq!(result.tampered()?, None);
     PagePair::create()?.kill_page(1, 1);
     object.free().map_err(|(_, error)| error)?;
     std::thread::spawn(|| ()).join().expect("threads may be made");
@@ -112,6 +118,106 @@ fn a_confined_driver_still_maps_waits_and_works_in_threads() {
         format!("{:?}", worker.join().unwrap())
     };
     confined(test, part, "TimedOut");
+}
+
+#[test]
+fn a_confined_porter_still_examines_and_hands_over_what_strangers_send() {
+    let part = || {
+        let (stranger, gate) = Socket::pair().unwrap();
+        let (out, broker) = Socket::pair().unwrap();
+        let memory = ObjectMemory::create(8192, HugePages::Advise, "stranger").unwrap();
+        let sent =
+            [memory.export(Access::Write).unwrap(), stranger_file("/dev/null"), stranger_file("/dev/shm")];
+        stranger.send(b"fds", &sent.each_ref().map(AsFd::as_fd)).unwrap();
+        let admission = Admission::new().unwrap();
+        let confined = confine::porter(Demand::BestEffort).unwrap();
+        assert_eq!(confined.caps, Vec::<&str>::new());
+        let (mut buf, mut fds) = ([0; 16], Vec::new());
+        assert_eq!(gate.recv(&mut buf, &mut fds), Ok(Packet::Data { len: 3 }));
+        let answers: Vec<_> = fds.iter().map(|fd| admission.examine(fd.as_fd())).collect();
+        out.send(b"memory", &[fds[0].as_fd()]).unwrap();
+        assert!(out.unread().unwrap() > 0);
+        drop(broker);
+        let kinds =
+            answers.iter().map(|answer| answer.as_ref().map(|one| one.len).map_err(|no| no.kind.clone()));
+        format!("{:?}", kinds.collect::<Vec<_>>())
+    };
+    let device = Kind::Device { name: "/dev/null".into() };
+    let expected: [Result<u64, Kind>; 3] = [Ok(8192), Err(device), Err(Kind::TmpfsFile)];
+    let test = "a_confined_porter_still_examines_and_hands_over_what_strangers_send";
+    confined(test, part, &format!("{expected:?}"));
+}
+
+fn stranger_file(path: &str) -> std::os::fd::OwnedFd {
+    let temporary = if path == "/dev/shm" { OFlags::TMPFILE } else { OFlags::empty() };
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | temporary;
+    rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).unwrap()
+}
+
+#[test]
+fn a_porter_seals_foreign_memory() {
+    let part = || {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create("stranger", flags).unwrap();
+        rustix::fs::ftruncate(&fd, 4096).unwrap();
+        let admission = Admission::new().unwrap();
+        confine::porter(Demand::BestEffort).unwrap();
+        admission.examine(fd.as_fd()).unwrap();
+        rustix::fs::fcntl_get_seals(&fd).unwrap().contains(SealFlags::SHRINK | SealFlags::SEAL).to_string()
+    };
+    confined("a_porter_seals_foreign_memory", part, "true");
+}
+
+#[test]
+fn a_porter_opens_makes_and_starts_nothing() {
+    let part = || {
+        let object = ObjectMemory::create(4096, HugePages::None, "porter").unwrap();
+        confine::porter(Demand::BestEffort).unwrap();
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let unix = rustix::net::AddressFamily::UNIX;
+        let answers = [
+            open("/proc/self/status", OFlags::RDONLY),
+            object.export(Access::Read).map(drop).map_err(|error| error.errno()),
+            rustix::fs::stat("/").map(drop),
+            rustix::fs::memfd_create("porter", flags).map(drop),
+            rustix::net::socket(unix, rustix::net::SocketType::SEQPACKET, None).map(drop),
+            Socket::pair().map(drop).map_err(|error| error.errno()),
+            object.probe().map(drop).map_err(|error| error.errno()),
+            rustix::io::ioctl_fionread(&object).map(drop),
+        ];
+        let thread = std::thread::Builder::new().spawn(|| ()).is_err();
+        let kinds: std::collections::BTreeSet<_> =
+            answers.iter().map(|answer| format!("{answer:?}")).collect();
+        format!("{thread} {kinds:?}")
+    };
+    let refused = format!("{:?}", Err::<(), _>(Errno::NOSYS));
+    let expected = format!("true {:?}", std::collections::BTreeSet::from([refused]));
+    confined("a_porter_opens_makes_and_starts_nothing", part, &expected);
+}
+
+#[test]
+fn a_porter_signals_nobody_but_itself() {
+    if let Some(side) = support::peer_side() {
+        confine::porter(Demand::BestEffort).unwrap();
+        // SAFETY: U6. Three integers; signal 0 would only ask.
+        let answer = unsafe { libc::syscall(libc::SYS_tgkill, 1, 1, 0) };
+        let errno = Errno::from_io_error(&std::io::Error::last_os_error());
+        side.say(&format!("{answer} {errno:?}"));
+        std::process::abort();
+    }
+    let mut peer = support::start_peer("a_porter_signals_nobody_but_itself", vec![]);
+    let expected = format!("-1 {:?}", Some(Errno::NOSYS));
+    assert_eq!((peer.hear(), peer.end().signal()), (expected, Some(libc::SIGABRT)));
+}
+
+#[test]
+fn a_confined_root_porter_keeps_no_capability_needs_root() {
+    let part = || {
+        let caps = confine::porter(Demand::BestEffort).unwrap().caps;
+        format!("{caps:?}")
+    };
+    support::needs_root();
+    confined("a_confined_root_porter_keeps_no_capability_needs_root", part, "[]");
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub(super) enum Keep {
     Lease,
     /// `CAP_IPC_LOCK`: registered buffers are not bounded by `RLIMIT_MEMLOCK`.
     Lock,
+    /// Nothing.
+    Nothing,
 }
 
 impl Keep {
@@ -19,6 +21,7 @@ impl Keep {
         match self {
             Self::Lease => CapabilitySet::LEASE,
             Self::Lock => CapabilitySet::IPC_LOCK,
+            Self::Nothing => CapabilitySet::empty(),
         }
     }
 }

@@ -90,6 +90,17 @@ pub fn driver(spec: &ConfineSpec) -> Result<Confined> {
     confine(spec, caps::Keep::Lock, syscalls::Role::Driver)
 }
 
+/// Confines a porter: it receives fds, looks at them ([`crate::arrival`]), sends them on, and can do nothing else. It
+/// opens no path, makes no thread and no socket, keeps no capability. What it works with must be open before:
+/// its links, its [`crate::arrival::Admission`].
+///
+/// # Errors
+/// As [`broker`].
+pub fn porter(landlock: Demand) -> Result<Confined> {
+    let spec = ConfineSpec { no_open: true, landlock, ..ConfineSpec::default() };
+    confine(&spec, caps::Keep::Nothing, syscalls::Role::Porter)
+}
+
 fn confine(spec: &ConfineSpec, keep: caps::Keep, role: syscalls::Role) -> Result<Confined> {
     let other_threads = has_other_threads()?;
     rustix::thread::set_no_new_privs(true).attempt("prctl(PR_SET_NO_NEW_PRIVS)")?;
@@ -99,8 +110,8 @@ fn confine(spec: &ConfineSpec, keep: caps::Keep, role: syscalls::Role) -> Result
         let detail = format!("landlock is {landlock:?} and was demanded");
         return Err(OsError::with_detail("landlock_restrict_self", crate::Errno::NOSYS, detail));
     }
-    syscalls::install(spec, role)?;
     let no_new_privs = rustix::thread::no_new_privs().attempt("prctl(PR_GET_NO_NEW_PRIVS)")?;
+    syscalls::install(spec, role)?;
     Ok(Confined { no_new_privs, landlock, seccomp: true, caps, other_threads })
 }
 

@@ -3,7 +3,7 @@
 //! Two filters. The first kills the process for calls that only an attacker makes. The second is a list per role:
 //! what is not on it answers `ENOSYS`. That also serves threads: `clone3` passes its flags through memory, where a
 //! filter cannot look, so it is not on the list, and the C library falls back to `clone`, whose flags are checked to
-//! make threads only.
+//! make threads only. The porter's list is its own, and short: it meets strangers' fds.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,7 @@ use crate::error::{OsError, Result};
 pub(super) enum Role {
     Broker,
     Driver,
+    Porter,
 }
 
 type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
@@ -213,6 +214,68 @@ const DRIVER: &[libc::c_long] = &[
 const IO_URING: &[libc::c_long] =
     &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
+/// All that a porter does: wait, receive, look, send, log, end. No thread, no open, no process of any kind.
+const PORTER: &[libc::c_long] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_getsockopt,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    libc::SYS_sigaltstack,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+#[cfg(target_arch = "x86_64")]
+const PORTER_OLDER: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_readlink];
+#[cfg(not(target_arch = "x86_64"))]
+const PORTER_OLDER: &[libc::c_long] = &[];
+
+/// What a porter asks of an fd, its own or a stranger's: its flags, its seals, a duplicate.
+const PORTER_FCNTL: &[libc::c_int] = &[
+    libc::F_ADD_SEALS,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_GETFL,
+    libc::F_GET_SEALS,
+    libc::F_SETFD,
+    libc::F_SETFL,
+];
+
+/// What a porter asks of its sockets: not to wait, and what is unread (SIOCOUTQ).
+const PORTER_IOCTL: &[libc::Ioctl] = &[libc::FIONBIO, libc::TIOCOUTQ];
+
 /// Installs both filters in all threads.
 pub(super) fn install(spec: &ConfineSpec, role: Role) -> Result<()> {
     let deadly: Rules = DEADLY.iter().map(|call| (*call, Vec::new())).collect();
@@ -222,18 +285,19 @@ pub(super) fn install(spec: &ConfineSpec, role: Role) -> Result<()> {
 }
 
 fn allowed(spec: &ConfineSpec, role: Role) -> Result<Rules> {
-    let mut lists = vec![LIFE, TALK, OLDER];
-    match role {
-        Role::Broker => lists.push(BROKER),
-        Role::Driver => lists.push(DRIVER),
-    }
+    let own = match role {
+        Role::Broker => BROKER,
+        Role::Driver => DRIVER,
+        Role::Porter => return porter(),
+    };
+    let mut lists = vec![LIFE, TALK, OLDER, own];
     if !spec.no_open {
         lists.extend([OPEN, OPEN_OLDER]);
     }
     if spec.io_uring {
         lists.push(IO_URING);
     }
-    let mut rules: Rules = lists.into_iter().flatten().map(|call| (*call, Vec::new())).collect();
+    let mut rules = whole(&lists);
     // Threads, not processes.
     let thread = libc::CLONE_THREAD.unsigned_abs().into();
     rules.insert(libc::SYS_clone, vec![only(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
@@ -243,6 +307,24 @@ fn allowed(spec: &ConfineSpec, role: Role) -> Result<Rules> {
         rules.insert(call, vec![only(0, SeccompCmpOp::Eq, unix)?]);
     }
     Ok(rules)
+}
+
+fn porter() -> Result<Rules> {
+    let mut rules = whole(&[PORTER, PORTER_OLDER]);
+    let commands =
+        PORTER_FCNTL.iter().map(|command| only(1, SeccompCmpOp::Eq, command.unsigned_abs().into()));
+    rules.insert(libc::SYS_fcntl, commands.collect::<Result<_>>()?);
+    let requests = PORTER_IOCTL.iter().map(|request| only(1, SeccompCmpOp::Eq, *request));
+    rules.insert(libc::SYS_ioctl, requests.collect::<Result<_>>()?);
+    // A panic that aborts signals the process itself, and no other.
+    let own = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs().into();
+    rules.insert(libc::SYS_tgkill, vec![only(0, SeccompCmpOp::Eq, own)?]);
+    Ok(rules)
+}
+
+/// Calls that are allowed whatever their arguments are.
+fn whole(lists: &[&[libc::c_long]]) -> Rules {
+    lists.iter().copied().flatten().map(|call| (*call, Vec::new())).collect()
 }
 
 fn only(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule> {
