@@ -181,6 +181,84 @@ impl Machine {
     }
 }
 
+/// Bytes that the kernel uses for its own tables: slabs and page tables.
+///
+/// # Errors
+/// When `/proc/meminfo` does not say.
+pub fn kernel_bytes() -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    ["Slab:", "PageTables:"].iter().map(|name| kib_in(&text, name)).sum()
+}
+
+/// The value of a line of a file of `/proc` that counts in KiB, bytes.
+///
+/// # Errors
+/// When there is no such line.
+pub fn kib_in(text: &str, name: &str) -> anyhow::Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let kib =
+        line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("no line {name}"))? * 1024)
+}
+
+/// Huge pages of shared memory, allowed for a while for those who ask (`madvise`).
+#[derive(Debug)]
+pub struct ShmemHuge {
+    before: String,
+}
+
+impl ShmemHuge {
+    const SWITCH: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+    /// Allows them; they are as before when this is dropped.
+    ///
+    /// # Errors
+    /// When the kernel has no such switch, or this process may not use it.
+    pub fn allow() -> anyhow::Result<Self> {
+        let text = fs::read_to_string(Self::SWITCH).context(Self::SWITCH)?;
+        let before = text.split(['[', ']']).nth(1).context("no choice is marked")?.to_owned();
+        fs::write(Self::SWITCH, "advise").context(Self::SWITCH)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for ShmemHuge {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(Self::SWITCH, &self.before) {
+            eprintln!("vgem-bench: {} stays at advise: {error}", Self::SWITCH);
+        }
+    }
+}
+
+/// A number of the kernel, raised for a while.
+#[derive(Debug)]
+pub struct Raised {
+    path: &'static str,
+    before: String,
+}
+
+impl Raised {
+    /// Raises it to at least `least`; it is as before when this is dropped.
+    ///
+    /// # Errors
+    /// When this process may not.
+    pub fn to(path: &'static str, least: u64) -> anyhow::Result<Self> {
+        let before = fs::read_to_string(path).context(path)?.trim().to_owned();
+        if before.parse::<u64>().is_ok_and(|now| now < least) {
+            fs::write(path, least.to_string()).context(path)?;
+        }
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(self.path, &self.before) {
+            eprintln!("vgem-bench: {} is not put back to {}: {error}", self.path, self.before);
+        }
+    }
+}
+
 /// Asks for this process, and all it starts, to run before others. Returns whether that was allowed.
 #[must_use]
 pub fn raise_priority() -> bool {

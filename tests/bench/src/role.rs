@@ -36,11 +36,23 @@ pub enum Part {
     Driver,
     /// Reads a buffer for each point and answers it.
     Consumer,
+    /// Answers each packet with the same packet and an fd.
+    FdEcho,
+    /// Takes buffers from a pool and gives them back, as often as it is told.
+    PoolUser,
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Echo, Self::FutexEcho, Self::EpollEcho, Self::Broker, Self::Driver, Self::Consumer];
+    const ALL: [Self; 8] = [
+        Self::Echo,
+        Self::FutexEcho,
+        Self::EpollEcho,
+        Self::Broker,
+        Self::Driver,
+        Self::Consumer,
+        Self::FdEcho,
+        Self::PoolUser,
+    ];
 
     const fn word(self) -> &'static str {
         match self {
@@ -50,6 +62,8 @@ impl Part {
             Self::Broker => "broker",
             Self::Driver => "driver",
             Self::Consumer => "consumer",
+            Self::FdEcho => "fd-echo",
+            Self::PoolUser => "pool-user",
         }
     }
 }
@@ -82,6 +96,12 @@ impl Role {
         launch.die_with_parent = true;
         let child = launch.start().with_context(|| format!("cannot start {}", part.word()))?;
         Ok(Self { child })
+    }
+
+    /// Its pid.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.child.pid
     }
 
     /// Puts it on a seat.
@@ -122,6 +142,8 @@ pub fn play(mut arguments: impl Iterator<Item = OsString>) -> Option<anyhow::Res
             Part::Broker => floor::broker(fds),
             Part::Driver => floor::driver(fds),
             Part::Consumer => floor::consume(fds),
+            Part::FdEcho => floor::fd_echo(fds),
+            Part::PoolUser => crate::subject::use_pool(fds),
         }
     })
 }

@@ -112,6 +112,12 @@ impl Times {
         self.0.extend(ns);
     }
 
+    /// The median; nothing if there are none.
+    #[must_use]
+    pub fn median(&self) -> Option<f64> {
+        Distribution::of(self.0.clone()).map(|all| all.p50)
+    }
+
     /// The distribution of all of them; nothing if there are none.
     #[must_use]
     pub fn distribution(self) -> Option<Distribution> {

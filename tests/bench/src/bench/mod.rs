@@ -5,10 +5,13 @@
 
 pub mod limits;
 pub mod p11;
+pub mod p12;
 pub mod p14;
 pub mod p15;
 pub mod p3;
 pub mod p4;
+pub mod p7;
+pub mod p9;
 pub mod peers;
 
 use anyhow::bail;
@@ -54,11 +57,39 @@ pub const ALL: &[Entry] = &[
         open: p4::open,
     },
     Entry {
+        name: "P7",
+        what: "a large object, fresh, pinned and mapped twice, against the bare system calls",
+        in_every_mode: true,
+        by_default: true,
+        open: p7::open_large,
+    },
+    Entry {
+        name: "P8",
+        what: "a small object, fresh, against the bare system calls and one round trip",
+        in_every_mode: true,
+        by_default: true,
+        open: p7::open_small,
+    },
+    Entry {
+        name: "P9",
+        what: "system calls of reusing a buffer from the client's pool",
+        in_every_mode: false,
+        by_default: true,
+        open: p9::open,
+    },
+    Entry {
         name: "P11",
         what: "the main job of the demo, against the same engines in one process",
         in_every_mode: true,
         by_default: true,
         open: p11::open,
+    },
+    Entry {
+        name: "P12",
+        what: "100 000 objects and 4096 idle clients: times, memory, and giving all back",
+        in_every_mode: false,
+        by_default: true,
+        open: p12::open,
     },
     Entry {
         name: "P14",

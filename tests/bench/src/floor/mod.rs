@@ -9,18 +9,20 @@
 //! | [`Packets`]: a packet there and back | acceptance of a job |
 //! | [`Handover`]: a buffer filled here and read there, mapped once | peers; later, hand-over by fence |
 //! | [`InProcess`]: the engines in one process, two threads | the main job |
+//! | [`Objects`]: memory made, sealed, mapped, populated, pinned, exported and mapped again | an object |
 //! | [`EpollBroker`]: a broker that answers packets of many busy clients | one job per message |
 //!
 //! This file holds what the second processes do; the files beside it the side that measures.
 
 mod broker;
 mod handover;
+mod objects;
 mod pipeline;
 mod points;
 mod tracked;
 
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::Context as _;
 use rustix::event::epoll;
@@ -30,6 +32,7 @@ use vgem_os::seqpacket::{Packet, Socket};
 pub use self::broker::EpollBroker;
 pub use self::handover::Handover;
 pub(crate) use self::handover::consume;
+pub use self::objects::{FdPackets, Objects};
 pub use self::pipeline::{Disk, InProcess, Took};
 pub use self::points::{GENERATION, SLOT, Waiter};
 pub use self::tracked::{Packets, Tracked};
@@ -43,12 +46,12 @@ pub const PATIENCE_NS: u64 = 5_000_000_000;
 /// A role's inherited fds, in the order they were given.
 pub type Fds = std::vec::IntoIter<OwnedFd>;
 
-fn next(fds: &mut Fds) -> anyhow::Result<OwnedFd> {
+pub(crate) fn next(fds: &mut Fds) -> anyhow::Result<OwnedFd> {
     fds.next().context("the role was given too few fds")
 }
 
 /// Receives one packet; nothing when the other side is gone.
-fn receive(socket: &Socket, packet: &mut [u8; PACKET]) -> anyhow::Result<Option<usize>> {
+pub(crate) fn receive(socket: &Socket, packet: &mut [u8; PACKET]) -> anyhow::Result<Option<usize>> {
     match socket.recv_plain(packet)? {
         Packet::Data { len } => Ok(Some(len)),
         Packet::Closed => Ok(None),
@@ -62,6 +65,17 @@ pub(crate) fn echo(fds: &mut Fds) -> anyhow::Result<()> {
     let mut packet = [0; PACKET];
     while let Some(len) = receive(&socket, &mut packet)? {
         socket.send(&packet[..len], &[])?;
+    }
+    Ok(())
+}
+
+/// Answers each packet with the same packet and an fd of its own memory.
+pub(crate) fn fd_echo(fds: &mut Fds) -> anyhow::Result<()> {
+    let socket = Socket::from(next(fds)?);
+    let memory = next(fds)?;
+    let mut packet = [0; PACKET];
+    while let Some(len) = receive(&socket, &mut packet)? {
+        socket.send(&packet[..len], &[memory.as_fd()])?;
     }
     Ok(())
 }

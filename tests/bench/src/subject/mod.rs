@@ -4,7 +4,9 @@
 //! for speed: operations and operands resolved before, one batch reused, fences waited for one by one.
 
 mod fills;
+mod pool;
 mod processes;
+mod raw;
 
 use std::time::Duration;
 
@@ -12,7 +14,9 @@ use anyhow::Context as _;
 use vgem::{Client, Embedded};
 
 pub use self::fills::{Fills, OBJECT_LEN, Waits};
+pub(crate) use self::pool::{reuse, use_pool};
 pub use self::processes::{Kind, Process, Processes};
+pub use self::raw::Raw;
 
 /// How long a bench waits for a fence before it gives up.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -82,7 +82,7 @@ impl Processes {
             for (pid, entry) in tree.iter().filter(|(_, entry)| entry.parent == parent) {
                 let kind = match entry.program.strip_prefix(DRIVER) {
                     Some(device) => Some(Kind::Driver(device.to_owned())),
-                    None => (entry.program == DAEMON).then_some(Kind::Broker),
+                    None => (entry.program == DAEMON && !entry.is_porter).then_some(Kind::Broker),
                 };
                 found.extend(kind.map(|kind| Process { kind, pid: *pid }));
                 parents.push(*pid);
@@ -102,6 +102,16 @@ impl Process {
             Kind::Broker => "broker".into(),
             Kind::Driver(device) => format!("driver {device}"),
         }
+    }
+
+    /// Bytes of memory of its own: neither files nor objects.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn memory(&self) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/status", self.pid);
+        let status = fs::read_to_string(&path).with_context(|| path.clone())?;
+        machine::kib_in(&status, "RssAnon:").with_context(|| path)
     }
 
     /// How often its threads were switched to, of their own accord or not, since each began.
@@ -125,6 +135,8 @@ impl Process {
 struct Entry {
     parent: i32,
     program: String,
+    /// Its first argument says that it is a porter, which serves one client and comes and goes.
+    is_porter: bool,
 }
 
 fn read_tree() -> BTreeMap<i32, Entry> {
@@ -137,10 +149,11 @@ fn read_tree() -> BTreeMap<i32, Entry> {
         let Some(parent) = parent_in(&stat) else { continue };
         // The first argument: names of programs in `stat` are cut to 15 bytes.
         let line = fs::read(folder.path().join("cmdline")).unwrap_or_default();
+        let is_porter = line.split(|byte| *byte == 0).any(|argument| argument == b"porter");
         let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
         let path = String::from_utf8_lossy(first);
         let program = path.rsplit('/').next().unwrap_or_default().to_owned();
-        tree.insert(pid, Entry { parent, program });
+        tree.insert(pid, Entry { parent, program, is_porter });
     }
     tree
 }
@@ -163,7 +176,7 @@ mod tests {
     use super::*;
 
     fn entry(parent: i32, program: &str) -> Entry {
-        Entry { parent, program: program.into() }
+        Entry { parent, program: program.into(), is_porter: false }
     }
 
     #[test]
@@ -172,6 +185,7 @@ mod tests {
             (10, entry(1, "vgemd")),
             (11, entry(10, "vgemd")),
             (12, entry(10, "vgem-driver-zip")),
+            (14, Entry { is_porter: true, ..entry(10, "vgemd") }),
             (13, entry(1, "vgem-driver-zip")),
         ]);
         let found = Processes::in_tree(10, &tree);
