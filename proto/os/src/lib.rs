@@ -10,6 +10,7 @@
 //! | [`hugepages`] | reserved huge pages: how many, and what is lacking |
 //! | [`arrival`] | what a stranger's fd is, and whether it is memory to import |
 //! | [`mapping`] | mappings, spans, copies |
+//! | [`adopt`] | memory of this process becomes an object's, at its address |
 //! | [`pin`] | locked pages |
 //! | [`watch`] | close hints |
 //! | [`selftest`] | may the lease probe be relied on |
@@ -52,6 +53,7 @@ compile_error!("vgem runs on Linux");
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
 compile_error!("vgem runs on 64-bit little-endian machines: its shared pages are read in place");
 
+pub mod adopt;
 pub mod arrival;
 pub mod clock;
 pub mod confine;

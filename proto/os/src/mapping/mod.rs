@@ -19,6 +19,7 @@
 //!   enough when it was mapped.
 
 mod copy;
+mod moving;
 mod span;
 
 use std::ops::Range;
@@ -236,6 +237,11 @@ impl Mapping {
     /// The errno of `mincore`.
     pub fn resident_bytes(&self) -> Result<usize> {
         crate::pin::resident_bytes(self)
+    }
+
+    /// The address of the first byte.
+    pub(crate) const fn base(&self) -> NonNull<u8> {
+        self.base
     }
 
     fn ask_for_huge_pages(&self) {
