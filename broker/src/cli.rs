@@ -63,6 +63,8 @@ pub enum Role {
     Keeper,
     /// Serves clients and drivers.
     Broker,
+    /// Takes fds from one client.
+    Porter,
     /// Becomes another program under another account.
     Account,
 }

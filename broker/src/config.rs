@@ -7,12 +7,14 @@
 //! drivers_dir = "/usr/libexec/vgemd"
 //! [quota]
 //! bytes_mib = 4096
+//! [times]
+//! import_ms = 1000
 //! [devices.blk]
 //! roots = ["/srv/data"]
 //! executors = 2
 //! ```
 //!
-//! What is not here: wire limits (`vgem_proto::limits`), and times and bounds that nobody needs to change
+//! What is not here: wire limits (`vgem_proto::limits`), and other times and bounds, which nobody needs to change
 //! (`vgem_core::config`).
 
 use std::collections::BTreeMap;
@@ -20,12 +22,15 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vgem_core::config::Quotas;
+use vgem_core::config::{Quotas, Times as CoreTimes};
 
 use crate::exit::{Exit, Failure};
 
 /// How many executors a driver can be told to have.
 const EXECUTORS: std::ops::RangeInclusive<u16> = 1..=64;
+
+/// How long a time can be said to be, milliseconds: long enough for a healthy peer, short enough to bound a sick one.
+const TIMES_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
 
 /// What the files say. Nothing said is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -35,6 +40,8 @@ pub struct Config {
     pub drivers_dir: Option<PathBuf>,
     /// What one domain may hold.
     pub quota: Quota,
+    /// How long things may take.
+    pub times: Times,
     /// Devices, by name.
     pub devices: BTreeMap<String, Device>,
 }
@@ -55,6 +62,18 @@ pub struct Quota {
     pub jobs: Option<u64>,
     /// Clients connected.
     pub connections: Option<u64>,
+    /// Porters, those that hang in the kernel included.
+    pub porters: Option<u64>,
+}
+
+/// How long things may take; what is not said is as [`CoreTimes::default`] has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Times {
+    /// Until what an import needs has come through its porter, milliseconds.
+    pub import_ms: Option<u64>,
+    /// Until a client has read the fds it asked for, milliseconds.
+    pub unread_ms: Option<u64>,
 }
 
 /// One device.
@@ -101,6 +120,11 @@ impl Config {
                 return Err(wrong(&format!("devices.{name}.executors must be from 1 to 64")));
             }
         }
+        let times = [("import_ms", config.times.import_ms), ("unread_ms", config.times.unread_ms)];
+        if let Some((name, _)) = times.iter().find(|(_, ms)| ms.is_some_and(|ms| !TIMES_MS.contains(&ms))) {
+            let (least, most) = (TIMES_MS.start(), TIMES_MS.end());
+            return Err(wrong(&format!("times.{name} must be from {least} to {most}")));
+        }
         Ok(config)
     }
 
@@ -114,6 +138,9 @@ impl Config {
         replace(&mut mine.queues, theirs.queues);
         replace(&mut mine.jobs, theirs.jobs);
         replace(&mut mine.connections, theirs.connections);
+        replace(&mut mine.porters, theirs.porters);
+        replace(&mut self.times.import_ms, other.times.import_ms);
+        replace(&mut self.times.unread_ms, other.times.unread_ms);
         for (name, device) in other.devices {
             let mine = self.devices.entry(name).or_default();
             replace(&mut mine.roots, device.roots);
@@ -134,6 +161,21 @@ impl Quota {
             queues: self.queues.unwrap_or(usual.queues),
             jobs: self.jobs.unwrap_or(usual.jobs),
             connections: self.connections.unwrap_or(usual.connections),
+            porters: self.porters.unwrap_or(usual.porters),
+            ..usual
+        }
+    }
+}
+
+impl Times {
+    /// The times as the rules want them.
+    #[must_use]
+    pub fn times(&self) -> CoreTimes {
+        let usual = CoreTimes::default();
+        let ns = |ms: Option<u64>, usual: u64| ms.map_or(usual, |ms| ms.saturating_mul(1_000_000));
+        CoreTimes {
+            import_ns: ns(self.import_ms, usual.import_ns),
+            unread_ns: ns(self.unread_ms, usual.unread_ns),
             ..usual
         }
     }
@@ -220,6 +262,21 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/vgemd.toml");
         let config = Config::read(&file, true).expect("packaging/vgemd.toml is right");
         assert!(config.devices.contains_key("blk"));
+    }
+
+    #[test]
+    fn a_time_that_is_too_short_or_too_long_is_refused_with_the_range() {
+        for ms in [9, 60_001] {
+            let said = parse(&format!("[times]\nunread_ms = {ms}")).expect_err("out of range");
+            assert_eq!(said, "v.toml: times.unread_ms must be from 10 to 60000");
+        }
+    }
+
+    #[test]
+    fn a_time_that_is_said_is_in_force_and_the_others_stay() {
+        let config = parse("[times]\nimport_ms = 500\n[quota]\nporters = 2").expect("right");
+        let times = CoreTimes { import_ns: 500_000_000, ..CoreTimes::default() };
+        assert_eq!((config.times.times(), config.quota.quotas().porters), (times, 2));
     }
 
     #[test]

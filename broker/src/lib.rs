@@ -1,8 +1,9 @@
-//! The daemon: two roles of one program.
+//! The daemon: three roles of one program.
 //!
 //! ```text
 //!   vgemd ──► keeper ──starts──► vgemd --role broker     the rules, confined; clients and drivers talk to it
 //!                │    ──starts──► vgem-driver-*          one process per (device, domain), when the broker asks
+//!                │    ──starts──► vgemd --role porter    one per client that imports: takes its fds, expendable
 //!                └ holds: the lock, the directory, duplicates of every committed object, the pins
 //! ```
 //!
@@ -15,9 +16,9 @@
 //! | `log` | where log lines go |
 //! | `keeper` | the role that starts, watches and ends the others; parses nothing a client sent |
 //! | `broker` | the role that carries out what `vgem-core` decides |
+//! | `porter` | the role that takes fds from a stranger, so that the broker never does |
 //!
-//! Two more roles will stand beside these: the porter, which takes fds from strangers so that the broker never
-//! does, and control, the D-Bus front. Both are started by the keeper as the broker is, and reach core as inputs.
+//! One more role will stand beside these: control, the D-Bus front, started by the keeper as the others are.
 //!
 //! What is not here: rules. Who may do what, and when memory is free, is decided by `vgem-core`; this crate
 //! moves messages and fds, and does to the kernel what it is told.
@@ -29,6 +30,7 @@ pub mod config;
 pub mod exit;
 mod keeper;
 mod log;
+mod porter;
 pub mod setup;
 
 use std::ffi::OsString;
@@ -59,6 +61,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
     match cli.role {
         Role::Keeper => keeper::run(cli),
         Role::Broker => broker::run(cli),
+        Role::Porter => porter::run(cli),
         Role::Account => keeper::become_and_exec(cli),
     }
 }

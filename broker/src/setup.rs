@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Quota;
+use crate::config::{Quota, Times};
 
 /// The keeper's word to the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -13,8 +13,12 @@ use crate::config::Quota;
 pub struct Setup {
     /// What one domain may hold.
     pub quota: Quota,
+    /// How long things may take.
+    pub times: Times,
     /// The user whose instances are to run before it asks (user and embedded mode).
     pub prestart: Option<u32>,
     /// What the keeper found out about machine and process, one line per feature, for tools.
     pub features: Vec<String>,
+    /// How much the keeper may pin, bytes; none is as much as there is.
+    pub pin_limit: Option<u64>,
 }

@@ -2,28 +2,31 @@
 
 use std::os::fd::OwnedFd;
 
-use tracing::{debug, error, info, trace, warn};
-use vgem_core::io::{Attach, Effect, Event, Input};
-use vgem_os::OsError;
-use vgem_os::fence::{Failure as SlotFailure, PagePair, Slot};
+use tracing::{debug, info, warn};
+use vgem_core::io::{Attach, Effect, Input, PairId};
+use vgem_os::fence::{Failure as SlotFailure, KeeperFace, PagePair, Slot};
+use vgem_os::{OsError, gc};
 use vgem_proto::error::Failure;
 use vgem_proto::ids::Point;
 use vgem_proto::message::keeper::{Drop, Keep, StartInstance};
 
-use super::shell::Shell;
+use super::shell::{Pair, Shell};
+
+/// Core never names a pair that was not made, or was dropped: if it does, this is what it hears.
+const NO_SUCH_PAIR: OsError = OsError::new("pair", vgem_os::Errno::NOENT);
 
 impl Shell {
     /// Carries out one effect. Outcomes that core waits for are left in `inputs`.
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::ToDriver { instance, message, attach } => self.tell_driver(instance, &message, attach),
-            Effect::Reply { link, request, message, attach } => self.reply(link, request, &message, attach),
+            Effect::ToDriver { instance, message, attach } => self.tell_driver(instance, &message, &attach),
+            Effect::Reply { link, request, message, attach } => self.reply(link, request, message, &attach),
             Effect::Inspect { link, request, scope, topic, cursor } => {
                 self.inspect(link, request, scope, topic, cursor);
             }
             Effect::Disconnect { link, why } => self.disconnect(link, &why),
-            Effect::MakeObject { object, len, huge, name } => {
-                let made = self.memory.make(object, len, huge, &name, self.asking);
+            Effect::MakeObject { sealable, object, len, huge, name } => {
+                let made = self.memory.make(object, sealable, len, huge, &name, self.asking);
                 self.inputs.push_back(Input::ObjectMade { object, outcome: made.map_err(|e| errno(&e)) });
             }
             Effect::CheckPopulated { object } => {
@@ -46,6 +49,9 @@ impl Shell {
                 }
             }
             Effect::Probe { object } => {
+                if let Some(what) = self.memory.tampered(object) {
+                    self.inputs.push_back(Input::Tampered { object, what });
+                }
                 let free = self.memory.probe(object, |link| self.clients.contains_key(&link));
                 self.inputs.push_back(Input::Probed { object, free });
             }
@@ -54,23 +60,23 @@ impl Shell {
                 self.inputs.push_back(Input::Freed { object, gone });
             }
             Effect::MakePair { pair } => {
-                let made = PagePair::create().map(|page| {
-                    self.pairs.insert(pair, page);
-                });
-                self.inputs.push_back(Input::PairMade { pair, outcome: made.map_err(|e| errno(&e)) });
+                let outcome = self.make_pair(pair).map_err(|e| errno(&e));
+                self.inputs.push_back(Input::PairMade { pair, outcome });
             }
             Effect::DropPair { pair } => {
-                self.pairs.remove(&pair);
+                if let Some(pair) = self.pairs.remove(&pair) {
+                    self.memory.forget_pages(pair.inodes);
+                }
             }
             Effect::Settle { pair, slot, value, failures, dead_from, code, cause } => {
-                if let (Some(page), Some(slot)) = (self.pairs.get(&pair), Slot::new(slot)) {
+                if let (Some(page), Some(slot)) = (self.face(pair), Slot::new(slot)) {
                     let failures: Vec<SlotFailure> = failures.iter().map(slot_failure).collect();
                     page.settle(slot, value.0, &failures);
                     page.kill_slot(slot, dead_from.0, code.number(), cause.0);
                 }
             }
             Effect::KillPage { pair, code, cause } => {
-                if let Some(page) = self.pairs.get(&pair) {
+                if let Some(page) = self.face(pair) {
                     page.kill_page(code.number(), cause.0);
                 }
             }
@@ -81,25 +87,75 @@ impl Shell {
                 info!("{instance} is ended: {why:?}");
                 self.kill(instance);
             }
-            Effect::Log { event } => log(&event),
+            Effect::Log { domain, event } => self.event(domain, event),
+            Effect::Monitor { link, scope } => self.monitor(link, scope),
+            Effect::StartPorter { porter } => self.start_porter(porter),
+            Effect::KillPorter { porter, why } => {
+                debug!("{porter} is ended: {why:?}");
+                self.kill_porter(porter);
+            }
+            Effect::TakeArrival { arrival, object } => {
+                let taken = self.take_arrival(arrival, object).inspect_err(|e| debug!("{object}: {e}"));
+                self.inputs.push_back(Input::ObjectMade { object, outcome: taken.map_err(|e| errno(&e)) });
+            }
+            Effect::DropArrival { arrival } => self.porters.drop_arrival(arrival),
+            Effect::Seal { object } => {
+                let sealed = self.memory.seal(object).inspect_err(|e| warn!("{object}: {e}"));
+                self.inputs.push_back(Input::Sealed { object, outcome: sealed.map_err(|e| errno(&e)) });
+            }
+            Effect::Punch { object } => {
+                if let Err(e) = self.memory.punch(object) {
+                    warn!("{object} is not destroyed: {e}");
+                }
+            }
+            Effect::CollectInFlight => {
+                if let Err(e) = gc::collect_in_flight() {
+                    debug!("{e}");
+                }
+            }
+            Effect::CheckReceived { link } => self.check_received(link),
         }
     }
 
+    fn make_pair(&mut self, pair: PairId) -> Result<(), OsError> {
+        let face = PagePair::create()?;
+        let inodes = self.memory.note_pages(&face)?;
+        self.pairs.insert(pair, Pair { face, inodes });
+        Ok(())
+    }
+
+    /// The face of a pair.
+    pub(super) fn face(&self, pair: PairId) -> Option<&KeeperFace> {
+        self.pairs.get(&pair).map(|pair| &pair.face)
+    }
+
     /// The fds that go with a message.
-    pub(super) fn attached(&self, attach: Attach) -> Result<Vec<OwnedFd>, OsError> {
-        const GONE: OsError = OsError::new("pair", vgem_os::Errno::NOENT);
+    pub(super) fn attached(&mut self, attach: &Attach) -> Result<Vec<OwnedFd>, OsError> {
         match attach {
             Attach::None => Ok(Vec::new()),
-            Attach::Export { object, access } => self.memory.export(object, access).map(|fd| vec![fd]),
+            Attach::Export { object, access } => self.memory.export(*object, *access).map(|fd| vec![fd]),
+            Attach::Exports { objects, access } => {
+                objects.iter().map(|object| self.memory.export(*object, *access)).collect()
+            }
+            Attach::Channel(porter) => self.porters.channel(*porter).map(|fd| vec![fd]),
             Attach::Signaller(pair) => {
-                let fds = self.pairs.get(&pair).ok_or(GONE)?.signaller_fds()?;
+                let fds = self.face(*pair).ok_or(NO_SUCH_PAIR)?.signaller_fds()?;
                 Ok(vec![fds.page, fds.interest])
             }
-            Attach::Observer(pair) => {
-                let fds = self.pairs.get(&pair).ok_or(GONE)?.observer_fds()?;
-                Ok(vec![fds.page, fds.interest])
+            Attach::Observer(pair) => self.observer(*pair).map(Vec::from),
+            Attach::Observers(pairs) => {
+                let mut all = Vec::with_capacity(2 * pairs.len());
+                for pair in pairs {
+                    all.extend(self.observer(*pair)?);
+                }
+                Ok(all)
             }
         }
+    }
+
+    fn observer(&self, pair: PairId) -> Result<[OwnedFd; 2], OsError> {
+        let fds = self.face(pair).ok_or(NO_SUCH_PAIR)?.observer_fds()?;
+        Ok([fds.page, fds.interest])
     }
 
     /// Sends what waits for the keeper.
@@ -116,22 +172,4 @@ fn errno(e: &OsError) -> i32 {
 
 fn slot_failure((point, failure): &(Point, Failure)) -> SlotFailure {
     SlotFailure { point: point.0, code: failure.code.number(), cause: failure.cause.0 }
-}
-
-fn log(event: &Event) {
-    match event {
-        Event::ClientConnected { client, uid } => debug!("client {client} of uid {uid} is here"),
-        Event::ClientGone { client } => debug!("client {client} is gone"),
-        Event::ObjectFreed { object } => debug!("{object} is free"),
-        Event::InstanceReady { instance, device } => info!("{instance} of {device:?} is ready"),
-        Event::InstanceLost { instance, device, why, jobs } => {
-            warn!("{instance} of {device:?} is lost with {jobs} jobs: {why:?}");
-        }
-        Event::JobTimedOut { device, timeline, point } => {
-            warn!("a job of {device:?} took too long: {point:?} of {timeline}");
-        }
-        Event::Refused { client, why } => debug!("client {client} is refused: {why:?}"),
-        Event::HandleClosed { handle } => trace!("{handle} is closed"),
-        Event::Bug { what } => error!("a bug of ours: {what:?}"),
-    }
 }

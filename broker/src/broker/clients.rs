@@ -1,6 +1,6 @@
 //! Clients: letting them in, reading their requests, answering, letting them go.
 
-use tracing::{debug, info, warn};
+use tracing::{Level, debug, info, warn};
 use vgem_core::io::{Attach, BadRequest, Input, LinkId, PeerFacts};
 use vgem_os::clock;
 use vgem_os::peer::PeerIdentity;
@@ -13,7 +13,7 @@ use vgem_proto::message::client::{ClientMessage, Refused};
 use vgem_proto::message::{Head, Sender};
 
 use super::link::Link;
-use super::outbox::{CLIENT_BYTES, Packet};
+use super::outbox::{CLIENT_BYTES, Instead, Packet};
 use super::poller::{Source, TURN, TURN_BYTES};
 use super::shell::{Shell, domain_of};
 
@@ -29,7 +29,19 @@ pub(super) struct Client {
     /// An fd was sent of which it is not known whether it was taken.
     fd_sent: bool,
     // Held for the life of the connection: the process itself, not a number that may be used again.
-    _peer: PeerIdentity,
+    peer: PeerIdentity,
+}
+
+impl Client {
+    /// Bytes it has not read, as the kernel counts them; more than any bound while something waits here.
+    pub(super) fn unread(&self) -> Result<usize, OsError> {
+        if self.link.is_drained() { self.link.socket().unread() } else { Ok(usize::MAX) }
+    }
+
+    /// Notes that it has read everything; false if it was sent no fd since that was noted last.
+    pub(super) fn took_fds(&mut self) -> bool {
+        std::mem::take(&mut self.fd_sent)
+    }
 }
 
 impl Shell {
@@ -86,7 +98,7 @@ impl Shell {
         let id = LinkId(self.next_link);
         let link = Link::new(socket, Source::Client(id), CLIENT_BYTES, &self.poller)?;
         self.next_link += 1;
-        self.clients.insert(id, Client { link, fd_sent: false, _peer: peer });
+        self.clients.insert(id, Client { link, fd_sent: false, peer });
         self.happen(Input::Connected { link: id, peer: facts });
         Ok(())
     }
@@ -102,8 +114,8 @@ impl Shell {
             match client.link.take(&mut self.buffer, turn == 0) {
                 Ok(Some(Received::Data { len })) => {
                     bytes += len;
-                    // Asking again is how a client shows that it took what it was sent before.
-                    if std::mem::take(&mut client.fd_sent) && client.link.is_drained() {
+                    // Asked only after an fd was sent: most messages cost no call more.
+                    if client.fd_sent && client.unread() == Ok(0) && client.took_fds() {
                         self.happen(Input::Received { link: id });
                     }
                     self.happen(request(id, self.buffer.get(..len).unwrap_or_default()));
@@ -126,34 +138,61 @@ impl Shell {
     /// Sends what waits for a client.
     pub(super) fn client_writable(&mut self, id: LinkId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        if let Err(e) = client.link.flush(&self.poller) {
+        let flushed = client.link.flush(&self.poller);
+        self.undelivered(id);
+        if let Err(e) = flushed {
             debug!("{id:?}: {e}");
             self.forget(id);
         }
     }
 
     /// Answers a client, with the fds of the answer if they can be had.
-    pub(super) fn reply(&mut self, id: LinkId, request: u64, message: &ClientMessage, attach: Attach) {
+    pub(super) fn reply(&mut self, id: LinkId, request: u64, message: ClientMessage, attach: &Attach) {
         if !self.clients.contains_key(&id) {
             return;
         }
         let packet = match self.attached(attach) {
             Ok(fds) if fds.is_empty() => Packet::plain(message.encode(request, Time(0), 0)),
             Ok(fds) => {
-                let refused = OsError::new("sendmsg", Errno::TOOMANYREFS);
+                let refused = no_fds(request, &OsError::new("sendmsg", Errno::TOOMANYREFS));
                 let bytes = message.encode(request, Time(0), 0);
-                Packet { bytes, fds, instead: Some(no_fds(request, &refused)) }
+                Packet { bytes, fds, instead: Some(Box::new(Instead { bytes: refused, message })) }
             }
-            Err(e) => Packet::plain(no_fds(request, &e)),
+            Err(e) => {
+                self.inputs.push_back(Input::Undelivered { link: id, message });
+                Packet::plain(no_fds(request, &e))
+            }
         };
         self.send_client(id, packet);
+    }
+
+    /// Tells core of messages whose fds could not be sent.
+    fn undelivered(&mut self, id: LinkId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        for message in client.link.undelivered() {
+            self.inputs.push_back(Input::Undelivered { link: id, message });
+        }
+    }
+
+    /// Looks whether a client has read everything.
+    pub(super) fn check_received(&mut self, id: LinkId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let read = client.link.is_read().inspect_err(|e| debug!("{id:?}: {e}"));
+        self.inputs.push_back(if read == Ok(true) {
+            client.fd_sent = false;
+            Input::Received { link: id }
+        } else {
+            Input::Unreceived { link: id }
+        });
     }
 
     /// Sends a client a message; drops one that does not read.
     pub(super) fn send_client(&mut self, id: LinkId, packet: Packet) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.fd_sent |= !packet.fds.is_empty();
-        match client.link.send(packet, &self.poller) {
+        let sent = client.link.send(packet, &self.poller);
+        self.undelivered(id);
+        match sent {
             Ok(true) => {}
             Ok(false) => self.disconnect(id, "it does not read its answers"),
             Err(e) => {
@@ -165,7 +204,10 @@ impl Shell {
 
     /// Closes a connection. What was sent can still be read.
     pub(super) fn disconnect(&mut self, id: LinkId, why: &str) {
-        info!("client connection {} is dropped: {why:?}", id.0);
+        let domain = self.clients.get(&id).map(|client| domain_of(client.peer.uid));
+        if self.may_log(domain, Level::INFO) {
+            info!("client connection {} is dropped: {why:?}", id.0);
+        }
         if let Some(client) = self.clients.get_mut(&id)
             && let Err(e) = client.link.flush(&self.poller)
         {
@@ -179,6 +221,7 @@ impl Shell {
         if self.clients.remove(&id).is_none() {
             return;
         }
+        self.monitors.forget(id);
         self.inputs.push_back(Input::Hangup { link: id });
         if !self.memory.is_exact() {
             self.inputs.push_back(Input::ExportHint { object: None });

@@ -48,8 +48,8 @@ impl Shell {
             env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
             status.pid = std::process::id();
             status.uptime_ns = clock::now().saturating_sub(self.began);
-            status.pinned_bytes = self.memory.pinned_bytes();
-            status.features.clone_from(&self.features);
+            status.pinned_bytes = self.memory.pinning().pinned;
+            status.features = self.features.lines(self.memory.pinning(), self.porters.count());
         }
     }
 }

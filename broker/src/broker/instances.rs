@@ -47,10 +47,10 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Keeps track of where it signals, from what it is told.
-    fn told(&mut self, message: &DriverMessage, attach: Attach) {
+    fn told(&mut self, message: &DriverMessage, attach: &Attach) {
         match (message, attach) {
             (DriverMessage::SignalPage(page), Attach::Signaller(pair)) => {
-                self.pages.insert(page.page, pair);
+                self.pages.insert(page.page, *pair);
             }
             (DriverMessage::DropSignalPage(page), _) => {
                 if let Some(pair) = self.pages.remove(&page.page) {
@@ -133,7 +133,7 @@ impl Shell {
     }
 
     /// Sends a message to an instance, with its fds if they can be had.
-    pub(super) fn tell_driver(&mut self, id: InstanceId, message: &DriverMessage, attach: Attach) {
+    pub(super) fn tell_driver(&mut self, id: InstanceId, message: &DriverMessage, attach: &Attach) {
         let fds = match self.attached(attach) {
             Ok(fds) => fds,
             Err(e) => {
@@ -217,8 +217,7 @@ impl Shell {
     /// What the pages of an instance show: of each timeline the furthest slot.
     fn read_pages(&self, instance: &Instance) -> Vec<Settled> {
         let furthest = |(timeline, places): (&TimelineKey, &Vec<(PairId, Slot)>)| {
-            let seen =
-                places.iter().filter_map(|(pair, slot)| settled(self.pairs.get(pair)?, *slot, *timeline));
+            let seen = places.iter().filter_map(|(pair, slot)| settled(self.face(*pair)?, *slot, *timeline));
             seen.max_by_key(|settled| settled.value)
         };
         instance.shown.iter().filter_map(furthest).collect()

@@ -93,12 +93,21 @@ impl Shell {
             }
             KeeperMessage::InstanceExited(exited) => self.instance_exited(exited.instance, exited.status),
             KeeperMessage::Kept(kept) => {
-                self.memory.pinned(kept.object, kept.pinned);
+                self.memory.pinned(kept.object, Some(kept.pinned));
                 self.happen(Input::Kept { object: kept.object, pinned: kept.pinned });
             }
             KeeperMessage::Dropped(dropped) => {
-                self.memory.pinned(dropped.object, 0);
+                self.memory.pinned(dropped.object, None);
                 self.happen(Input::Dropped { object: dropped.object });
+            }
+            KeeperMessage::PorterStarted(started) => self.porter_started(&started, fds),
+            KeeperMessage::PorterFailed(failed) => {
+                let why = String::from_utf8_lossy(&failed.text).into_owned();
+                self.porter_failed(failed.porter, why);
+            }
+            KeeperMessage::PorterExited(exited) => {
+                tracing::debug!("{} has ended: {}", exited.porter, exited.status);
+                self.porter_gone(exited.porter);
             }
             KeeperMessage::Stop(_) => self.end(Ok(())),
             other => tracing::error!("the keeper sent {} out of turn", other.row().name),

@@ -1,7 +1,10 @@
 //! One peer's socket, what waits to be sent over it, and how eagerly it is read.
 
-use vgem_os::seqpacket::{Packet as Received, Socket};
+use std::os::fd::OwnedFd;
+
+use vgem_os::seqpacket::{Packet as Received, RecvError, Socket};
 use vgem_os::{Errno, OsError};
+use vgem_proto::message::client::ClientMessage;
 
 use super::outbox::{Outbox, Packet, Sent};
 use super::poller::{Interest, Poller, Source};
@@ -54,6 +57,19 @@ impl Link {
         self.outbox.is_empty()
     }
 
+    /// Whether the peer has taken everything, also from the socket.
+    ///
+    /// # Errors
+    /// As [`Socket::unread`].
+    pub(super) fn is_read(&self) -> Result<bool, OsError> {
+        Ok(self.is_drained() && self.socket.unread()? == 0)
+    }
+
+    /// Messages to a client that others were sent for, because their fds could not be sent.
+    pub(super) fn undelivered(&mut self) -> Vec<ClientMessage> {
+        self.outbox.undelivered()
+    }
+
     /// Sends a message, now or when there is room. False: more waits than may.
     ///
     /// # Errors
@@ -99,6 +115,22 @@ impl Link {
                 self.pace.more = false;
                 Ok(None)
             }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// As [`Link::take`] for a peer that sends fds: a porter. Those of a message that is not taken are closed.
+    ///
+    /// # Errors
+    /// [`RecvError::FdsTruncated`]: the message is lost and the link can be used on. Else it cannot be.
+    pub(super) fn take_with_fds(
+        &mut self,
+        buffer: &mut [u8],
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<Option<Received>, RecvError> {
+        match self.socket.recv(buffer, fds) {
+            Ok(received) => Ok(Some(received)),
+            Err(RecvError::Os(e)) if e.would_block() => Ok(None),
             Err(e) => Err(e),
         }
     }

@@ -1,15 +1,18 @@
-//! The memory of objects: made, exported, watched, probed and freed as core says.
+//! The memory of objects: made or taken, exported, watched, probed, sealed and freed as core says.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use vgem_core::io::{Input, LinkId};
-use vgem_os::OsError;
+use vgem_os::fence::KeeperFace;
 use vgem_os::memory::{Access as OsAccess, HugePages as OsHugePages, ObjectMemory, Probe};
 use vgem_os::selftest::LeaseSupport;
 use vgem_os::watch::{WatchEvent, WatchId, Watcher};
+use vgem_os::{Errno, OsError};
 use vgem_proto::ids::ObjectKey;
 use vgem_proto::rights::{Access, HugePages};
+
+use super::known::{Inode, Known, What};
 
 /// Core never names an object that was not made, or was freed: if it does, this is what it hears.
 const NO_SUCH_OBJECT: OsError = OsError::new("object", vgem_os::Errno::NOENT);
@@ -18,10 +21,23 @@ const NO_SUCH_OBJECT: OsError = OsError::new("object", vgem_os::Errno::NOENT);
 #[derive(Debug)]
 struct Object {
     memory: ObjectMemory,
+    inode: Inode,
     watch: Option<WatchId>,
     /// Whose request made it.
     creator: Option<LinkId>,
-    pinned: u64,
+    /// What the keeper has pinned of it, once it keeps it.
+    pinned: Option<u64>,
+    /// Core was told that its inode was tampered with.
+    tampered: bool,
+}
+
+/// What is pinned of the objects that the keeper keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Pinning {
+    /// Their bytes.
+    pub(super) kept: u64,
+    /// Bytes of them that are pinned.
+    pub(super) pinned: u64,
 }
 
 /// All objects.
@@ -31,7 +47,8 @@ pub(super) struct Memory {
     watched: HashMap<WatchId, ObjectKey>,
     watcher: Watcher,
     exact: bool,
-    pinned: u64,
+    known: Known,
+    pinning: Pinning,
     events: Vec<WatchEvent>,
 }
 
@@ -43,7 +60,8 @@ impl Memory {
             watched: HashMap::new(),
             watcher: Watcher::new()?,
             exact: *lease == LeaseSupport::Exact,
-            pinned: 0,
+            known: Known::default(),
+            pinning: Pinning::default(),
             events: Vec::new(),
         })
     }
@@ -58,37 +76,78 @@ impl Memory {
         self.exact
     }
 
-    /// Bytes pinned, over all objects.
-    pub(super) fn pinned_bytes(&self) -> u64 {
-        self.pinned
+    /// What is pinned, over all objects.
+    pub(super) fn pinning(&self) -> Pinning {
+        self.pinning
     }
 
-    /// Notes what the keeper has pinned of an object.
-    pub(super) fn pinned(&mut self, key: ObjectKey, bytes: u64) {
+    /// Notes what the keeper has pinned of an object that it keeps; `None` when it has let it go.
+    pub(super) fn pinned(&mut self, key: ObjectKey, bytes: Option<u64>) {
         if let Some(object) = self.objects.get_mut(&key) {
-            self.pinned = self.pinned.saturating_sub(object.pinned).saturating_add(bytes);
+            let len = object.memory.len();
+            self.pinning.remove(len, object.pinned);
+            self.pinning.add(len, bytes);
             object.pinned = bytes;
         }
     }
 
-    /// Makes an object.
+    /// Which memory of ours an fd is of, if any.
+    pub(super) fn what(&self, fd: BorrowedFd<'_>) -> Result<Option<What>, OsError> {
+        Ok(self.known.what(Inode::of(fd)?))
+    }
+
+    /// Notes the two pages of a pair, so that nobody imports one.
+    pub(super) fn note_pages(&mut self, face: &KeeperFace) -> Result<[Inode; 2], OsError> {
+        let (page, interest) = face.duplicates()?;
+        let inodes = [Inode::of(page.as_fd())?, Inode::of(interest.as_fd())?];
+        for inode in inodes {
+            self.known.note(inode, What::Page)?;
+        }
+        Ok(inodes)
+    }
+
+    /// Forgets pages.
+    pub(super) fn forget_pages(&mut self, inodes: [Inode; 2]) {
+        inodes.into_iter().for_each(|inode| self.known.forget(inode));
+    }
+
+    /// Makes an object; the number of its inode. `sealable`: a sealed result.
     pub(super) fn make(
         &mut self,
         key: ObjectKey,
+        sealable: bool,
         len: u64,
         huge: HugePages,
         name: &str,
         creator: Option<LinkId>,
-    ) -> Result<(), OsError> {
+    ) -> Result<u64, OsError> {
         let pages = match huge {
             HugePages::Transparent => OsHugePages::Advise,
             HugePages::Never => OsHugePages::None,
             HugePages::Size2M => OsHugePages::Size2M,
             HugePages::Size1G => OsHugePages::Size1G,
         };
-        let memory = ObjectMemory::create(len, pages, name)?;
-        self.objects.insert(key, Object { memory, watch: None, creator, pinned: 0 });
-        Ok(())
+        let create = if sealable { ObjectMemory::create_sealable } else { ObjectMemory::create };
+        self.add(key, create(len, pages, name)?, creator)
+    }
+
+    /// Makes an object of a client's memory; the number of its inode.
+    pub(super) fn take(
+        &mut self,
+        key: ObjectKey,
+        fd: OwnedFd,
+        creator: Option<LinkId>,
+    ) -> Result<u64, OsError> {
+        self.add(key, ObjectMemory::from_foreign(fd)?, creator)
+    }
+
+    fn add(&mut self, key: ObjectKey, memory: ObjectMemory, creator: Option<LinkId>) -> Result<u64, OsError> {
+        let inode = Inode::of(memory.as_fd())?;
+        // Two objects over one memory would each see the other's open file for ever.
+        self.known.note(inode, What::Object(key))?;
+        let object = Object { memory, inode, watch: None, creator, pinned: None, tampered: false };
+        self.objects.insert(key, object);
+        Ok(inode.number())
     }
 
     /// Whether every page of an object is there.
@@ -120,6 +179,24 @@ impl Memory {
         Ok(())
     }
 
+    /// Ends all writing to an object but through the mappings there are.
+    pub(super) fn seal(&self, key: ObjectKey) -> Result<(), OsError> {
+        self.of(key)?.seal_against_writing()
+    }
+
+    /// Destroys the content of an object.
+    pub(super) fn punch(&self, key: ObjectKey) -> Result<(), OsError> {
+        self.of(key)?.punch()
+    }
+
+    /// What somebody did to the owner or the mode of an object's inode; told once.
+    pub(super) fn tampered(&mut self, key: ObjectKey) -> Option<String> {
+        let object = self.objects.get_mut(&key).filter(|object| !object.tampered)?;
+        let found = object.memory.tampered().inspect_err(|e| tracing::warn!("{key}: {e}")).ok()??;
+        object.tampered = true;
+        Some(found)
+    }
+
     /// Whether nobody else has an object open. `lives`: which clients are connected, for kernels whose lease
     /// probe is of no use; there an object is kept while its creator is.
     pub(super) fn probe(&self, key: ObjectKey, lives: impl Fn(LinkId) -> bool) -> bool {
@@ -129,6 +206,8 @@ impl Memory {
         }
         match object.memory.probe() {
             Ok(answer) => answer == Probe::Free,
+            // A lease is the owner's to take, and closing a client's own memory takes nothing from anybody.
+            Err(e) if object.memory.is_foreign() && e.errno() == Errno::ACCESS => true,
             Err(e) => {
                 tracing::warn!("{key}: {e}");
                 false
@@ -139,21 +218,22 @@ impl Memory {
     /// Frees an object; false if somebody has it after all.
     pub(super) fn free(&mut self, key: ObjectKey) -> bool {
         let Some(object) = self.objects.remove(&key) else { return true };
-        let Object { memory, watch, creator, pinned } = object;
+        let len = object.memory.len();
         // Without a lease there is no moment at which punching is safe. Closing always is: the kernel frees what
         // nobody has any more.
-        let freed = if self.exact { memory.free() } else { Ok(()) };
+        let freed = if self.exact { object.memory.free() } else { Ok(()) };
         match freed {
             Ok(()) => {
-                self.pinned = self.pinned.saturating_sub(pinned);
-                if let Some(watch) = watch {
+                self.pinning.remove(len, object.pinned);
+                self.known.forget(object.inode);
+                if let Some(watch) = object.watch {
                     self.watched.remove(&watch);
                 }
                 true
             }
             Err((memory, e)) => {
                 tracing::debug!("{key} is not free: {e}");
-                self.objects.insert(key, Object { memory, watch, creator, pinned });
+                self.objects.insert(key, Object { memory, ..object });
                 false
             }
         }
@@ -182,6 +262,22 @@ impl Memory {
     }
 }
 
+impl Pinning {
+    fn add(&mut self, len: u64, pinned: Option<u64>) {
+        if let Some(pinned) = pinned {
+            self.kept = self.kept.saturating_add(len);
+            self.pinned = self.pinned.saturating_add(pinned);
+        }
+    }
+
+    fn remove(&mut self, len: u64, pinned: Option<u64>) {
+        if let Some(pinned) = pinned {
+            self.kept = self.kept.saturating_sub(len);
+            self.pinned = self.pinned.saturating_sub(pinned);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,7 +288,7 @@ mod tests {
     fn memory(lease: &LeaseSupport) -> Memory {
         vgem_os::signal::ignore_sigio().expect("a signal");
         let mut memory = Memory::new(lease).expect("a watcher");
-        memory.make(KEY, 4096, HugePages::Never, "test", Some(CREATOR)).expect("memory");
+        memory.make(KEY, false, 4096, HugePages::Never, "test", Some(CREATOR)).expect("memory");
         memory
     }
 
@@ -221,11 +317,44 @@ mod tests {
     }
 
     #[test]
-    fn pinned_bytes_are_those_of_live_objects() {
+    fn what_is_pinned_is_that_of_live_objects() {
         let mut memory = memory(&LeaseSupport::Exact);
-        memory.pinned(KEY, 4096);
-        assert_eq!(memory.pinned_bytes(), 4096);
+        memory.pinned(KEY, Some(4096));
+        assert_eq!(memory.pinning(), Pinning { kept: 4096, pinned: 4096 });
         assert!(memory.free(KEY));
-        assert_eq!(memory.pinned_bytes(), 0);
+        assert_eq!(memory.pinning(), Pinning::default());
+    }
+
+    #[test]
+    fn an_object_is_known_by_its_exports_until_it_is_freed() {
+        let mut memory = memory(&LeaseSupport::Exact);
+        let export = memory.export(KEY, Access::Read).expect("an export");
+        assert_eq!(memory.what(export.as_fd()), Ok(Some(What::Object(KEY))));
+        assert!(!memory.free(KEY));
+        assert_eq!(memory.what(export.as_fd()), Ok(Some(What::Object(KEY))));
+        // Its file lives as long as this fd, which the lease does not see.
+        let hidden = memory.duplicate(KEY).expect("a duplicate");
+        drop(export);
+        assert!(memory.free(KEY));
+        assert_eq!(memory.what(hidden.as_fd()), Ok(None));
+    }
+
+    #[test]
+    fn memory_becomes_an_object_once() {
+        let mut memory = memory(&LeaseSupport::Exact);
+        let other = ObjectKey { index: 1, generation: 1 };
+        let export = memory.export(KEY, Access::Write).expect("an export");
+        assert_eq!(memory.take(other, export, None).map_err(|e| e.errno()), Err(Errno::EXIST));
+        assert!(memory.free(KEY));
+    }
+
+    #[test]
+    fn a_changed_mode_is_told_once() {
+        let mut memory = memory(&LeaseSupport::Exact);
+        assert_eq!(memory.tampered(KEY), None);
+        let export = memory.export(KEY, Access::Write).expect("an export");
+        rustix::fs::fchmod(&export, rustix::fs::Mode::from_raw_mode(0o666)).expect("its owner is us");
+        assert!(memory.tampered(KEY).is_some_and(|what| what.contains("666")));
+        assert_eq!(memory.tampered(KEY), None);
     }
 }

@@ -18,7 +18,8 @@
 //! that does not read.
 //!
 //! Invariants:
-//! - After confinement it opens no path but `/proc/self/fd/N`, starts no process, receives no fd from a client.
+//! - After confinement it opens no path but `/proc/self/fd/N`, starts no process, receives no fd from a client (M-045):
+//!   what porters bring is memory, or the porter is killed.
 //! - Sockets are level-triggered and non-blocking; of one peer at most [`poller::TURN`] messages are taken before
 //!   all others had their turn.
 //! - What is stored for a client that does not read is bounded; for a driver, core's credits bound it.
@@ -26,16 +27,18 @@
 
 mod carry;
 mod clients;
+mod events;
 mod features;
 mod gate;
 mod inspect;
 mod instances;
 mod keeper;
+mod known;
 mod link;
 mod memory;
 mod outbox;
-
 mod poller;
+mod porters;
 mod serve;
 mod shell;
 
@@ -46,6 +49,7 @@ use vgem_os::confine::{self, ConfineSpec};
 use vgem_os::seqpacket::{Listener, Socket};
 use vgem_os::{process, selftest};
 
+use self::features::Features;
 use crate::cli::Cli;
 use crate::exit::{Exit, Failure};
 use crate::keeper::{BROKER_LINK, BROKER_LISTENER};
@@ -66,11 +70,17 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     // A client's fds are refused at the sender where the kernel can; they are never looked at anyway.
     let refuses_fds = listener.set_pass_rights(false)?;
     listener.set_nonblocking(true)?;
-    let config = Config { devices: told.devices, quotas: told.setup.quota.quotas(), ..Config::default() };
+    let config = Config {
+        devices: told.devices,
+        quotas: told.setup.quota.quotas(),
+        times: told.setup.times.times(),
+        ..Config::default()
+    };
     let mut shell = shell::Shell::new(Broker::new(config), link, listener, lease.clone())?;
     let confined = confine::broker(&ConfineSpec::default())?;
     debug!("{confined:?}");
-    shell.features = features::lines(told.setup.features, &lease, refuses_fds, &confined);
+    shell.features =
+        Features::found(told.setup.features, told.setup.pin_limit, &lease, refuses_fds, &confined);
     shell.begin(&confined, told.setup.prestart);
     info!("serves, confined: landlock {:?}, {} capabilities left", confined.landlock, confined.caps.len());
     serve::serve(&mut shell)

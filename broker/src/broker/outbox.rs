@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use vgem_os::OsError;
 use vgem_os::seqpacket::Socket;
+use vgem_proto::message::client::ClientMessage;
 
 /// Most bytes that wait for a client, beyond what its socket holds.
 pub(super) const CLIENT_BYTES: usize = 64 * 1024;
@@ -23,7 +24,16 @@ pub(super) struct Packet {
     /// Its fds.
     pub(super) fds: Vec<OwnedFd>,
     /// Sent in its place if the kernel refuses its fds; nothing is sent without it.
-    pub(super) instead: Option<Vec<u8>>,
+    pub(super) instead: Option<Box<Instead>>,
+}
+
+/// What takes the place of a message whose fds cannot be sent.
+#[derive(Debug)]
+pub(super) struct Instead {
+    /// Its bytes.
+    pub(super) bytes: Vec<u8>,
+    /// The message that is not sent.
+    pub(super) message: ClientMessage,
 }
 
 /// What became of a message.
@@ -43,6 +53,8 @@ pub(super) struct Outbox {
     waiting: VecDeque<Packet>,
     bytes: usize,
     limit: usize,
+    /// Messages that others were sent for.
+    undelivered: Vec<ClientMessage>,
 }
 
 impl Packet {
@@ -55,12 +67,17 @@ impl Packet {
 impl Outbox {
     /// An empty one that may hold `limit` bytes.
     pub(super) const fn new(limit: usize) -> Self {
-        Self { waiting: VecDeque::new(), bytes: 0, limit }
+        Self { waiting: VecDeque::new(), bytes: 0, limit, undelivered: Vec::new() }
     }
 
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// The messages that others were sent for since this was asked last.
+    pub(super) fn undelivered(&mut self) -> Vec<ClientMessage> {
+        std::mem::take(&mut self.undelivered)
     }
 
     /// Fds that wait.
@@ -75,7 +92,7 @@ impl Outbox {
     pub(super) fn send(&mut self, socket: &Socket, packet: Packet) -> Result<Sent, OsError> {
         let mut packet = packet;
         if self.waiting.is_empty() {
-            match transmit(socket, &mut packet)? {
+            match transmit(socket, &mut packet, &mut self.undelivered)? {
                 Sent::All => return Ok(Sent::All),
                 Sent::Waiting | Sent::Overflow => {}
             }
@@ -94,7 +111,11 @@ impl Outbox {
     /// As [`Outbox::send`].
     pub(super) fn flush(&mut self, socket: &Socket) -> Result<Sent, OsError> {
         while let Some(packet) = self.waiting.front_mut() {
-            if transmit(socket, packet)? == Sent::Waiting {
+            let waits = packet.bytes.len();
+            let sent = transmit(socket, packet, &mut self.undelivered)?;
+            // Another may have taken its place, of another length.
+            self.bytes = self.bytes.saturating_sub(waits).saturating_add(packet.bytes.len());
+            if sent == Sent::Waiting {
                 return Ok(Sent::Waiting);
             }
             if let Some(packet) = self.waiting.pop_front() {
@@ -106,7 +127,11 @@ impl Outbox {
 }
 
 /// Sends one message, or what is to be sent instead; [`Sent::Waiting`] if there is no room.
-fn transmit(socket: &Socket, packet: &mut Packet) -> Result<Sent, OsError> {
+fn transmit(
+    socket: &Socket,
+    packet: &mut Packet,
+    undelivered: &mut Vec<ClientMessage>,
+) -> Result<Sent, OsError> {
     if packet.fds.is_empty() {
         return outcome(socket.send(&packet.bytes, &[]));
     }
@@ -118,7 +143,8 @@ fn transmit(socket: &Socket, packet: &mut Packet) -> Result<Sent, OsError> {
             packet.fds.clear();
             match packet.instead.take() {
                 Some(instead) => {
-                    packet.bytes = instead;
+                    packet.bytes = instead.bytes;
+                    undelivered.push(instead.message);
                     outcome(socket.send(&packet.bytes, &[]))
                 }
                 None => Ok(Sent::All),
@@ -140,6 +166,7 @@ fn outcome(sent: Result<(), OsError>) -> Result<Sent, OsError> {
 mod tests {
     use super::*;
     use vgem_os::seqpacket::Packet as Received;
+    use vgem_proto::message::client::PorterOpened;
 
     fn pair() -> (Socket, Socket) {
         let (a, b) = Socket::pair().expect("a pair");
@@ -182,15 +209,19 @@ mod tests {
     }
 
     #[test]
-    fn a_message_whose_fds_are_refused_is_replaced() {
+    fn a_message_whose_fds_are_refused_is_replaced_and_told_as_undelivered() {
         let (a, b) = pair();
         if !b.set_pass_rights(false).expect("the option") {
             // This kernel cannot refuse fds, so none are refused.
             return;
         }
         let fds = vec![OwnedFd::from(Socket::pair().expect("a pair").0)];
-        let packet = Packet { bytes: vec![1; 10], fds, instead: Some(vec![2; 20]) };
-        assert_eq!(Outbox::new(CLIENT_BYTES).send(&a, packet), Ok(Sent::All));
+        let message = ClientMessage::from(PorterOpened {});
+        let instead = Instead { bytes: vec![2; 20], message: message.clone() };
+        let packet = Packet { bytes: vec![1; 10], fds, instead: Some(Box::new(instead)) };
+        let mut outbox = Outbox::new(CLIENT_BYTES);
+        assert_eq!(outbox.send(&a, packet), Ok(Sent::All));
         assert_eq!(b.recv_plain(&mut [0; 64]), Ok(Received::Data { len: 20 }));
+        assert_eq!((outbox.undelivered(), outbox.undelivered()), (vec![message], vec![]));
     }
 }

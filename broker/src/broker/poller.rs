@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 use vgem_core::io::LinkId;
 use vgem_os::OsError;
-use vgem_proto::ids::InstanceId;
+use vgem_proto::ids::{InstanceId, PorterId};
 
 /// Most messages taken from one peer before the others have their turn.
 pub(super) const TURN: usize = 16;
@@ -37,6 +37,10 @@ pub(super) enum Source {
     Instance(InstanceId),
     /// An instance's process.
     Process(InstanceId),
+    /// A porter's link.
+    Porter(PorterId),
+    /// A porter's process.
+    PorterProcess(PorterId),
 }
 
 /// What may be done with a source without waiting.
@@ -60,7 +64,7 @@ pub(super) enum Interest {
 impl Source {
     /// Whether it asks for work, where the others tell of work that is done.
     pub(super) const fn asks(self) -> bool {
-        matches!(self, Self::Client(_) | Self::Listener)
+        matches!(self, Self::Client(_) | Self::Porter(_) | Self::Listener)
     }
 
     fn pack(self) -> EventData {
@@ -71,6 +75,8 @@ impl Source {
             Self::Client(link) => (3, link.0),
             Self::Instance(instance) => (4, u64::from(instance.0)),
             Self::Process(instance) => (5, u64::from(instance.0)),
+            Self::Porter(porter) => (6, u64::from(porter.0)),
+            Self::PorterProcess(porter) => (7, u64::from(porter.0)),
         };
         EventData::new_u64(kind << NUMBER_BITS | number)
     }
@@ -78,14 +84,16 @@ impl Source {
     fn unpack(data: EventData) -> Option<Self> {
         let raw = data.u64();
         let number = raw & ((1 << NUMBER_BITS) - 1);
-        let instance = || u32::try_from(number).ok().map(InstanceId);
+        let small = u32::try_from(number).ok();
         match raw >> NUMBER_BITS {
             0 => Some(Self::Listener),
             1 => Some(Self::Keeper),
             2 => Some(Self::Watcher),
             3 => Some(Self::Client(LinkId(number))),
-            4 => instance().map(Self::Instance),
-            5 => instance().map(Self::Process),
+            4 => small.map(InstanceId).map(Self::Instance),
+            5 => small.map(InstanceId).map(Self::Process),
+            6 => small.map(PorterId).map(Self::Porter),
+            7 => small.map(PorterId).map(Self::PorterProcess),
             _ => None,
         }
     }
@@ -182,6 +190,8 @@ mod tests {
             Source::Client(largest),
             Source::Instance(InstanceId(u32::MAX)),
             Source::Process(InstanceId(7)),
+            Source::Porter(PorterId(u32::MAX)),
+            Source::PorterProcess(PorterId(7)),
         ];
         for source in sources {
             assert_eq!(Source::unpack(source.pack()), Some(source));

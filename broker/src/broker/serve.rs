@@ -55,6 +55,9 @@ fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness) {
             }
         }
         Source::Process(instance) => shell.process_ended(instance),
+        // Nothing is ever sent to a porter.
+        Source::Porter(porter) => shell.porter_ready(porter, TURN),
+        Source::PorterProcess(porter) => shell.porter_gone(porter),
         Source::Keeper => {
             if readiness.writable {
                 shell.keeper_writable();

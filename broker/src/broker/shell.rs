@@ -19,12 +19,24 @@ use vgem_proto::limits;
 use vgem_proto::message::keeper::Serving;
 
 use super::clients::Client;
+use super::events::{Limiter, Monitors};
+use super::features::Features;
 use super::gate::Gate;
 use super::instances::Instance;
+use super::known::Inode;
 use super::link::Link;
 use super::memory::Memory;
 use super::poller::{Poller, Source};
+use super::porters::Porters;
 use crate::exit::Failure;
+
+/// A pair of fence pages.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) face: KeeperFace,
+    /// Its files.
+    pub(super) inodes: [Inode; 2],
+}
 
 /// What the role owns.
 #[derive(Debug)]
@@ -40,11 +52,14 @@ pub(super) struct Shell {
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     pub(super) memory: Memory,
     /// The pairs of fence pages.
-    pub(super) pairs: HashMap<PairId, KeeperFace>,
+    pub(super) pairs: HashMap<PairId, Pair>,
+    pub(super) porters: Porters,
+    pub(super) monitors: Monitors,
+    pub(super) limiter: Limiter,
     /// Where messages are received, one at a time.
     pub(super) buffer: Vec<u8>,
     /// For tools.
-    pub(super) features: Vec<String>,
+    pub(super) features: Features,
     /// When it began, nanoseconds.
     pub(super) began: u64,
     /// The connection whose request is being carried out.
@@ -78,8 +93,11 @@ impl Shell {
             instances: BTreeMap::new(),
             memory,
             pairs: HashMap::new(),
+            porters: Porters::new()?,
+            monitors: Monitors::default(),
+            limiter: Limiter::default(),
             buffer: vec![0; limits::MESSAGE_LEN],
-            features: Vec::new(),
+            features: Features::default(),
             began: clock::now(),
             asking: None,
             inputs: VecDeque::new(),
@@ -136,8 +154,8 @@ impl Shell {
 
     /// Fails every point that was not signalled, so that nobody waits for a broker or a driver that is gone.
     pub(super) fn fail_all_pages(&self) {
-        for page in self.pairs.values() {
-            page.kill_page(ErrorCode::BrokerLost.number(), CauseId::NONE.0);
+        for pair in self.pairs.values() {
+            pair.face.kill_page(ErrorCode::BrokerLost.number(), CauseId::NONE.0);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The accounts that broker and drivers run under when the machine is served.
+//! The accounts that broker, drivers and porters run under when the machine is served.
 //!
 //! The broker's memory files belong to an account that no client and no driver has: that is what keeps a read-only
 //! export read-only. So there are two, `vgemd` and `vgemd-driver`, which packaging makes. Where they are missing
@@ -34,7 +34,7 @@ pub(super) struct Account {
 pub(super) struct Accounts {
     /// The broker.
     pub(super) broker: Option<Account>,
-    /// The drivers.
+    /// The drivers, and the porters (see there for why).
     pub(super) driver: Option<Account>,
 }
 
@@ -58,7 +58,7 @@ impl Accounts {
         let say = |name, account: Option<Account>| {
             account.map_or(format!("{name} as the keeper"), |a| format!("{name} as uid {}", a.uid))
         };
-        format!("accounts: {}, {}", say("broker", self.broker), say("drivers", self.driver))
+        format!("accounts: {}, {}", say("broker", self.broker), say("drivers and porters", self.driver))
     }
 }
 

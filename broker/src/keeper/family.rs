@@ -1,9 +1,11 @@
-//! The keeper's children: the broker and the driver instances.
+//! The keeper's children: the broker, the driver instances, the porters.
 //!
 //! Each is known by its pidfd, is waited for exactly once, and never for longer than was said: a process that the
-//! kernel cannot end now is left behind with a line in the log, and the keeper goes on.
+//! kernel cannot end now is left behind with a line in the log, and the keeper goes on. However many such processes
+//! there are, they share one time: porters hold what strangers handed them, and all of them may hang at once.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -11,59 +13,68 @@ use std::time::Duration;
 
 use vgem_os::clock;
 use vgem_os::process::Child;
-use vgem_proto::ids::InstanceId;
+use vgem_proto::ids::{InstanceId, PorterId};
 
 use super::wishes::wait_undisturbed;
 
-/// How long a killed process may take to be gone.
+/// How long processes that were killed may take to be gone, all of them together.
 const KILLED_END: Duration = Duration::from_secs(1);
+
+/// A child that the broker asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Who {
+    /// A driver instance.
+    Instance(InstanceId),
+    /// A porter.
+    Porter(PorterId),
+}
 
 /// A child that has ended.
 #[derive(Debug)]
 pub(super) enum Member {
     /// The broker.
     Broker(ExitStatus),
-    /// An instance, with its exit code or the negative number of the signal that ended it.
-    Instance(InstanceId, i32),
+    /// Another, with its exit code or the negative number of the signal that ended it.
+    Other(Who, i32),
 }
 
 /// All children.
 #[derive(Debug)]
 pub(super) struct Family {
     broker: Option<Child>,
-    instances: BTreeMap<InstanceId, Child>,
+    others: BTreeMap<Who, Child>,
 }
 
 impl Family {
-    /// With the broker, and no instance yet.
+    /// With the broker, and nobody else yet.
     pub(super) fn new(broker: Child) -> Self {
-        Self { broker: Some(broker), instances: BTreeMap::new() }
+        Self { broker: Some(broker), others: BTreeMap::new() }
     }
 
-    /// Takes an instance in.
-    pub(super) fn adopt(&mut self, instance: InstanceId, child: Child) {
-        if let Some(mut other) = self.instances.insert(instance, child) {
-            tracing::error!("{instance} was started twice; ending the first");
+    /// Takes a child in.
+    pub(super) fn adopt(&mut self, who: Who, child: Child) {
+        if let Some(mut other) = self.others.insert(who, child) {
+            tracing::error!("{who} was started twice; ending the first");
             end_now(&mut other);
         }
     }
 
-    /// Kills an instance; false if there is none.
-    pub(super) fn kill(&self, instance: InstanceId) -> bool {
-        self.instances.get(&instance).inspect(|child| kill(child)).is_some()
+    /// Kills a child; false if there is none.
+    pub(super) fn kill(&self, who: Who) -> bool {
+        self.others.get(&who).inspect(|child| kill(child)).is_some()
     }
 
     /// What becomes readable when a child ends.
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.instances.values().chain(&self.broker).map(Child::as_fd)
+        self.others.values().chain(&self.broker).map(Child::as_fd)
     }
 
     /// The children that have ended; they are no longer of the family.
     pub(super) fn ended(&mut self) -> Vec<Member> {
         let mut ended = Vec::new();
-        self.instances.retain(|instance, child| match status(child) {
+        self.others.retain(|who, child| match status(child) {
             Some(status) => {
-                ended.push(Member::Instance(*instance, number(status)));
+                ended.push(Member::Other(*who, number(status)));
                 false
             }
             None => true,
@@ -78,32 +89,48 @@ impl Family {
     /// Waits for the broker, which was asked to end, and kills it if it takes too long.
     pub(super) fn broker_ends(&mut self, within: Duration) {
         let Some(mut broker) = self.broker.take() else { return };
-        if end(&mut broker, within).is_none() {
+        if end(&mut broker, clock::deadline_in(nanos(within))).is_none() {
             tracing::warn!("the broker did not end when asked to; killing it");
             end_now(&mut broker);
         }
     }
 
-    /// Waits for the instances, whose links are closed, and kills those that take too long.
-    pub(super) fn instances_end(&mut self, within: Duration) {
+    /// Ends everybody else: waits for the instances, whose links are closed, and kills those that take too long.
+    /// Porters have nothing to bring to an end.
+    pub(super) fn others_end(&mut self, within: Duration) {
         let deadline = clock::deadline_in(nanos(within));
-        for child in self.instances.values_mut() {
-            let left = Duration::from_nanos(deadline.saturating_sub(clock::now()));
-            if end(child, left).is_none() {
-                tracing::warn!("process {} did not end when its link was closed; killing it", child.pid);
+        self.others
+            .iter()
+            .filter(|(who, _)| matches!(who, Who::Porter(_)))
+            .for_each(|(_, child)| kill(child));
+        for (who, child) in &mut self.others {
+            if matches!(who, Who::Instance(_)) && end(child, deadline).is_none() {
+                tracing::warn!("{who} did not end when its link was closed; killing it");
                 kill(child);
             }
         }
         self.kill_all();
     }
 
-    /// Kills everybody and waits until they are gone; how the broker ended.
+    /// Kills everybody and waits until they are gone, or the kernel has held them for long enough; how the broker
+    /// ended.
     pub(super) fn kill_all(&mut self) -> Option<ExitStatus> {
-        self.instances.values().chain(&self.broker).for_each(kill);
-        for mut child in std::mem::take(&mut self.instances).into_values() {
-            end_now(&mut child);
+        self.others.values().chain(&self.broker).for_each(kill);
+        let deadline = clock::deadline_in(nanos(KILLED_END));
+        let broker = self.broker.take().and_then(|mut broker| killed(&mut broker, deadline));
+        for mut child in std::mem::take(&mut self.others).into_values() {
+            killed(&mut child, deadline);
         }
-        self.broker.take().and_then(|mut broker| end_now(&mut broker))
+        broker
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instance(instance) => instance.fmt(f),
+            Self::Porter(porter) => porter.fmt(f),
+        }
     }
 }
 
@@ -113,7 +140,12 @@ pub(super) fn end_now(child: &mut Child) -> Option<ExitStatus> {
         return Some(status);
     }
     kill(child);
-    let ended = end(child, KILLED_END);
+    killed(child, clock::deadline_in(nanos(KILLED_END)))
+}
+
+/// Waits until a process that was killed is gone; how it ended, if it does.
+fn killed(child: &mut Child, deadline: u64) -> Option<ExitStatus> {
+    let ended = end(child, deadline);
     if ended.is_none() {
         tracing::error!("process {} does not end though it was killed: the kernel holds it", child.pid);
     }
@@ -129,9 +161,9 @@ pub(super) fn status(child: &mut Child) -> Option<ExitStatus> {
     })
 }
 
-/// Waits for a process to end.
-fn end(child: &mut Child, within: Duration) -> Option<ExitStatus> {
-    if let Err(e) = wait_undisturbed(&[child.as_fd()], clock::deadline_in(nanos(within))) {
+/// Waits for a process to end, until `deadline` (CLOCK_MONOTONIC, nanoseconds).
+fn end(child: &mut Child, deadline: u64) -> Option<ExitStatus> {
+    if let Err(e) = wait_undisturbed(&[child.as_fd()], deadline) {
         tracing::error!("{e}");
     }
     status(child)

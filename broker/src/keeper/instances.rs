@@ -20,7 +20,7 @@ use vgem_proto::message::keeper::{
 
 use super::account::{Account, dressed};
 use super::drivers::Driver;
-use super::family::Family;
+use super::family::{Family, Who};
 use super::link::{Link, LinkError};
 use crate::exit::{Exit, Failure};
 
@@ -61,7 +61,7 @@ impl Instances {
         match message {
             KeeperMessage::StartInstance(start) => self.start(start.instance, start.device, family, link),
             KeeperMessage::KillInstance(kill) => {
-                if !family.kill(kill.instance) {
+                if !family.kill(Who::Instance(kill.instance)) {
                     debug!("{} was to be killed and has ended already", kill.instance);
                 }
                 Ok(())
@@ -99,7 +99,7 @@ impl Instances {
                 let pid = child.pid.unsigned_abs();
                 let started = InstanceStarted { instance, pid, reserved: Zero }.into();
                 let sent = link.send(&started, &[socket.as_fd(), child.as_fd()]);
-                family.adopt(instance, child);
+                family.adopt(Who::Instance(instance), child);
                 sent
             }
             Err(failure) => {

@@ -1,4 +1,5 @@
-//! The keeper: starts the broker and the drivers, watches them, ends them, and holds what must outlive them.
+//! The keeper: starts the broker, the drivers and the porters, watches them, ends them, and holds what must outlive
+//! them.
 //!
 //! ```text
 //!   configuration ─► place (directory, lock) ─► drivers described ─► socket ─► broker started and set up
@@ -18,6 +19,7 @@
 //! - No child outlives it: every one is killed by the kernel with it, and ended and reaped by it when it ends.
 //! - What it made in the file system is removed when it ends, also on the way out of a failed start.
 //! - A `Drop` is always answered, also for an object it never kept.
+//! - It never waits for a porter: one that the kernel cannot end is left behind, and all such together take a second.
 
 mod account;
 mod drivers;
@@ -26,6 +28,7 @@ mod features;
 mod instances;
 mod link;
 mod place;
+mod porters;
 mod start;
 mod systemd;
 mod wishes;
@@ -39,9 +42,10 @@ use vgem_os::process::limits;
 use vgem_proto::message::keeper::{KeeperMessage, Stop as StopMessage};
 
 pub(crate) use self::account::become_and_exec;
-use self::family::{Family, Member};
+use self::family::{Family, Member, Who};
 use self::link::{Link, Received};
 use self::place::Place;
+pub(crate) use self::porters::{PORTER_CHANNEL, PORTER_LINK};
 pub(crate) use self::start::{BROKER_LINK, BROKER_LISTENER};
 use self::wishes::Wishes;
 use crate::cli::{Cli, Mode};
@@ -123,6 +127,7 @@ struct Keeper {
     link: Link,
     family: Family,
     instances: instances::Instances,
+    porters: porters::Porters,
 }
 
 impl Keeper {
@@ -143,8 +148,11 @@ impl Keeper {
                 for member in self.family.ended() {
                     let told = match member {
                         Member::Broker(status) => return broker(&format!("ended ({status})")),
-                        Member::Instance(instance, status) => {
+                        Member::Other(Who::Instance(instance), status) => {
                             instances::Instances::exited(instance, status, &self.link)
+                        }
+                        Member::Other(Who::Porter(porter), status) => {
+                            porters::Porters::exited(porter, status, &self.link)
                         }
                     };
                     if let Err(e) = told {
@@ -166,7 +174,13 @@ impl Keeper {
     fn hear(&mut self) -> Result<bool, link::LinkError> {
         match self.link.receive()? {
             Received::Message(message, fds) => {
-                self.instances.carry_out(message, fds, &mut self.family, &self.link)?;
+                match message {
+                    KeeperMessage::StartPorter(start) => {
+                        self.porters.start(start.porter, &mut self.family, &self.link)?;
+                    }
+                    KeeperMessage::KillPorter(kill) => porters::Porters::kill(kill.porter, &self.family),
+                    other => self.instances.carry_out(other, fds, &mut self.family, &self.link)?,
+                }
                 Ok(true)
             }
             Received::Nothing => Ok(true),
@@ -184,11 +198,11 @@ impl Keeper {
                     tracing::debug!("the broker does not hear of the end: {e}");
                 }
                 self.family.broker_ends(BROKER_END);
-                self.family.instances_end(DRIVERS_END);
+                self.family.others_end(DRIVERS_END);
                 Ok(())
             }
             Stop::Failure(failure) => {
-                error!("{failure}: ending all drivers");
+                error!("{failure}: ending everybody");
                 let status = self.family.kill_all();
                 let seen = status.map_or(String::new(), |status| format!(" ({status})"));
                 Err(Failure::new(failure.exit(), format!("{failure}{seen}; start vgemd again")))

@@ -24,6 +24,7 @@ use super::drivers::Driver;
 use super::family::{Family, nanos};
 use super::instances::Instances;
 use super::link::{Link, Received};
+use super::porters::Porters;
 use super::wishes::Wishes;
 use super::{Keeper, Stop, features};
 use crate::cli::{Cli, Mode};
@@ -85,18 +86,25 @@ pub(super) fn broker(
     let mut family = Family::new(child);
     let setup = Setup {
         quota: config.quota,
+        times: config.times,
         prestart: match mode {
             Mode::System => None,
             Mode::User | Mode::Embedded(_) => Some(rustix::process::geteuid().as_raw()),
         },
         features: features::lines(&accounts),
+        pin_limit: features::pin_limit(),
     };
     let told = Link::new(ours).map_err(Stop::from).and_then(|mut link| {
         tell(&mut link, &setup, &drivers, wishes)?;
         Ok(link)
     });
     match told {
-        Ok(link) => Ok(Keeper { link, family, instances: Instances::new(drivers, accounts.driver) }),
+        Ok(link) => Ok(Keeper {
+            link,
+            family,
+            instances: Instances::new(drivers, accounts.driver),
+            porters: Porters::new(accounts.driver, filter),
+        }),
         Err(Stop::Failure(failure)) => {
             let status = family.kill_all();
             let seen = status.map_or(String::new(), |status| format!(" ({status})"));

@@ -9,11 +9,11 @@ use vgem_os::memory::{Access, HugePages, ObjectMemory};
 use vgem_os::pin::Pin;
 use vgem_os::process::Launch;
 use vgem_os::seqpacket::{Packet, Socket};
-use vgem_proto::ids::{DeviceId, DomainId, InstanceId, ObjectKey, Time};
+use vgem_proto::ids::{DeviceId, DomainId, InstanceId, ObjectKey, PorterId, Time};
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
 use vgem_proto::message::keeper::{
-    Drop as DropObject, Keep, KeeperMessage, KillInstance, Serving, StartInstance,
+    Drop as DropObject, Keep, KeeperMessage, KillInstance, KillPorter, Serving, StartInstance, StartPorter,
 };
 
 use super::drivers::Driver;
@@ -40,6 +40,11 @@ fn drivers(of: impl IntoIterator<Item = Driver>) -> BTreeMap<DeviceId, Driver> {
 
 impl Rig {
     fn new(drivers: BTreeMap<DeviceId, Driver>) -> Self {
+        Self::with_porters(drivers, "read end <&4")
+    }
+
+    /// With a shell of this script as every porter.
+    fn with_porters(drivers: BTreeMap<DeviceId, Driver>, porter: &'static str) -> Self {
         let (link, theirs) = Socket::pair().expect("a socket pair");
         link.set_recv_timeout(Some(Duration::from_secs(10))).expect("a socket of ours");
         // The kernel ends children with the thread that started them, so that thread serves, too.
@@ -55,6 +60,11 @@ impl Rig {
                 link: Link::new(theirs).expect("a link"),
                 family: Family::new(launch.start().expect("a shell")),
                 instances: instances::Instances::new(drivers, None),
+                porters: porters::Porters {
+                    account: None,
+                    program: || Ok("/bin/sh".into()),
+                    args: vec!["-c".into(), porter.into()],
+                },
             };
             let why = keeper.watch(&Wishes::new(None).expect("signals can be caught"));
             keeper.family.kill_all();
@@ -170,6 +180,68 @@ fn an_instance_that_cannot_be_started_is_told_with_the_reason() {
         assert_eq!(failed.instance, InstanceId(instance));
         assert!(!failed.text.is_empty());
     }
+    rig.ends();
+}
+
+/// Has a porter started and takes what comes with it: channel, link, pidfd.
+fn started(rig: &Rig, porter: PorterId) -> [OwnedFd; 3] {
+    rig.ask(StartPorter { porter }, &[]);
+    let (started, fds) = rig.hear();
+    assert!(matches!(&started, KeeperMessage::PorterStarted(s) if s.porter == porter), "{started:?}");
+    <[OwnedFd; 3]>::try_from(fds).expect("three fds")
+}
+
+/// How a porter ended, as the keeper tells.
+fn exit_of(rig: &Rig) -> (PorterId, i32) {
+    match rig.hear().0 {
+        KeeperMessage::PorterExited(exited) => (exited.porter, exited.status),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_porter_has_both_its_ends_and_its_end_is_told() {
+    let rig = Rig::with_porters(drivers([]), "read end <&3; read end <&4; exit 3");
+    let [channel, link, _pidfd] = started(&rig, PorterId(5));
+    drop(channel);
+    drop(link);
+    assert_eq!(exit_of(&rig), (PorterId(5), 3));
+    rig.ends();
+}
+
+#[test]
+fn fds_go_over_a_channel_to_the_porter_only() {
+    let (clients, porters) = porters::channel().expect("a socket pair");
+    assert_eq!(clients.send(b"x", &[clients.as_fd()]), Ok(()));
+    let refused = porters.send(b"x", &[porters.as_fd()]).map_err(|e| e.errno());
+    if clients.set_pass_rights(false).expect("the option") {
+        // Kernels before 6.16 cannot refuse.
+        assert_eq!(refused, Err(vgem_os::Errno::PERM));
+    }
+}
+
+#[test]
+fn a_porter_that_cannot_be_started_is_told_with_the_reason() {
+    // No argument of a program can have a zero byte in it.
+    let rig = Rig::with_porters(drivers([]), "\0");
+    rig.ask(StartPorter { porter: PorterId(5) }, &[]);
+    let (failed, _) = rig.hear();
+    let KeeperMessage::PorterFailed(failed) = failed else { panic!("{failed:?}") };
+    assert_eq!(failed.porter, PorterId(5));
+    assert!(!failed.text.is_empty());
+    rig.ends();
+}
+
+#[test]
+fn a_porter_that_is_killed_is_told_once_with_its_signal() {
+    let rig = Rig::new(drivers([]));
+    let _held = started(&rig, PorterId(5));
+    rig.ask(KillPorter { porter: PorterId(5) }, &[]);
+    assert_eq!(exit_of(&rig), (PorterId(5), -9));
+    // One who is gone is killed in vain, and nothing more is said of it.
+    rig.ask(KillPorter { porter: PorterId(5) }, &[]);
+    rig.ask(DropObject { object: OBJECT }, &[]);
+    assert!(matches!(rig.hear().0, KeeperMessage::Dropped(_)));
     rig.ends();
 }
 
