@@ -71,8 +71,8 @@ impl Stage {
         stage.apply(Input::Connected { link: LINK, peer });
         stage.ask(Hello { version_min: 1, version_max: 1, reserved: Zero, features: 0, name: Vec::new() });
         let (huge, reserved, name) = (HugePages::Never, Zero, Vec::new());
-        stage.ask(CreateObject { len: 1 << 20, huge, reserved, name });
-        stage.ask(Commit { object: stage.object });
+        stage.ask(CreateObject { len: 1 << 20, writer: DeviceId(0), count: 1, huge, reserved, name });
+        stage.ask(Commit { objects: vec![stage.object] });
         for device in [DeviceId(1), DeviceId(2)] {
             stage.ask(OpenQueue { device, depth: 1024, reserved: Zero });
         }
@@ -97,7 +97,7 @@ impl Stage {
 
     fn answer(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::MakeObject { object, .. } => Some(Input::ObjectMade { object, outcome: Ok(()) }),
+            Effect::MakeObject { object, .. } => Some(Input::ObjectMade { object, outcome: Ok(1) }),
             Effect::CheckPopulated { object } => Some(Input::PopulatedChecked { object, populated: true }),
             Effect::Keep { object, len } => Some(Input::Kept { object, pinned: len }),
             Effect::MakePair { pair } => Some(Input::PairMade { pair, outcome: Ok(()) }),
@@ -112,7 +112,7 @@ impl Stage {
                 None
             }
             Effect::Reply { message: ClientMessage::ObjectCreated(created), .. } => {
-                self.object = created.object;
+                self.object = created.objects.first().copied().unwrap_or_default();
                 None
             }
             Effect::Reply { message: ClientMessage::QueueOpened(opened), .. } => {

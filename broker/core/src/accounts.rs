@@ -21,6 +21,7 @@ pub(crate) enum Resource {
     Jobs,
     Connections,
     Exports,
+    Porters,
 }
 
 impl Resource {
@@ -34,6 +35,7 @@ impl Resource {
             Self::Jobs => "jobs in flight",
             Self::Connections => "connections",
             Self::Exports => "exports not yet received",
+            Self::Porters => "porters, those that hang included",
         }
     }
 }
@@ -55,6 +57,8 @@ pub struct Usage {
     pub connections: u64,
     /// Fds sent and not yet received.
     pub exports: u64,
+    /// Porters, those that were told to end and have not included.
+    pub porters: u64,
 }
 
 impl Usage {
@@ -67,6 +71,7 @@ impl Usage {
             Resource::Jobs => self.jobs,
             Resource::Connections => self.connections,
             Resource::Exports => self.exports,
+            Resource::Porters => self.porters,
         }
     }
 
@@ -79,6 +84,7 @@ impl Usage {
             Resource::Jobs => &mut self.jobs,
             Resource::Connections => &mut self.connections,
             Resource::Exports => &mut self.exports,
+            Resource::Porters => &mut self.porters,
         }
     }
 }
@@ -92,6 +98,7 @@ fn limit_of(quotas: &Quotas, resource: Resource) -> u64 {
         Resource::Jobs => quotas.jobs,
         Resource::Connections => quotas.connections,
         Resource::Exports => quotas.exports,
+        Resource::Porters => quotas.porters,
     }
 }
 
@@ -191,6 +198,29 @@ impl Accounts {
             *account.used.of_mut(resource) = wanted;
         }
         Ok(Charge { domain, resource, amount })
+    }
+
+    /// Charges all of these, or says what is exhausted and changes nothing.
+    pub(crate) fn charge_all<const N: usize>(
+        &mut self,
+        domain: DomainId,
+        wanted: [(Resource, u64); N],
+    ) -> Result<[Charge; N], Refusal> {
+        let mut refused = None;
+        let charges = wanted.map(|(resource, amount)| {
+            let amount = if refused.is_none() { amount } else { 0 };
+            self.charge(domain, resource, amount).unwrap_or_else(|refusal| {
+                refused.get_or_insert(refusal);
+                Charge::nothing(domain, resource)
+            })
+        });
+        match refused {
+            None => Ok(charges),
+            Some(refusal) => {
+                charges.into_iter().for_each(|charge| self.give_back(charge));
+                Err(refusal)
+            }
+        }
     }
 
     /// Takes a charge back. The account goes with its last one.

@@ -9,17 +9,19 @@
 //! | module | does |
 //! |---|---|
 //! | `requests` | what clients ask for, one function each |
+//! | `creations`, `commits` | objects until they are ready |
+//! | `porters`, `import` | what comes from strangers |
+//! | `credits` | fds on their way to clients |
 //! | `submit`, `check` | batches |
 //! | `opening` | queues that are being opened, instances that are started for them |
 //! | `drivers`, `complete` | what drivers say |
-//! | `answers` | what the kernel and the keeper answer |
 //! | `due` | timers |
-//! | `teardown` | every ending |
+//! | `retire`, `teardown` | every ending |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_proto::error::Refusal;
-use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Time, TimelineKey};
+use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, PorterId, Time, TimelineKey};
 use vgem_proto::message::client::{ClientMessage, Refused};
 use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::snapshot::Counters;
@@ -27,13 +29,16 @@ use vgem_proto::snapshot::Counters;
 use crate::accounts::Accounts;
 use crate::causes::{BROKER, Causes};
 use crate::clients::Clients;
+use crate::commits::Committing;
 use crate::config::Config;
+use crate::creations::Creation;
 use crate::deadlines::Timers;
 use crate::devices::{Device, Instance};
 use crate::io::{Attach, Effect, Effects, Event, Input, LinkId};
 use crate::objects::Object;
 use crate::opening::Openings;
 use crate::pairs::Pairs;
+use crate::porters::Porter;
 use crate::queues::Queue;
 use crate::submit::Batch;
 use crate::tables::Table;
@@ -45,6 +50,12 @@ pub struct Broker {
     pub(crate) accounts: Accounts,
     pub(crate) clients: Clients,
     pub(crate) objects: Table<ObjectKey, Object>,
+    /// Objects that are being made, and those that are being committed, by the number that they wait under.
+    pub(crate) creations: BTreeMap<u64, Creation>,
+    pub(crate) commits: BTreeMap<u64, Committing>,
+    pub(crate) last_awaiting: u64,
+    pub(crate) porters: BTreeMap<PorterId, Porter>,
+    pub(crate) last_porter: PorterId,
     pub(crate) queues: Table<TimelineKey, Queue>,
     pub(crate) devices: Vec<Device>,
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
@@ -68,6 +79,10 @@ pub struct Broker {
     pub(crate) released: Vec<ObjectKey>,
     /// Timelines that have advanced in this step.
     pub(crate) advanced: Vec<TimelineKey>,
+    /// The moment of this step.
+    pub(crate) now: Time,
+    /// Whether this step had the kernel collect already.
+    pub(crate) has_collected: bool,
     pub(crate) out: Effects,
 }
 
@@ -80,6 +95,11 @@ impl Broker {
             accounts: Accounts::new(config.quotas, &config.domains),
             clients: Clients::new(),
             objects: Table::new(),
+            creations: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            last_awaiting: 0,
+            porters: BTreeMap::new(),
+            last_porter: PorterId(0),
             queues: Table::new(),
             devices,
             instances: BTreeMap::new(),
@@ -96,6 +116,8 @@ impl Broker {
             batch: Batch::default(),
             released: Vec::new(),
             advanced: Vec::new(),
+            now: Time(0),
+            has_collected: false,
             out: Effects::new(),
             config,
         }
@@ -111,6 +133,7 @@ impl Broker {
     /// As [`Self::apply`], appending to `effects`.
     pub fn apply_into(&mut self, now: Time, input: Input, effects: &mut Effects) {
         std::mem::swap(&mut self.out, effects);
+        (self.now, self.has_collected) = (now, false);
         self.happen(now, input);
         self.settle_released(now);
         self.run_timers(now);

@@ -7,18 +7,19 @@
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Direction, OperandSpec, Operation, ParamKind, ParamSpec};
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{DomainId, Handle, ObjectKey, TimelineKey};
+use vgem_proto::ids::{DomainId, Handle, InstanceId, ObjectKey, TimelineKey};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, DriverOperand, DriverParam, JOB_FLAGS, OPERAND_DISCARD,
     OPERAND_FLAGS, OPERAND_FOREIGN, OPERAND_INDIRECT, ParamSource, Wait,
 };
 use vgem_proto::layout::result_cell;
 use vgem_proto::limits;
-use vgem_proto::rights::{Access, Rights, WaitKind};
+use vgem_proto::rights::{Access, WaitKind};
 
 use crate::clients::Client;
 use crate::config::{Bounds, Times};
-use crate::objects::{Object, ObjectState};
+use crate::devices::Device;
+use crate::objects::{Kind, Object, ObjectState, Writer};
 use crate::policy;
 use crate::queues::{Queue, Use};
 use crate::ranges::ByteRange;
@@ -39,6 +40,11 @@ pub(crate) struct Checker<'a> {
     pub(crate) bytes: usize,
     /// Bytes that the byte parameters looked at so far will take.
     pub(crate) copied: u64,
+    pub(crate) devices: &'a [Device],
+    /// The instance that will do the job that is being looked at.
+    pub(crate) instance: InstanceId,
+    /// Whether some object is, or was, used by several domains.
+    pub(crate) crosses: bool,
 }
 
 /// A job's own records.
@@ -193,6 +199,9 @@ impl Checker<'_> {
             }
         };
         if touching.writes() {
+            if let Kind::Sealed(writer) = object.kind {
+                may_write_sealed(writer, self.instance, self.devices)?;
+            }
             object.planned += 1;
             let most = object.reservation.pieces() + 2 * object.planned as usize;
             if most > self.bounds.pieces {
@@ -200,11 +209,8 @@ impl Checker<'_> {
                 return Err(refusal(ErrorCode::Exhausted, text, most, self.bounds.pieces));
             }
         }
-        let is_foreign = object.domain != self.domain
-            || object
-                .holders
-                .iter()
-                .any(|holder| holder.domain != self.domain && holder.rights.contains(Rights::WRITE));
+        self.crosses |= object.crossed;
+        let is_foreign = object.is_foreign_to(self.domain);
         Ok(Checked { what: Use { object: grant.object(), range, touching }, is_foreign })
     }
 
@@ -349,6 +355,25 @@ impl Checker<'_> {
         }
         Ok(())
     }
+}
+
+/// A sealed result is written by jobs of the one instance that mapped it before it was sealed.
+fn may_write_sealed(writer: Writer, instance: InstanceId, devices: &[Device]) -> Result<(), Refusal> {
+    if writer.instance == Some(instance) {
+        return Ok(());
+    }
+    let device = devices.get(writer.device).map(|device| device.name()).unwrap_or_default();
+    Err(match writer.instance {
+        Some(_) => {
+            let text =
+                format!("only device {device} may write this sealed result, by the queues it had then");
+            Refusal::new(ErrorCode::Denied, text)
+        }
+        None => {
+            let text = format!("the instance of device {device} that wrote this sealed result is gone");
+            Refusal::new(ErrorCode::Gone, text)
+        }
+    })
 }
 
 struct Checked {

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use vgem_proto::ids::{ClientKey, ObjectKey, PageId, TimelineKey};
+use vgem_proto::ids::{ClientKey, ObjectKey, PageId, PorterId, TimelineKey};
 use vgem_proto::rights::Rights;
 
 use crate::accounts::Charge;
+use crate::import::Hands;
 use crate::io::{LinkId, PairId, PeerFacts};
 use crate::policy::Subject;
 use crate::tables::{HandleTable, Table};
@@ -57,6 +58,13 @@ pub(crate) struct Client {
     pub(crate) connection: Charge,
     /// Fds sent to it and not yet received.
     pub(crate) unreceived: Charge,
+    /// When it must have taken them.
+    pub(crate) unread_at: Option<Time>,
+    /// Whether the shell was asked to look if it has.
+    pub(crate) is_checked: bool,
+    /// Its porter, unless that was told to end.
+    pub(crate) porter: Option<PorterId>,
+    pub(crate) hands: Hands,
 }
 
 impl Client {

@@ -38,6 +38,8 @@ pub struct Quotas {
     pub connections: u64,
     /// Fds sent to its clients and not yet received ([`crate::io::Input::Received`]).
     pub exports: u64,
+    /// Porters, those that hang in the kernel and cannot be ended included.
+    pub porters: u64,
     /// Requests per second, with a burst of one second; `None` is no bound.
     pub requests_per_s: Option<u32>,
 }
@@ -52,6 +54,7 @@ impl Default for Quotas {
             jobs: 65_536,
             connections: 8192,
             exports: 1024,
+            porters: 64,
             requests_per_s: None,
         }
     }
@@ -76,6 +79,10 @@ pub struct Times {
     pub losses_ns: u64,
     /// How long a device counts as failed for a domain.
     pub failed_ns: u64,
+    /// How long a client's Import waits for what the porter brings, and that for the Import.
+    pub import_ns: u64,
+    /// How long a client may leave fds unread that it asked for.
+    pub unread_ns: u64,
 }
 
 impl Default for Times {
@@ -90,6 +97,8 @@ impl Default for Times {
             pause_most_ns: 5_000 * MS,
             losses_ns: 60_000 * MS,
             failed_ns: 60_000 * MS,
+            import_ns: 1_000 * MS,
+            unread_ns: 2_000 * MS,
         }
     }
 }
@@ -103,6 +112,8 @@ pub struct Bounds {
     pub spare_pairs: usize,
     /// Queues one client may be waiting for at a time.
     pub pending_opens: usize,
+    /// Imports of one client that may wait for its porter at a time, and as many that the porter was faster with.
+    pub pending_imports: usize,
     /// Bad messages in a row before a client is dropped.
     pub bad_messages: u32,
     /// Losses of one device for one domain, within [`Times::losses_ns`], until it counts as failed.
@@ -125,6 +136,7 @@ impl Default for Bounds {
             instance_jobs: 8192,
             spare_pairs: 8,
             pending_opens: 64,
+            pending_imports: 16,
             bad_messages: 64,
             losses: 3,
             causes: 512,

@@ -23,6 +23,10 @@ pub(crate) enum Timer {
     Restart(usize, DomainId),
     /// A request for a queue has waited long enough.
     Opening(u64),
+    /// One half of an import, by the client's number, has waited long enough for the other.
+    Import(ClientKey, u64),
+    /// A client has left fds unread for long.
+    Unread(ClientKey),
     /// An orphaned object may be free by now.
     Look(ObjectKey),
     /// All orphaned objects, or the next of them, should be looked at.

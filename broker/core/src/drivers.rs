@@ -74,7 +74,10 @@ impl Broker {
             .and_then(|object| object.mappings.iter_mut().find(|mapping| mapping.instance == id));
         let Some(mapping) = mapping else { return Err(format!("answered for {key}, which it was not sent")) };
         match mapping.state {
-            MappingState::Asked => mapping.state = answer,
+            MappingState::Asked => {
+                mapping.state = answer;
+                self.writer_answered(id, key, answer);
+            }
             MappingState::Mapped | MappingState::Failed | MappingState::Unmapping => {}
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::causes::Cause;
 use crate::clients::Standing;
 use crate::deadlines::Timer;
 use crate::devices::Verdict;
-use crate::io::Event;
+use crate::io::{Effect, Event};
 use crate::objects::ObjectState;
 
 impl Broker {
@@ -41,9 +41,14 @@ impl Broker {
                         self.fail_opening(now, id, &Refusal::new(ErrorCode::Late, text));
                     }
                 }
+                Timer::Import(client, request) => self.import_is_late(client, request),
+                Timer::Unread(client) => self.fds_are_late(client),
                 Timer::Look(object) => {
                     if let Some(orphan) = self.objects.get_mut(object) {
                         orphan.look_at = None;
+                        if orphan.probes == 2 {
+                            self.collect_in_flight();
+                        }
                     }
                     self.look_again(object);
                 }
@@ -96,6 +101,9 @@ impl Broker {
         const SWEEP_NS: u64 = 60_000_000_000;
         if self.sweep.is_empty() {
             self.sweep.extend(self.orphans.iter().copied());
+            if !self.sweep.is_empty() {
+                self.collect_in_flight();
+            }
         }
         for _ in 0..self.config.bounds.sweep.max(1) {
             let Some(object) = self.sweep.pop_front() else { break };
@@ -105,6 +113,13 @@ impl Broker {
             self.timers.arm(Timer::Sweep, &mut self.sweep_at, now.after(PAUSE_NS));
         } else if !self.orphans.is_empty() {
             self.timers.arm(Timer::Sweep, &mut self.sweep_at, now.after(SWEEP_NS));
+        }
+    }
+
+    /// Has the kernel collect what lies in sockets nobody can reach (T15), at most once per input.
+    fn collect_in_flight(&mut self) {
+        if !std::mem::replace(&mut self.has_collected, true) {
+            self.out.push(Effect::CollectInFlight);
         }
     }
 

@@ -11,11 +11,11 @@ use crate::accounts::{Charge, Resource, Usage};
 use crate::broker::Broker;
 use crate::deadlines::Timer;
 use crate::devices::InstanceState;
-use crate::objects::{MappingState, ObjectState};
+use crate::objects::{MappingState, Object, ObjectState};
 use crate::pairs::{Party, Slot};
 use crate::queues::{Queue, QueueState};
 
-type Check = Result<(), String>;
+pub(crate) type Check = Result<(), String>;
 
 impl Broker {
     /// Holds every table against every other.
@@ -29,6 +29,9 @@ impl Broker {
         for (key, object) in self.objects.iter() {
             self.object_fits(key, object.state)?;
         }
+        self.handles_and_shares_fit()?;
+        self.waiting_objects_fit()?;
+        self.porters_and_hands_fit()?;
         for (key, queue) in self.queues.iter() {
             self.queue_fits(key, queue)?;
         }
@@ -54,15 +57,20 @@ impl Broker {
         }
         for (_, object) in self.objects.iter() {
             object.charges.iter().chain(&object.handle_charge).for_each(&mut add);
+            object.shares.iter().for_each(|share| add(&share.charge));
+            object.wishes.iter().for_each(|wish| add(&wish.charge));
         }
+        self.creations.values().for_each(|creation| add(&creation.export));
+        self.porters.values().flat_map(|porter| [&porter.charge, &porter.export]).for_each(&mut add);
         for (_, queue) in self.queues.iter() {
             add(&queue.charge);
             add(&queue.owed);
         }
-        self.openings.waiting.values().for_each(|opening| add(&opening.charge));
+        self.openings.waiting.values().flat_map(|o| [&o.charge, &o.export]).for_each(&mut add);
         let ledger = self.accounts.usage();
         ensure(sums == ledger, || format!("charges {sums:?} are not the ledger {ledger:?}"))?;
-        let bytes: u64 = self.objects.iter().map(|(_, object)| object.len).sum();
+        let of = |object: &Object| object.len * (1 + object.shares.len() as u64);
+        let bytes: u64 = self.objects.iter().map(|(_, object)| of(object)).sum();
         let owed: u64 = ledger.values().map(|usage| usage.of(Resource::Bytes)).sum();
         ensure(bytes == owed, || format!("{bytes} bytes live, {owed} are charged"))
     }
@@ -90,9 +98,14 @@ impl Broker {
             ensure(is_open, || format!("{key}: its reservation names {fence:?}, which is over"))?;
         }
         let retires = match state {
-            ObjectState::Making | ObjectState::Created | ObjectState::Checking | ObjectState::Keeping => {
-                false
-            }
+            ObjectState::Making
+            | ObjectState::Created
+            | ObjectState::Checking
+            | ObjectState::Checked
+            | ObjectState::Keeping
+            | ObjectState::Kept
+            | ObjectState::Mapping
+            | ObjectState::Sealing => false,
             ObjectState::Ready => {
                 return ensure(!object.is_released(), || format!("{key}: nobody wants it and it stays"));
             }
@@ -248,6 +261,12 @@ impl Broker {
                     .and_then(|device| device.health.get(&domain))
                     .and_then(|health| health.restart),
                 Timer::Opening(id) => self.openings.waiting.get(&id).and_then(|opening| opening.until),
+                Timer::Import(key, request) => self
+                    .clients
+                    .get(key)
+                    .and_then(|client| client.hands.get(&request))
+                    .and_then(|hand| hand.until),
+                Timer::Unread(key) => self.clients.get(key).and_then(|client| client.unread_at),
                 Timer::Look(key) => self.objects.get(key).and_then(|object| object.look_at),
                 Timer::Sweep => self.sweep_at,
             };
@@ -257,6 +276,6 @@ impl Broker {
     }
 }
 
-fn ensure(holds: bool, what: impl FnOnce() -> String) -> Check {
+pub(crate) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err(what()) }
 }

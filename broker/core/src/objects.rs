@@ -1,24 +1,29 @@
 //! Objects: what the broker knows of each, and the states it goes through.
 //!
 //! ```text
-//! Making -> Created -> Checking -> Keeping -> Ready
-//!             |  ^________|                     |
-//!             |                                 |     no handle and no use is left
-//!             +------------> Unmapping <--------+
-//!                                | every instance has let go
-//!                            Dropping
-//!                                | the keeper has let go
-//!              +-----------> Probing ----> Freeing ----> gone
-//!              | look again      | busy       | a reference showed up
-//!              +------------ Orphaned <-------+
+//! Making --> Created --> Checking --> Checked --> Keeping --> Kept ----> Ready
+//!               ^ |          |           |          ^         |  ^         |
+//!               +-|----------+-----------+----------|---------+  |         |  no handle and no use is left
+//!                 |      (a commit is refused)      |  Mapping --> Sealing |
+//!                 |                                 |  (a sealed result)   |
+//!                 +-----------------> Unmapping <---|----------------------+
+//!                                         |         |  every instance has let go
+//!                                      Dropping     |
+//!                                         |         |  the keeper has let go
+//!              +----------------------> Probing ----|-> Freeing ----> gone
+//!              | look again               | busy    |     | a reference showed up
+//!              +---------------------- Orphaned <---|-----+
+//!                                         +---------+  somebody imports it again
 //! ```
-//! The kernel's answers move an object on; nothing is ever waited for. What ends an object is in
-//! [`crate::teardown`]; here is only what it is.
+//! The kernel's answers move an object on; nothing is ever waited for. How it comes to be Ready is in
+//! [`crate::creations`] and [`crate::commits`], what ends it in [`crate::retire`]; here is only what it is.
 //!
-//! Invariants: `handles` is the number of client handles that name it, `uses` the number of uses by accepted
-//! jobs that have not ended; both are 0 in every state from Unmapping on. `planned` is 0 between inputs.
+//! Invariants: `holders` has one entry per client with a handle, `uses` is the number of uses by accepted jobs
+//! that have not ended; both are empty in every state from Unmapping on. `planned` is 0 between inputs. An object
+//! that nobody has committed has a handle at its creator or is being made. Another domain with a handle, or one
+//! that waits for a handle, has exactly one share.
 
-use vgem_proto::ids::{ClientKey, DomainId, InstanceId, Time};
+use vgem_proto::ids::{ClientKey, DomainId, Handle, InstanceId, Time};
 use vgem_proto::rights::{Access, Rights};
 
 use crate::accounts::Charge;
@@ -34,8 +39,16 @@ pub(crate) enum ObjectState {
     Created,
     /// Its pages are being looked for.
     Checking,
+    /// They are there; others of the same commit are still being looked at.
+    Checked,
     /// The keeper is taking it.
     Keeping,
+    /// The keeper has it; others of the same commit are not so far.
+    Kept,
+    /// The one device that may write it is mapping it.
+    Mapping,
+    /// Its memory is being sealed.
+    Sealing,
     /// Jobs may use it.
     Ready,
     /// Nobody names or uses it; instances are letting go of it.
@@ -60,11 +73,21 @@ pub(crate) enum ObjectEvent {
     Commit,
     Populated,
     Unpopulated,
+    Keep,
     Kept,
+    Map,
+    Mapped,
+    Sealed,
+    /// What it needs beyond being kept could not be had.
+    Failed,
+    /// The commit it belongs to was refused.
+    Withdrawn,
+    Committed,
     Released,
     Unmapped,
     Dropped,
     Look,
+    Revived,
     FoundFree,
     FoundBusy,
     Freed,
@@ -81,21 +104,33 @@ impl ObjectState {
             (S::Making, E::NotMade) => S::Gone,
             (S::Created, E::Commit) => S::Checking,
             (S::Checking, E::Unpopulated) => S::Created,
-            (S::Checking, E::Populated) => S::Keeping,
-            (S::Keeping, E::Kept) => S::Ready,
+            (S::Checking, E::Populated) => S::Checked,
+            (S::Checked, E::Keep) => S::Keeping,
+            (S::Keeping, E::Kept) => S::Kept,
+            (S::Kept, E::Map) => S::Mapping,
+            (S::Mapping, E::Mapped) => S::Sealing,
+            (S::Mapping | S::Sealing, E::Failed) => S::Kept,
+            (S::Sealing, E::Sealed) => S::Kept,
+            (S::Checked | S::Kept, E::Withdrawn) => S::Created,
+            (S::Kept, E::Committed) => S::Ready,
             (S::Created | S::Ready, E::Released) => S::Unmapping,
             (S::Unmapping, E::Unmapped) => S::Dropping,
             (S::Dropping, E::Dropped) => S::Probing,
             (S::Probing, E::FoundFree) => S::Freeing,
             (S::Probing, E::FoundBusy) => S::Orphaned,
             (S::Orphaned, E::Look) => S::Probing,
+            (S::Orphaned, E::Revived) => S::Keeping,
             (S::Freeing, E::Freed) => S::Gone,
             (S::Freeing, E::NotFreed) => S::Orphaned,
             (
                 S::Making
                 | S::Created
                 | S::Checking
+                | S::Checked
                 | S::Keeping
+                | S::Kept
+                | S::Mapping
+                | S::Sealing
                 | S::Ready
                 | S::Unmapping
                 | S::Dropping
@@ -108,11 +143,19 @@ impl ObjectState {
                 | E::Commit
                 | E::Populated
                 | E::Unpopulated
+                | E::Keep
                 | E::Kept
+                | E::Map
+                | E::Mapped
+                | E::Sealed
+                | E::Failed
+                | E::Withdrawn
+                | E::Committed
                 | E::Released
                 | E::Unmapped
                 | E::Dropped
                 | E::Look
+                | E::Revived
                 | E::FoundFree
                 | E::FoundBusy
                 | E::Freed
@@ -125,7 +168,14 @@ impl ObjectState {
     /// What tools call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Making | Self::Created | Self::Checking | Self::Keeping => "created",
+            Self::Making
+            | Self::Created
+            | Self::Checking
+            | Self::Checked
+            | Self::Keeping
+            | Self::Kept
+            | Self::Mapping
+            | Self::Sealing => "created",
             Self::Ready => "ready",
             Self::Unmapping | Self::Dropping | Self::Probing | Self::Freeing | Self::Gone => "retiring",
             Self::Orphaned => "orphaned",
@@ -139,6 +189,58 @@ pub(crate) struct Holder {
     pub(crate) client: ClientKey,
     pub(crate) domain: DomainId,
     pub(crate) rights: Rights,
+    pub(crate) handle: Handle,
+    /// How often it was created or imported and not closed (L5).
+    pub(crate) imports: u32,
+}
+
+/// What another domain owes for an object that it holds a handle of: all of its bytes, once (T27).
+#[derive(Debug)]
+pub(crate) struct Share {
+    pub(crate) charge: Charge,
+}
+
+/// A client that has an fd of an object in retirement, and gets a handle when the object is back.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) asker: Awaiting,
+    pub(crate) domain: DomainId,
+    pub(crate) rights: Rights,
+    /// The charge for the handle.
+    pub(crate) charge: Charge,
+}
+
+/// Whose memory an object is, and who may write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The broker made it.
+    Own,
+    /// A client's own memory, imported.
+    Foreign,
+    /// A sealed result.
+    Sealed(Writer),
+}
+
+impl Kind {
+    /// What tools call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Foreign => "foreign",
+            Self::Sealed(_) => "sealed",
+        }
+    }
+}
+
+/// Who alone writes a sealed result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Writer {
+    /// Place in the broker's list of devices.
+    pub(crate) device: usize,
+    /// The instance that maps it for writing; none before the commit, and again once that has let go of it.
+    pub(crate) instance: Option<InstanceId>,
+    /// Whether the memory is sealed.
+    pub(crate) sealed: bool,
 }
 
 /// An instance that was told to map the object.
@@ -174,18 +276,33 @@ pub(crate) struct Awaiting {
 #[derive(Debug)]
 pub(crate) struct Object {
     pub(crate) state: ObjectState,
-    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) name: Box<str>,
     pub(crate) len: u64,
-    /// Who pays.
+    /// Who pays for as long as it lives.
     pub(crate) domain: DomainId,
+    /// Who made or first imported it; it is this client's until it is committed (L2).
+    pub(crate) creator: ClientKey,
+    /// The inode of its memory, for people; 0 until it is made.
+    pub(crate) inode: u64,
     /// Bytes really pinned.
     pub(crate) pinned: u64,
     /// Whether the keeper has it.
     pub(crate) kept: bool,
-    /// Who waits for the creation or the commit.
-    pub(crate) awaiting: Option<Awaiting>,
+    /// Whether it has ever been ready.
+    pub(crate) committed: bool,
+    /// Whether another domain ever had a handle of it.
+    pub(crate) crossed: bool,
+    /// Whether somebody changed the owner or the mode of its inode.
+    pub(crate) tampered: bool,
+    /// The creation or the commit it takes part in.
+    pub(crate) awaiting: Option<u64>,
     /// One entry per handle.
     pub(crate) holders: Vec<Holder>,
+    /// What other domains owe for it.
+    pub(crate) shares: Vec<Share>,
+    /// Who waits until it is back.
+    pub(crate) wishes: Vec<Wish>,
     /// Uses by jobs that have not ended.
     pub(crate) uses: u32,
     /// Writes in the batch that is being checked.
@@ -201,6 +318,8 @@ pub(crate) struct Object {
     pub(crate) probes: u32,
     /// When it will be looked at again by itself.
     pub(crate) look_at: Option<Time>,
+    /// When its last handle and use were gone.
+    pub(crate) released_at: Time,
 }
 
 impl Object {
@@ -213,8 +332,34 @@ impl Object {
         self.mappings.iter().find(|mapping| mapping.instance == instance)
     }
 
+    /// The handle that a client has.
+    pub(crate) fn holder(&self, client: ClientKey) -> Option<&Holder> {
+        self.holders.iter().find(|holder| holder.client == client)
+    }
+
+    /// Whether a domain other than the one that pays for it anyway must owe a share.
+    pub(crate) fn is_shared_with(&self, domain: DomainId) -> bool {
+        domain != self.domain
+            && (self.holders.iter().any(|holder| holder.domain == domain)
+                || self.wishes.iter().any(|wish| wish.domain == domain))
+    }
+
+    /// Whether the engine of a job in `domain` may find the content changed by others while it works.
+    #[inline]
+    pub(crate) fn is_foreign_to(&self, domain: DomainId) -> bool {
+        let other_writes = |holder: &Holder| holder.domain != domain && holder.rights.contains(Rights::WRITE);
+        match self.kind {
+            Kind::Own => self.domain != domain || (self.crossed && self.holders.iter().any(other_writes)),
+            Kind::Foreign => true,
+            Kind::Sealed(_) => false,
+        }
+    }
+
     /// What a fresh mapping in an instance of `domain` must allow, for a job that needs `needed` (DESIGN 5.7).
     pub(crate) fn mapping_access(&self, domain: DomainId, needed: Access) -> Access {
+        if matches!(self.kind, Kind::Sealed(_)) {
+            return needed;
+        }
         let may_write = self
             .holders
             .iter()
@@ -228,11 +373,15 @@ mod tests {
     use super::*;
     use std::fmt::Write as _;
 
-    const STATES: [ObjectState; 11] = [
+    const STATES: [ObjectState; 15] = [
         ObjectState::Making,
         ObjectState::Created,
         ObjectState::Checking,
+        ObjectState::Checked,
         ObjectState::Keeping,
+        ObjectState::Kept,
+        ObjectState::Mapping,
+        ObjectState::Sealing,
         ObjectState::Ready,
         ObjectState::Unmapping,
         ObjectState::Dropping,
@@ -241,17 +390,25 @@ mod tests {
         ObjectState::Freeing,
         ObjectState::Gone,
     ];
-    const EVENTS: [ObjectEvent; 14] = [
+    const EVENTS: [ObjectEvent; 22] = [
         ObjectEvent::Made,
         ObjectEvent::NotMade,
         ObjectEvent::Commit,
         ObjectEvent::Populated,
         ObjectEvent::Unpopulated,
+        ObjectEvent::Keep,
         ObjectEvent::Kept,
+        ObjectEvent::Map,
+        ObjectEvent::Mapped,
+        ObjectEvent::Sealed,
+        ObjectEvent::Failed,
+        ObjectEvent::Withdrawn,
+        ObjectEvent::Committed,
         ObjectEvent::Released,
         ObjectEvent::Unmapped,
         ObjectEvent::Dropped,
         ObjectEvent::Look,
+        ObjectEvent::Revived,
         ObjectEvent::FoundFree,
         ObjectEvent::FoundBusy,
         ObjectEvent::Freed,
@@ -273,15 +430,25 @@ mod tests {
         Making --NotMade--> Gone
         Created --Commit--> Checking
         Created --Released--> Unmapping
-        Checking --Populated--> Keeping
+        Checking --Populated--> Checked
         Checking --Unpopulated--> Created
-        Keeping --Kept--> Ready
+        Checked --Keep--> Keeping
+        Checked --Withdrawn--> Created
+        Keeping --Kept--> Kept
+        Kept --Map--> Mapping
+        Kept --Withdrawn--> Created
+        Kept --Committed--> Ready
+        Mapping --Mapped--> Sealing
+        Mapping --Failed--> Kept
+        Sealing --Sealed--> Kept
+        Sealing --Failed--> Kept
         Ready --Released--> Unmapping
         Unmapping --Unmapped--> Dropping
         Dropping --Dropped--> Probing
         Probing --FoundFree--> Freeing
         Probing --FoundBusy--> Orphaned
         Orphaned --Look--> Probing
+        Orphaned --Revived--> Keeping
         Freeing --Freed--> Gone
         Freeing --NotFreed--> Orphaned
         ");

@@ -25,6 +25,7 @@ use vgem_proto::message::driver::{ObservePage, OpenTimeline, Publish, Ready, Ret
 
 use crate::accounts::{Charge, Resource};
 use crate::broker::Broker;
+use crate::credits::FDS_OF_PAIR;
 use crate::deadlines::Timer;
 use crate::devices::{Instance, InstanceEvent, InstanceState, Outlook, Verdict};
 use crate::io::{Attach, Effect, Event, PairId};
@@ -45,6 +46,8 @@ pub(crate) struct Opening {
     depth: u32,
     /// The charge for the queue.
     pub(crate) charge: Charge,
+    /// The charge for the page that may come with the answer.
+    pub(crate) export: Charge,
     /// When the client stops waiting.
     pub(crate) until: Option<Time>,
 }
@@ -112,7 +115,8 @@ impl Broker {
         let grant = policy::authorise(client.subject(), Action::OpenQueue)?;
         let domain = grant.domain();
         self.find_outlook(now, device, domain)?;
-        let charge = self.accounts.charge(domain, Resource::Queues, 1)?;
+        let wanted = [(Resource::Queues, 1), (Resource::Exports, FDS_OF_PAIR)];
+        let [charge, export] = self.accounts.charge_all(domain, wanted)?;
         if let Some(client) = self.clients.get_mut(asker.client) {
             client.opening += 1;
         }
@@ -123,7 +127,7 @@ impl Broker {
         if deadline != Time(0) {
             self.timers.arm(Timer::Opening(id), &mut until, deadline);
         }
-        self.openings.waiting.insert(id, Opening { asker, device, domain, depth, charge, until });
+        self.openings.waiting.insert(id, Opening { asker, device, domain, depth, charge, export, until });
         self.want_instance(now, device, domain);
         self.try_to_open(now, id);
         if deadline == Time(0) && self.openings.waiting.contains_key(&id) {
@@ -348,9 +352,10 @@ impl Broker {
 
     fn open_now(&mut self, now: Time, id: u64, mut opening: Opening, instance: InstanceId) {
         self.timers.disarm(Timer::Opening(id), &mut opening.until);
-        let Opening { asker, device, domain, depth, charge, .. } = opening;
+        let Opening { asker, device, domain, depth, charge, export, .. } = opening;
         let Some(client) = self.clients.get_mut(asker.client) else {
             self.accounts.give_back(charge);
+            self.accounts.give_back(export);
             return;
         };
         client.opening = client.opening.saturating_sub(1);
@@ -385,11 +390,12 @@ impl Broker {
         }
         self.rest_instance(now, instance);
         self.tell_driver(instance, OpenTimeline { timeline: key, client: asker.client });
-        self.show_to_client(asker, key, depth);
+        self.show_to_client(asker, key, depth, export);
     }
 
-    fn show_to_client(&mut self, asker: Awaiting, key: TimelineKey, depth: u32) {
+    fn show_to_client(&mut self, asker: Awaiting, key: TimelineKey, depth: u32, export: Charge) {
         let Some(place) = self.publish(key, Party::Client(asker.client)) else {
+            self.accounts.give_back(export);
             self.bug(format!("{key}: no slot for its client, though one was there"));
             return;
         };
@@ -402,8 +408,12 @@ impl Broker {
             slot: place.slot,
             reserved: Zero,
         };
-        let attach = if place.is_new { Attach::Observer(place.pair) } else { Attach::None };
-        self.reply_with(asker.link, asker.request, opened, attach);
+        if place.is_new {
+            self.reply_with_fds(asker, opened, Attach::Observer(place.pair), export);
+        } else {
+            self.accounts.give_back(export);
+            self.reply(asker.link, asker.request, opened);
+        }
     }
 
     /// Shows a timeline to one more observer.
@@ -432,7 +442,8 @@ impl Broker {
     fn number_pages(&mut self, id: PairId) -> Option<(Numbered, bool)> {
         let &Pair { signaller, observer, numbers, .. } = self.pairs.get(id)?;
         if let Some(numbers) = numbers {
-            return Some((numbers, false));
+            let pair = self.pairs.get_mut(id)?;
+            return Some((numbers, !std::mem::replace(&mut pair.sent, true)));
         }
         let signal = PageId(self.instances.get_mut(&signaller)?.signal_numbers.take());
         self.tell_driver_with(signaller, SignalPage { page: signal }, Attach::Signaller(id));
@@ -445,7 +456,8 @@ impl Broker {
             }
         };
         let numbers = Numbered { signal, observe };
-        self.pairs.get_mut(id)?.numbers = Some(numbers);
+        let pair = self.pairs.get_mut(id)?;
+        (pair.numbers, pair.sent) = (Some(numbers), true);
         Some((numbers, true))
     }
 
@@ -502,6 +514,7 @@ impl Broker {
         let mut opening = self.openings.remove(id)?;
         self.timers.disarm(Timer::Opening(id), &mut opening.until);
         self.accounts.give_back(opening.charge);
+        self.accounts.give_back(opening.export);
         let device = self.devices.get(opening.device);
         if let Some(instance) = device.and_then(|d| d.instances.get(&opening.domain)).copied() {
             self.rest_instance(now, instance);

@@ -60,14 +60,16 @@ pub(crate) struct Numbered {
 pub(crate) struct Pair {
     pub(crate) signaller: InstanceId,
     pub(crate) observer: Party,
-    /// Set once the pages were sent.
+    /// Set once the signaller has its fds.
     pub(crate) numbers: Option<Numbered>,
+    /// Whether the observer has its fds.
+    pub(crate) sent: bool,
     pub(crate) slots: [Slot; fence_page::SLOTS as usize],
 }
 
 impl Pair {
     fn new(signaller: InstanceId, observer: Party) -> Self {
-        Self { signaller, observer, numbers: None, slots: Default::default() }
+        Self { signaller, observer, numbers: None, sent: false, slots: Default::default() }
     }
 
     /// Whether some timeline is shown here.

@@ -7,7 +7,9 @@ use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{DomainId, ObjectKey};
 use vgem_proto::rights::{Access, Rights};
 
+use crate::import::tampered_with;
 use crate::io::Scope;
+use crate::objects::Kind;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,9 @@ pub(crate) enum Action {
     CreateObject,
     OpenQueue,
     Submit,
+    OpenPorter,
+    Import,
+    Monitor,
 }
 
 /// Proof that a subject may act.
@@ -61,7 +66,12 @@ impl UseGrant {
 /// In this version every client may use what its own domain pays for.
 pub(crate) fn authorise(subject: Subject, action: Action) -> Result<Grant, Refusal> {
     match action {
-        Action::CreateObject | Action::OpenQueue | Action::Submit => Ok(Grant { domain: subject.domain }),
+        Action::CreateObject
+        | Action::OpenQueue
+        | Action::Submit
+        | Action::OpenPorter
+        | Action::Import
+        | Action::Monitor => Ok(Grant { domain: subject.domain }),
     }
 }
 
@@ -75,12 +85,46 @@ pub(crate) fn authorise_use(object: ObjectKey, rights: Rights, access: Access) -
     if rights.contains(needed) { Ok(UseGrant { object, access }) } else { Err(lacks(rights, needed)) }
 }
 
+/// Asks whether `subject` may have a handle of an object that it showed an fd of: having the fd is the proof, so
+/// only an object whose inode somebody tampered with is refused.
+pub(crate) fn authorise_import(subject: Subject, is_tampered: bool) -> Result<Grant, Refusal> {
+    if is_tampered { Err(tampered_with()) } else { authorise(subject, Action::Import) }
+}
+
+/// What a handle allows that was imported by an fd with `access`: no more than the fd shows.
+pub(crate) fn rights_of_import(kind: Kind, access: Access) -> Rights {
+    match (kind, access) {
+        (Kind::Own | Kind::Foreign, Access::Write) => Rights::READ | Rights::WRITE | Rights::EXPORT,
+        (Kind::Own | Kind::Foreign, Access::Read) | (Kind::Sealed(_), Access::Read | Access::Write) => {
+            Rights::READ | Rights::EXPORT
+        }
+    }
+}
+
+/// Asks whether a handle with `rights` allows its object to be committed: who made it may, others if they could
+/// have filled it.
+pub(crate) fn authorise_commit(
+    object: ObjectKey,
+    rights: Rights,
+    is_creator: bool,
+) -> Result<UseGrant, Refusal> {
+    if is_creator {
+        Ok(UseGrant { object, access: Access::Write })
+    } else {
+        authorise_use(object, rights, Access::Write)
+    }
+}
+
 /// Asks whether a handle with `rights` allows an fd with `access` to leave.
 pub(crate) fn authorise_export(
     object: ObjectKey,
+    kind: Kind,
     rights: Rights,
     access: Access,
 ) -> Result<UseGrant, Refusal> {
+    if matches!(kind, Kind::Sealed(_)) && access == Access::Write {
+        return Err(Refusal::new(ErrorCode::Denied, "a sealed result leaves only read-only"));
+    }
     let needed = match access {
         Access::Read => Rights::EXPORT | Rights::READ,
         Access::Write => Rights::EXPORT | Rights::WRITE,
@@ -113,7 +157,8 @@ mod tests {
     // M-036
     #[test]
     fn an_export_needs_the_right_to_export_and_that_of_its_access() {
-        let refused = |rights, access| authorise_export(OBJECT, rights, access).err().map(|e| e.code);
+        let refused =
+            |rights, access| authorise_export(OBJECT, Kind::Own, rights, access).err().map(|e| e.code);
         assert_eq!(refused(Rights::READ | Rights::EXPORT, Access::Read), None);
         assert_eq!(refused(Rights::READ | Rights::EXPORT, Access::Write), Some(ErrorCode::Denied));
         assert_eq!(refused(Rights::READ | Rights::WRITE, Access::Read), Some(ErrorCode::Denied));

@@ -1,25 +1,221 @@
-//! Porters.
+//! Porters: the processes that take fds from strangers, one per client that imports.
+//!
+//! ```text
+//! Starting --the keeper has started it--> Running --killed--> Ending --its pidfd says so--> gone
+//!    |  |                                    +--------gone by itself-----------------------> gone
+//!    |  +--its client went--> Unwanted --started--> Ending
+//!    +--it cannot be started--> gone
+//! ```
+//! A porter may hang in the kernel, for ever (a fd whose close never ends), and nobody waits for it: when it must
+//! go, its client is free to ask for another, while the old one stays charged to the domain until its process
+//! really has ended. So a domain can have so many hanging processes and no more.
+//!
+//! Invariants: a client names a porter that is Starting or Running, at most one; that porter names the client. A
+//! porter that is Unwanted or Ending is named by nobody. What it says then is dropped.
 
-use vgem_proto::error::Refusal;
-use vgem_proto::ids::{ObjectKey, PorterId, Time};
-use vgem_proto::message::client::ClientMessage;
-use vgem_proto::rights::Access;
+use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::ids::{CauseId, ClientKey, PorterId};
+use vgem_proto::message::client::PorterOpened;
 
-use crate::broker::Broker;
-use crate::io::{Arrival, Effect, LinkId};
+use crate::accounts::{Charge, Resource};
+use crate::broker::{Broker, client_number};
+use crate::io::{Attach, Effect, Event};
+use crate::objects::Awaiting;
+use crate::policy::{self, Action};
+use crate::requests::Outcome;
+
+/// Where a porter is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PorterState {
+    /// The keeper is starting it.
+    Starting,
+    /// The keeper is starting it, and nobody wants it any more.
+    Unwanted,
+    /// It takes fds.
+    Running,
+    /// It was told to end, by force.
+    Ending,
+    /// There is no such porter.
+    Gone,
+}
+
+/// What can happen to a porter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PorterEvent {
+    Started,
+    NotStarted,
+    Kill,
+    Exited,
+}
+
+impl PorterState {
+    /// The state after `event`, or `None` if that cannot happen now.
+    pub(crate) fn after(self, event: PorterEvent) -> Option<Self> {
+        use PorterEvent as E;
+        use PorterState as S;
+        let next = match (self, event) {
+            (S::Starting, E::Started) => S::Running,
+            (S::Starting, E::Kill) => S::Unwanted,
+            (S::Unwanted, E::Started) => S::Ending,
+            (S::Starting | S::Unwanted, E::NotStarted) => S::Gone,
+            (S::Running, E::Kill) => S::Ending,
+            (S::Starting | S::Unwanted | S::Running | S::Ending, E::Exited) => S::Gone,
+            (
+                S::Unwanted | S::Running | S::Ending | S::Gone,
+                E::Started | E::NotStarted | E::Kill | E::Exited,
+            ) => return None,
+        };
+        Some(next)
+    }
+}
+
+/// A porter.
+#[derive(Debug)]
+pub(crate) struct Porter {
+    pub(crate) state: PorterState,
+    pub(crate) client: ClientKey,
+    pub(crate) pid: u32,
+    /// The request for it.
+    asker: Awaiting,
+    /// Held until its process is gone.
+    pub(crate) charge: Charge,
+    /// The charge for the channel in the answer.
+    pub(crate) export: Charge,
+}
 
 impl Broker {
-    pub(crate) fn undelivered(&mut self, _now: Time, _link: LinkId, _message: &ClientMessage) {}
-    pub(crate) fn unreceived(&mut self, _link: LinkId) {}
-    pub(crate) fn porter_started(&mut self, _porter: PorterId, _pid: u32) {}
-    pub(crate) fn porter_failed(&mut self, _porter: PorterId, _why: &str) {}
-    pub(crate) fn porter_gone(&mut self, _porter: PorterId) {}
-    pub(crate) fn brought(&mut self, _: Time, _: PorterId, _: u64, arrival: Arrival, _: Access) {
-        if let Arrival::Memory { arrival, .. } = arrival {
-            self.out.push(Effect::DropArrival { arrival });
+    /// A client asks for a channel to a porter.
+    pub(crate) fn open_porter(&mut self, asker: Awaiting) -> Outcome {
+        let client = self.find_client(asker.client)?;
+        if client.porter.is_some() {
+            let text = "this connection has a porter, or one is being started; hand fds to that one";
+            return Err(Refusal::new(ErrorCode::Busy, text));
+        }
+        let grant = policy::authorise(client.subject(), Action::OpenPorter)?;
+        let wanted = [(Resource::Porters, 1), (Resource::Exports, 1)];
+        let [charge, export] = self.accounts.charge_all(grant.domain(), wanted)?;
+        self.last_porter = PorterId(self.last_porter.0 + 1);
+        let id = self.last_porter;
+        let client = asker.client;
+        if let Some(client) = self.clients.get_mut(client) {
+            client.porter = Some(id);
+        }
+        let state = PorterState::Starting;
+        self.porters.insert(id, Porter { state, client, pid: 0, asker, charge, export });
+        self.out.push(Effect::StartPorter { porter: id });
+        Ok(())
+    }
+
+    /// The keeper has started a porter.
+    pub(crate) fn porter_started(&mut self, id: PorterId, pid: u32) {
+        let Some(porter) = self.porters.get_mut(&id) else { return };
+        let Some(next) = porter.state.after(PorterEvent::Started) else {
+            self.bug(format!("{id} was started twice"));
+            return;
+        };
+        (porter.state, porter.pid) = (next, pid);
+        if next != PorterState::Running {
+            let why = "nobody wants it any more".to_owned();
+            self.out.push(Effect::KillPorter { porter: id, why });
+            return;
+        }
+        let all = porter.export.amount();
+        let (asker, export) = (porter.asker, porter.export.split(all));
+        self.reply_with_fds(asker, PorterOpened {}, Attach::Channel(id), export);
+    }
+
+    /// The keeper could not start a porter.
+    pub(crate) fn porter_failed(&mut self, id: PorterId, why: &str) {
+        let Some(porter) = self.porters.get(&id) else { return };
+        if porter.state.after(PorterEvent::NotStarted).is_none() {
+            self.bug(format!("{id} failed to start after it had"));
+            return;
+        }
+        self.forget_porter(id, &format!("no porter could be started: {why}"));
+    }
+
+    /// A porter's process has ended.
+    pub(crate) fn porter_gone(&mut self, id: PorterId) {
+        let exits = |porter: &Porter| porter.state.after(PorterEvent::Exited).is_some();
+        if self.porters.get(&id).is_some_and(exits) {
+            self.forget_porter(id, "the porter is gone; open another");
         }
     }
-    pub(crate) fn unfit(&mut self, _now: Time, _porter: PorterId, _request: u64, _refusal: Refusal) {}
-    pub(crate) fn sealed(&mut self, _object: ObjectKey, _outcome: Result<(), i32>) {}
-    pub(crate) fn tampered(&mut self, _object: ObjectKey, _what: String) {}
+
+    fn forget_porter(&mut self, id: PorterId, why: &str) {
+        let Some(porter) = self.porters.remove(&id) else { return };
+        self.accounts.give_back(porter.charge);
+        self.accounts.give_back(porter.export);
+        let refusal = Refusal::new(ErrorCode::Unavailable, why);
+        if porter.state == PorterState::Starting {
+            let Awaiting { link, request, .. } = porter.asker;
+            self.refuse(link, request, &refusal, CauseId::NONE);
+        }
+        self.lose_porter(porter.client, id, &refusal);
+    }
+
+    /// Has a client's porter ended by force; what the client wanted to import through it is refused.
+    pub(crate) fn kill_porter(&mut self, id: PorterId, why: &str, refusal: &Refusal) {
+        let Some(porter) = self.porters.get_mut(&id) else { return };
+        let Some(next) = porter.state.after(PorterEvent::Kill) else { return };
+        porter.state = next;
+        let (client, all) = (porter.client, porter.export.amount());
+        let export = porter.export.split(all);
+        self.accounts.give_back(export);
+        if next == PorterState::Ending {
+            self.out.push(Effect::KillPorter { porter: id, why: why.to_owned() });
+        }
+        self.lose_porter(client, id, refusal);
+    }
+
+    /// A client has a porter no more.
+    fn lose_porter(&mut self, key: ClientKey, id: PorterId, refusal: &Refusal) {
+        let Some(client) = self.clients.get_mut(key).filter(|client| client.porter == Some(id)) else {
+            return;
+        };
+        client.porter = None;
+        self.refuse_imports(key, refusal);
+    }
+
+    /// A porter has handed nothing on for too long.
+    pub(crate) fn porter_stalls(&mut self, key: ClientKey, refusal: &Refusal) {
+        let Some(id) = self.clients.get(key).and_then(|client| client.porter) else {
+            self.refuse_imports(key, refusal);
+            return;
+        };
+        let pid = self.porters.get(&id).map_or(0, |porter| porter.pid);
+        self.log_for(key, Event::PorterStalled { client: client_number(key), pid });
+        self.kill_porter(id, "an import took too long", refusal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_states_of_a_porter_are_these() {
+        use PorterEvent as E;
+        use PorterState as S;
+        let mut table = String::new();
+        for state in [S::Starting, S::Unwanted, S::Running, S::Ending, S::Gone] {
+            for event in [E::Started, E::NotStarted, E::Kill, E::Exited] {
+                if let Some(next) = state.after(event) {
+                    table.push_str(&format!("{state:?} --{event:?}--> {next:?}\n"));
+                }
+            }
+        }
+        insta::assert_snapshot!(table, @r"
+        Starting --Started--> Running
+        Starting --NotStarted--> Gone
+        Starting --Kill--> Unwanted
+        Starting --Exited--> Gone
+        Unwanted --Started--> Ending
+        Unwanted --NotStarted--> Gone
+        Unwanted --Exited--> Gone
+        Running --Kill--> Ending
+        Running --Exited--> Gone
+        Ending --Exited--> Gone
+        ");
+    }
 }

@@ -13,21 +13,20 @@ use vgem_proto::ids::{
 use vgem_proto::limits;
 use vgem_proto::message::Head;
 use vgem_proto::message::client::{
-    Cancelling, ClientMessage, Committed, CreateObject, Described, Devices, Done, Explained, Export,
-    Exported, Hello, Inspect, Welcome,
+    Cancelling, ClientMessage, Described, Devices, Done, Explained, Export, Exported, Hello, Inspect, Welcome,
 };
 use vgem_proto::message::driver::CancelJob;
-use vgem_proto::rights::{HugePages, Rights};
+use vgem_proto::rights::{Access, Rights};
 
 use crate::accounts::{Charge, Resource};
 use crate::broker::{Broker, client_number};
 use crate::causes::Cause;
-use crate::clients::{Client, ObjectHandle, Standing};
+use crate::clients::{Client, Standing};
 use crate::deadlines::Timer;
+use crate::import::{Hands, tampered_with};
 use crate::io::{Attach, BadRequest, Effect, Event, LinkId, PeerFacts};
-use crate::objects::{Awaiting, Object, ObjectEvent, ObjectState};
-use crate::policy::{self, Action, Grant};
-use crate::reservation::Reservation;
+use crate::objects::Awaiting;
+use crate::policy::{self, Action};
 use crate::tables::HandleTable;
 use crate::text::harmless;
 
@@ -61,20 +60,14 @@ impl Broker {
             messages: 0,
             connection,
             unreceived: Charge::nothing(peer.domain, Resource::Exports),
+            unread_at: None,
+            is_checked: false,
+            porter: None,
+            hands: Hands::new(),
         });
         self.timers.arm(Timer::Greeting(key), &mut None, until);
         let PeerFacts { uid, pid, domain, .. } = peer;
         self.log(Some(domain), Event::ClientConnected { client: client_number(key), uid, pid });
-    }
-
-    /// A client has taken all that was sent to it.
-    pub(crate) fn received(&mut self, link: LinkId) {
-        let Some(key) = self.clients.key_of(link) else { return };
-        if let Some(client) = self.clients.get_mut(key) {
-            let all = client.unreceived.amount();
-            let charge = client.unreceived.split(all);
-            self.accounts.give_back(charge);
-        }
     }
 
     /// A client sent something that is no message. It may try again, but not for ever.
@@ -135,7 +128,7 @@ impl Broker {
         match message {
             ClientMessage::Hello(hello) => self.hello(key, head, &hello),
             ClientMessage::CreateObject(create) => self.create_object(asker, &create),
-            ClientMessage::Commit(commit) => self.commit(asker, commit.objects.first().copied().unwrap_or_default()),
+            ClientMessage::Commit(commit) => self.commit(asker, &commit.objects),
             ClientMessage::CloseObject(close) => self.close_object(now, asker, close.object),
             ClientMessage::Export(export) => self.export(asker, &export),
             ClientMessage::ListDevices(_) => self.list_devices(asker),
@@ -147,8 +140,10 @@ impl Broker {
             ClientMessage::Explain(explain) => self.explain(asker, explain.cause),
             ClientMessage::Inspect(inspect) => self.inspect(asker, &inspect),
             ClientMessage::Monitor(_) => self.monitor(asker),
-            ClientMessage::OpenPorter(_) | ClientMessage::Import(_) | ClientMessage::Observe(_) => {
-                Err(Refusal::new(ErrorCode::Unavailable, "this broker does not import yet"))
+            ClientMessage::OpenPorter(_) => self.open_porter(asker),
+            ClientMessage::Import(import) => self.import(now, asker, import.name),
+            ClientMessage::Observe(_) => {
+                Err(Refusal::new(ErrorCode::Unavailable, "this broker does not observe yet"))
             }
             ClientMessage::Welcome(_)
             | ClientMessage::Done(_)
@@ -203,83 +198,45 @@ impl Broker {
         Ok(())
     }
 
-    fn create_object(&mut self, asker: Awaiting, create: &CreateObject) -> Outcome {
-        let client = self.find_client(asker.client)?;
-        if !client.objects.has_room() {
-            return Err(full_table(HandleTable::<ObjectHandle>::ROWS));
-        }
-        let grant = policy::authorise(client.subject(), Action::CreateObject)?;
-        check_len(create)?;
-        let charges = self.charge_object(&grant, create.len)?;
-        let unit =
-            self.objects.insert_with(|_| new_object(&grant, asker, create, charges.object, charges.handle));
-        if let Some(client) = self.clients.get_mut(asker.client) {
-            client.unreceived.join(charges.export);
-        }
-        let name = self.objects.get(unit).map(|object| object.name.clone()).unwrap_or_default();
-        self.out.push(Effect::MakeObject { object: unit, len: create.len, huge: create.huge, name, sealable: false });
+    fn close_object(&mut self, now: Time, asker: Awaiting, handle: Handle) -> Outcome {
+        self.close_handle(now, asker.client, handle)?;
+        self.reply(asker.link, asker.request, Done {});
         Ok(())
     }
 
-    fn charge_object(&mut self, grant: &Grant, len: u64) -> Result<ObjectCharges, Refusal> {
-        let wanted =
-            [(Resource::Bytes, len), (Resource::Objects, 1), (Resource::Handles, 1), (Resource::Exports, 1)];
-        let mut got: Vec<Charge> = Vec::with_capacity(wanted.len());
-        for (resource, amount) in wanted {
-            match self.accounts.charge(grant.domain(), resource, amount) {
-                Ok(charge) => got.push(charge),
-                Err(refusal) => {
-                    got.into_iter().for_each(|charge| self.accounts.give_back(charge));
-                    return Err(refusal);
-                }
-            }
-        }
-        let [bytes, objects, handle, export] =
-            <[Charge; 4]>::try_from(got).expect("every one of the four was charged, or we returned");
-        Ok(ObjectCharges { object: [bytes, objects], handle, export })
-    }
-
-    fn commit(&mut self, asker: Awaiting, handle: Handle) -> Outcome {
-        let (key, rights) = self.find_handle(asker.client, handle)?;
-        let _grant = policy::authorise_use(key, rights, vgem_proto::rights::Access::Write)?;
-        let Some(object) = self.objects.get_mut(key) else { return Err(no_such_handle(handle.0)) };
-        if object.state == ObjectState::Ready {
-            let pinned = object.pinned;
-            self.reply(asker.link, asker.request, Committed { pinned });
+    /// Takes one import of a handle away; the last one closes it (L5).
+    pub(crate) fn close_handle(&mut self, now: Time, client: ClientKey, handle: Handle) -> Outcome {
+        let (key, _) = self.find_handle(client, handle)?;
+        let holders = self.objects.get_mut(key).map(|object| object.holders.as_mut_slice());
+        let own = holders.unwrap_or_default().iter_mut().find(|holder| holder.client == client);
+        if let Some(holder) = own.filter(|holder| holder.imports > 1) {
+            holder.imports -= 1;
             return Ok(());
         }
-        let Some(next) = object.state.after(ObjectEvent::Commit) else {
-            return Err(Refusal::new(ErrorCode::Busy, "the object is being committed already"));
-        };
-        object.state = next;
-        object.awaiting = Some(asker);
-        self.out.push(Effect::CheckPopulated { object: key });
-        Ok(())
-    }
-
-    fn close_object(&mut self, now: Time, asker: Awaiting, handle: Handle) -> Outcome {
-        let held = self.clients.get_mut(asker.client).and_then(|client| client.objects.remove(handle.0));
-        let held = held.ok_or_else(|| no_such_handle(handle.0))?;
-        let key = held.object;
-        self.drop_handle(now, asker.client, held);
-        let event = Event::HandleClosed { object: key.to_string(), client: client_number(asker.client) };
-        self.log_for(asker.client, event);
-        self.reply(asker.link, asker.request, Done {});
+        if let Some(held) = self.clients.get_mut(client).and_then(|client| client.objects.remove(handle.0)) {
+            self.drop_handle(now, client, held);
+        }
         Ok(())
     }
 
     fn export(&mut self, asker: Awaiting, export: &Export) -> Outcome {
         let (key, rights) = self.find_handle(asker.client, export.object)?;
-        let len =
-            self.objects.get(key).map(|object| object.len).ok_or_else(|| no_such_handle(export.object.0))?;
-        let grant = policy::authorise_export(key, rights, export.access)?;
+        let Some(object) = self.objects.get(key) else { return Err(no_such_handle(export.object.0)) };
+        let (len, kind) = (object.len, object.kind);
+        if object.tampered {
+            return Err(tampered_with());
+        }
+        let grant = policy::authorise_export(key, kind, rights, export.access)?;
         let domain = self.find_client(asker.client)?.peer.domain;
         let charge = self.accounts.charge(domain, Resource::Exports, 1)?;
-        if let Some(client) = self.clients.get_mut(asker.client) {
-            client.unreceived.join(charge);
-        }
+        let access = match grant.access() {
+            Access::Read => "read",
+            Access::Write => "write",
+        };
+        let (object, client, access) = (key.to_string(), client_number(asker.client), access.to_owned());
+        self.log(Some(domain), Event::ObjectExported { object, client, access });
         let attach = Attach::Export { object: grant.object(), access: grant.access() };
-        self.reply_with(asker.link, asker.request, Exported { len }, attach);
+        self.reply_with_fds(asker, Exported { len }, attach, charge);
         Ok(())
     }
 
@@ -361,7 +318,9 @@ impl Broker {
     }
 
     fn monitor(&mut self, asker: Awaiting) -> Outcome {
-        let scope = policy::scope(self.find_client(asker.client)?.subject());
+        let subject = self.find_client(asker.client)?.subject();
+        let _grant = policy::authorise(subject, Action::Monitor)?;
+        let scope = policy::scope(subject);
         self.reply(asker.link, asker.request, Done {});
         self.out.push(Effect::Monitor { link: asker.link, scope });
         Ok(())
@@ -371,7 +330,11 @@ impl Broker {
         self.clients.get(key).ok_or_else(|| Refusal::new(ErrorCode::Gone, "the client is gone"))
     }
 
-    fn find_handle(&self, client: ClientKey, handle: Handle) -> Result<(ObjectKey, Rights), Refusal> {
+    pub(crate) fn find_handle(
+        &self,
+        client: ClientKey,
+        handle: Handle,
+    ) -> Result<(ObjectKey, Rights), Refusal> {
         let held = self.clients.get(client).and_then(|client| client.objects.get(handle.0));
         held.map(|held| (held.object, held.rights)).ok_or_else(|| no_such_handle(handle.0))
     }
@@ -388,57 +351,6 @@ impl Broker {
             Refusal::new(ErrorCode::NoSuchDevice, text).with(u64::from(id.0), 0)
         })
     }
-}
-
-struct ObjectCharges {
-    object: [Charge; 2],
-    handle: Charge,
-    export: Charge,
-}
-
-fn new_object(
-    grant: &Grant,
-    asker: Awaiting,
-    create: &CreateObject,
-    charges: [Charge; 2],
-    handle_charge: Charge,
-) -> Object {
-    Object {
-        state: ObjectState::Making,
-        name: harmless(&create.name, limits::NAME_LEN),
-        len: create.len,
-        domain: grant.domain(),
-        pinned: 0,
-        kept: false,
-        awaiting: Some(asker),
-        holders: Vec::new(),
-        uses: 0,
-        planned: 0,
-        mappings: Vec::new(),
-        reservation: Reservation::default(),
-        charges,
-        handle_charge: Some(handle_charge),
-        hinted: false,
-        probes: 0,
-        look_at: None,
-    }
-}
-
-fn check_len(create: &CreateObject) -> Outcome {
-    let unit = match create.huge {
-        HugePages::Transparent | HugePages::Never => limits::PAGE_LEN,
-        HugePages::Size2M => 2 << 20,
-        HugePages::Size1G => 1 << 30,
-    };
-    if create.len == 0 || create.len > limits::OBJECT_LEN {
-        let text = format!("an object has 1 to {} bytes", limits::OBJECT_LEN);
-        return Err(Refusal::new(ErrorCode::OutOfRange, text).with(create.len, limits::OBJECT_LEN));
-    }
-    if !create.len.is_multiple_of(unit) {
-        let text = format!("the length must be a multiple of {unit} bytes, the size of its pages");
-        return Err(Refusal::new(ErrorCode::Misaligned, text).with(create.len, unit));
-    }
-    Ok(())
 }
 
 /// The refusal that a bad packet is answered with.

@@ -14,7 +14,7 @@ use crate::broker::{Broker, client_number};
 use crate::clients::Client;
 use crate::devices::{Device, Instance, InstanceState, Outlook};
 use crate::io::Scope;
-use crate::objects::Object;
+use crate::objects::{Kind, Object};
 
 /// A page of the broker's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,10 @@ pub struct Ledger {
     pub pairs: usize,
     /// Requests that wait for something.
     pub waiting: usize,
+    /// Porters, those that were told to end and have not included.
+    pub porters: usize,
+    /// Halves of imports that wait for the other half.
+    pub arrivals: usize,
     /// Timers.
     pub timers: usize,
 }
@@ -161,13 +165,18 @@ impl Broker {
             .poison()
             .iter()
             .map(|poison| format!("{:?} {} {}", poison.range, poison.failure.code, poison.failure.cause));
+        let writer = match object.kind {
+            Kind::Sealed(writer) => self.devices.get(writer.device).map(|device| device.name().to_owned()),
+            Kind::Own | Kind::Foreign => None,
+        };
+        let writer = writer.unwrap_or_default();
         ObjectEntry {
             object: key,
-            inode: 0,
-            kind: "own".to_owned(),
-            writer: String::new(),
-            shared_with: Vec::new(),
-            name: object.name.clone(),
+            inode: object.inode,
+            kind: object.kind.name().to_owned(),
+            writer,
+            shared_with: object.shares.iter().map(|share| share.charge.domain().0).collect(),
+            name: object.name.to_string(),
             len: object.len,
             pinned: object.pinned,
             state: object.state.name().to_owned(),
@@ -206,7 +215,9 @@ impl Broker {
             queues: self.queues.len(),
             instances: self.instances.len(),
             pairs: self.pairs.len() + self.pairs.making,
-            waiting: self.openings.waiting.len(),
+            waiting: self.openings.waiting.len() + self.creations.len() + self.commits.len(),
+            porters: self.porters.len(),
+            arrivals: self.clients.iter().map(|(_, client)| client.hands.len()).sum(),
             timers: self.timers.iter().count(),
         }
     }
@@ -217,16 +228,22 @@ impl Broker {
         let handles: Vec<_> = self
             .clients
             .iter()
-            .map(|(key, client)| (key, client.standing, &client.objects, &client.queues, &client.pairs))
+            .map(|(key, client)| {
+                let (porter, hands) = (&client.porter, &client.hands);
+                (key, client.standing, &client.objects, &client.queues, &client.pairs, porter, hands)
+            })
             .collect();
         format!(
-            "{:#?}\n{handles:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
+            "{:#?}\n{handles:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
             self.ledger(),
             self.objects,
             self.queues,
             self.instances,
             self.pairs,
             self.openings,
+            self.creations,
+            self.commits,
+            self.porters,
         )
     }
 }

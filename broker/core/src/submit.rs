@@ -321,6 +321,9 @@ impl Broker {
             bounds: &self.config.bounds,
             bytes: submit.bytes.len(),
             copied: 0,
+            devices: &self.devices,
+            instance: InstanceId(0),
+            crosses: false,
         };
         let mut weight = Weight::default();
         let (mut operands, mut params, mut waits) =
@@ -334,7 +337,9 @@ impl Broker {
             let before = (batch.operands.len(), batch.params.len(), batch.uses.len(), batch.explicit.len());
             batch.failed = None;
             let queue = batch.jobs.get(place).map_or(0, |planned| planned.queue);
-            let device = batch.queues.get(queue).and_then(|queue| self.devices.get(queue.device));
+            let named = batch.queues.get(queue);
+            checker.instance = named.map_or(InstanceId(0), |queue| queue.instance);
+            let device = named.and_then(|queue| self.devices.get(queue.device));
             let operation = device.and_then(|device| device.description.by_number(job.op));
             let checked = match operation {
                 Some(operation) => checker.job(operation, job, &parts, batch),
@@ -542,7 +547,7 @@ impl Broker {
         }
     }
 
-    fn map_object(&mut self, id: InstanceId, key: ObjectKey, needed: Access) {
+    pub(crate) fn map_object(&mut self, id: InstanceId, key: ObjectKey, needed: Access) {
         let Some(instance) = self.instances.get_mut(&id) else { return };
         let Some(object) = self.objects.get_mut(key) else { return };
         let access = object.mapping_access(instance.domain, needed);

@@ -146,7 +146,12 @@ impl<V> HandleTable<V> {
 
     /// Whether one more fits.
     pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.rows.len() < Self::ROWS
+        self.has_room_for(1)
+    }
+
+    /// Whether `count` more fit.
+    pub(crate) fn has_room_for(&self, count: usize) -> bool {
+        Self::ROWS - self.len() >= count
     }
 
     /// Takes a thing in and gives its number, never 0. [`Self::has_room`] must hold.
@@ -167,6 +172,12 @@ impl<V> HandleTable<V> {
         let (index, generation) = Self::place(number);
         let row = self.rows.get(index)?;
         if row.generation == generation { row.value.as_ref() } else { None }
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut V> {
+        let (index, generation) = Self::place(number);
+        let row = self.rows.get_mut(index)?;
+        if row.generation == generation { row.value.as_mut() } else { None }
     }
 
     pub(crate) fn remove(&mut self, number: u32) -> Option<V> {

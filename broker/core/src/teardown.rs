@@ -1,27 +1,24 @@
-//! Every ending: of handles, objects, queues, clients and instances.
+//! Every ending of queues, clients and instances. Those of handles and objects are in [`crate::retire`].
 //!
 //! Each is one function that empties the owner lists of what ends and gives its charges back; each may be called
 //! in any state and does nothing the second time. Nothing else frees.
 //!
-//! An object ends in steps, because others must let go first (DESIGN 5.6): no handle, no use by a job; unmapped
-//! by every instance; dropped by the keeper; no open file left anywhere; then its memory is freed and its charge
-//! comes back. An instance ends at once: every point that it owed gets its verdict, in the tables and, through
+//! An instance ends at once: every point that it owed gets its verdict, in the tables and, through
 //! the shell, in every page where somebody may wait for it.
 
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure, Refusal};
-use vgem_proto::ids::{CauseId, ClientKey, InstanceId, ObjectKey, Point, Time, TimelineKey};
+use vgem_proto::ids::{CauseId, ClientKey, InstanceId, Point, Time, TimelineKey};
 use vgem_proto::layout::fence_page;
-use vgem_proto::message::driver::{CloseTimeline, DropObservePage, DropSignalPage, Retire, Unmap};
+use vgem_proto::message::driver::{CloseTimeline, DropObservePage, DropSignalPage, Retire};
 
 use crate::broker::{Broker, client_number};
 use crate::causes::Cause;
-use crate::clients::{ObjectHandle, Standing};
+use crate::clients::Standing;
 use crate::complete::end_head;
 use crate::deadlines::Timer;
 use crate::devices::{Instance, InstanceEvent, InstanceState, Outlook, Verdict};
 use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Settled};
-use crate::objects::{MappingState, Object, ObjectEvent, ObjectState};
 use crate::pairs::{Pair, Party, Slot, quiet};
 use crate::queues::{QueueEvent, QueueState, Shown};
 
@@ -31,188 +28,6 @@ struct Ending {
     failure: Failure,
     /// The job that is to blame, and what it fails with.
     guilty: Option<(TimelineKey, Point, Failure)>,
-}
-
-// Handles and objects.
-impl Broker {
-    /// A handle is closed.
-    pub(crate) fn drop_handle(&mut self, now: Time, client: ClientKey, handle: ObjectHandle) {
-        let ObjectHandle { object: key, charge, rights: _ } = handle;
-        self.accounts.give_back(charge);
-        if let Some(object) = self.objects.get_mut(key)
-            && let Some(at) = object.holders.iter().position(|holder| holder.client == client)
-        {
-            object.holders.swap_remove(at);
-        }
-        self.release_object(now, key);
-    }
-
-    /// Looks at every object that was let go of in this step.
-    pub(crate) fn settle_released(&mut self, now: Time) {
-        while let Some(key) = self.released.pop() {
-            self.release_object(now, key);
-        }
-    }
-
-    /// Begins to retire an object if nobody names or uses it.
-    fn release_object(&mut self, now: Time, key: ObjectKey) {
-        let Some(object) = self.objects.get_mut(key) else { return };
-        let Some(next) = object.state.after(ObjectEvent::Released).filter(|_| object.is_released()) else {
-            return;
-        };
-        object.state = next;
-        let mut told = Vec::new();
-        for mapping in &mut object.mappings {
-            mapping.state = MappingState::Unmapping;
-            told.push(mapping.instance);
-        }
-        for instance in told {
-            if self.instances.get(&instance).is_some_and(|i| i.state == InstanceState::Ready) {
-                self.tell_driver(instance, Unmap { object: key });
-                self.owes(now, instance);
-            }
-        }
-        self.unmapped_everywhere(key);
-    }
-
-    /// An instance maps an object no more.
-    pub(crate) fn lose_mapping(&mut self, instance: InstanceId, key: ObjectKey) {
-        if let Some(instance) = self.instances.get_mut(&instance) {
-            instance.mapped.remove(&key);
-        }
-        if let Some(object) = self.objects.get_mut(key) {
-            object.mappings.retain(|mapping| mapping.instance != instance);
-        }
-        self.unmapped_everywhere(key);
-    }
-
-    fn unmapped_everywhere(&mut self, key: ObjectKey) {
-        let Some(object) = self.objects.get(key) else { return };
-        if object.state != ObjectState::Unmapping || !object.mappings.is_empty() {
-            return;
-        }
-        let kept = object.kept;
-        if self.step(key, ObjectEvent::Unmapped).is_none() {
-            return;
-        }
-        if kept {
-            self.out.push(Effect::Drop { object: key });
-        } else {
-            self.dropped(key);
-        }
-    }
-
-    /// The keeper has let an object go.
-    pub(crate) fn dropped(&mut self, key: ObjectKey) {
-        if let Some(object) = self.step(key, ObjectEvent::Dropped) {
-            object.pinned = 0;
-            self.out.push(Effect::Probe { object: key });
-        }
-    }
-
-    /// Whether an export of an object lives.
-    pub(crate) fn probed(&mut self, now: Time, key: ObjectKey, free: bool) {
-        if free {
-            if self.step(key, ObjectEvent::FoundFree).is_some() {
-                self.out.push(Effect::Free { object: key });
-            }
-        } else if self.step(key, ObjectEvent::FoundBusy).is_some() {
-            self.orphaned(now, key);
-        }
-    }
-
-    /// An object's memory is gone, or a reference showed up in the last moment.
-    pub(crate) fn freed(&mut self, now: Time, key: ObjectKey, gone: bool) {
-        if !gone {
-            if self.step(key, ObjectEvent::NotFreed).is_some() {
-                self.orphaned(now, key);
-            }
-        } else if self.step(key, ObjectEvent::Freed).is_some() {
-            if let Some(object) = self.forget_object(key) {
-                let event = Event::ObjectFreed { object: key.to_string(), len: object.len, after_ns: 0 };
-                self.log(Some(object.domain), event);
-            }
-        }
-    }
-
-    /// An export outlives everything else of the object: look again when it may have closed, and by itself now
-    /// and then, ever more seldom.
-    fn orphaned(&mut self, now: Time, key: ObjectKey) {
-        const MS: u64 = 1_000_000;
-        let Some(object) = self.objects.get_mut(key) else { return };
-        self.orphans.insert(key);
-        if object.hinted {
-            self.probe_orphan(key);
-            return;
-        }
-        let pause = match object.probes {
-            0 => Some(5 * MS),
-            1 => Some(100 * MS),
-            2 => Some(1000 * MS),
-            _ => None,
-        };
-        object.probes = object.probes.saturating_add(1);
-        if let Some(pause) = pause {
-            self.timers.arm(Timer::Look(key), &mut object.look_at, now.after(pause));
-        } else if self.sweep_at.is_none() {
-            self.timers.arm(Timer::Sweep, &mut self.sweep_at, now.after(60_000 * MS));
-        }
-    }
-
-    /// Looks at an orphaned object again.
-    pub(crate) fn probe_orphan(&mut self, key: ObjectKey) {
-        let Some(object) = self.step(key, ObjectEvent::Look) else { return };
-        object.hinted = false;
-        let mut look_at = object.look_at.take();
-        self.timers.disarm(Timer::Look(key), &mut look_at);
-        self.orphans.remove(&key);
-        self.forget_idle_sweep();
-        self.out.push(Effect::Probe { object: key });
-    }
-
-    fn forget_idle_sweep(&mut self) {
-        if self.orphans.is_empty() && self.sweep.is_empty() {
-            self.timers.disarm(Timer::Sweep, &mut self.sweep_at);
-        }
-    }
-
-    /// An export may have been closed: of one object, or of any.
-    pub(crate) fn export_hint(&mut self, now: Time, key: Option<ObjectKey>) {
-        let Some(key) = key else {
-            self.sweep.clear();
-            self.timers.disarm(Timer::Sweep, &mut self.sweep_at);
-            self.sweep_some(now);
-            return;
-        };
-        let Some(object) = self.objects.get_mut(key) else { return };
-        match object.state {
-            ObjectState::Orphaned => self.probe_orphan(key),
-            ObjectState::Probing | ObjectState::Freeing => object.hinted = true,
-            ObjectState::Making
-            | ObjectState::Created
-            | ObjectState::Checking
-            | ObjectState::Keeping
-            | ObjectState::Ready
-            | ObjectState::Unmapping
-            | ObjectState::Dropping
-            | ObjectState::Gone => {}
-        }
-    }
-
-    /// Takes an object out of every table and gives its charges back.
-    pub(crate) fn forget_object(&mut self, key: ObjectKey) -> Option<Object> {
-        let mut object = self.objects.remove(key)?;
-        self.timers.disarm(Timer::Look(key), &mut object.look_at);
-        self.orphans.remove(&key);
-        for place in &mut object.charges {
-            let all = place.amount();
-            self.accounts.give_back(place.split(all));
-        }
-        if let Some(charge) = object.handle_charge.take() {
-            self.accounts.give_back(charge);
-        }
-        Some(object)
-    }
 }
 
 // Clients and queues.
@@ -244,6 +59,13 @@ impl Broker {
         for id in openings {
             let _asker = self.forget_opening(now, id);
         }
+        self.forget_creations_of(key);
+        if let Some(porter) = client.porter {
+            let refusal = Refusal::new(ErrorCode::Gone, "the client is gone");
+            self.kill_porter(porter, "its client is gone", &refusal);
+        }
+        self.drop_hands(key, std::mem::take(&mut client.hands));
+        self.timers.disarm(Timer::Unread(key), &mut client.unread_at);
         for queue in client.queues.drain() {
             self.end_queue(now, queue);
         }
@@ -403,10 +225,7 @@ impl Broker {
             }
         }
         for object in &instance.mapped {
-            if let Some(object) = self.objects.get_mut(*object) {
-                object.mappings.retain(|mapping| mapping.instance != id);
-            }
-            self.unmapped_everywhere(*object);
+            self.lose_mapping(id, *object);
         }
         if instance.verdict == Some(Verdict::Idle) {
             self.serve_again(now, &instance);

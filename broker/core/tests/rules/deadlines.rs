@@ -43,7 +43,7 @@ fn f7_nothing_is_submitted_to_a_queue_once_its_job_was_late() {
     s.world.wait_for_deadline();
     let refused = s.world.refused(s.client, Batch::new().job(s.queues[0], 2).0);
     assert_eq!(refused.code, ErrorCode::Gone);
-    assert!(s.world.events.iter().any(|e| matches!(e, Event::JobTimedOut { point: Point(1), .. })));
+    assert!(s.world.events.iter().any(|e| matches!(e, Event::JobTimedOut { point: 1, .. })));
 }
 
 #[test]

@@ -4,13 +4,13 @@ use vgem_core::io::{Effect, Input, LinkId};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::Handle;
-use vgem_proto::message::client::{ClientMessage, Commit, Export, Exported};
+use vgem_proto::message::client::{ClientMessage, Export, Exported};
 use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::rights::Access;
 
 use crate::batch::Batch;
 use crate::reservations::stage;
-use crate::world::{COPY, DOMAIN, World, ZIP, create, export_of};
+use crate::world::{COPY, DOMAIN, World, ZIP, commit, create, export_of};
 
 fn with_export() -> (World, LinkId, Handle) {
     let mut world = World::new();
@@ -157,10 +157,10 @@ fn l2_an_object_with_untouched_pages_is_not_committed_but_may_be_later() {
     let object = world.raw_object(client, 4096);
     let key = world.last_object();
     world.memory.get_mut(&key).unwrap().populated = false;
-    let refused = world.refused(client, Commit { object });
+    let refused = world.refused(client, commit(object));
     assert_eq!(refused.code, ErrorCode::NotReady);
     world.memory.get_mut(&key).unwrap().populated = true;
-    let committed = world.ask(client, Commit { object });
+    let committed = world.ask(client, commit(object));
     assert!(matches!(committed, Some(ClientMessage::Committed(c)) if c.pinned == 4096));
 }
 

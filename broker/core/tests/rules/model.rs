@@ -14,16 +14,14 @@ use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, InstanceId, ObjectKey, Point, QueueHandle, TimelineKey};
 use vgem_proto::jobs::{JOB_EXPLICIT, JOB_RUN_ANYWAY};
-use vgem_proto::message::client::{
-    ClientMessage, CloseObject, CloseQueue, Commit, Done, ObjectCreated, OpenQueue,
-};
+use vgem_proto::message::client::{ClientMessage, CloseObject, CloseQueue, Done, ObjectCreated, OpenQueue};
 use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::rights::WaitKind;
 
 use crate::batch::Batch;
 use crate::driver::Received;
 use crate::oracle::{Accepted, How, Oracle, Touch};
-use crate::world::{COPY, DOMAIN, MS, OTHER_DOMAIN, SEC, World, ZIP, config, create};
+use crate::world::{COPY, DOMAIN, MS, OTHER_DOMAIN, SEC, World, ZIP, commit, config, create};
 
 /// A generator of numbers: splitmix64.
 struct Dice(u64);
@@ -128,14 +126,15 @@ impl Model {
         let Some(place) = self.some_member() else { return };
         self.world.close_exports = !self.dice.one_in(4);
         let link = self.members[place].link;
-        let Some(ClientMessage::ObjectCreated(ObjectCreated { object, .. })) =
+        let Some(ClientMessage::ObjectCreated(ObjectCreated { objects, .. })) =
             self.world.ask(link, create(4096))
         else {
             return;
         };
+        let object = objects[0];
         let key = self.world.last_object();
         if !self.dice.one_in(8) {
-            self.world.ask(link, Commit { object });
+            self.world.ask(link, commit(object));
             self.members[place].objects.push((object, key));
         }
     }

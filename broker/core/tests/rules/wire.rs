@@ -33,9 +33,7 @@ fn w1_unknown_operation_flag_and_id_have_different_errors() {
         bad(&mut world, client, Malformed::UnknownFlags(8)).code,
         bad(&mut world, client, Malformed::NonZeroTail).code,
         world.refused(client, Describe { device: DeviceId(77) }).code,
-        world
-            .refused(client, vgem_proto::message::client::Commit { object: vgem_proto::ids::Handle(5) })
-            .code,
+        world.refused(client, crate::world::commit(vgem_proto::ids::Handle(5))).code,
     ];
     let expected = [
         ErrorCode::UnknownOpcode,
@@ -202,6 +200,7 @@ fn exports_that_are_not_received_are_bounded() {
     let mut config = config();
     config.quotas.exports = 2;
     let mut world = World::with(config);
+    world.reads_at_once = false;
     let client = world.client();
     world.raw_object(client, 4096);
     world.raw_object(client, 4096);

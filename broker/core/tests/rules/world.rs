@@ -7,13 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_core::config::{Bounds, Quotas, Times};
-use vgem_core::io::{Attach, Effect, Event, Input, InstanceEnd, LinkId, PairId, PeerFacts, Settled};
+use vgem_core::io::{
+    ArrivalId, Attach, Effect, Event, Input, InstanceEnd, LinkId, PairId, PeerFacts, Settled,
+};
 use vgem_core::{Broker, Config};
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{
-    CauseId, DeviceId, DomainId, Handle, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey,
+    CauseId, DeviceId, DomainId, Handle, InstanceId, ObjectKey, Point, PorterId, QueueHandle, Time,
+    TimelineKey,
 };
 use vgem_proto::message::Head;
 use vgem_proto::message::client::{
@@ -42,6 +45,18 @@ pub(crate) struct Memory {
     pub(crate) exports: u32,
     pub(crate) populated: bool,
     pub(crate) kept: bool,
+    /// The memory of a client that it was made of.
+    pub(crate) foreign: Option<ArrivalId>,
+    pub(crate) sealable: bool,
+    /// Sealed, with the mappings for writing that there were then.
+    pub(crate) sealed: Option<Vec<InstanceId>>,
+    pub(crate) punched: bool,
+}
+
+/// A porter's process.
+#[derive(Debug, Default)]
+pub(crate) struct PorterProcess {
+    pub(crate) killed: bool,
 }
 
 /// A reply to a client.
@@ -67,6 +82,15 @@ pub(crate) struct World {
     pub(crate) events: Vec<Event>,
     pub(crate) settles: Vec<Effect>,
     pub(crate) inspected: Vec<Effect>,
+    pub(crate) porters: BTreeMap<PorterId, PorterProcess>,
+    /// Memory that porters brought and the shell holds.
+    pub(crate) arrivals: BTreeSet<ArrivalId>,
+    /// Effects that only need to be counted: CollectInFlight, Monitor, CheckReceived.
+    pub(crate) said: Vec<Effect>,
+    /// Whether clients have read what they were sent, when somebody looks.
+    pub(crate) clients_read: bool,
+    /// Whether they read it at once.
+    pub(crate) reads_at_once: bool,
     /// Effects whose answers a test gives itself.
     pub(crate) held: Vec<Effect>,
     /// Which effects are held.
@@ -75,6 +99,7 @@ pub(crate) struct World {
     pub(crate) close_exports: bool,
     next_link: u64,
     next_request: u64,
+    next_arrival: u64,
 }
 
 fn device(name: &str) -> Description {
@@ -128,11 +153,17 @@ impl World {
             events: Vec::new(),
             settles: Vec::new(),
             inspected: Vec::new(),
+            porters: BTreeMap::new(),
+            arrivals: BTreeSet::new(),
+            said: Vec::new(),
+            clients_read: true,
+            reads_at_once: true,
             held: Vec::new(),
             hold: |_| false,
             close_exports: true,
             next_link: 0,
             next_request: 0,
+            next_arrival: 0,
         };
         world.apply(Input::Tick);
         world
@@ -160,14 +191,23 @@ impl World {
     pub(crate) fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::Reply { link, request, message, attach } => {
-                if let Attach::Export { object, access: _ } = attach
-                    && !self.close_exports
-                {
-                    self.memory.get_mut(&object).expect("an object that was made").exports += 1;
+                let exported = match &attach {
+                    Attach::Export { object, .. } => vec![*object],
+                    Attach::Exports { objects, .. } => objects.clone(),
+                    Attach::None
+                    | Attach::Observers(_)
+                    | Attach::Channel(_)
+                    | Attach::Signaller(_)
+                    | Attach::Observer(_) => Vec::new(),
+                };
+                for object in exported {
+                    let memory = self.memory.get_mut(&object).expect("an object that was made");
+                    memory.exports += u32::from(!self.close_exports);
                 }
                 assert!(self.links.contains(&link), "a reply to nobody");
+                let has_fds = attach != Attach::None;
                 self.replies.push_back(Reply { request, message, attach });
-                None
+                (has_fds && self.reads_at_once).then_some(Input::Received { link })
             }
             Effect::Inspect { .. } => {
                 self.inspected.push(effect);
@@ -176,17 +216,57 @@ impl World {
             Effect::Disconnect { link, why: _ } => {
                 self.disconnected.insert(link).then_some(Input::Hangup { link })
             }
-            Effect::MakeObject { object, .. } => {
-                assert!(
-                    self.memory.insert(object, Memory { populated: true, ..Memory::default() }).is_none()
-                );
-                Some(Input::ObjectMade { object, outcome: Ok(()) })
+            Effect::MakeObject { object, sealable, .. } => {
+                let memory = Memory { populated: true, sealable, ..Memory::default() };
+                assert!(self.memory.insert(object, memory).is_none());
+                Some(Input::ObjectMade { object, outcome: Ok(inode_of(object)) })
+            }
+            Effect::TakeArrival { arrival, object } => {
+                assert!(self.arrivals.remove(&arrival), "takes what is not there");
+                let memory = Memory { populated: true, foreign: Some(arrival), ..Memory::default() };
+                assert!(self.memory.insert(object, memory).is_none());
+                Some(Input::ObjectMade { object, outcome: Ok(inode_of(object)) })
+            }
+            Effect::DropArrival { arrival } => {
+                assert!(self.arrivals.remove(&arrival), "drops what is not there");
+                None
+            }
+            Effect::Seal { object } => {
+                let writes = |driver: &&Driver| driver.mapped.get(&object) == Some(&Access::Write);
+                let writers: Vec<InstanceId> =
+                    self.drivers.values().filter(writes).map(|driver| driver.id).collect();
+                let memory = self.memory.get_mut(&object).expect("an object that was made");
+                assert!(memory.sealable, "seals what was not made for it");
+                memory.sealed = Some(writers);
+                Some(Input::Sealed { object, outcome: Ok(()) })
+            }
+            Effect::Punch { object } => {
+                self.memory.get_mut(&object).expect("an object that was made").punched = true;
+                None
+            }
+            Effect::StartPorter { porter } => {
+                assert!(self.porters.insert(porter, PorterProcess::default()).is_none());
+                Some(Input::PorterStarted { porter, pid: 7 })
+            }
+            Effect::KillPorter { porter, why: _ } => {
+                let process = self.porters.get_mut(&porter).expect("a porter that lives");
+                assert!(!std::mem::replace(&mut process.killed, true), "kills {porter} twice");
+                None
+            }
+            Effect::CheckReceived { link } => {
+                self.said.push(effect);
+                Some(if self.clients_read { Input::Received { link } } else { Input::Unreceived { link } })
+            }
+            Effect::CollectInFlight | Effect::Monitor { .. } => {
+                self.said.push(effect);
+                None
             }
             Effect::CheckPopulated { object } => {
                 Some(Input::PopulatedChecked { object, populated: self.memory[&object].populated })
             }
             Effect::Keep { object, len } => {
-                self.memory.get_mut(&object).expect("an object that was made").kept = true;
+                let memory = self.memory.get_mut(&object).expect("an object that was made");
+                assert!(!std::mem::replace(&mut memory.kept, true), "keeps what is kept");
                 Some(Input::Kept { object, pinned: len })
             }
             Effect::Drop { object } => {
@@ -230,10 +310,14 @@ impl World {
             Effect::ToDriver { instance, message, attach } => {
                 let driver = self.drivers.get_mut(&instance)?;
                 let ready = matches!(message, DriverMessage::Start(_)).then(|| ready_message(driver.device));
+                if let DriverMessage::Map(map) = &message {
+                    let sealed = self.memory.get(&map.object).is_some_and(|memory| memory.sealed.is_some());
+                    assert!(map.access == Access::Read || !sealed, "maps what is sealed for writing");
+                }
                 driver.take(&mut self.truth, message, attach);
                 ready.map(|message| Input::Driver { instance, message })
             }
-            Effect::Log { event } => {
+            Effect::Log { event, domain: _ } => {
                 assert!(!matches!(event, Event::Bug { .. }), "{event:?}");
                 self.events.push(event);
                 None
@@ -332,7 +416,7 @@ impl World {
     /// A committed object.
     pub(crate) fn object(&mut self, link: LinkId, len: u64) -> Handle {
         let handle = self.raw_object(link, len);
-        let committed = self.ask(link, Commit { object: handle });
+        let committed = self.ask(link, commit(handle));
         assert!(matches!(committed, Some(ClientMessage::Committed(_))), "{committed:?}");
         handle
     }
@@ -340,7 +424,7 @@ impl World {
     /// An object that is not committed.
     pub(crate) fn raw_object(&mut self, link: LinkId, len: u64) -> Handle {
         match self.ask(link, create(len)) {
-            Some(ClientMessage::ObjectCreated(created)) => created.object,
+            Some(ClientMessage::ObjectCreated(created)) => created.objects[0],
             other => panic!("not created: {other:?}"),
         }
     }
@@ -517,7 +601,17 @@ pub(crate) fn hello() -> Hello {
 }
 
 pub(crate) fn create(len: u64) -> CreateObject {
-    CreateObject { len, huge: HugePages::Transparent, reserved: Zero, name: b"object".to_vec() }
+    let (writer, name) = (DeviceId(0), b"object".to_vec());
+    CreateObject { len, writer, count: 0, huge: HugePages::Transparent, reserved: Zero, name }
+}
+
+pub(crate) fn commit(object: Handle) -> Commit {
+    Commit { objects: vec![object] }
+}
+
+/// The inode that the world gives to an object's memory.
+pub(crate) fn inode_of(object: ObjectKey) -> u64 {
+    1000 + u64::from(object.generation)
 }
 
 pub(crate) fn ready_message(device_id: DeviceId) -> DriverMessage {
