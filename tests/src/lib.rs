@@ -3,7 +3,13 @@
 //! Everything here panics with a sentence instead of returning an error: a test has nobody to give it to.
 #![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod cgroups;
+pub mod daemon;
+pub mod honest;
 pub mod processes;
 pub mod programs;
 pub mod raw;
 pub mod samples;
+pub mod stranger;
+pub mod strangers;

@@ -1,20 +1,27 @@
 //! A client without the library: it sends what it likes.
+//!
+//! Answers are heard in the order they come; events ([`Raw::monitor`]) are put aside, so that they never stand where
+//! an answer is expected.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use vgem_os::seqpacket::{Packet, Socket};
+use vgem_os::mapping::{Mapping, Populate};
+use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{DeviceId, Handle, Point, QueueHandle, Time};
 use vgem_proto::jobs::{ClientJob, ClientOperand, ClientParam, ParamSource};
 use vgem_proto::limits;
 use vgem_proto::message::client::{
-    ClientMessage, Commit, CreateObject, Describe, Hello, ListDevices, OpenQueue, Refused, Submit,
+    ClientMessage, CloseObject, Commit, CreateObject, Describe, Export, Hello, Import, Inspect, ListDevices,
+    Monitor, OpenPorter, OpenQueue, Refused, Submit,
 };
-use vgem_proto::message::{SUBMIT_REPLY, Sender};
+use vgem_proto::message::porter::Hand;
+use vgem_proto::message::{Head, SUBMIT_REPLY, Sender};
 use vgem_proto::rights::{Access, HugePages};
+use vgem_proto::snapshot::{self, Topic};
 
 /// A connection that speaks raw messages.
 #[derive(Debug)]
@@ -24,6 +31,19 @@ pub struct Raw {
     requests: u64,
     /// The fds that came with the last answer.
     pub fds: Vec<OwnedFd>,
+    /// The events that came, as JSON, oldest first.
+    pub events: Vec<String>,
+}
+
+/// What came from the broker.
+#[derive(Debug)]
+pub enum Heard {
+    /// A message.
+    Message(Head, ClientMessage),
+    /// The connection is gone.
+    Gone,
+    /// Nothing within the time.
+    Nothing,
 }
 
 impl Raw {
@@ -35,7 +55,7 @@ impl Raw {
     pub fn stranger(path: &Path) -> Self {
         let socket = Socket::connect(path).expect("a broker listens");
         socket.set_recv_timeout(Some(Duration::from_secs(10))).expect("a socket of ours");
-        Self { socket, requests: 0, fds: Vec::new() }
+        Self { socket, requests: 0, fds: Vec::new(), events: Vec::new() }
     }
 
     /// Connects and greets.
@@ -61,16 +81,56 @@ impl Raw {
         self.hear()
     }
 
-    /// Waits for a message.
+    /// Waits for a message that is no event.
     ///
     /// # Panics
     /// As [`Raw::ask_bytes`].
     pub fn hear(&mut self) -> ClientMessage {
+        match self.hear_within(Duration::from_secs(10)) {
+            Heard::Message(_, message) => message,
+            other => panic!("{other:?} instead of an answer"),
+        }
+    }
+
+    /// Waits for what comes next, other than events, for so long at most.
+    ///
+    /// # Panics
+    /// If the broker says what is no message.
+    pub fn hear_within(&mut self, limit: Duration) -> Heard {
         let mut buf = vec![0; limits::MESSAGE_LEN];
-        self.fds.clear();
-        let packet = self.socket.recv(&mut buf, &mut self.fds).expect("an answer within ten seconds");
-        let Packet::Data { len } = packet else { panic!("{packet:?} instead of an answer") };
-        ClientMessage::decode(&buf[..len], Sender::Broker, self.fds.len()).expect("brokers speak well").1
+        self.socket.set_recv_timeout(Some(limit)).expect("a socket of ours");
+        loop {
+            self.fds.clear();
+            let len = match self.socket.recv(&mut buf, &mut self.fds) {
+                Ok(Packet::Data { len }) => len,
+                Ok(Packet::Closed) => return Heard::Gone,
+                Err(RecvError::Os(e)) if e.errno() == vgem_os::Errno::AGAIN => return Heard::Nothing,
+                Err(RecvError::Os(e)) if e.errno() == vgem_os::Errno::CONNRESET => return Heard::Gone,
+                other => panic!("{other:?} instead of an answer"),
+            };
+            let (head, message) = ClientMessage::decode(&buf[..len], Sender::Broker, self.fds.len())
+                .expect("brokers speak well");
+            let ClientMessage::Event(event) = message else { return Heard::Message(head, message) };
+            assert_eq!(head.request, 0, "an event answers no request");
+            self.events.push(String::from_utf8(event.json).expect("JSON is text"));
+        }
+    }
+
+    /// Sends a request; its number.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    pub fn send(
+        &mut self,
+        message: impl Into<ClientMessage>,
+        fds: &[BorrowedFd<'_>],
+    ) -> vgem_os::Result<u64> {
+        let message = message.into();
+        self.requests += 1;
+        let flags = if matches!(message, ClientMessage::Submit(_)) { SUBMIT_REPLY } else { 0 };
+        let deadline = Time(vgem_os::clock::now()).after(10_000_000_000);
+        self.socket.send(&message.encode(self.requests, deadline, flags), fds)?;
+        Ok(self.requests)
     }
 
     /// Sends a request and waits for its answer.
@@ -78,12 +138,15 @@ impl Raw {
     /// # Panics
     /// As [`Raw::ask_bytes`].
     pub fn ask(&mut self, message: impl Into<ClientMessage>) -> ClientMessage {
-        let message = message.into();
-        self.requests += 1;
-        let flags = if matches!(message, ClientMessage::Submit(_)) { SUBMIT_REPLY } else { 0 };
-        let deadline = Time(vgem_os::clock::now()).after(10_000_000_000);
-        let bytes = message.encode(self.requests, deadline, flags);
-        self.ask_bytes(&bytes)
+        let request = self.send(message, &[]).expect("the broker reads");
+        match self.hear_within(Duration::from_secs(10)) {
+            Heard::Message(head, message) => {
+                // What is refused before it could be read has no number to repeat.
+                assert!(head.request == request || head.request == 0, "{message:?} answers another request");
+                message
+            }
+            other => panic!("{other:?} instead of an answer"),
+        }
     }
 
     /// As [`Raw::ask`], for requests that must be refused.
@@ -102,18 +165,135 @@ impl Raw {
     /// # Panics
     /// If it cannot be had.
     pub fn object(&mut self, committed: bool) -> Handle {
-        let create = CreateObject { len: 4096, huge: HugePages::Never, reserved: Zero, name: vec![] };
-        let ClientMessage::ObjectCreated(created) = self.ask(create) else { panic!("no object") };
+        self.exported(4096, committed).0
+    }
+
+    /// An object of `len` bytes, committed or not, with the read-write export it came with.
+    ///
+    /// # Panics
+    /// If it cannot be had.
+    pub fn exported(&mut self, len: u64, committed: bool) -> (Handle, OwnedFd) {
+        let (handles, mut fds) = self.several(len, 1);
+        let fd = fds.pop().expect("an export");
         if committed {
-            use std::os::fd::AsFd as _;
-            use vgem_os::mapping::{Mapping, Populate};
-            let fd = self.fds.pop().expect("an export");
-            let mapping = Mapping::map(fd.as_fd(), 4096, Access::Write, Populate::Lazy).expect("a page");
-            mapping.populate_write().expect("memory");
-            let answer = self.ask(Commit { object: created.object });
-            assert!(matches!(answer, ClientMessage::Committed(_)), "{answer:?}");
+            populate(fd.as_fd(), len);
+            self.commit(&handles);
         }
-        created.object
+        (handles[0], fd)
+    }
+
+    /// Several equal objects and their exports, not committed.
+    ///
+    /// # Panics
+    /// If they cannot be had, or their number is not that of their fds.
+    pub fn several(&mut self, len: u64, count: u32) -> (Vec<Handle>, Vec<OwnedFd>) {
+        match self.ask(create(len, count)) {
+            ClientMessage::ObjectCreated(created) => {
+                assert_eq!((created.objects.len(), created.len), (self.fds.len(), len));
+                (created.objects, std::mem::take(&mut self.fds))
+            }
+            other => panic!("no objects: {other:?}"),
+        }
+    }
+
+    /// Commits objects; the bytes pinned.
+    ///
+    /// # Panics
+    /// If they cannot be.
+    pub fn commit(&mut self, objects: &[Handle]) -> u64 {
+        match self.ask(Commit { objects: objects.to_vec() }) {
+            ClientMessage::Committed(committed) => committed.pinned,
+            other => panic!("not committed: {other:?}"),
+        }
+    }
+
+    /// One more export.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn export(&mut self, object: Handle, access: Access) -> OwnedFd {
+        match self.ask(Export { object, access, reserved: Zero }) {
+            ClientMessage::Exported(_) => self.fds.pop().expect("an export"),
+            other => panic!("no export: {other:?}"),
+        }
+    }
+
+    /// Gives a handle up.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn close(&mut self, object: Handle) {
+        let answer = self.ask(CloseObject { object });
+        assert!(matches!(answer, ClientMessage::Done(_)), "{answer:?}");
+    }
+
+    /// A channel to a porter.
+    ///
+    /// # Panics
+    /// If there is none to be had.
+    pub fn porter(&mut self) -> Socket {
+        match self.ask(OpenPorter {}) {
+            ClientMessage::PorterOpened(_) => Socket::from(self.fds.pop().expect("a channel")),
+            other => panic!("no porter: {other:?}"),
+        }
+    }
+
+    /// Sends an Import, and its fds over the channel; the request.
+    ///
+    /// # Panics
+    /// If one of both does not take it.
+    pub fn start_import(&mut self, channel: &Socket, fds: &[BorrowedFd<'_>]) -> u64 {
+        let request = self.send(Import { name: b"imported".to_vec() }, &[]).expect("the broker reads");
+        channel.send(&hand(request), fds).expect("the porter's channel takes it");
+        request
+    }
+
+    /// Imports memory: Import, Hand, and the answer.
+    ///
+    /// # Panics
+    /// As [`Raw::ask`].
+    pub fn import(&mut self, channel: &Socket, fd: BorrowedFd<'_>) -> ClientMessage {
+        let request = self.start_import(channel, &[fd]);
+        match self.hear_within(Duration::from_secs(10)) {
+            Heard::Message(head, message) if head.request == request => message,
+            other => panic!("{other:?} answers import {request}"),
+        }
+    }
+
+    /// The broker's own account of itself.
+    ///
+    /// # Panics
+    /// If it gives none.
+    pub fn status(&mut self) -> snapshot::Status {
+        self.inspect(Topic::Status).pop().expect("one status")
+    }
+
+    /// All entries of a topic.
+    ///
+    /// # Panics
+    /// If the broker shows none, or what it shows is no such entry.
+    pub fn inspect<E: serde::de::DeserializeOwned>(&mut self, topic: Topic) -> Vec<E> {
+        let (mut entries, mut cursor) = (Vec::new(), 0);
+        loop {
+            let ClientMessage::Page(page) = self.ask(Inspect { cursor, topic, reserved: Zero }) else {
+                panic!("no page of {topic:?}")
+            };
+            let part: Vec<E> = serde_json::from_slice(&page.json).expect("JSON of the topic's entries");
+            entries.extend(part);
+            if page.next == 0 {
+                return entries;
+            }
+            cursor = page.next;
+        }
+    }
+
+    /// From now on hears of events.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn monitor(&mut self) {
+        let answer = self.ask(Monitor {});
+        assert!(matches!(answer, ClientMessage::Done(_)), "{answer:?}");
     }
 
     /// The number of a device.
@@ -148,6 +328,28 @@ impl Raw {
             other => panic!("no queue: {other:?}"),
         }
     }
+}
+
+/// The request for equal objects of ordinary pages.
+#[must_use]
+pub fn create(len: u64, count: u32) -> CreateObject {
+    CreateObject { len, writer: DeviceId(0), count, huge: HugePages::Never, reserved: Zero, name: vec![] }
+}
+
+/// The packet that goes to a porter with an fd.
+#[must_use]
+pub fn hand(request: u64) -> Vec<u8> {
+    Hand {}.encode(request, Time(0), 0)
+}
+
+/// Touches every page of memory for writing.
+///
+/// # Panics
+/// If it cannot be mapped.
+pub fn populate(fd: BorrowedFd<'_>, len: u64) {
+    let len = usize::try_from(len).expect("memory of a test");
+    let mapping = Mapping::map(fd, len, Access::Write, Populate::Lazy).expect("memory that may be mapped");
+    mapping.populate_write().expect("memory");
 }
 
 /// A batch of one job that fills 64 bytes of an object: right in every way, for tests to spoil.

@@ -8,9 +8,9 @@ use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, Point, QueueHandle};
 use vgem_proto::jobs::{OPERAND_INDIRECT, ParamSource};
 use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, CloseObject, CreateObject, Export, Refused, Submit};
-use vgem_proto::rights::{Access, HugePages};
-use vgem_tests::raw::{Raw, fill, numbers};
+use vgem_proto::message::client::{ClientMessage, CloseObject, Export, Refused, Submit};
+use vgem_proto::rights::Access;
+use vgem_tests::raw::{Raw, create, fill, numbers};
 
 /// A private broker, a raw client with a queue on `copy`, and an object that is ready.
 struct Rig {
@@ -173,8 +173,7 @@ fn more_memory_than_the_quota_is_refused_with_the_quota() {
     let mut rig = Rig::new();
     let asked = limits::OBJECT_LEN;
     let before = rig.status();
-    let create = CreateObject { len: asked, huge: HugePages::Never, reserved: Zero, name: vec![] };
-    let refused = rig.raw.refused(create);
+    let refused = rig.raw.refused(create(asked, 1));
     assert_eq!(refused.code, ErrorCode::Exhausted);
     assert!(refused.value >= asked && refused.limit < asked, "{refused:?}");
     assert_eq!(rig.status().object_bytes, before.object_bytes);
