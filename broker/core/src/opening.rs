@@ -331,7 +331,7 @@ impl Broker {
             .count()
     }
 
-    fn give_pair(&mut self, signaller: InstanceId, observer: Party) {
+    pub(crate) fn give_pair(&mut self, signaller: InstanceId, observer: Party) {
         let Some(pair) = self.pairs.give(signaller, observer) else { return };
         if let Some(instance) = self.instances.get_mut(&signaller) {
             instance.signals.push(pair);
@@ -439,7 +439,7 @@ impl Broker {
     }
 
     /// The numbers by which the parties know a pair; the first time it is sent to the instances among them.
-    fn number_pages(&mut self, id: PairId) -> Option<(Numbered, bool)> {
+    pub(crate) fn number_pages(&mut self, id: PairId) -> Option<(Numbered, bool)> {
         let &Pair { signaller, observer, numbers, .. } = self.pairs.get(id)?;
         if let Some(numbers) = numbers {
             let pair = self.pairs.get_mut(id)?;
@@ -485,7 +485,8 @@ impl Broker {
     /// Asks for pairs ahead of need, and gives those back that no need is in sight for. After a failure nothing
     /// is asked for until somebody needs a pair.
     pub(crate) fn keep_spare_pairs(&mut self) {
-        let wanted = self.config.bounds.spare_pairs + self.openings.lacking;
+        let for_crossings = self.pairs.wanted.values().copied().max().unwrap_or(0);
+        let wanted = self.config.bounds.spare_pairs + self.openings.lacking.max(for_crossings);
         while self.pairs.spare() + self.pairs.making < wanted {
             if self.pairs.refused && self.openings.for_pairs.is_empty() {
                 return;

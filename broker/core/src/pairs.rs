@@ -7,7 +7,8 @@
 //!
 //! **Routes.** A batch must never fail because one instance cannot be shown another's timeline. So for every two
 //! instances A and B of a domain that both have queues, the pairs from A to B always have room for every
-//! timeline of A that B does not see yet. Opening a queue makes that room first ([`crate::opening`]).
+//! timeline of A that B does not see yet. Opening a queue makes that room first ([`crate::opening`]). Between
+//! domains pairs are given at need ([`crate::spares`]).
 //!
 //! Both parties number their pages themselves: a driver signal and observe pages apart, a client all of them.
 
@@ -117,6 +118,8 @@ pub(crate) struct Pairs {
     spare: Vec<PairId>,
     /// Asked for and not made yet.
     pub(crate) making: usize,
+    /// Pairs that clients' refused requests lacked, to be there when they try again.
+    pub(crate) wanted: BTreeMap<ClientKey, usize>,
     /// Set when the kernel refused one, until somebody asks for a queue again.
     pub(crate) refused: bool,
     last: u64,
@@ -218,6 +221,16 @@ impl Pairs {
             Slot::Free | Slot::Shown(_) => None,
             Slot::Closed { timeline, .. } => Some(timeline),
         }
+    }
+
+    /// The timelines that a pair shows, and where.
+    pub(crate) fn shown_in(&self, id: PairId) -> Vec<(u16, TimelineKey)> {
+        let slots = self.given.get(&id).map(|pair| pair.slots.as_slice()).unwrap_or_default();
+        let shown = |(place, slot): (u16, &Slot)| match slot {
+            Slot::Shown(timeline) => Some((place, *timeline)),
+            Slot::Free | Slot::Closed { .. } => None,
+        };
+        (0u16..).zip(slots).filter_map(shown).collect()
     }
 
     /// Notes that the timeline in a slot is closed.

@@ -142,9 +142,7 @@ impl Broker {
             ClientMessage::Monitor(_) => self.monitor(asker),
             ClientMessage::OpenPorter(_) => self.open_porter(asker),
             ClientMessage::Import(import) => self.import(now, asker, import.name),
-            ClientMessage::Observe(_) => {
-                Err(Refusal::new(ErrorCode::Unavailable, "this broker does not observe yet"))
-            }
+            ClientMessage::Observe(observe) => self.observe(asker, &observe),
             ClientMessage::Welcome(_)
             | ClientMessage::Done(_)
             | ClientMessage::Refused(_)

@@ -191,7 +191,7 @@ impl Broker {
         }
         let checked = self
             .check_jobs(client, grant.domain(), submit, batch)
-            .and_then(|weight| self.plan(batch, weight));
+            .and_then(|weight| self.plan(client, batch, weight));
         match checked {
             Ok(()) => self.change(now, submit, charge, batch),
             Err(refusal) => return Err(Refused::Points(refusal, charge)),
@@ -362,13 +362,14 @@ impl Broker {
                 queue.so_far += 1;
             }
         }
+        weight.crosses = checker.crosses;
         Ok(weight)
     }
 
     /// Computes every wait and enters every point.
-    fn plan(&mut self, batch: &mut Batch, weight: Weight) -> Outcome {
+    fn plan(&mut self, client: ClientKey, batch: &mut Batch, weight: Weight) -> Outcome {
         let bounds = self.config.bounds;
-        if weight.most <= bounds.job_waits && weight.all <= bounds.batch_waits {
+        if weight.most <= bounds.job_waits && weight.all <= bounds.batch_waits && !weight.crosses {
             return plan_jobs(&mut self.objects, batch, &bounds);
         }
         let before: Vec<(ObjectKey, Reservation)> = batch
@@ -377,7 +378,10 @@ impl Broker {
             .filter_map(|used| self.objects.get(used.object).map(|object| (used.object, object)))
             .map(|(key, object)| (key, object.reservation.clone()))
             .collect();
-        let planned = plan_jobs(&mut self.objects, batch, &bounds);
+        let mut planned = plan_jobs(&mut self.objects, batch, &bounds);
+        if planned.is_ok() && weight.crosses {
+            planned = self.prepare_crossings(client, batch);
+        }
         if planned.is_err() {
             for (key, reservation) in before {
                 if let Some(object) = self.objects.get_mut(key) {
@@ -386,6 +390,21 @@ impl Broker {
             }
         }
         planned
+    }
+
+    /// Gives the pairs that the batch's instances lack to see those of other domains.
+    fn prepare_crossings(&mut self, client: ClientKey, batch: &Batch) -> Outcome {
+        let mut waits = batch.waits.as_slice();
+        let mut wanted = Vec::with_capacity(waits.len());
+        for job in &batch.jobs {
+            let Some(queue) = batch.queues.get(job.queue) else { continue };
+            let observer = Party::Instance(queue.instance);
+            wanted.extend(take(&mut waits, job.waits).iter().map(|wait| (wait.fence, observer)));
+        }
+        let lacking = self.lacking_for(wanted.into_iter());
+        self.find_spares(client, &lacking)?;
+        self.give_spares(lacking);
+        Ok(())
     }
 
     /// Carries an accepted batch out.
@@ -613,6 +632,8 @@ struct Weight {
     most: usize,
     /// All jobs.
     all: usize,
+    /// Whether jobs may have to wait for those of other domains.
+    crosses: bool,
 }
 
 impl Weight {

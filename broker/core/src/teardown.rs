@@ -20,7 +20,7 @@ use crate::deadlines::Timer;
 use crate::devices::{Instance, InstanceEvent, InstanceState, Outlook, Verdict};
 use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Settled};
 use crate::pairs::{Pair, Party, Slot, quiet};
-use crate::queues::{QueueEvent, QueueState, Shown};
+use crate::queues::{QueueEvent, QueueState, Shown, Waiters};
 
 /// How an instance ended, in what its jobs are told.
 struct Ending {
@@ -73,8 +73,10 @@ impl Broker {
             self.drop_handle(now, key, handle);
         }
         for pair in client.pairs {
+            self.stop_observing(key, pair);
             self.drop_unseen_pair(pair);
         }
+        self.pairs.wanted.remove(&key);
         self.accounts.give_back(client.connection);
         self.accounts.give_back(client.unreceived);
         self.log(Some(client.peer.domain), Event::ClientGone { client: client_number(key) });
@@ -118,6 +120,17 @@ impl Broker {
             instance.queues.retain(|other| *other != key);
         }
         self.rest_instance(now, queue.instance);
+    }
+
+    /// A client that is gone observes other clients' timelines no more. Its own go on to their ends.
+    fn stop_observing(&mut self, client: ClientKey, id: PairId) {
+        for (slot, timeline) in self.pairs.shown_in(id) {
+            let Some(queue) = self.queues.get_mut(timeline).filter(|queue| queue.client != client) else {
+                continue;
+            };
+            queue.shown.retain(|shown| shown.pair != id);
+            self.pairs.close(id, slot, timeline, Waiters::new());
+        }
     }
 
     /// Drops a pair toward a client that is gone, once it shows nothing more.
@@ -398,20 +411,13 @@ impl Broker {
     /// Ends a pair that a dead instance observed.
     fn drop_observed_pair(&mut self, id: PairId) {
         let Some(pair) = self.pairs.get(id) else { return };
-        let timelines: Vec<TimelineKey> = pair
-            .slots
-            .iter()
-            .filter_map(|slot| match slot {
-                Slot::Shown(timeline) => Some(*timeline),
-                Slot::Free | Slot::Closed { .. } => None,
-            })
-            .collect();
-        for timeline in timelines {
+        let signaller = pair.signaller;
+        for (_, timeline) in self.pairs.shown_in(id) {
             if let Some(queue) = self.queues.get_mut(timeline) {
                 queue.shown.retain(|shown| shown.pair != id);
             }
         }
-        if self.instances.contains_key(&pair.signaller) {
+        if self.instances.contains_key(&signaller) {
             self.drop_pair_at_signaller(id);
         } else {
             self.pairs.remove(id);

@@ -1,0 +1,69 @@
+//! Pages that are given at need, from the spare ones: for waits between domains, and for clients that observe.
+//!
+//! Inside a domain routes see to it that a slot is always there ([`crate::pairs`]). Between domains there are
+//! none, because almost no two domains ever meet. So before a batch whose objects were ever used by several
+//! domains is accepted, and before an Observe is answered, it is counted how many pairs it lacks; they are given
+//! and told at once, or the request is refused and that many are made, so that the second try succeeds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::ids::{ClientKey, InstanceId, TimelineKey};
+use vgem_proto::layout::fence_page;
+
+use crate::broker::Broker;
+use crate::pairs::Party;
+use crate::requests::Outcome;
+use crate::reservation::Fence;
+
+/// The pairs that somebody lacks, one entry for each.
+pub(crate) type Lacking = Vec<(InstanceId, Party)>;
+
+impl Broker {
+    /// The pairs that are not there for each observer to see its fences.
+    pub(crate) fn lacking_for(&self, wanted: impl Iterator<Item = (Fence, Party)>) -> Lacking {
+        let mut unseen = BTreeMap::<(InstanceId, Party), BTreeSet<TimelineKey>>::new();
+        for (fence, observer) in wanted {
+            if observer == Party::Instance(fence.signaller) {
+                continue;
+            }
+            let sees =
+                |key| self.queues.get(key).is_none_or(|q| q.shown.iter().any(|s| s.observer == observer));
+            if !sees(fence.timeline) {
+                unseen.entry((fence.signaller, observer)).or_default().insert(fence.timeline);
+            }
+        }
+        let mut lacking = Vec::new();
+        for ((signaller, observer), timelines) in unseen {
+            let candidates = match observer {
+                Party::Client(client) => self.clients.get(client).map(|client| &client.pairs),
+                Party::Instance(id) => self.instances.get(&id).map(|instance| &instance.observes),
+            };
+            let candidates = candidates.map(Vec::as_slice).unwrap_or_default();
+            let room = self.pairs.room(candidates, signaller, &self.queues);
+            let pairs = timelines.len().saturating_sub(room).div_ceil(usize::from(fence_page::SLOTS));
+            lacking.extend(std::iter::repeat_n((signaller, observer), pairs));
+        }
+        lacking
+    }
+
+    /// Whether there are as many spare pairs as a client's request lacks; if not, they are made for its next try.
+    pub(crate) fn find_spares(&mut self, client: ClientKey, lacking: &Lacking) -> Outcome {
+        let (needed, spare) = (lacking.len(), self.pairs.spare());
+        if needed > spare {
+            self.pairs.wanted.insert(client, needed);
+            self.pairs.refused = false;
+            let text = "pages to show fences of other domains in; they are being made, try again";
+            return Err(Refusal::new(ErrorCode::Exhausted, text).with(needed as u64, spare as u64));
+        }
+        self.pairs.wanted.remove(&client);
+        Ok(())
+    }
+
+    /// Gives the pairs that [`Self::find_spares`] found.
+    pub(crate) fn give_spares(&mut self, lacking: Lacking) {
+        for (signaller, observer) in lacking {
+            self.give_pair(signaller, observer);
+        }
+    }
+}
