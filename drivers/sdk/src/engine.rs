@@ -11,7 +11,7 @@
 
 use std::path::PathBuf;
 
-use vgem_os::mapping::{Span, SpanMut};
+use vgem_os::mapping::{OutOfRange, Span, SpanMut};
 use vgem_proto::describe::{Description, Touch};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{ObjectKey, Time, TimelineKey};
@@ -80,6 +80,37 @@ impl JobError {
     #[must_use]
     pub fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
+    }
+
+    /// The driver's own failure ([`ErrorCode::DriverFault`]).
+    #[must_use]
+    pub fn fault(text: impl Into<String>) -> Self {
+        Self::new(ErrorCode::DriverFault, text)
+    }
+
+    /// The output operand is too short ([`ErrorCode::OutputTooSmall`]); the text says what it would need.
+    #[must_use]
+    pub fn too_small(text: impl Into<String>) -> Self {
+        Self::new(ErrorCode::OutputTooSmall, text)
+    }
+
+    /// An input is not what it should be ([`ErrorCode::CorruptInput`]).
+    #[must_use]
+    pub fn corrupt(text: impl Into<String>) -> Self {
+        Self::new(ErrorCode::CorruptInput, text)
+    }
+
+    /// For pieces whose bounds were computed from the whole, so that they are always inside: a fault.
+    #[must_use]
+    pub fn outside() -> Self {
+        Self::fault("a piece was computed outside its operand")
+    }
+}
+
+/// A range check of the memory layer that an engine's own check should have come before.
+impl From<OutOfRange> for JobError {
+    fn from(error: OutOfRange) -> Self {
+        Self::fault(error.to_string())
     }
 }
 

@@ -30,6 +30,7 @@
 //! |---|---|
 //! | [`engine`] | what an engine implements and sees |
 //! | [`window`] | private pieces of operands |
+//! | [`scratch`] | private memory as long as an operand |
 //! | [`mapping`] | operands where they lie, and private memory beside them |
 //! | [`testing`] | what an engine's own tests need |
 //! | `schedule` | which job may run now |
@@ -47,6 +48,7 @@ mod operands;
 mod options;
 mod outbox;
 mod schedule;
+pub mod scratch;
 mod serve;
 pub mod testing;
 mod timeline;

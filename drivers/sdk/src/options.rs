@@ -1,6 +1,7 @@
 //! What the keeper tells a driver on its command line.
 
 use std::path::PathBuf;
+use std::thread::available_parallelism;
 
 /// A driver's command line, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -34,6 +35,13 @@ pub enum BadOptions {
 }
 
 impl Options {
+    /// How many executors to ask for: what the command line says, else `most`, or one per core if there are fewer.
+    #[must_use]
+    pub fn executors_or(&self, most: u16) -> u16 {
+        let cores = available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX));
+        self.executors.unwrap_or(most.min(cores))
+    }
+
     /// Parses a command line without its program name.
     ///
     /// # Errors
