@@ -1,90 +1,43 @@
-//! Buffers: objects this process has mapped, and guards to see their bytes.
+//! Buffers: objects this process has mapped, and how their bytes are reached.
 //!
 //! ```text
-//!   Draft (made, mapped, populated) ──commit──► Buffer ──slice──► job
-//!                                                 ├── read(range)  ──► ReadGuard:  &[u8]
-//!                                                 ├── write(range) ──► WriteGuard: &mut [u8]
-//!                                                 └── copy_in, copy_out (counted)
+//!   made ([`crate::draft`]), imported ([`crate::import`]) or adopted ([`crate::adopt`]) ──► Buffer ──slice──► job
+//!                                                 ├── read(range), write(range) ──► guards ([`crate::guard`])
+//!                                                 ├── copy_in, copy_out (counted)
+//!                                                 └── export(access), send(socket, access) ──► other processes
 //! ```
 //!
-//! The memory is shared with device drivers, so its bytes are seen only through guards. A guard relies on the fence
-//! protocol: while it is held, no job *of this client* writes (or, for a write guard, uses) its bytes; submitting one that
-//! would is refused. Another client with an export of the same object, or a thread of this process that maps one,
-//! is not held back: whoever shares writing shares the duty to order it.
+//! The memory is shared with device drivers, so its bytes are seen only through guards, or copied.
+//!
+//! Once a buffer was exported or imported, others may use it. From then on each guard first asks the broker what others
+//! have submitted and waits for that too; before, a guard asks nobody.
 //!
 //! Dropping a buffer gives its handle up without waiting. The memory lives until the last job, export and mapping are gone.
 
-use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::ops::{Bound, Range, RangeBounds};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use vgem_os::mapping::{Mapping, Populate, Quiescent};
+use vgem_os::adopt::Adopted;
+use vgem_os::mapping::{Mapping, Quiescent, Span, SpanMut};
 use vgem_os::memory;
 use vgem_proto::codec::Zero;
-use vgem_proto::ids::{DeviceId, Handle};
-use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, CloseObject, Commit, CreateObject, Export};
-use vgem_proto::rights::{Access, HugePages};
+use vgem_proto::ids::Handle;
+use vgem_proto::message::client::{ClientMessage, Export};
+use vgem_proto::rights::{Access, Rights};
 
-use crate::core::{self, Core};
+use crate::core::Core;
 use crate::deadline::Deadline;
+use crate::draft::Object;
 use crate::error::{Error, LocalError, Result};
 use crate::exchange::Reply;
-#[cfg(feature = "tokio")]
-use crate::fence::Fence;
+use crate::guard::{Lease, ReadGuard, WriteGuard};
 use crate::ledger::{Ledger, Waiting};
 use crate::link::unexpected;
-
-/// What a new buffer is to be.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BufferOptions {
-    name: String,
-    huge: HugePages,
-}
-
-impl BufferOptions {
-    /// No name, and huge pages where the machine has them to spare.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A name for people; cut to 64 bytes.
-    #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
-        self
-    }
-
-    /// Which pages.
-    #[must_use]
-    pub const fn huge(mut self, huge: HugePages) -> Self {
-        self.huge = huge;
-        self
-    }
-
-    /// The request for a buffer of `len` bytes, rounded up to whole pages.
-    pub(crate) fn request(&self, len: u64) -> Result<CreateObject> {
-        if len == 0 {
-            return Err(LocalError::Empty { what: "buffer" }.into());
-        }
-        let page = match self.huge {
-            HugePages::Transparent | HugePages::Never => limits::PAGE_LEN,
-            HugePages::Size2M => 2 << 20,
-            HugePages::Size1G => 1 << 30,
-        };
-        // Too long for a u64 is too long for the broker as well: let it say so, with its limit.
-        let len = len.checked_next_multiple_of(page).unwrap_or(u64::MAX - (page - 1));
-        Ok(CreateObject {
-            len,
-            writer: DeviceId(0),
-            count: 1,
-            huge: self.huge,
-            reserved: Zero,
-            name: core::cut(&self.name),
-        })
-    }
-}
+#[cfg(feature = "tokio")]
+use crate::obstacle::Obstacle;
+use crate::obstacle::observe;
+use crate::transfer::{self, Header, Outgoing};
 
 /// Shared memory that jobs work on.
 #[derive(Debug)]
@@ -95,68 +48,44 @@ pub struct Buffer {
 #[derive(Debug)]
 pub(crate) struct BufferShared {
     // First of all unmapped, then given up: the broker finds nothing of it left.
-    mapping: Mapping,
-    object: Object,
+    pub(crate) memory: Memory,
+    pub(crate) object: Object,
     pub(crate) core: Arc<Core>,
-    pub(crate) ledger: Ledger,
-    len: u64,
-    pinned: u64,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) facts: Facts,
 }
 
-/// A handle; given up on drop.
+/// What is known of a buffer from its beginning.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    /// Bytes, as they were asked for.
+    pub(crate) len: u64,
+    pub(crate) rights: Rights,
+    pub(crate) pinned: u64,
+    /// No client can write it.
+    pub(crate) sealed: bool,
+    pub(crate) name: Vec<u8>,
+}
+
+/// How the memory of a buffer came into this process.
 #[derive(Debug)]
-struct Object {
-    core: Arc<Core>,
-    handle: Handle,
-}
-
-/// An object that is mapped and populated, and not ready yet.
-#[derive(Debug)]
-pub(crate) struct Draft {
-    mapping: Mapping,
-    object: Object,
-    len: u64,
-}
-
-impl Draft {
-    /// Understands a created object: checks its fd, maps it, allocates its pages.
-    pub(crate) fn map(core: &Arc<Core>, len: u64, mut reply: Reply) -> Result<Self> {
-        let fds = std::mem::take(&mut reply.fds);
-        let ClientMessage::ObjectCreated(created) = &reply.message else { return Err(unexpected(&reply)) };
-        let [handle] = created.objects[..] else {
-            return Err(Error::Protocol(format!("asked for one object, got {}", created.objects.len())));
-        };
-        // From here on the handle is given up if anything fails.
-        let object = Object { core: Arc::clone(core), handle };
-        let Ok([fd]) = <[OwnedFd; 1]>::try_from(fds) else {
-            return Err(Error::Protocol("a created object without its fd".into()));
-        };
-        if created.len < len {
-            return Err(Error::Protocol(format!("asked for {len} bytes, got {}", created.len)));
-        }
-        let whole = usize::try_from(created.len)
-            .map_err(|_| Error::Protocol(format!("an object of {} bytes", created.len)))?;
-        let mapping = Mapping::map(fd.as_fd(), whole, memory::Access::Write, Populate::Now)?;
-        Ok(Self { object, len, mapping })
-    }
-
-    /// The request that makes it ready.
-    pub(crate) fn commit(&self) -> Commit {
-        Commit { objects: vec![self.object.handle] }
-    }
-
-    /// Understands that it is ready.
-    pub(crate) fn committed(self, reply: &Reply) -> Result<Buffer> {
-        let ClientMessage::Committed(committed) = &reply.message else { return Err(unexpected(reply)) };
-        let Self { object, len, mapping } = self;
-        let core = Arc::clone(&object.core);
-        let (ledger, pinned) = (Ledger::default(), committed.pinned);
-        Ok(Buffer::over(Arc::new(BufferShared { core, ledger, object, len, pinned, mapping })))
-    }
+pub(crate) enum Memory {
+    /// It was mapped for the buffer.
+    Mapped(Mapping),
+    /// It was there before, and is given back.
+    Adopted(Adopted),
 }
 
 impl Buffer {
-    pub(crate) fn over(shared: Arc<BufferShared>) -> Self {
+    /// The one buffer of a new object.
+    pub(crate) fn new(shared: BufferShared) -> Self {
+        let shared = Arc::new(shared);
+        shared.core.known.keep(&shared);
+        Self { shared }
+    }
+
+    /// One more buffer of the same object.
+    pub(crate) fn of(shared: Arc<BufferShared>) -> Self {
         Self { shared }
     }
 
@@ -164,19 +93,38 @@ impl Buffer {
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a buffer has at least one byte")]
     pub fn len(&self) -> u64 {
-        self.shared.len
+        self.shared.facts.len
     }
 
-    /// Bytes of it that are pinned: all, unless the machine's limits forbid.
+    /// Bytes of it that are pinned: all, unless the machine's limits forbid. 0 of an imported buffer that was ready
+    /// before: who made it ready was told. Buffers of a set share the broker's sum equally.
     #[must_use]
     pub fn pinned(&self) -> u64 {
-        self.shared.pinned
+        self.shared.facts.pinned
     }
 
     /// This client's number for the object, for people and tools.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.shared.handle()
+    }
+
+    /// Whether this process may write its bytes: not those of a sealed result, or of a read-only import.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.shared.is_writable()
+    }
+
+    /// Whether no client can write it: it is a sealed result, or was sealed against writing when it was imported.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.shared.facts.sealed
+    }
+
+    /// Whether it was exported or imported, so that other clients may use it and guards ask the broker.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared.ledger.is_shared()
     }
 
     /// A part of the buffer, for a job. A range that leaves the buffer is refused where it is used.
@@ -186,17 +134,24 @@ impl Buffer {
         Slice { buffer: self, offset: range.start, len: range.end.saturating_sub(range.start) }
     }
 
-    /// The bytes of `range`, to read. Waits for the jobs of this client that write them.
+    /// All there is of it, if this is the only buffer of the object and no batch names it.
+    pub(crate) fn alone(self) -> Result<BufferShared, Self> {
+        Arc::try_unwrap(self.shared).map_err(Self::of)
+    }
+
+    /// The bytes of `range`, to read. Waits for the jobs of this client that write them, and on a shared buffer for what
+    /// others submitted to write any of it.
     ///
     /// # Errors
     /// [`Error::Job`] if such a job failed: the bytes are not what they should be; [`Error::Timeout`];
-    /// [`Error::BrokerLost`]; [`LocalError::OutOfRange`].
+    /// [`Error::BrokerLost`]; [`LocalError::OutOfRange`]; on a shared buffer as every request.
     pub fn read(&self, range: impl RangeBounds<u64>, deadline: impl Into<Deadline>) -> Result<ReadGuard<'_>> {
         let lease = self.lease(&range, Access::Read, Waiting::Until(deadline.into()))?;
         lease.map(ReadGuard::new).ok_or(Error::Timeout { what: "a read guard" })
     }
 
-    /// As [`Buffer::read`], without waiting: nothing if it would have to.
+    /// As [`Buffer::read`], without waiting for any job: nothing if it would have to. On a shared buffer the broker is
+    /// asked, one round trip; otherwise nobody is.
     ///
     /// # Errors
     /// As [`Buffer::read`].
@@ -204,11 +159,12 @@ impl Buffer {
         Ok(self.lease(&range, Access::Read, Waiting::Not)?.map(ReadGuard::new))
     }
 
-    /// The bytes of `range`, to change. Waits for every job of this client that uses them. A failed one does not
-    /// matter: its bytes are as it left them.
+    /// The bytes of `range`, to change. Waits for every job of this client that uses them, and on a shared buffer for
+    /// what others submitted to use any of it. A failed one does not matter: its bytes are as it left them.
     ///
     /// # Errors
-    /// [`Error::Timeout`]; [`Error::BrokerLost`]; [`LocalError::OutOfRange`].
+    /// [`LocalError::ReadOnly`] for a sealed result or a read-only import; [`Error::Timeout`]; [`Error::BrokerLost`];
+    /// [`LocalError::OutOfRange`]; on a shared buffer as every request.
     pub fn write(
         &self,
         range: impl RangeBounds<u64>,
@@ -218,7 +174,8 @@ impl Buffer {
         lease.map(WriteGuard::new).ok_or(Error::Timeout { what: "a write guard" })
     }
 
-    /// As [`Buffer::write`], without waiting: nothing if it would have to.
+    /// As [`Buffer::write`], without waiting for any job: nothing if it would have to. On a shared buffer the broker is
+    /// asked, one round trip; otherwise nobody is.
     ///
     /// # Errors
     /// As [`Buffer::write`].
@@ -256,7 +213,9 @@ impl Buffer {
         self.exported(access, self.shared.core.call(self.export_request(access))?)
     }
 
+    /// The request for an export. Others may use the memory from now on.
     pub(crate) fn export_request(&self, access: Access) -> Export {
+        self.shared.ledger.share();
         Export { object: self.handle(), access, reserved: Zero }
     }
 
@@ -275,13 +234,31 @@ impl Buffer {
         Ok(fd)
     }
 
+    /// Gives the buffer to another process over any Unix socket, whether stream, datagram or SEQPACKET: its memory for
+    /// `access`, and what is unfinished on it. The other end takes it with [`crate::Client::receive`]. The buffer is
+    /// still ours as well.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: `Denied` if the handle does not allow it; [`Error::Timeout`] without room in the socket;
+    /// [`Error::System`] with its error; as every request.
+    pub fn send(&self, socket: impl AsFd, access: Access, deadline: impl Into<Deadline>) -> Result<()> {
+        // The answer says that the broker has taken in every job submitted before.
+        let fd = self.export(access)?;
+        transfer::send(socket.as_fd(), Outgoing::new(&self.header(access), fd), deadline.into())
+    }
+
+    /// What a receiver is told of it.
+    pub(crate) fn header(&self, access: Access) -> Header {
+        Header { access, len: self.len(), name: self.shared.facts.name.clone() }
+    }
+
     pub(crate) fn shared(&self) -> &Arc<BufferShared> {
         &self.shared
     }
 
-    /// The job a guard over `range` has to wait for, if one.
+    /// What a guard over `range` has to wait for, if anything.
     #[cfg(feature = "tokio")]
-    pub(crate) fn obstacle(&self, range: &impl RangeBounds<u64>, access: Access) -> Result<Option<Fence>> {
+    pub(crate) fn obstacle(&self, range: &impl RangeBounds<u64>, access: Access) -> Result<Option<Obstacle>> {
         self.shared.ledger.obstacle(&bounds(range, self.len()), access)
     }
 
@@ -304,6 +281,35 @@ impl Buffer {
         access: Access,
         waiting: Waiting,
     ) -> Result<Option<Lease<'_>>> {
+        self.check(range, access)?;
+        if self.is_shared() {
+            self.observe(access, waiting)?;
+        }
+        self.lease_as_known(range, access, waiting)
+    }
+
+    /// A lease that asks nobody about others.
+    pub(crate) fn lease_as_known(
+        &self,
+        range: &impl RangeBounds<u64>,
+        access: Access,
+        waiting: Waiting,
+    ) -> Result<Option<Lease<'_>>> {
+        let (range, start, len) = self.check(range, access)?;
+        let taken = self.shared.ledger.guard(range, access, waiting);
+        let Some(id) = taken.map_err(|error| self.explained(error, waiting))? else { return Ok(None) };
+        Ok(Some(Lease { shared: &self.shared, id, start, len, quiet: Quiescent::by_contract() }))
+    }
+
+    /// A range of bytes of this buffer, with its place and length in this process, if `access` to it is possible.
+    pub(crate) fn check(
+        &self,
+        range: &impl RangeBounds<u64>,
+        access: Access,
+    ) -> Result<(Range<u64>, usize, usize)> {
+        if access == Access::Write && !self.is_writable() {
+            return Err(self.shared.read_only().into());
+        }
         let range = bounds(range, self.len());
         let len = range.end.saturating_sub(range.start);
         let out = || LocalError::OutOfRange { offset: range.start, len, available: self.len() };
@@ -312,25 +318,73 @@ impl Buffer {
         }
         let start = usize::try_from(range.start).map_err(|_| out())?;
         let bytes = usize::try_from(len).map_err(|_| out())?;
-        let taken = self.shared.ledger.guard(range.clone(), access, waiting);
-        let Some(id) = taken.map_err(|error| self.explained(error, waiting))? else { return Ok(None) };
-        Ok(Some(Lease { shared: &self.shared, id, start, len: bytes, quiet: Quiescent::by_contract() }))
+        Ok((range, start, bytes))
+    }
+
+    /// Asks what others have submitted.
+    pub(crate) fn observe(&self, access: Access, waiting: Waiting) -> Result<()> {
+        let core = &self.shared.core;
+        let deadline = match waiting {
+            Waiting::Until(deadline) => deadline.min(core.deadline()),
+            Waiting::Not => core.deadline(),
+        };
+        let reply = core.link.call(observe(self.handle(), access), deadline)?;
+        self.observed(access, reply)
+    }
+
+    /// Understands what others have submitted.
+    pub(crate) fn observed(&self, access: Access, reply: Reply) -> Result<()> {
+        let shared = &self.shared;
+        let named = shared.core.observed(self.handle(), access, reply)?;
+        shared.ledger.observed(&(0..self.len()), access, named);
+        Ok(())
     }
 }
 
 impl BufferShared {
+    pub(crate) fn new(memory: Memory, object: Object, ledger: Arc<Ledger>, facts: Facts) -> Self {
+        let core = Arc::clone(&object.core);
+        Self { memory, object, core, ledger, facts }
+    }
+
     pub(crate) fn handle(&self) -> Handle {
         self.object.handle
     }
 
-    pub(crate) fn mapping(&self) -> &Mapping {
-        &self.mapping
+    /// Its bytes, to copy from, or to look at under a guard.
+    pub(crate) fn span(&self) -> Span<'_> {
+        self.mapping().span()
     }
-}
 
-impl Drop for Object {
-    fn drop(&mut self) {
-        self.core.link.post(&ClientMessage::CloseObject(CloseObject { object: self.handle }));
+    /// Its bytes, to change under a guard; nothing if they are for reading only.
+    pub(crate) fn span_mut(&self) -> Option<SpanMut<'_>> {
+        self.mapping().span_mut().ok()
+    }
+
+    /// Whether this process may write its bytes.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.mapping().access() == memory::Access::Write
+    }
+
+    /// Whether jobs of this client may write it: the handle says so, whatever this process may do itself.
+    pub(crate) fn check_output(&self) -> Result<(), LocalError> {
+        if self.facts.rights.contains(Rights::WRITE) { Ok(()) } else { Err(self.read_only()) }
+    }
+
+    fn mapping(&self) -> &Mapping {
+        match &self.memory {
+            Memory::Mapped(mapping) => mapping,
+            Memory::Adopted(adopted) => adopted,
+        }
+    }
+
+    fn read_only(&self) -> LocalError {
+        let why = if self.facts.sealed {
+            "it is sealed against writing"
+        } else {
+            "it was imported from a read-only fd"
+        };
+        LocalError::ReadOnly { handle: self.handle(), why }
     }
 }
 
@@ -383,79 +437,6 @@ impl<'a> From<&Slice<'a>> for Slice<'a> {
     }
 }
 
-/// A guard's hold on bytes of a buffer; given back on drop.
-#[derive(Debug)]
-struct Lease<'a> {
-    shared: &'a BufferShared,
-    id: u64,
-    start: usize,
-    len: usize,
-    quiet: Quiescent,
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        self.shared.ledger.release(self.id);
-    }
-}
-
-/// Bytes of a buffer, to read.
-///
-/// Relies on the fence protocol: the jobs of this client that write these bytes have ended, and none can be submitted
-/// while the guard is held. What others write through exports of the object is for them and you to order.
-#[derive(Debug)]
-pub struct ReadGuard<'a>(Lease<'a>);
-
-impl<'a> ReadGuard<'a> {
-    fn new(lease: Lease<'a>) -> Self {
-        Self(lease)
-    }
-}
-
-impl Deref for ReadGuard<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let lease = &self.0;
-        let span = lease.shared.mapping.span().sub(lease.start, lease.len);
-        // The quiet rests on the ledger: no job of this client may write these bytes while the lease is held.
-        span.map_or(&[], |span| span.bytes(&lease.quiet))
-    }
-}
-
-/// Bytes of a buffer, to change.
-///
-/// Relies on the fence protocol: no job of this client uses these bytes, and none can be submitted while the guard is
-/// held. What others do through exports of the object is for them and you to order.
-#[derive(Debug)]
-pub struct WriteGuard<'a>(Lease<'a>);
-
-impl<'a> WriteGuard<'a> {
-    fn new(lease: Lease<'a>) -> Self {
-        Self(lease)
-    }
-}
-
-impl Deref for WriteGuard<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let lease = &self.0;
-        let span = lease.shared.mapping.span().sub(lease.start, lease.len);
-        // The quiet rests on the ledger: no job of this client may use these bytes while the lease is held.
-        span.map_or(&[], |span| span.bytes(&lease.quiet))
-    }
-}
-
-impl DerefMut for WriteGuard<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        let lease = &mut self.0;
-        let span = lease.shared.mapping.span_mut().ok().and_then(|span| span.sub(lease.start, lease.len));
-        // As above; the exclusive borrow of the guard makes this the only slice.
-        span.map_or(&mut [], |span| span.bytes_mut(&mut lease.quiet))
-    }
-}
-
 /// First byte and end of a range of a buffer of `len` bytes.
 fn bounds(range: &impl RangeBounds<u64>, len: u64) -> Range<u64> {
     let start = match range.start_bound() {
@@ -478,18 +459,5 @@ mod tests {
     #[test]
     fn an_open_range_is_the_whole_buffer() {
         assert_eq!(bounds(&.., 9), 0..9);
-    }
-
-    #[test]
-    fn lengths_are_rounded_up_to_whole_pages() {
-        let asked = |options: BufferOptions, len| options.request(len).map(|request| request.len).ok();
-        assert_eq!(asked(BufferOptions::new(), 1), Some(4096));
-        assert_eq!(asked(BufferOptions::new(), 8192), Some(8192));
-        assert_eq!(asked(BufferOptions::new().huge(HugePages::Size2M), 1), Some(2 << 20));
-    }
-
-    #[test]
-    fn a_buffer_of_nothing_is_refused_here() {
-        assert!(matches!(BufferOptions::new().request(0), Err(Error::Local(LocalError::Empty { .. }))));
     }
 }

@@ -71,7 +71,7 @@ impl CellRef<'_> {
     /// What it holds now. Read it after the fence of the job that wrote it.
     #[must_use]
     pub fn read(&self) -> Cell {
-        let span = self.cells.buffer.shared().mapping().span();
+        let span = self.cells.buffer.shared().span();
         let mut words = [0; result_cell::WORDS];
         if self.index < self.cells.count {
             for (number, word) in words.iter_mut().enumerate() {

@@ -1,26 +1,38 @@
 //! The blocking front: a connection, and how the rest is had from it.
 
 use std::env;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use vgem_os::Errno;
+use vgem_os::adopt::{PageVec, Region};
 use vgem_os::seqpacket::Socket;
 use vgem_proto::ids::{CauseId, DomainId};
+use vgem_proto::message::client as message;
+use vgem_proto::rights::Access;
 use vgem_proto::snapshot::{ClientEntry, DeviceEntry, ObjectEntry, QueueEntry, Status, Topic};
 
+use crate::adopt::{self, AdoptedBuffer, AdoptedPages, NotDone};
 use crate::batch::Batch;
-use crate::buffer::{Buffer, BufferOptions, Draft};
+use crate::buffer::Buffer;
 use crate::cell::Cells;
 use crate::core::{self, Core};
 use crate::counters::{ClientCounters, Counters};
 use crate::deadline::Deadline;
 use crate::device::{Device, DeviceName};
+use crate::draft::Drafts;
 use crate::error::{Error, Result, Tried};
 use crate::explain::Explanation;
+use crate::import::{self, ImportOptions};
+use crate::ledger::Waiting;
 use crate::link::Link;
+use crate::monitor::Monitor;
+use crate::options::BufferOptions;
 use crate::pool::BufferPool;
+use crate::set::BufferSet;
+use crate::transfer::{self, Received};
 
 /// How long a request waits for its answer, unless the options say otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -159,10 +171,100 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] with `Exhausted` over quota; [`Error::System`] without memory; as every request.
     pub fn create_with(&self, len: u64, options: &BufferOptions) -> Result<Buffer> {
-        let reply = self.core.call(options.request(len)?)?;
-        let draft = Draft::map(&self.core, len, reply)?;
-        let committed = self.core.call(draft.commit())?;
-        draft.committed(&committed)
+        let mut made = self.make(1, len, options)?;
+        made.pop().ok_or_else(|| Error::Protocol("no object was made".into()))
+    }
+
+    /// `count` buffers of `len` bytes each, made together: one request for up to 64 of them.
+    ///
+    /// # Errors
+    /// As [`Client::create_set_with`].
+    pub fn create_set(&self, count: usize, len: u64) -> Result<BufferSet> {
+        self.create_set_with(count, len, &BufferOptions::new())
+    }
+
+    /// As [`Client::create_set`], with options for each. All of them are made, or none.
+    ///
+    /// # Errors
+    /// [`crate::LocalError::Empty`] for none; as [`Client::create_with`].
+    pub fn create_set_with(&self, count: usize, len: u64, options: &BufferOptions) -> Result<BufferSet> {
+        let mut all = Vec::with_capacity(count);
+        for part in BufferSet::parts(count)? {
+            all.extend(self.make(part, len, options)?);
+        }
+        Ok(BufferSet::new(all))
+    }
+
+    /// Up to 64 buffers with one request.
+    fn make(&self, count: usize, len: u64, options: &BufferOptions) -> Result<Vec<Buffer>> {
+        let wanted = u32::try_from(count).unwrap_or(u32::MAX);
+        let reply = self.core.call(options.request(wanted, len)?)?;
+        let drafts = Drafts::map(&self.core, count, len, options, reply)?;
+        let committed = self.core.call(drafts.commit())?;
+        drafts.committed(&committed)
+    }
+
+    /// The buffer of memory whose fd one has: an export of some client's buffer, or memory of somebody's own making. The
+    /// same memory again is the same object, and its buffers share what guards they hold.
+    ///
+    /// # Errors
+    /// As [`Client::import_with`].
+    pub fn import_fd(&self, fd: OwnedFd) -> Result<Buffer> {
+        self.import_with(fd, &ImportOptions::new())
+    }
+
+    /// As [`Client::import_fd`], with options. Memory that was no object before is sealed against changes of its size,
+    /// populated here, charged to this domain and pinned. A read-only fd makes a buffer that only reads.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], in words, for an fd that is no such memory (`BadParameter`, `Denied`), over quota
+    /// (`Exhausted`), gone (`Gone`), or that stalls whoever looks at it (`Late`); [`Error::System`] if it cannot be handed
+    /// over or mapped; as every request.
+    pub fn import_with(&self, fd: OwnedFd, options: &ImportOptions) -> Result<Buffer> {
+        import::import(&self.core, fd, options)
+    }
+
+    /// Makes memory of this process a buffer, without changing its address. Its contents are copied once.
+    ///
+    /// # Errors
+    /// Gives the region back, with [`Error::Refused`] over quota, [`Error::System`] without memory; as every request.
+    pub fn adopt(&self, region: Region) -> Result<AdoptedBuffer, NotDone<Region>> {
+        let len = region.len() as u64;
+        adopt::adopt(&self.core, region, len)
+    }
+
+    /// As [`Client::adopt`], for memory that owns itself. The buffer is as long as the bytes in use; pages beyond them are
+    /// given back to the machine.
+    ///
+    /// # Errors
+    /// As there; [`crate::LocalError::Empty`] for no bytes.
+    pub fn adopt_pages(&self, pages: PageVec) -> Result<AdoptedPages, NotDone<PageVec>> {
+        adopt::adopt_pages(&self.core, pages)
+    }
+
+    /// The next buffer that another process sends over `socket` ([`Buffer::send`]), with what it has to wait for: reading
+    /// it waits for the sender's unfinished jobs, and fails with them.
+    ///
+    /// # Errors
+    /// [`Error::Transfer`] if something else comes, and its fds are closed; [`Error::Timeout`]; as
+    /// [`Client::import_with`].
+    pub fn receive(&self, socket: impl AsFd, deadline: impl Into<Deadline>) -> Result<Received> {
+        let deadline = deadline.into();
+        let (header, fd) = transfer::receive(socket.as_fd(), deadline, || true)?;
+        let buffer = self.import_with(fd, &header.options())?;
+        // Whatever failed before, this is newer.
+        buffer.shared().ledger.forgive_others();
+        buffer.observe(Access::Read, Waiting::Until(self.core.deadline()))?;
+        header.received(buffer)
+    }
+
+    /// Asks to be told what happens: in this domain, or everywhere if we are root.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn monitor(&self) -> Result<Monitor> {
+        self.core.link.expect_events();
+        Monitor::begun(&self.core, &self.core.call(message::Monitor {})?)
     }
 
     /// `count` result cells.

@@ -6,16 +6,16 @@
 //! The requests themselves are made and their answers understood here, in pairs that do no I/O, so that the
 //! blocking and the asynchronous front differ in how they wait and in nothing else.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use vgem_os::fence::{ObserverFds, Slot};
 use vgem_proto::describe::Description;
-use vgem_proto::ids::{CauseId, DeviceId, DomainId};
+use vgem_proto::ids::{CauseId, DeviceId, DomainId, PageId, TimelineKey};
 use vgem_proto::message::client::{
-    ClientMessage, CloseQueue, Describe, Explain, Hello, Inspect, ListDevices, OpenQueue, QueueOpened,
-    Welcome,
+    ClientMessage, CloseQueue, Describe, Explain, Hello, Inspect, ListDevices, OpenQueue, Welcome,
 };
 use vgem_proto::snapshot::Topic;
 
@@ -26,8 +26,10 @@ use crate::device::{DeviceName, DeviceShared};
 use crate::error::{Error, LocalError, Result};
 use crate::exchange::{Reply, RequestId, refusal};
 use crate::explain::{Explanation, Memory};
+use crate::known::Known;
 use crate::link::{Link, unexpected};
 use crate::pages::Observer;
+use crate::porter::Porter;
 use crate::queue::{QueueShared, room_for};
 use crate::records::Records;
 
@@ -42,7 +44,13 @@ pub(crate) struct Core {
     pub(crate) patience: Duration,
     /// Held while points are numbered and their message is sent: the broker sees points in order.
     pub(crate) submitting: Mutex<Submitting>,
+    /// The buffers that live.
+    pub(crate) known: Known,
+    /// How fds get to this client's porter.
+    pub(crate) porter: Porter,
     pages: Mutex<Vec<Option<Arc<Observer>>>>,
+    /// Timelines of this client's open queues.
+    timelines: Mutex<HashSet<TimelineKey>>,
     devices: Mutex<Vec<Arc<DeviceShared>>>,
     explained: Memory,
     bridge: OnceLock<Bridge>,
@@ -77,7 +85,10 @@ impl Core {
             session,
             patience,
             submitting: Mutex::new(Submitting::default()),
+            known: Known::default(),
+            porter: Porter::default(),
             pages: Mutex::new(Vec::new()),
+            timelines: Mutex::new(HashSet::new()),
             devices: Mutex::new(Vec::new()),
             explained: Memory::default(),
             bridge: OnceLock::new(),
@@ -122,23 +133,39 @@ impl Core {
         let ClientMessage::QueueOpened(opened) = &reply.message else { return Err(unexpected(&reply)) };
         let found = Slot::new(opened.slot)
             .ok_or_else(|| Error::Protocol(format!("slot {} of a page", opened.slot)))
-            .and_then(|slot| Ok((slot, self.page(opened, fds)?)));
+            .and_then(|slot| Ok((slot, self.page(opened.page, fds.try_into().ok())?)));
         let (slot, observer) = found.inspect_err(|_| {
             // Nobody will ever use it.
             self.link.post(&ClientMessage::CloseQueue(CloseQueue { queue: opened.queue }));
         })?;
+        self.timelines().insert(opened.timeline);
         Ok(Arc::new(QueueShared::new(Arc::clone(self), Arc::clone(device), observer, slot, depth, opened)))
     }
 
-    fn page(&self, opened: &QueueOpened, fds: Vec<OwnedFd>) -> Result<Arc<Observer>> {
+    /// Whether a timeline is that of a queue of this client.
+    pub(crate) fn is_ours(&self, timeline: TimelineKey) -> bool {
+        self.timelines().contains(&timeline)
+    }
+
+    /// A queue of this client closes.
+    pub(crate) fn closed(&self, timeline: TimelineKey) {
+        self.timelines().remove(&timeline);
+    }
+
+    fn timelines(&self) -> MutexGuard<'_, HashSet<TimelineKey>> {
+        self.timelines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The page of this number: mapped now, if it came with its fds.
+    pub(crate) fn page(&self, number: PageId, fds: Option<[OwnedFd; 2]>) -> Result<Arc<Observer>> {
         // A broker gives out the lowest number that is free; the bound keeps a broken one from filling our memory.
         const PAGES: usize = 1 << 16;
-        let place = usize::try_from(opened.page.0).unwrap_or(usize::MAX);
+        let place = usize::try_from(number.0).unwrap_or(usize::MAX);
         if place >= PAGES {
-            return Err(Error::Protocol(format!("{} is beyond what a client observes", opened.page)));
+            return Err(Error::Protocol(format!("{number} is beyond what a client observes")));
         }
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok([page, interest]) = <[OwnedFd; 2]>::try_from(fds) {
+        if let Some([page, interest]) = fds {
             if pages.len() <= place {
                 pages.resize(place + 1, None);
             }
@@ -151,7 +178,7 @@ impl Core {
         pages
             .get(place)
             .and_then(Clone::clone)
-            .ok_or_else(|| Error::Protocol(format!("{} was never handed out", opened.page)))
+            .ok_or_else(|| Error::Protocol(format!("{number} was never handed out")))
     }
 
     /// Reads what the broker may have said unasked; voids the points of batches it has refused without using them.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use vgem_os::OsError;
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{CauseId, Point};
+use vgem_proto::ids::{CauseId, Handle, Point};
 
 use crate::explain::Explanation;
+use crate::transfer::TransferError;
 
 /// What every fallible function of this crate returns, unless its documentation says otherwise.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -51,6 +52,9 @@ pub enum Error {
     /// The broker broke the protocol. Its fault, and this connection is of no more use.
     #[error("the broker broke the protocol: {0}")]
     Protocol(String),
+    /// What came over a socket from another process is no buffer.
+    #[error("receiving a buffer: {0}")]
+    Transfer(#[from] TransferError),
     /// An embedded broker did not start.
     #[error("{0}")]
     Embedded(String),
@@ -257,6 +261,22 @@ pub enum LocalError {
         job: usize,
         /// The job it was to wait for.
         waits_for: usize,
+    },
+    /// The buffer is for reading only.
+    #[error("{handle} is for reading only: {why}")]
+    ReadOnly {
+        /// Which buffer.
+        handle: Handle,
+        /// Why.
+        why: &'static str,
+    },
+    /// Adopted memory cannot be given back now.
+    #[error(
+        "{handle} is named by a batch that was not submitted, or by another buffer of the same object; drop it first"
+    )]
+    StillUsed {
+        /// Which buffer.
+        handle: Handle,
     },
     /// A length of zero.
     #[error("a {what} needs at least one byte")]

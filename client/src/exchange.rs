@@ -12,17 +12,19 @@
 //!
 //! Both fronts use it: the blocking one under a mutex with one receiver at a time, the asynchronous one likewise.
 //!
-//! Invariants: an answer is delivered once; every fd that arrives is taken with its answer or closed; the memory of
-//! refusals is bounded.
+//! Invariants: an answer is delivered once; every fd that arrives is taken with its answer or closed, and every object
+//! handle is taken or told as a stray, to be closed; the memory of refusals is bounded.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use vgem_proto::codec::Malformed;
 use vgem_proto::error::Refusal;
-use vgem_proto::ids::CauseId;
+use vgem_proto::ids::{CauseId, Handle};
 use vgem_proto::message::Sender;
-use vgem_proto::message::client::{ClientMessage, Refused};
+use vgem_proto::message::client::{ClientMessage, Event, Refused};
+
+use crate::monitor::KEPT;
 
 /// Refusals of pipelined submits that are remembered.
 const REFUSALS: usize = 64;
@@ -67,6 +69,11 @@ pub struct Exchange {
     forsaken: usize,
     refusals: VecDeque<(CauseId, Refusal)>,
     unused: Vec<(RequestId, Refusal)>,
+    strays: Vec<Handle>,
+    /// Events not taken yet, once they were asked for.
+    events: Option<VecDeque<Event>>,
+    /// Events that found no room since the last one that did.
+    lost: u64,
 }
 
 impl Exchange {
@@ -108,7 +115,14 @@ impl Exchange {
                     *pending = Pending::Forsaken;
                     self.forsaken += 1;
                 }
-                Pending::Arrived(_) => drop(self.pending.remove(&id.0)),
+                Pending::Arrived(reply) => {
+                    match &reply.message {
+                        ClientMessage::Imported(imported) => self.strays.push(imported.object),
+                        ClientMessage::ObjectCreated(created) => self.strays.extend(&created.objects),
+                        _ => {}
+                    }
+                    self.pending.remove(&id.0);
+                }
                 Pending::Forsaken => {}
             }
         }
@@ -143,12 +157,16 @@ impl Exchange {
             Some(Pending::Forsaken) => {
                 self.pending.remove(&head.request);
                 self.forsaken -= 1;
-                if let ClientMessage::Refused(refused) = message {
-                    self.remember(RequestId(head.request), refused);
+                match message {
+                    ClientMessage::Refused(refused) => self.remember(RequestId(head.request), refused),
+                    ClientMessage::Imported(imported) => self.strays.push(imported.object),
+                    ClientMessage::ObjectCreated(created) => self.strays.extend(created.objects),
+                    _ => {}
                 }
             }
             Some(Pending::Arrived(_)) => return Err(Fault::Unasked(head.request)),
             None => match message {
+                ClientMessage::Event(event) if head.request == 0 && self.events.is_some() => self.told(event),
                 ClientMessage::Refused(refused) if head.request <= self.last => {
                     self.remember(RequestId(head.request), refused);
                 }
@@ -174,6 +192,33 @@ impl Exchange {
     #[must_use]
     pub fn take_unused(&mut self) -> Vec<(RequestId, Refusal)> {
         std::mem::take(&mut self.unused)
+    }
+
+    /// From now on events may come.
+    pub fn expect_events(&mut self) {
+        self.events.get_or_insert_default();
+    }
+
+    /// The oldest event that was not taken yet.
+    #[must_use]
+    pub fn take_event(&mut self) -> Option<Event> {
+        self.events.as_mut()?.pop_front()
+    }
+
+    fn told(&mut self, mut event: Event) {
+        let Some(events) = &mut self.events else { return };
+        if events.len() >= KEPT {
+            self.lost = self.lost.saturating_add(event.lost).saturating_add(1);
+            return;
+        }
+        event.lost = event.lost.saturating_add(std::mem::take(&mut self.lost));
+        events.push_back(event);
+    }
+
+    /// Handles that came with answers nobody waits for any more, since the last call: they are to be closed.
+    #[must_use]
+    pub fn take_strays(&mut self) -> Vec<Handle> {
+        std::mem::take(&mut self.strays)
     }
 
     fn remember(&mut self, id: RequestId, refused: Refused) {

@@ -95,6 +95,19 @@ impl Memory {
     }
 }
 
+/// The failures of a queue are kept eight deep; what fell out has no cause any more.
+pub(crate) fn forgotten() -> Explanation {
+    Explanation {
+        cause: CauseId::NONE,
+        code: ErrorCode::Other(0),
+        at: None,
+        device: None,
+        pid: None,
+        point: None,
+        text: "more than eight later jobs of its queue failed, so how it ended is not known any more".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

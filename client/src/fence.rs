@@ -20,7 +20,8 @@ use vgem_proto::ids::{CauseId, Point, Time};
 use crate::bridge::Ticket;
 use crate::deadline::Deadline;
 use crate::error::{Error, FenceError, JobFailure, Result};
-use crate::explain::Explanation;
+use crate::explain::{Explanation, forgotten};
+use crate::obstacle::Obstacle;
 use crate::pages::{Outcome, Watch};
 use crate::queue::QueueShared;
 
@@ -119,7 +120,7 @@ impl Fence {
     /// # Cancel safety
     /// Dropping the future ends the wait and nothing else.
     pub fn wait_async(&self, deadline: impl Into<Deadline>) -> FenceWait {
-        FenceWait { fence: self.clone(), deadline: deadline.into(), ticket: None }
+        FenceWait::new(Obstacle::Ours(self.clone()), deadline.into())
     }
 
     /// What is behind the failure of this job: asks the broker.
@@ -219,23 +220,7 @@ impl Fence {
     }
 
     pub(crate) fn lost(&self) -> FenceError {
-        match self.queue.core.link.check() {
-            Err(Error::BrokerLost { why }) => FenceError::BrokerLost { why },
-            _ => FenceError::BrokerLost { why: "it closed the connection".into() },
-        }
-    }
-}
-
-/// The failures of a queue are kept eight deep; what fell out has no cause any more.
-fn forgotten() -> Explanation {
-    Explanation {
-        cause: CauseId::NONE,
-        code: ErrorCode::Other(0),
-        at: None,
-        device: None,
-        pid: None,
-        point: None,
-        text: "more than eight later jobs of its queue failed, so how it ended is not known any more".into(),
+        Obstacle::Ours(self.clone()).lost()
     }
 }
 
@@ -243,9 +228,15 @@ fn forgotten() -> Explanation {
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct FenceWait {
-    fence: Fence,
+    on: Obstacle,
     deadline: Deadline,
     ticket: Option<Ticket>,
+}
+
+impl FenceWait {
+    pub(crate) fn new(on: Obstacle, deadline: Deadline) -> Self {
+        Self { on, deadline, ticket: None }
+    }
 }
 
 impl Future for FenceWait {
@@ -253,37 +244,34 @@ impl Future for FenceWait {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let core = &this.fence.queue.core;
+        let core = this.on.core();
         core.void_unused();
         loop {
-            match this.fence.look() {
+            match this.on.look() {
                 PointState::Pending => {}
                 state => {
                     this.ticket = None;
-                    return Poll::Ready(this.fence.judge_now(state));
+                    return Poll::Ready(this.on.judge_now(state));
                 }
             }
             if core.link.check().is_err() {
                 this.ticket = None;
-                return Poll::Ready(Err(this.fence.lost()));
+                return Poll::Ready(Err(this.on.lost()));
             }
             if this.deadline.passed() {
                 this.ticket = None;
-                return Poll::Ready(Err(this.fence.timeout()));
+                return Poll::Ready(Err(this.on.timeout()));
             }
             match &this.ticket {
                 Some(ticket) => {
                     ticket.renew(context.waker());
                     return Poll::Pending;
                 }
-                None => {
-                    let bridge = core.bridge();
-                    match bridge.register(this.fence.watch(), this.deadline, context.waker()) {
-                        // Registered: look once more, the point may have come before.
-                        Ok(ticket) => this.ticket = Some(ticket),
-                        Err(why) => return Poll::Ready(Err(FenceError::BrokerLost { why })),
-                    }
-                }
+                None => match core.bridge().register(this.on.watch(), this.deadline, context.waker()) {
+                    // Registered: look once more, the point may have come before.
+                    Ok(ticket) => this.ticket = Some(ticket),
+                    Err(why) => return Poll::Ready(Err(FenceError::BrokerLost { why })),
+                },
             }
         }
     }

@@ -271,6 +271,9 @@ impl<'b> Job<'b> {
         };
         let explicit = self.wire().flags & JOB_EXPLICIT != 0;
         let usage = if explicit { unordered(usage) } else { usage };
+        if direction != Direction::In {
+            slice.buffer.shared().check_output()?;
+        }
         let entry = Some((range.start, slice.len, usage));
         self.touch(slice.buffer.shared(), entry)?;
         let (cell_object, cell_offset, cell_word) = match from {
@@ -303,6 +306,7 @@ impl<'b> Job<'b> {
         let place = numbers.find(|(_, spec)| spec.direction == Direction::Cell);
         let (number, _) = place.ok_or_else(|| no_operand(operation, "result cell".into()))?;
         let offset = cell.offset()?;
+        cell.cells.buffer().shared().check_output()?;
         self.touch(cell.cells.buffer().shared(), None)?;
         self.push(Operand {
             object: cell.cells.buffer().handle(),
@@ -408,6 +412,7 @@ impl<'b> Job<'b> {
     /// A cell that the job reads a number from.
     fn cell(&mut self, cell: CellRef<'_>, word: CellWord) -> Result<(Handle, u64, u8), LocalError> {
         let offset = cell.offset()?;
+        cell.cells.buffer().shared().check_output()?;
         self.touch(cell.cells.buffer().shared(), None)?;
         Ok((cell.cells.buffer().handle(), offset, word.number()))
     }

@@ -1,7 +1,8 @@
 //! The ledger of a buffer: which jobs of this client use which bytes, and which guards this process holds.
 //!
-//! This is the client's own view. It knows the jobs this client submitted and nothing of other clients'; the broker's
-//! reservation knows all and orders jobs. The ledger orders this process's CPU among its own jobs:
+//! This is the client's own view. It knows the jobs this client submitted; of other clients' jobs on memory it shares with
+//! them it knows what the broker named when it was last asked, and takes each for a use of the whole buffer. The broker's
+//! reservation knows all and orders jobs. The ledger orders this process's CPU among them:
 //!
 //! ```text
 //!   read guard   waits for writes of its bytes              held: no job may write them, no other guard write them
@@ -10,18 +11,21 @@
 //! ```
 //!
 //! A use is forgotten when it has ended well, or when a later write covers its bytes (the broker orders that write after
-//! it). A failed write stays until its bytes are written again: a read guard over them fails with its cause.
+//! it). A failed write stays until its bytes are written again: a read guard over them fails with its cause. Another
+//! client's failed write also goes when the broker names a newer one, because which bytes either wrote is not told.
 //! Result cells are not entered: they are read by copy, after their fence.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vgem_os::fence::PointState;
-use vgem_proto::rights::Access;
+use vgem_proto::rights::{Access, WaitKind};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, LocalError, Result};
 use crate::fence::Fence;
+use crate::obstacle::{Obstacle, SeenPoint};
 
 /// Uses after which ended ones are looked for.
 const CROWD: usize = 8;
@@ -32,6 +36,8 @@ const MOST: usize = 4096;
 pub(crate) struct Ledger {
     state: Mutex<State>,
     changed: Condvar,
+    /// The memory was exported or imported: others may use it.
+    shared: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +49,7 @@ struct State {
 
 #[derive(Debug)]
 struct Use {
-    fence: Fence,
+    by: Obstacle,
     range: Range<u64>,
     access: Access,
 }
@@ -89,7 +95,7 @@ impl Ledger {
         state.uses.retain(|one| match usage {
             Usage::Write => !covers(&range, &one.range),
             Usage::Read => {
-                let same = Arc::ptr_eq(one.fence.queue(), fence.queue());
+                let same = matches!(&one.by, Obstacle::Ours(own) if Arc::ptr_eq(own.queue(), fence.queue()));
                 !(same && one.access == Access::Read && covers(&range, &one.range))
             }
             Usage::Unordered(_) => true,
@@ -100,16 +106,63 @@ impl Ledger {
                 state.uses.remove(0);
             }
         }
-        state.uses.push(Use { fence: fence.clone(), range, access });
+        state.uses.push(Use { by: Obstacle::Ours(fence.clone()), range, access });
         Ok(())
     }
 
     /// Takes a job's uses back, because its message was not sent.
     pub(crate) fn take_back(&self, fence: &Fence) {
         let mut state = self.state();
+        state.uses.retain(|one| !one.by.is_of(fence));
+    }
+
+    /// Whether others may use the memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Acquire)
+    }
+
+    /// From now on others may use the memory.
+    pub(crate) fn share(&self) {
+        self.shared.store(true, Ordering::Release);
+    }
+
+    /// Takes in what the broker named as unfinished for `access` to the object, whose bytes are `whole`.
+    pub(crate) fn observed(&self, whole: &Range<u64>, access: Access, named: Vec<SeenPoint>) {
+        let mut state = self.state();
+        let rewritten = named.iter().any(|(_, kind)| *kind == WaitKind::Data);
         state.uses.retain(|one| {
-            one.fence.point() != fence.point() || !Arc::ptr_eq(one.fence.queue(), fence.queue())
+            let Obstacle::Others(seen) = &one.by else { return true };
+            match seen.look() {
+                PointState::Ok { .. } => false,
+                // Not named any more, though this access would wait for it: it ended, and its slot is gone.
+                PointState::Pending => {
+                    let asked = access == Access::Write || one.access == Access::Write;
+                    !asked || named.iter().any(|(other, _)| seen.is_behind(other))
+                }
+                PointState::Failed { .. } | PointState::Overrun => one.access == Access::Write && !rewritten,
+            }
         });
+        for (seen, kind) in named {
+            let access = match kind {
+                WaitKind::Data => Access::Write,
+                WaitKind::Order => Access::Read,
+            };
+            let known = state
+                .uses
+                .iter_mut()
+                .find(|one| matches!(&one.by, Obstacle::Others(other) if other.is(&seen)));
+            match known {
+                Some(known) => known.access = known.access.max(access),
+                None => state.uses.push(Use { by: Obstacle::Others(seen), range: whole.clone(), access }),
+            }
+        }
+    }
+
+    /// Forgets how others' jobs failed: what comes next was sent afterwards.
+    pub(crate) fn forgive_others(&self) {
+        self.state()
+            .uses
+            .retain(|one| matches!(one.by, Obstacle::Ours(_)) || one.by.look() == PointState::Pending);
     }
 
     /// Takes a guard over bytes; waits for what is in its way. `None` if it would have to and must not.
@@ -125,10 +178,10 @@ impl Ledger {
                 state = self.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
-            let Some(fence) = state.in_the_way(&range, access)? else { break };
+            let Some(obstacle) = state.in_the_way(&range, access)? else { break };
             let Waiting::Until(deadline) = waiting else { return Ok(None) };
             drop(state);
-            wait_out(&fence, deadline)?;
+            obstacle.wait_out(deadline)?;
             state = self.state();
         }
         if access == Access::Write {
@@ -141,9 +194,9 @@ impl Ledger {
         Ok(Some(id))
     }
 
-    /// The fence a guard over these bytes has to wait for, if one.
+    /// What a guard over these bytes has to wait for, if anything.
     #[cfg(feature = "tokio")]
-    pub(crate) fn obstacle(&self, range: &Range<u64>, access: Access) -> Result<Option<Fence>> {
+    pub(crate) fn obstacle(&self, range: &Range<u64>, access: Access) -> Result<Option<Obstacle>> {
         self.state().in_the_way(range, access)
     }
 
@@ -160,12 +213,12 @@ impl Ledger {
 
 impl State {
     /// An unfinished use that a guard has to wait for; a failed write under a read guard is an error.
-    fn in_the_way(&self, range: &Range<u64>, access: Access) -> Result<Option<Fence>> {
+    fn in_the_way(&self, range: &Range<u64>, access: Access) -> Result<Option<Obstacle>> {
         for one in self.uses.iter().filter(|one| conflict(one.access, &one.range, access, range)) {
-            match one.fence.look() {
+            match one.by.look() {
                 PointState::Ok { .. } => {}
-                PointState::Pending => return Ok(Some(one.fence.clone())),
-                failed if access == Access::Read => one.fence.judge_now(failed)?,
+                PointState::Pending => return Ok(Some(one.by.clone())),
+                failed if access == Access::Read => one.by.judge_now(failed)?,
                 PointState::Failed { .. } | PointState::Overrun => {}
             }
         }
@@ -175,7 +228,7 @@ impl State {
 
 impl Use {
     fn ended_well(&self) -> bool {
-        match self.fence.look() {
+        match self.by.look() {
             PointState::Ok { .. } => true,
             PointState::Pending => false,
             // A failed read has left the bytes as they were.
@@ -191,15 +244,6 @@ impl Usage {
             Self::Write => Access::Write,
             Self::Unordered(access) => access,
         }
-    }
-}
-
-/// Waits until a job has ended, however.
-fn wait_out(fence: &Fence, deadline: Deadline) -> Result<()> {
-    match fence.wait(deadline) {
-        // The next look decides what a failure means here.
-        Ok(()) | Err(crate::FenceError::Failed(_)) => Ok(()),
-        Err(other) => Err(other.into()),
     }
 }
 

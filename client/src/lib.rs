@@ -49,10 +49,13 @@
 //! | module | what |
 //! |---|---|
 //! | [`Client`], [`ClientOptions`] | a connection |
-//! | [`Buffer`], [`Slice`], [`ReadGuard`], [`WriteGuard`], [`BufferPool`] | memory |
+//! | [`Buffer`], [`Slice`], [`ReadGuard`], [`WriteGuard`], [`BufferSet`], [`BufferPool`] | memory |
+//! | [`Client::import_fd`], [`Buffer::send`], [`Received`] | memory of other processes |
+//! | [`AdoptedBuffer`], [`AdoptedPages`], [`Region`], [`PageVec`] | memory this process has already |
 //! | [`Device`], [`Op`], [`Queue`], [`Batch`], [`Job`] | work |
 //! | [`Cells`], [`Cell`], [`CellWord`] | results |
 //! | [`Fence`], [`wait_all`], [`wait_any`] | time |
+//! | [`Monitor`], [`snapshot`] | what goes on in the broker |
 //! | [`Embedded`] | a private broker, for one process |
 //! | [`host`] | what this machine offers, for `vgemctl doctor` |
 //!
@@ -62,6 +65,7 @@
 //! - Nothing is freed under a guard, a job or a fence: each keeps what it needs alive.
 #![forbid(unsafe_code)]
 
+mod adopt;
 #[cfg(feature = "tokio")]
 pub mod aio;
 mod batch;
@@ -73,31 +77,43 @@ mod core;
 mod counters;
 mod deadline;
 mod device;
+mod draft;
 mod embedded;
 mod error;
 pub mod exchange;
 mod explain;
 mod fence;
+mod guard;
 pub mod host;
+mod import;
 mod job;
+mod known;
 mod ledger;
 mod link;
 mod locate;
+mod monitor;
+mod obstacle;
+mod options;
 mod pages;
 mod patience;
 mod pool;
+mod porter;
 mod queue;
 mod records;
+mod set;
 mod together;
+mod transfer;
 
+pub use vgem_os::adopt::{PageVec, Region};
 pub use vgem_proto::describe::{Description, Direction, OperandSpec, Operation, ParamKind, ParamSpec, Touch};
 pub use vgem_proto::error::{ErrorCode, Refusal};
 pub use vgem_proto::ids::{CauseId, DeviceId, Point, Time};
 pub use vgem_proto::rights::{Access, HugePages};
 pub use vgem_proto::snapshot;
 
+pub use self::adopt::{AdoptedBuffer, AdoptedPages, NotDone};
 pub use self::batch::{Batch, JobRef, Submitted};
-pub use self::buffer::{Buffer, BufferOptions, ReadGuard, Slice, WriteGuard};
+pub use self::buffer::{Buffer, Slice};
 pub use self::cell::{Cell, CellRef, CellWord, Cells};
 pub use self::client::{Client, ClientOptions};
 pub use self::counters::ClientCounters;
@@ -107,7 +123,13 @@ pub use self::embedded::{Embedded, EmbeddedBuilder};
 pub use self::error::{Error, FenceError, JobFailure, LocalError, Result, Tried};
 pub use self::explain::Explanation;
 pub use self::fence::{Fence, FenceState, FenceWait};
+pub use self::guard::{ReadGuard, WriteGuard};
+pub use self::import::ImportOptions;
 pub use self::job::{Job, OperandChoice, ParamChoice, ParamValue, WaitOn};
+pub use self::monitor::{Monitor, Told};
+pub use self::options::BufferOptions;
 pub use self::pool::{BufferPool, PooledBuffer};
 pub use self::queue::{Cancelled, Queue};
+pub use self::set::BufferSet;
 pub use self::together::{wait_all, wait_any};
+pub use self::transfer::{Received, TransferError};

@@ -27,7 +27,7 @@ use vgem_os::{Errno, OsError};
 use vgem_proto::error::Refusal;
 use vgem_proto::ids::CauseId;
 use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, Submit};
+use vgem_proto::message::client::{ClientMessage, CloseObject, Event, Submit};
 
 use crate::counters::Counters;
 use crate::deadline::Deadline;
@@ -179,13 +179,45 @@ impl Link {
                 state.exchange.forsake(id);
                 return Err(Error::Timeout { what: "waiting for the broker's answer" });
             }
-            state = match state.room.take() {
-                Some(room) => self.lead(state, room, remaining.min(SLICE)),
-                None => {
-                    let slept = self.arrived.wait_timeout(state, remaining.min(SLICE));
-                    slept.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            state = self.turn(state, remaining.min(SLICE));
+        }
+    }
+
+    /// From now on events may come.
+    pub(crate) fn expect_events(&self) {
+        self.state().exchange.expect_events();
+    }
+
+    /// The next event; sleeps for it until the deadline.
+    pub(crate) fn event(&self, deadline: Deadline) -> Result<Option<Event>> {
+        let mut state = self.state();
+        loop {
+            if let Some(event) = state.exchange.take_event() {
+                return Ok(Some(event));
+            }
+            self.check()?;
+            let remaining = deadline.remaining();
+            if remaining.is_zero() {
+                return Ok(None);
+            }
+            state = self.turn(state, remaining.min(SLICE));
+        }
+    }
+
+    /// The next event if it is here already.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn event_now(&self) -> Result<Option<Event>> {
+        match self.state().exchange.take_event() {
+            Some(event) => Ok(Some(event)),
+            None => self.check().map(|()| None),
+        }
+    }
+
+    /// Leads or follows for a moment.
+    fn turn<'a>(&'a self, mut state: MutexGuard<'a, State>, wait: Duration) -> MutexGuard<'a, State> {
+        match state.room.take() {
+            Some(room) => self.lead(state, room, wait),
+            None => self.arrived.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
         }
     }
 
@@ -199,9 +231,10 @@ impl Link {
     }
 
     /// Gives up on an answer.
-    #[cfg(feature = "tokio")]
     pub(crate) fn forsake(&self, id: RequestId) {
-        self.state().exchange.forsake(id);
+        let mut state = self.state();
+        state.exchange.forsake(id);
+        self.give_up_strays(&mut state);
     }
 
     /// Told whenever something has arrived.
@@ -288,6 +321,15 @@ impl Link {
         self.check()
     }
 
+    /// Closes handles that came too late for whoever asked for them.
+    fn give_up_strays(&self, state: &mut State) {
+        for object in state.exchange.take_strays() {
+            let id = state.exchange.begin_unheard();
+            let deadline = Deadline::after(Duration::from_secs(10)).time();
+            self.postpone(state, CloseObject { object }.encode(id.0, deadline, 0));
+        }
+    }
+
     fn postpone(&self, state: &mut State, bytes: Vec<u8>) {
         state.outbox.push(bytes);
         self.postponed.store(true, Ordering::Release);
@@ -322,8 +364,12 @@ impl Link {
         if let Some(len) = received {
             let bytes = room.get(..len).unwrap_or(&[]);
             match state.exchange.receive(bytes, fds) {
-                Ok(()) if state.exchange.has_unused() => self.unused.store(true, Ordering::Release),
-                Ok(()) => {}
+                Ok(()) => {
+                    if state.exchange.has_unused() {
+                        self.unused.store(true, Ordering::Release);
+                    }
+                    self.give_up_strays(&mut state);
+                }
                 Err(fault) => self.lose(format!("it broke the protocol: {fault}")),
             }
         }

@@ -7,9 +7,10 @@
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::buffer::{Buffer, BufferOptions};
+use crate::buffer::Buffer;
 use crate::client::Client;
 use crate::error::Result;
+use crate::options::BufferOptions;
 
 /// Buffers of one length, made when none is free. Clones share them.
 #[derive(Debug, Clone)]
@@ -38,14 +39,15 @@ impl BufferPool {
         Ok(PooledBuffer { buffer: Some(buffer), free: Arc::clone(&self.free) })
     }
 
-    /// Makes buffers until `count` are free.
+    /// Makes buffers until `count` are free, up to 64 with one request.
     ///
     /// # Errors
-    /// As [`Client::create_with`].
+    /// As [`Client::create_set_with`].
     pub fn reserve(&self, count: usize) -> Result<()> {
-        while self.free() < count {
-            let buffer = self.client.create_with(self.len, &self.options)?;
-            lock(&self.free).push(buffer);
+        let missing = count.saturating_sub(self.free());
+        if missing > 0 {
+            let made = self.client.create_set_with(missing, self.len, &self.options)?;
+            lock(&self.free).extend(made);
         }
         Ok(())
     }

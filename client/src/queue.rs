@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vgem_os::fence::Slot;
 use vgem_proto::error::Refusal;
-use vgem_proto::ids::{Point, QueueHandle};
+use vgem_proto::ids::{Point, QueueHandle, TimelineKey};
 use vgem_proto::limits;
 use vgem_proto::message::client::{Cancel, ClientMessage, CloseQueue, QueueOpened};
 
@@ -52,7 +52,7 @@ pub(crate) struct QueueShared {
     pub(crate) observer: Arc<Observer>,
     pub(crate) handle: QueueHandle,
     slot: Slot,
-    generation: u32,
+    timeline: TimelineKey,
     depth: u32,
     /// The last point that was sent. Changes only under the core's `submitting`.
     last: AtomicU64,
@@ -135,7 +135,7 @@ impl QueueShared {
             observer,
             handle: opened.queue,
             slot,
-            generation: opened.timeline.generation,
+            timeline: opened.timeline,
             depth: depth.min(opened.depth),
             last: AtomicU64::new(0),
             rounds: AtomicU32::new(0),
@@ -146,7 +146,7 @@ impl QueueShared {
     /// Where a point of this queue is looked for.
     #[inline]
     pub(crate) fn target(&self, point: Point) -> Target {
-        Target { slot: self.slot, generation: self.generation, point: point.0 }
+        Target { slot: self.slot, generation: self.timeline.generation, point: point.0 }
     }
 
     /// Numbers one job more. Under `submitting`.
@@ -202,6 +202,7 @@ impl QueueShared {
 
 impl Drop for QueueShared {
     fn drop(&mut self) {
+        self.core.closed(self.timeline);
         self.core.link.post(&ClientMessage::CloseQueue(CloseQueue { queue: self.handle }));
     }
 }

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+mod sharing;
+
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Tell, channel};
@@ -23,12 +25,15 @@ use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{
     CauseId, DeviceId, DomainId, Handle, InstanceId, PageId, Point, QueueHandle, Time, TimelineKey,
 };
+use vgem_proto::jobs::ObservedPoint;
 use vgem_proto::message::client::{
-    Accepted, Cancelling, ClientMessage, Committed, Described, Devices, Done, Explained, Exported,
-    ObjectCreated, Page, QueueOpened, Refused, Submit, Welcome,
+    Accepted, Cancelling, ClientMessage, Committed, CreateObject, Described, Devices, Done, Event, Explained,
+    Exported, ObjectCreated, Page, QueueOpened, Refused, Submit, Welcome,
 };
 use vgem_proto::message::{SUBMIT_REPLY, Sender};
-use vgem_proto::rights::{Access, Rights};
+use vgem_proto::rights::{Access, Rights, WaitKind};
+
+use self::sharing::Sharing;
 
 /// Long enough for any answer of a thread that is not stuck.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -59,6 +64,14 @@ pub(crate) enum Mood {
     Silent,
     /// Refuses every batch, after using its points.
     RefuseBatches,
+    /// Its first porter dies before it takes anything.
+    PorterDies,
+    /// Its porters take nothing.
+    PorterStalls,
+    /// Answers an import only after the next request.
+    ImportsLate,
+    /// Makes one object less than it was asked for.
+    MakesTooFew,
     /// Has no room for the first batch, and takes no other until its points come again.
     NoRoomOnce,
 }
@@ -70,6 +83,7 @@ pub(crate) struct FakeBroker {
     pub(crate) batches: Receiver<Submit>,
     /// Every other message that came.
     pub(crate) requests: Receiver<ClientMessage>,
+    pub(crate) sharing: Arc<Sharing>,
     keeper: Arc<KeeperFace>,
     signaller: SignallerFace,
     socket: Arc<Socket>,
@@ -83,7 +97,7 @@ impl FakeBroker {
         let keeper = Arc::new(PagePair::create().expect("a page pair"));
         let signaller =
             SignallerFace::map(keeper.signaller_fds().expect("fds")).expect("the signaller's face");
-        let ours = Arc::new(ours);
+        let (ours, sharing) = (Arc::new(ours), Arc::new(Sharing::new()));
         let (batch, batches) = channel();
         let (request, requests) = channel();
         let serve = Serve {
@@ -92,13 +106,14 @@ impl FakeBroker {
             batch,
             request,
             mood,
-            objects: Mutex::new(Vec::new()),
+            sharing: Arc::clone(&sharing),
+            late: Mutex::new(None),
             queues: AtomicU32::new(0),
             answered: AtomicU32::new(0),
             expected: Mutex::new(1),
         };
         let thread = std::thread::spawn(move || serve.run());
-        (Self { batches, requests, keeper, signaller, socket: ours, thread: Some(thread) }, theirs)
+        (Self { batches, requests, sharing, keeper, signaller, socket: ours, thread: Some(thread) }, theirs)
     }
 
     /// An honest broker with a client.
@@ -130,6 +145,34 @@ impl FakeBroker {
     /// As the driver: shows a queue's timeline.
     pub(crate) fn publish(&self, queue: u16) {
         let _woke: Woke = self.signaller.publish(slot(queue), GENERATION, 0, 0, &[]);
+    }
+
+    /// Others submitted a job to write everything, and it has not ended.
+    pub(crate) fn others_write(&self, queue: u16, point: u64) {
+        self.others(queue, point, WaitKind::Data);
+    }
+
+    /// Others submitted a job that has not ended.
+    pub(crate) fn others(&self, queue: u16, point: u64, kind: WaitKind) {
+        if point == 1 {
+            let _woke: Woke = self.sharing.others.publish(slot(queue), GENERATION, 0, 0, &[]);
+        }
+        let mut unfinished = self.sharing.unfinished.lock().expect("not poisoned");
+        unfinished.push(Sharing::point(queue, point, kind));
+    }
+
+    /// Others' job ended, well or with a failure.
+    pub(crate) fn others_end(&self, queue: u16, point: u64, failure: Option<(ErrorCode, CauseId)>) -> Woke {
+        let same = |one: &ObservedPoint| one.slot == queue && one.point.0 == point;
+        self.sharing.unfinished.lock().expect("not poisoned").retain(|one| !same(one));
+        let failure = failure.map(|(code, cause)| Failure { point, code: code.number(), cause: cause.0 });
+        self.sharing.others.signal(slot(queue), point, clock::now(), failure).expect("a newer point")
+    }
+
+    /// Tells an event to a client that monitors.
+    pub(crate) fn tell(&self, lost: u64, json: &str) {
+        let event = Event { lost, json: json.as_bytes().to_vec() };
+        self.socket.send(&event.encode(0, Time(0), 0), &[]).expect("a live connection");
     }
 
     /// As the broker: the driver is dead.
@@ -208,7 +251,9 @@ struct Serve {
     batch: Tell<Submit>,
     request: Tell<ClientMessage>,
     mood: Mood,
-    objects: Mutex<Vec<ObjectMemory>>,
+    sharing: Arc<Sharing>,
+    /// An import that is answered late.
+    late: Mutex<Option<u64>>,
     queues: AtomicU32,
     answered: AtomicU32,
     expected: Mutex<u64>,
@@ -223,13 +268,28 @@ impl Serve {
             if let ClientMessage::Submit(batch) = message {
                 self.submit(head.request, head.flags, batch);
             } else {
+                if matches!(message, ClientMessage::Import(_)) {
+                    self.import(head.request);
+                }
                 let answer = self.answer(&message);
                 // The test may have stopped listening.
                 drop(self.request.send(message));
+                let late = self.late.lock().expect("not poisoned").take_if(|late| *late != head.request);
+                if let Some(import) = late {
+                    self.sharing.import(import, &self.socket);
+                }
                 if let Some((answer, fds)) = answer {
                     self.send(head.request, answer, &fds);
                 }
             }
+        }
+    }
+
+    fn import(&self, request: u64) {
+        if self.mood == Mood::ImportsLate {
+            *self.late.lock().expect("not poisoned") = Some(request);
+        } else {
+            self.sharing.import(request, &self.socket);
         }
     }
 
@@ -288,19 +348,29 @@ impl Serve {
     fn answer(&self, message: &ClientMessage) -> Option<(ClientMessage, Vec<OwnedFd>)> {
         Some(match message {
             ClientMessage::Hello(_) => (welcome(), vec![]),
-            ClientMessage::CreateObject(create) => self.create(create.len),
+            ClientMessage::CreateObject(create) => self.create(create),
             ClientMessage::Commit(commit) => {
-                let objects = self.objects.lock().expect("not poisoned");
+                let mut objects = self.sharing.objects.lock().expect("not poisoned");
                 let pinned = commit.objects.iter().map(|object| {
-                    let object = &objects[usize::try_from(object.0).expect("small") - 1];
-                    if object.is_populated().expect("a memfd") { object.len() } else { 0 }
+                    let object = &mut objects[usize::try_from(object.0).expect("small") - 1];
+                    object.ready = object.memory.is_populated().expect("a memfd");
+                    if object.ready { object.memory.len() } else { 0 }
                 });
                 let pinned = pinned.sum();
                 (Committed { pinned }.into(), vec![])
             }
+            ClientMessage::CloseObject(close) => {
+                let mut objects = self.sharing.objects.lock().expect("not poisoned");
+                let object = &mut objects[usize::try_from(close.object.0).expect("small") - 1];
+                object.count = object.count.checked_sub(1).expect("a handle is given up as often as it came");
+                (Done {}.into(), vec![])
+            }
+            ClientMessage::OpenPorter(_) => self.sharing.open(self.mood, &self.socket),
+            ClientMessage::Observe(_) => self.sharing.observed(),
+            ClientMessage::Monitor(_) => (Done {}.into(), vec![]),
             ClientMessage::Export(export) => {
-                let objects = self.objects.lock().expect("not poisoned");
-                let object = &objects[usize::try_from(export.object.0).expect("small") - 1];
+                let objects = self.sharing.objects.lock().expect("not poisoned");
+                let object = &objects[usize::try_from(export.object.0).expect("small") - 1].memory;
                 let access = match export.access {
                     Access::Read => memory::Access::Read,
                     Access::Write => memory::Access::Write,
@@ -319,12 +389,20 @@ impl Serve {
             ClientMessage::Cancel(_) => (Cancelling { state: 1, reserved: Zero }.into(), vec![]),
             ClientMessage::Explain(explain) => (explained(explain.cause), vec![]),
             ClientMessage::Inspect(inspect) => (page(inspect.cursor), vec![]),
-            ClientMessage::CloseObject(_) | ClientMessage::CloseQueue(_) => (Done {}.into(), vec![]),
+            ClientMessage::CloseQueue(_) => (Done {}.into(), vec![]),
             _ => return None,
         })
     }
 
-    fn create(&self, len: u64) -> (ClientMessage, Vec<OwnedFd>) {
+    fn create(&self, create: &CreateObject) -> (ClientMessage, Vec<OwnedFd>) {
+        let fewer = u32::from(self.mood == Mood::MakesTooFew);
+        let made = (fewer..create.count.max(1)).map(|_| self.create_one(create.len, create.writer));
+        let (objects, fds) = made.unzip();
+        let (len, rights) = (create.len, Rights::all());
+        (ObjectCreated { objects, len, rights, reserved: Zero }.into(), fds)
+    }
+
+    fn create_one(&self, len: u64, writer: DeviceId) -> (Handle, OwnedFd) {
         let real = if self.mood == Mood::ShortExport { len / 2 } else { len };
         let object = ObjectMemory::create(real, HugePages::None, "test").expect("memory");
         let fd = match self.mood {
@@ -335,13 +413,10 @@ impl Serve {
                 fd
             }
             Mood::SocketExport => Socket::pair().expect("a pair").0.into(),
+            _ if writer != DeviceId(0) => object.export(memory::Access::Read).expect("an export"),
             _ => object.export(memory::Access::Write).expect("an export"),
         };
-        let mut objects = self.objects.lock().expect("not poisoned");
-        objects.push(object);
-        let object = Handle(u32::try_from(objects.len()).expect("small"));
-        let rights = Rights::all();
-        (ObjectCreated { objects: vec![object], len, rights, reserved: Zero }.into(), vec![fd])
+        (self.sharing.add(object, false), fd)
     }
 
     fn open(&self, depth: u32) -> (ClientMessage, Vec<OwnedFd>) {

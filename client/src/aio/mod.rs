@@ -6,14 +6,15 @@
 //!
 //! # Cancel safety
 //! Every future may be dropped. A request that was sent is carried out all the same; its answer is dropped, and what came
-//! with it is closed. A handle in such an answer is given up with the connection.
+//! with it is closed or given up.
+
+mod memory;
+mod sharing;
 
 use std::io::ErrorKind;
-use std::ops::RangeBounds;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -22,22 +23,21 @@ use vgem_os::OsError;
 use vgem_os::seqpacket::Socket;
 use vgem_proto::ids::{CauseId, DomainId};
 use vgem_proto::message::client::ClientMessage;
-use vgem_proto::rights::Access;
 use vgem_proto::snapshot::{Status, Topic};
 
 use crate::batch::{Batch, Submitted};
-use crate::buffer::{Buffer, BufferOptions, Draft, ReadGuard, WriteGuard};
 use crate::cell::Cells;
 use crate::client::{ClientOptions, connect_any, default_paths, tried};
 use crate::core::{self, Core};
 use crate::counters::{ClientCounters, Counters};
 use crate::deadline::Deadline;
 use crate::device::{Device, DeviceName};
-use crate::error::{Error, FenceError, Result};
+use crate::error::{Error, Result};
 use crate::exchange::{Reply, RequestId};
 use crate::explain::Explanation;
 use crate::fence::Fence;
 use crate::link::{Answer, Link, accepted};
+use crate::options::BufferOptions;
 use crate::queue::{Cancelled, Queue, cancelled};
 
 /// A connection to the broker for tasks. Clones share it.
@@ -159,26 +159,6 @@ impl Client {
         Ok(Queue::new(self.core.opened(device.shared(), depth, reply)?))
     }
 
-    /// A buffer of `len` bytes. Its pages are allocated on a thread for blocking work.
-    ///
-    /// # Errors
-    /// As [`crate::Client::create_with`].
-    pub async fn create(&self, len: u64) -> Result<Buffer> {
-        self.create_with(len, &BufferOptions::new()).await
-    }
-
-    /// A buffer of `len` bytes with options.
-    ///
-    /// # Errors
-    /// As [`crate::Client::create_with`].
-    pub async fn create_with(&self, len: u64, options: &BufferOptions) -> Result<Buffer> {
-        let reply = self.call(options.request(len)?).await?;
-        let core = Arc::clone(&self.core);
-        let draft = blocking(move || Draft::map(&core, len, reply)).await?;
-        let committed = self.call(draft.commit()).await?;
-        draft.committed(&committed)
-    }
-
     /// `count` result cells.
     ///
     /// # Errors
@@ -202,7 +182,7 @@ impl Client {
     /// # Cancel safety
     /// Dropped before it completes, nothing was sent and the batch keeps its jobs.
     pub async fn submit(&self, batch: &mut Batch) -> Result<Submitted> {
-        let sent = self.send(batch, Answer::OnlyRefusal, self.core.deadline()).await;
+        let sent = self.send_batch(batch, Answer::OnlyRefusal, self.core.deadline()).await;
         batch.clear();
         sent.map(|(submitted, _)| submitted)
     }
@@ -213,57 +193,11 @@ impl Client {
     /// As there.
     pub async fn submit_acknowledged(&self, batch: &mut Batch) -> Result<Submitted> {
         let deadline = self.core.deadline();
-        let sent = self.send(batch, Answer::Awaited, deadline).await;
+        let sent = self.send_batch(batch, Answer::Awaited, deadline).await;
         batch.clear();
         let (submitted, id) = sent?;
         self.core.answered(id, self.at(deadline).collect(id).await?)?;
         Ok(submitted)
-    }
-
-    /// As [`Buffer::read`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn read<'a>(
-        &self,
-        buffer: &'a Buffer,
-        range: impl RangeBounds<u64> + Clone,
-        deadline: impl Into<Deadline>,
-    ) -> Result<ReadGuard<'a>> {
-        let deadline = deadline.into();
-        loop {
-            if let Some(guard) = buffer.try_read(range.clone())? {
-                return Ok(guard);
-            }
-            self.obstacle(buffer, &range, Access::Read, deadline).await?;
-        }
-    }
-
-    /// As [`Buffer::write`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn write<'a>(
-        &self,
-        buffer: &'a Buffer,
-        range: impl RangeBounds<u64> + Clone,
-        deadline: impl Into<Deadline>,
-    ) -> Result<WriteGuard<'a>> {
-        let deadline = deadline.into();
-        loop {
-            if let Some(guard) = buffer.try_write(range.clone())? {
-                return Ok(guard);
-            }
-            self.obstacle(buffer, &range, Access::Write, deadline).await?;
-        }
-    }
-
-    /// As [`Buffer::export`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn export(&self, buffer: &Buffer, access: Access) -> Result<OwnedFd> {
-        buffer.exported(access, self.call(buffer.export_request(access)).await?)
     }
 
     /// As [`Queue::cancel`].
@@ -322,37 +256,13 @@ impl Client {
         Call { link: &self.core.link, ready: &self.ready, deadline }
     }
 
-    async fn send(
+    async fn send_batch(
         &self,
         batch: &mut Batch,
         answer: Answer,
         deadline: Deadline,
     ) -> Result<(Submitted, RequestId)> {
         self.at(deadline).when_writable(|| batch.send(answer, deadline, Deadline::NOW)).await
-    }
-
-    /// Waits for what is in the way of a guard.
-    async fn obstacle(
-        &self,
-        buffer: &Buffer,
-        range: &impl RangeBounds<u64>,
-        access: Access,
-        deadline: Deadline,
-    ) -> Result<()> {
-        match buffer.obstacle(range, access)? {
-            Some(fence) => match fence.wait_async(deadline).await {
-                Ok(()) | Err(FenceError::Failed(_)) => Ok(()),
-                Err(other) => Err(other.into()),
-            },
-            None if deadline.passed() => {
-                Err(Error::Timeout { what: "waiting for another guard of this buffer" })
-            }
-            // Another guard of this process is held: it is for its task to go on.
-            None => {
-                tokio::time::sleep(Duration::from_millis(1).min(deadline.remaining())).await;
-                Ok(())
-            }
-        }
     }
 }
 
@@ -390,13 +300,19 @@ impl Call<'_> {
 
     async fn collect(self, id: RequestId) -> Result<Reply> {
         let awaited = Awaited { link: self.link, id };
-        let collecting = async {
+        let collected = self.until(|| awaited.link.collect_now(awaited.id)).await?;
+        collected.ok_or(Error::Timeout { what: "waiting for the broker's answer" })
+    }
+
+    /// Reads what comes until `look` finds something, or the deadline passes.
+    async fn until<T>(self, look: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
+        let looking = async {
             loop {
                 let news = self.link.news().notified();
                 tokio::pin!(news);
                 news.as_mut().enable();
-                if let Some(reply) = awaited.link.collect_now(awaited.id)? {
-                    return Ok(reply);
+                if let Some(found) = look()? {
+                    return Ok(Some(found));
                 }
                 tokio::select! {
                     () = news => {}
@@ -404,8 +320,7 @@ impl Call<'_> {
                 }
             }
         };
-        let late = Error::Timeout { what: "waiting for the broker's answer" };
-        tokio::time::timeout(self.deadline.remaining(), collecting).await.unwrap_or(Err(late))
+        tokio::time::timeout(self.deadline.remaining(), looking).await.unwrap_or(Ok(None))
     }
 }
 

@@ -1,0 +1,220 @@
+//! What a guard may have to wait for: a job of this client, or a point of another's that the broker named.
+//!
+//! ```text
+//!   own job      known since it was submitted, with its bytes                         ─┐
+//!   seen point   named by the broker when asked (Observe): a whole object, its kind   ─┴─► look, wait, judge
+//! ```
+//!
+//! A seen point is looked at in a fence page of this client, as own jobs are; nobody is asked to wait. Its timeline may
+//! go while nobody looks, and then its slot is retired: a point that stays pending for long is asked for again, and
+//! one the broker does not name any more has ended.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vgem_os::fence::{PointState, Slot};
+use vgem_proto::codec::Zero;
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::{CauseId, Handle, Point, TimelineKey};
+use vgem_proto::message::client::{ClientMessage, Observe, Observed};
+use vgem_proto::rights::{Access, WaitKind};
+
+use crate::core::Core;
+use crate::deadline::Deadline;
+use crate::error::{Error, FenceError, JobFailure, Result};
+use crate::exchange::Reply;
+use crate::explain::{Explanation, forgotten};
+use crate::fence::Fence;
+use crate::link::unexpected;
+use crate::pages::{Observer, Outcome, Target, Watch};
+
+/// Who failed, where the broker did not say which device.
+const OTHERS: &str = "another client";
+
+/// How long the broker may take to say whether a point is still to come.
+const ASK: Duration = Duration::from_secs(1);
+
+/// Something that a guard waits for.
+#[derive(Debug, Clone)]
+pub(crate) enum Obstacle {
+    /// A job of this client.
+    Ours(Fence),
+    /// A point of another's.
+    Others(Seen),
+}
+
+/// A point of another's that an access to an object has to wait for.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    core: Arc<Core>,
+    observer: Arc<Observer>,
+    target: Target,
+    timeline: TimelineKey,
+    object: Handle,
+    /// The access for which the broker named it.
+    access: Access,
+}
+
+/// A point and what its failure means.
+pub(crate) type SeenPoint = (Seen, WaitKind);
+
+impl Obstacle {
+    pub(crate) fn look(&self) -> PointState {
+        match self {
+            Self::Ours(fence) => fence.look(),
+            Self::Others(seen) => seen.look(),
+        }
+    }
+
+    /// Waits until it has ended, however.
+    pub(crate) fn wait_out(&self, deadline: Deadline) -> Result<()> {
+        let waited = match self {
+            Self::Ours(fence) => fence.wait(deadline),
+            Self::Others(seen) => return seen.wait_out(deadline),
+        };
+        match waited {
+            // The next look decides what a failure means here.
+            Ok(()) | Err(FenceError::Failed(_)) => Ok(()),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// The verdict on its end, with what this process knows already.
+    pub(crate) fn judge_now(&self, state: PointState) -> Result<(), FenceError> {
+        match self {
+            Self::Ours(fence) => fence.judge_now(state),
+            Self::Others(seen) => seen.judge_now(state),
+        }
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        match self {
+            Self::Ours(fence) => fence.watch(),
+            Self::Others(seen) => seen.observer.watch(seen.target),
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        match self {
+            Self::Ours(fence) => &fence.queue().core,
+            Self::Others(seen) => &seen.core,
+        }
+    }
+
+    pub(crate) fn timeout(&self) -> FenceError {
+        match self {
+            Self::Ours(fence) => fence.timeout(),
+            Self::Others(seen) => {
+                FenceError::Timeout { device: OTHERS.into(), point: Point(seen.target.point) }
+            }
+        }
+    }
+
+    pub(crate) fn lost(&self) -> FenceError {
+        match self.core().link.check() {
+            Err(Error::BrokerLost { why }) => FenceError::BrokerLost { why },
+            _ => FenceError::BrokerLost { why: "it closed the connection".into() },
+        }
+    }
+
+    /// Whether it is the job of this fence.
+    pub(crate) fn is_of(&self, fence: &Fence) -> bool {
+        matches!(self, Self::Ours(own) if own.point() == fence.point() && Arc::ptr_eq(own.queue(), fence.queue()))
+    }
+}
+
+impl Seen {
+    pub(crate) fn look(&self) -> PointState {
+        self.observer.state(self.target)
+    }
+
+    /// Whether both name the same point.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.timeline == other.timeline && self.target.point == other.target.point
+    }
+
+    /// Whether `other`, being named, says that this one's slot still is what it was.
+    pub(crate) fn is_behind(&self, other: &Self) -> bool {
+        self.timeline == other.timeline && self.target.point <= other.target.point
+    }
+
+    fn wait_out(&self, deadline: Deadline) -> Result<()> {
+        let outcome = self.observer.wait(self.target, deadline, &self.core.counters, || {
+            self.core.refresh();
+            if self.core.link.check().is_err() {
+                return Some(Outcome::Lost);
+            }
+            // Not to be named any more, and not seen to end: its slot is gone.
+            (!self.is_still_named()).then_some(Outcome::Ended(PointState::Ok { time_ns: 0 }))
+        });
+        match outcome {
+            Outcome::Ended(_) => Ok(()),
+            Outcome::TimedOut => Err(Error::Timeout { what: "waiting for another client's job" }),
+            Outcome::Lost => Err(Obstacle::Others(self.clone()).lost().into()),
+        }
+    }
+
+    fn is_still_named(&self) -> bool {
+        let asked = self.core.link.call(observe(self.object, self.access), Deadline::after(ASK));
+        match asked.and_then(|reply| self.core.observed(self.object, self.access, reply)) {
+            Ok(named) => named.iter().any(|(seen, _)| self.is_behind(seen)),
+            // Who cannot tell does not end a wait.
+            Err(_) => true,
+        }
+    }
+
+    fn judge_now(&self, state: PointState) -> Result<(), FenceError> {
+        let (code, cause, explanation) = match state {
+            PointState::Ok { .. } => return Ok(()),
+            PointState::Pending => return Err(Obstacle::Others(self.clone()).timeout()),
+            PointState::Failed { code, cause, .. } => {
+                let cause = CauseId(cause);
+                (ErrorCode::from_number(code), cause, self.core.remembered(cause))
+            }
+            PointState::Overrun => (ErrorCode::Other(0), CauseId::NONE, Some(Arc::new(forgotten()))),
+        };
+        if code == ErrorCode::BrokerLost {
+            return Err(FenceError::BrokerLost { why: "it ended while the job was in flight".into() });
+        }
+        let device = explanation.as_ref().and_then(|told: &Arc<Explanation>| told.device.clone());
+        let device: Arc<str> = device.unwrap_or_else(|| OTHERS.to_owned()).into();
+        let point = Point(self.target.point);
+        Err(FenceError::Failed(Box::new(JobFailure { device, point, code, cause, explanation })))
+    }
+}
+
+/// The question what an access to an object has to wait for.
+pub(crate) fn observe(object: Handle, access: Access) -> Observe {
+    Observe { object, access, reserved: Zero }
+}
+
+impl Core {
+    /// Understands what an access has to wait for: maps new pages. Jobs of this client are left out, for its ledgers know
+    /// them better.
+    pub(crate) fn observed(
+        self: &Arc<Self>,
+        object: Handle,
+        access: Access,
+        mut reply: Reply,
+    ) -> Result<Vec<SeenPoint>> {
+        let mut fds = std::mem::take(&mut reply.fds).into_iter();
+        let ClientMessage::Observed(Observed { pages, points }) = &reply.message else {
+            return Err(unexpected(&reply));
+        };
+        for page in pages {
+            let pair: Option<[OwnedFd; 2]> = fds.next().zip(fds.next()).map(Into::into);
+            self.page(*page, pair)?;
+        }
+        let others = points.iter().filter(|point| !self.is_ours(point.timeline));
+        let seen = others.map(|point| {
+            let slot = Slot::new(point.slot)
+                .ok_or_else(|| Error::Protocol(format!("slot {} of a page", point.slot)))?;
+            let observer = self.page(point.page, None)?;
+            let target = Target { slot, generation: point.timeline.generation, point: point.point.0 };
+            let (core, timeline) = (Arc::clone(self), point.timeline);
+            Ok((Seen { core, observer, target, timeline, object, access }, point.kind))
+        });
+        seen.collect()
+    }
+}
