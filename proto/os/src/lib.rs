@@ -30,7 +30,7 @@
 //! - **U1, peers write.** Memory that another process can write is reached only through atomics, volatile reads,
 //!   bulk copies (U4), or a reference made under U5. The only references to it are to atomics.
 //! - **U2, ranges live.** A pointer used here lies in a range that is mapped, with the access used, for as long as
-//!   the owner (a [`mapping::Mapping`], a borrowed slice) that the type's lifetime names. Offsets are checked
+//!   the owner (a [`mapping::Mapping`], a [`adopt::Region`], a borrowed slice) that the type's lifetime names. Offsets are checked
 //!   against the length before they are added.
 //! - **U3, no SIGBUS.** A received fd is mapped only after [`memory::verify_export`]: sealed against shrinking and
 //!   at least as long as the mapping.

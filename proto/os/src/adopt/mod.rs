@@ -116,7 +116,7 @@ impl Region {
         let len = u64::try_from(self.len).unwrap_or(u64::MAX);
         let filled = verify_export(object, len, Access::Write)
             .and_then(|_| Mapping::beside(self.base, self.len, Some(object)))
-            .and_then(|mapping| self.copied_into(mapping));
+            .and_then(|mapping| self.copied_into(mapping, object));
         let mapping = match filled {
             Ok(mapping) => mapping,
             Err(error) => return Err((self, error)),
@@ -133,10 +133,10 @@ impl Region {
         }
     }
 
-    fn copied_into(&self, mapping: Mapping) -> Result<Mapping> {
+    fn copied_into(&self, mapping: Mapping, object: BorrowedFd<'_>) -> Result<Mapping> {
         // SAFETY: U2. The region is mapped readable while it lives.
         let from = unsafe { crate::mapping::Span::new(self.base, self.len) };
-        fill(&mapping, from)?;
+        fill(&mapping, from, Some(object))?;
         Ok(mapping)
     }
 }
@@ -190,7 +190,7 @@ impl Adopted {
     fn private_copy(&self) -> Result<Region> {
         let target = self.base();
         let private = Mapping::beside(target, self.mapping.len(), None)?;
-        fill(&private, self.mapping.span())?;
+        fill(&private, self.mapping.span(), None)?;
         // SAFETY: U2. The range is our own mapping, whose holder gave it up by calling this; the bytes were copied.
         let restored = unsafe { private.take_place_of(target) }.map_err(|(_elsewhere, error)| error)?;
         let (base, len) = (target, restored.len());

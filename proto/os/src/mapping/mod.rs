@@ -31,6 +31,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 pub use self::copy::{CopyStyle, STREAMING_FROM, copy_span};
+pub(crate) use self::moving::Have;
 pub use self::span::{OutOfRange, Span, SpanMut};
 use crate::error::{Attempt, OsError, Result};
 use crate::memory::{Access, verify_export};

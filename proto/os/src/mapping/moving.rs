@@ -8,35 +8,30 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
 use super::{HUGE_FROM, Mapping, mapped_at};
 use crate::error::{Attempt, OsError, Result};
 use crate::memory::Access;
 
 impl Mapping {
-    /// `len` writable bytes at an address that lies in a huge page as `like` does, so that moving them there moves
-    /// page tables and not pages one by one. Of `object`, shared, or private and zero.
+    /// `len` writable bytes somewhere: of `object`, shared, or private and zero. From [`HUGE_FROM`] on they lie in huge
+    /// pages as `like` does, so that moving them there moves page tables and not pages one by one.
     ///
     /// The caller has asked [`crate::memory::verify_export`] about `object`, for writing and this length.
     pub(crate) fn beside(like: NonNull<u8>, len: usize, object: Option<BorrowedFd<'_>>) -> Result<Self> {
+        if len < HUGE_FROM {
+            return match object {
+                Some(fd) => Self::map_checked(fd, len, Access::Write),
+                None => Self::anonymous(len),
+            };
+        }
         let what = || format!("{len} bytes");
-        let room = len.checked_add(HUGE_FROM).ok_or_else(|| OsError::new("mmap", Errno::NOMEM))?;
-        // SAFETY: U2. A null hint without MAP_FIXED replaces no mapping that exists.
-        let reserved = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                room,
-                ProtFlags::empty(),
-                MapFlags::PRIVATE.union(MapFlags::NORESERVE),
-            )
-        };
-        let start = mapped_at(reserved.attempting("mmap", what)?)?;
-        // From here on the reserve is given back, whatever happens.
-        let reserve = Self { base: start, len: room, access: Access::Read };
-        let shift = like.as_ptr().addr().wrapping_sub(start.as_ptr().addr()) % HUGE_FROM;
+        let reserve =
+            Self::reserve(len.checked_add(HUGE_FROM).ok_or_else(|| OsError::new("mmap", Errno::NOMEM))?)?;
+        let shift = like.as_ptr().addr().wrapping_sub(reserve.base.as_ptr().addr()) % HUGE_FROM;
         // SAFETY: U2. shift < HUGE_FROM, and len + HUGE_FROM bytes are reserved.
-        let at = unsafe { start.as_ptr().add(shift) }.cast();
+        let at = unsafe { reserve.base.as_ptr().add(shift) }.cast();
         let protection = ProtFlags::READ.union(ProtFlags::WRITE);
         let mapped = match object {
             Some(fd) => {
@@ -53,10 +48,17 @@ impl Mapping {
         let base = mapped_at(mapped.attempting("mmap", what)?)?;
         reserve.give_back_around(base, len);
         let mapping = Self { base, len, access: Access::Write };
-        if len >= HUGE_FROM {
-            mapping.ask_for_huge_pages();
-        }
+        mapping.ask_for_huge_pages();
         Ok(mapping)
+    }
+
+    /// Address space without memory.
+    fn reserve(len: usize) -> Result<Self> {
+        let flags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
+        // SAFETY: U2. A null hint without MAP_FIXED replaces no mapping that exists.
+        let at = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), flags) };
+        let base = mapped_at(at.attempting("mmap", || format!("{len} bytes of address space"))?)?;
+        Ok(Self { base, len, access: Access::Read })
     }
 
     /// Unmaps all of a reserve but the `len` bytes at `base`, which are somebody else's now.
@@ -107,23 +109,37 @@ impl Mapping {
         }
     }
 
-    /// Populates the pages of `[offset, offset + len)` for writing, as far as the kernel can (Linux 5.14); else they
-    /// come when they are written.
-    pub(crate) fn populate_part(&self, offset: usize, len: usize) -> Result<()> {
+    /// Maps the pages of `[offset, offset + len)`, and gets those that are not there, as far as the kernel can (Linux
+    /// 5.14); else they come when they are used.
+    pub(crate) fn populate_part(&self, offset: usize, len: usize, have: Have) -> Result<()> {
         let part = self.span().sub(offset, len);
         let part = part.ok_or_else(|| OsError::new("madvise", Errno::INVAL))?;
         let at = part.as_ptr().cast_mut().cast();
+        let advice = match have {
+            // Shared memory is mapped writable also by this, and many pages at a time.
+            Have::Pages => Advice::LinuxPopulateRead,
+            Have::Nothing => Advice::LinuxPopulateWrite,
+        };
         loop {
             // SAFETY: U2. The range is inside the mapping, and populating changes no byte.
-            let done = unsafe { rustix::mm::madvise(at, len, rustix::mm::Advice::LinuxPopulateWrite) };
+            let done = unsafe { rustix::mm::madvise(at, len, advice) };
             match done {
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Ok(()) | Err(Errno::INVAL) => return Ok(()),
                 Err(errno) => {
                     let detail = format!("{len} bytes");
-                    return Err(OsError::with_detail("madvise(MADV_POPULATE_WRITE)", errno, detail));
+                    return Err(OsError::with_detail("madvise(MADV_POPULATE)", errno, detail));
                 }
             }
         }
     }
+}
+
+/// What a part of a mapping has before it is populated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Have {
+    /// All its pages are in the file.
+    Pages,
+    /// Perhaps none.
+    Nothing,
 }
