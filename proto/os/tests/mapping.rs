@@ -182,6 +182,23 @@ fn copies_of_every_alignment_and_style_are_exact() {
 }
 
 #[test]
+fn streaming_copies_are_exact_whichever_side_is_ahead_within_a_page() {
+    let len = STREAMING_FROM + 77;
+    let (source, target) = (Mapping::anonymous(len + 8192).unwrap(), Mapping::anonymous(len + 8192).unwrap());
+    let pattern: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    let quiet = Quiescent::by_contract();
+    for (from, into) in [(0, 0), (0, 1), (0, 16), (3, 2050), (0, 4095), (16, 0), (2049, 1), (4095, 0)] {
+        target.span_mut().unwrap().fill(0xff);
+        source.span_mut().unwrap().copy_from(from, &pattern).unwrap();
+        let place = target.span_mut().unwrap().sub(into, len).unwrap();
+        copy_span(place, source.span().sub(from, len).unwrap(), CopyStyle::Streaming).unwrap();
+        let all = target.bytes(0..target.len(), &quiet).unwrap();
+        assert!(all[into..into + len] == pattern, "from {from} into {into}");
+        assert!(all[..into].iter().chain(&all[into + len..]).all(|byte| *byte == 0xff));
+    }
+}
+
+#[test]
 fn overlapping_copies_are_as_memmove() {
     for style in [CopyStyle::Plain, CopyStyle::Streaming] {
         let mut bytes: Vec<u8> = (0..200_000).map(|n| u8::try_from(n % 251).unwrap()).collect();
