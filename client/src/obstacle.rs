@@ -11,6 +11,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use vgem_os::fence::{PointState, Slot};
@@ -54,6 +55,8 @@ pub(crate) struct Seen {
     object: Handle,
     /// The access for which the broker named it.
     access: Access,
+    /// The broker was asked and does not name it any more.
+    over: Arc<AtomicBool>,
 }
 
 /// A point and what its failure means.
@@ -126,7 +129,10 @@ impl Obstacle {
 
 impl Seen {
     pub(crate) fn look(&self) -> PointState {
-        self.observer.state(self.target)
+        match self.observer.state(self.target) {
+            PointState::Pending if self.over.load(Ordering::Acquire) => PointState::Ok { time_ns: 0 },
+            state => state,
+        }
     }
 
     /// Whether both name the same point.
@@ -145,8 +151,12 @@ impl Seen {
             if self.core.link.check().is_err() {
                 return Some(Outcome::Lost);
             }
-            // Not to be named any more, and not seen to end: its slot is gone.
-            (!self.is_still_named()).then_some(Outcome::Ended(PointState::Ok { time_ns: 0 }))
+            if self.is_still_named() {
+                return None;
+            }
+            // Not seen to end: its slot is gone.
+            self.over.store(true, Ordering::Release);
+            Some(Outcome::Ended(self.look()))
         });
         match outcome {
             Outcome::Ended(_) => Ok(()),
@@ -213,7 +223,8 @@ impl Core {
             let observer = self.page(point.page, None)?;
             let target = Target { slot, generation: point.timeline.generation, point: point.point.0 };
             let (core, timeline) = (Arc::clone(self), point.timeline);
-            Ok((Seen { core, observer, target, timeline, object, access }, point.kind))
+            let over = Arc::default();
+            Ok((Seen { core, observer, target, timeline, object, access, over }, point.kind))
         });
         seen.collect()
     }

@@ -242,3 +242,143 @@ fn a_wait_after_another_is_told_of_its_own_deadline() {
         assert!(matches!(late, Ok(Err(FenceError::Timeout { .. }))) && begin.elapsed() < second, "{late:?}");
     });
 }
+
+fn memfd(len: u64) -> std::os::fd::OwnedFd {
+    use rustix::fs::MemfdFlags;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create("foreign", flags).expect("memory");
+    rustix::fs::ftruncate(&fd, len).expect("a length");
+    fd
+}
+
+#[test]
+fn a_task_makes_a_set_with_one_request_each_to_make_and_to_commit() {
+    run(async {
+        let (_broker, client) = with_client(Mood::Honest).await;
+        let set = client.create_set(64, 4096).await.expect("memory");
+        assert_eq!((set.len(), client.counters().messages_sent), (64, 3));
+    });
+}
+
+#[test]
+fn a_task_imports_memory_through_a_porter() {
+    run(async {
+        let (broker, client) = with_client(Mood::PorterDies).await;
+        let buffer = client.import_fd(memfd(8192)).await.expect("the second porter takes it");
+        assert_eq!((buffer.len(), buffer.pinned()), (8192, 8192));
+        let handle = buffer.handle();
+        drop(buffer);
+        client.devices().await.expect("an answer");
+        assert_eq!(broker.sharing.count(handle), 0);
+    });
+}
+
+#[test]
+fn a_stalled_porter_ends_a_tasks_import_at_its_deadline() {
+    run(async {
+        let (_broker, socket) = FakeBroker::pair(Mood::PorterStalls);
+        let options = options().request_timeout(Duration::from_millis(50));
+        let client = Client::over(socket, &options).await.expect("a greeting");
+        assert!(matches!(client.import_fd(memfd(4096)).await, Err(Error::Timeout { .. })));
+        assert!(client.devices().await.is_ok());
+    });
+}
+
+#[test]
+fn a_dropped_import_is_given_up_whenever_its_answer_comes() {
+    run(async {
+        let (broker, client) = with_client(Mood::ImportsLate).await;
+        let dropped = tokio::time::timeout(Duration::from_millis(20), client.import_fd(memfd(4096))).await;
+        assert!(dropped.is_err(), "{dropped:?}");
+        let count = || broker.sharing.objects.lock().expect("not poisoned").last().map(|kept| kept.count);
+        let given_up = async {
+            while count() != Some(0) {
+                client.devices().await.expect("an answer");
+            }
+        };
+        tokio::time::timeout(SOON, given_up).await.expect("it is given up");
+    });
+}
+
+#[test]
+fn a_task_waits_for_what_others_write() {
+    run(async {
+        let (broker, client) = with_client(Mood::Honest).await;
+        let buffer = Arc::new(client.create(4096).await.expect("memory"));
+        drop(client.export(&buffer, vgem::Access::Write).await.expect("an export"));
+        broker.others_write(0, 1);
+        let late = client.read(&buffer, .., Duration::from_millis(20)).await.map(drop);
+        assert!(matches!(late, Err(Error::Timeout { .. })), "{late:?}");
+        let (reader, shared) = (client.clone(), Arc::clone(&buffer));
+        let reading =
+            tokio::spawn(async move { reader.read(&shared, .., SOON).await.map(|guard| guard.len()) });
+        tokio::task::yield_now().await;
+        let _woke: Woke = broker.others_end(0, 1, None);
+        assert_eq!(reading.await.expect("no panic").expect("it ended well"), 4096);
+    });
+}
+
+#[test]
+fn a_point_whose_slot_went_does_not_hold_a_task() {
+    run(async {
+        let (broker, client) = with_client(Mood::Honest).await;
+        let buffer = client.create(4096).await.expect("memory");
+        drop(client.export(&buffer, vgem::Access::Write).await.expect("an export"));
+        broker.others_write(0, 1);
+        let reading = client.read(&buffer, .., SOON);
+        let going = async {
+            // After the first question was answered.
+            broker.request(|message| {
+                matches!(message, vgem_proto::message::client::ClientMessage::Observe(_)).then_some(())
+            });
+            broker.sharing.unfinished.lock().expect("not poisoned").clear();
+            broker.sharing.retire(0);
+        };
+        let mut reading = pin!(reading);
+        let first =
+            std::future::poll_fn(|context| Poll::Ready(reading.as_mut().poll(context).is_pending())).await;
+        assert!(first);
+        going.await;
+        assert!(reading.await.is_ok());
+    });
+}
+
+#[test]
+fn tasks_send_and_receive_buffers() {
+    run(async {
+        let (_broker, client) = with_client(Mood::Honest).await;
+        let (near, far) = tokio::net::UnixStream::pair().expect("a pair");
+        let receiver = client.clone();
+        let receiving = tokio::spawn(async move { receiver.receive(&far, SOON).await });
+        let buffer = client.create(5000).await.expect("memory");
+        client.send(&buffer, &near, vgem::Access::Read, SOON).await.expect("there is room");
+        let received = receiving.await.expect("no panic").expect("a buffer");
+        assert_eq!((received.buffer.len(), received.buffer.handle()), (5000, buffer.handle()));
+    });
+}
+
+#[test]
+fn a_task_adopts_memory_and_gets_it_back() {
+    run(async {
+        let (_broker, client) = with_client(Mood::Honest).await;
+        let adopted = client.adopt_pages(vgem::PageVec::from_slice(b"hello")).await.expect("adopted");
+        client.write(&adopted, ..1, SOON).await.expect("nobody uses it")[0] = b'j';
+        let back = client.release_pages(adopted, SOON).await.expect("nobody uses it");
+        assert_eq!(&*back, b"jello");
+    });
+}
+
+#[test]
+fn a_task_is_told_events_between_answers() {
+    run(async {
+        let (mut broker, client) = with_client(Mood::Honest).await;
+        let mut monitor = client.monitor().await.expect("told");
+        assert!(client.event(&mut monitor, Duration::from_millis(5)).await.expect("alive").is_none());
+        broker.tell(0, r#"{"at_ns":5,"domain":4,"event":"client_gone","client":7}"#);
+        client.devices().await.expect("an answer");
+        let told = client.event(&mut monitor, SOON).await.expect("alive").expect("an event");
+        assert_eq!(told.entry.map(|entry| entry.at_ns), Some(5));
+        broker.hang_up();
+        assert!(matches!(client.event(&mut monitor, SOON).await, Err(Error::BrokerLost { .. })));
+    });
+}

@@ -70,6 +70,8 @@ pub(crate) enum Mood {
     PorterStalls,
     /// Answers an import only after the next request.
     ImportsLate,
+    /// Refuses every commit.
+    NoCommit,
     /// Makes one object less than it was asked for.
     MakesTooFew,
     /// Has no room for the first batch, and takes no other until its points come again.
@@ -349,6 +351,11 @@ impl Serve {
         Some(match message {
             ClientMessage::Hello(_) => (welcome(), vec![]),
             ClientMessage::CreateObject(create) => self.create(create),
+            ClientMessage::Commit(_) if self.mood == Mood::NoCommit => {
+                let (code, text, cause) = (ErrorCode::NotReady, b"a page is missing".to_vec(), CauseId::NONE);
+                let (job, part) = (u16::MAX, u16::MAX);
+                (Refused { code, job, part, value: 0, limit: 0, cause, text }.into(), vec![])
+            }
             ClientMessage::Commit(commit) => {
                 let mut objects = self.sharing.objects.lock().expect("not poisoned");
                 let pinned = commit.objects.iter().map(|object| {
