@@ -7,10 +7,8 @@
 
 use vgem_driver::mapping::OutOfRange;
 use vgem_driver::{JobError, Span, Staging, Task};
-use vgem_proto::error::ErrorCode;
 
 use crate::description::compare;
-use crate::engine::out_of_range;
 use crate::ffi;
 
 /// Bytes given to one `memcmp`.
@@ -24,16 +22,12 @@ pub(crate) fn run(task: &mut Task<'_>) -> Result<(), JobError> {
     let common = left.len().min(right.len());
     let in_place = [compare::LEFT, compare::RIGHT].iter().all(|o| task.staging(*o) == Staging::InPlace);
     let sides = (part(left, 0, common)?, part(right, 0, common)?);
+    let mut staged = 0;
     let difference = match in_place {
-        true => difference_in_place(sides.0, sides.1).map_err(out_of_range)?,
-        false => {
-            let found = difference_by_windows(sides.0, sides.1).map_err(out_of_range)?;
-            let seen =
-                found.map_or(common, |at| (at / WINDOW_LEN + 1).saturating_mul(WINDOW_LEN).min(common));
-            task.add_staged(2 * seen as u64);
-            found
-        }
+        true => difference_in_place(sides.0, sides.1, &mut staged)?,
+        false => difference_by_windows(sides.0, sides.1, &mut staged)?,
     };
+    task.add_staged(staged);
     let equal = difference.unwrap_or(common) as u64;
     task.set_len(equal);
     task.set_value(equal);
@@ -41,41 +35,47 @@ pub(crate) fn run(task: &mut Task<'_>) -> Result<(), JobError> {
         return Ok(());
     }
     match difference {
-        Some(at) => Err(JobError::new(
-            ErrorCode::CorruptInput,
-            format!("the operands differ at offset {at} of {common}"),
-        )),
+        Some(at) => Err(JobError::corrupt(format!("the operands differ at offset {at} of {common}"))),
         None if left.len() != right.len() => {
             let text =
                 format!("{} bytes compared with {}; the first {common} are equal", left.len(), right.len());
-            Err(JobError::new(ErrorCode::CorruptInput, text))
+            Err(JobError::corrupt(text))
         }
         None => Ok(()),
     }
 }
 
-fn difference_in_place(left: Span<'_>, right: Span<'_>) -> Result<Option<usize>, OutOfRange> {
+fn difference_in_place(
+    left: Span<'_>,
+    right: Span<'_>,
+    staged: &mut u64,
+) -> Result<Option<usize>, OutOfRange> {
     for at in (0..left.len()).step_by(BLOCK_LEN) {
         let len = BLOCK_LEN.min(left.len() - at);
         let (Some(a), Some(b)) = (left.sub(at, len), right.sub(at, len)) else { return Ok(None) };
         if ffi::same_bytes(a, b) {
             continue;
         }
-        if let Some(within) = difference_by_windows(a, b)? {
+        if let Some(within) = difference_by_windows(a, b, staged)? {
             return Ok(Some(at + within));
         }
     }
     Ok(None)
 }
 
-/// The first difference of spans of equal length, seen in private copies.
-fn difference_by_windows(left: Span<'_>, right: Span<'_>) -> Result<Option<usize>, OutOfRange> {
+/// The first difference of spans of equal length, seen in private copies, whose bytes are added to `staged`.
+fn difference_by_windows(
+    left: Span<'_>,
+    right: Span<'_>,
+    staged: &mut u64,
+) -> Result<Option<usize>, OutOfRange> {
     let (mut a, mut b) = ([0; WINDOW_LEN], [0; WINDOW_LEN]);
     for at in (0..left.len()).step_by(WINDOW_LEN) {
         let len = WINDOW_LEN.min(left.len() - at);
         let (a, b) = (a.split_at_mut(len).0, b.split_at_mut(len).0);
         left.copy_to(at, a)?;
         right.copy_to(at, b)?;
+        *staged += 2 * len as u64;
         if a != b {
             let within = a.iter().zip(b.iter()).position(|(a, b)| a != b);
             return Ok(within.map(|within| at + within));
@@ -85,6 +85,5 @@ fn difference_by_windows(left: Span<'_>, right: Span<'_>) -> Result<Option<usize
 }
 
 fn part(span: Span<'_>, offset: usize, len: usize) -> Result<Span<'_>, JobError> {
-    let missing = OutOfRange::Beyond { offset, len, available: span.len() };
-    span.sub(offset, len).ok_or_else(|| out_of_range(missing))
+    span.sub(offset, len).ok_or_else(JobError::outside)
 }

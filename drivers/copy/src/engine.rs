@@ -1,11 +1,12 @@
 //! The engine: one function per operation, no state.
 
-use vgem_driver::mapping::{CopyStyle, OutOfRange, Span, SpanMut, copy_span};
-use vgem_driver::{Engine, JobError, Task};
+use vgem_driver::window::fill_through;
+use vgem_driver::{Engine, JobError, Staging, Task};
 use vgem_proto::describe::Description;
 use vgem_proto::error::ErrorCode;
 
 use crate::description::{self, copy, fill, op};
+use crate::mover::{Mover, WINDOW_LEN};
 use crate::{checksum, compare, pieces};
 
 /// Jobs up to this length are run by the thread that receives them, bytes: they take about a microsecond.
@@ -47,7 +48,9 @@ fn copy_all(task: &mut Task<'_>) -> Result<(), JobError> {
     let input = task.input(copy::INPUT)?;
     let output = task.output(copy::OUTPUT)?;
     let into = output.sub(0, input.len()).ok_or_else(|| too_small(input.len(), output.len()))?;
-    move_bytes(into, input)?;
+    let mut mover = Mover::between(task, copy::INPUT, copy::OUTPUT);
+    mover.copy(into, input)?;
+    task.add_staged(mover.staged());
     task.set_len(input.len() as u64);
     Ok(())
 }
@@ -57,23 +60,15 @@ fn fill_all(task: &mut Task<'_>) -> Result<(), JobError> {
     let value = task.number(fill::BYTE);
     let byte = u8::try_from(value)
         .map_err(|_| JobError::new(ErrorCode::BadParameter, format!("byte {value}; 0 to 255 are bytes")))?;
-    output.fill(byte);
+    match task.staging(fill::OUTPUT) {
+        Staging::InPlace => output.fill(byte),
+        Staging::Windows => task.add_staged(fill_through(output, byte, &mut [0; WINDOW_LEN])?),
+    }
     task.set_len(output.len() as u64);
     Ok(())
 }
 
-/// Copies one contiguous piece; the spans may overlap.
-pub(crate) fn move_bytes(into: SpanMut<'_>, from: Span<'_>) -> Result<(), JobError> {
-    copy_span(into, from, CopyStyle::Streaming).map_err(out_of_range)
-}
-
 /// The output is shorter than what is to be put into it.
 pub(crate) fn too_small(needed: usize, available: usize) -> JobError {
-    let text = format!("{needed} bytes do not fit into the output of {available} bytes");
-    JobError::new(ErrorCode::OutputTooSmall, text)
-}
-
-/// A range check of the memory layer that our own check should have come before.
-pub(crate) fn out_of_range(error: OutOfRange) -> JobError {
-    JobError::new(ErrorCode::DriverFault, error.to_string())
+    JobError::too_small(format!("{needed} bytes do not fit into the output of {available} bytes"))
 }

@@ -7,12 +7,9 @@
 //!
 //! | operation | touches its operands |
 //! |---|---|
-//! | `copy`, `copy2d`, `fill`, `gather`, `scatter` | in place; from 64 KiB per piece on with stores that go past the cache |
+//! | `copy`, `copy2d`, `fill`, `gather`, `scatter` | in place; from 64 KiB per piece on with stores that go past the cache; through windows if an operand comes from another domain |
 //! | `compare` | in place by `memcmp`; through windows if an operand comes from another domain |
 //! | `crc32c` | through windows, because the library that sums them wants slices |
-//!
-//! A copy of an operand of another domain is not staged: copying is all that a window would do, and here no
-//! engine looks at the bytes on their way.
 //!
 //! Invariants:
 //! - Everything that a job says about places (rows, strides, index entries) is checked, without overflow, before
@@ -30,6 +27,7 @@ mod engine;
     reason = "memcmp over memory that others may write; nothing else of this crate is unsafe"
 )]
 mod ffi;
+mod mover;
 mod pieces;
 
 pub use engine::CopyEngine;

@@ -3,11 +3,12 @@
 //! All pieces are checked before the first is copied. Each piece is moved by itself; where operands overlap, a
 //! later piece sees what an earlier one wrote.
 
-use vgem_driver::{JobError, Span, SpanMut, Task};
+use vgem_driver::{JobError, Task};
 use vgem_proto::error::ErrorCode;
 
 use crate::description::{INDEX_ENTRY_LEN, INDEX_LEN, copy2d, indexed};
-use crate::engine::{move_bytes, out_of_range, too_small};
+use crate::engine::too_small;
+use crate::mover::Mover;
 
 /// Runs one `copy2d` job.
 pub(crate) fn copy2d(task: &mut Task<'_>) -> Result<(), JobError> {
@@ -18,13 +19,15 @@ pub(crate) fn copy2d(task: &mut Task<'_>) -> Result<(), JobError> {
         Rows::check(input.len(), width, height, size(task, copy2d::SRC_STRIDE, "src_stride")?, "input")?;
     let dst =
         Rows::check(output.len(), width, height, size(task, copy2d::DST_STRIDE, "dst_stride")?, "output")?;
+    let mut mover = Mover::between(task, copy2d::INPUT, copy2d::OUTPUT);
     if src.stride == width && dst.stride == width {
-        copy_piece(output, 0, input, 0, width * height)?;
+        mover.copy_piece((output, 0), (input, 0), width * height)?;
     } else {
         for row in 0..height {
-            copy_piece(output, row * dst.stride, input, row * src.stride, width)?;
+            mover.copy_piece((output, row * dst.stride), (input, row * src.stride), width)?;
         }
     }
+    task.add_staged(mover.staged());
     task.set_len((width * height) as u64);
     Ok(())
 }
@@ -36,11 +39,13 @@ pub(crate) fn gather(task: &mut Task<'_>) -> Result<(), JobError> {
     if total > output.len() {
         return Err(too_small(total, output.len()));
     }
+    let mut mover = Mover::between(task, indexed::SOURCE, indexed::OUTPUT);
     let mut at = 0;
     for range in ranges {
-        copy_piece(output, at, source, range.offset, range.len)?;
+        mover.copy_piece((output, at), (source, range.offset), range.len)?;
         at += range.len;
     }
+    task.add_staged(mover.staged());
     task.set_len(at as u64);
     Ok(())
 }
@@ -53,11 +58,13 @@ pub(crate) fn scatter(task: &mut Task<'_>) -> Result<(), JobError> {
         let text = format!("the index names {total} bytes, the source has {}", source.len());
         return Err(JobError::new(ErrorCode::CorruptInput, text));
     }
+    let mut mover = Mover::between(task, indexed::SOURCE, indexed::OUTPUT);
     let mut at = 0;
     for range in ranges {
-        copy_piece(output, range.offset, source, at, range.len)?;
+        mover.copy_piece((output, range.offset), (source, at), range.len)?;
         at += range.len;
     }
+    task.add_staged(mover.staged());
     task.set_len(at as u64);
     Ok(())
 }
@@ -110,7 +117,7 @@ fn read_index(task: &mut Task<'_>, limit: usize, operand: &str) -> Result<(Vec<R
         return Err(JobError::new(ErrorCode::OutOfRange, text));
     }
     let mut private = vec![0; index.len()];
-    index.copy_to(0, &mut private).map_err(out_of_range)?;
+    index.copy_to(0, &mut private)?;
     task.add_staged(private.len() as u64);
     let mut total = 0_usize;
     let mut ranges = Vec::with_capacity(private.len() / INDEX_ENTRY_LEN);
@@ -142,22 +149,6 @@ fn checked_range(offset: u64, len: u64, limit: usize) -> Option<Range> {
         return None;
     }
     Some(Range { offset: usize::try_from(offset).ok()?, len: usize::try_from(len).ok()? })
-}
-
-fn copy_piece(
-    into: SpanMut<'_>,
-    into_at: usize,
-    from: Span<'_>,
-    from_at: usize,
-    len: usize,
-) -> Result<(), JobError> {
-    match (into.sub(into_at, len), from.sub(from_at, len)) {
-        (Some(into), Some(from)) => move_bytes(into, from),
-        _ => {
-            let text = format!("{len} bytes from {from_at} to {into_at} were checked and are outside");
-            Err(JobError::new(ErrorCode::DriverFault, text))
-        }
-    }
 }
 
 fn size(task: &Task<'_>, param: u16, name: &str) -> Result<usize, JobError> {

@@ -1,61 +1,26 @@
 //! The copy device, called as its executors call it.
 #![expect(clippy::expect_used, reason = "a test ends where its arrangement fails")]
 
-use vgem_driver::{
-    Engine as _, JobError, OperandBytes, ParamValue, Produced, Span, SpanMut, Task, TaskOperand,
-};
+use vgem_driver::testing::{self, Peer, code, noise, read, write};
+use vgem_driver::{Engine as _, JobError, OperandBytes, ParamValue, Produced, SpanMut, Task};
 use vgem_driver_copy::CopyEngine;
 use vgem_driver_copy::description::op;
-use vgem_proto::describe::Touch;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::ObjectKey;
 
 use ParamValue::Number;
 
 fn run(op: u16, operands: &[OperandBytes<'_>], params: &[ParamValue<'_>]) -> Result<Produced, JobError> {
-    run_from(false, op, operands, params)
+    run_from(Peer::OwnDomain, op, operands, params)
 }
 
 fn run_from(
-    foreign: bool,
+    peer: Peer,
     op: u16,
     operands: &[OperandBytes<'_>],
     params: &[ParamValue<'_>],
 ) -> Result<Produced, JobError> {
-    let description = CopyEngine.description();
-    let operation = description.by_number(op).expect("the operation is described");
-    let touch: Vec<Touch> = operation.operands.iter().map(|o| o.touch).collect();
-    let object = ObjectKey { index: 1, generation: 1 };
-    let operands: Vec<TaskOperand<'_>> = (0..)
-        .zip(operands)
-        .map(|(number, bytes)| TaskOperand { number, bytes: *bytes, object, offset: 0, foreign })
-        .collect();
-    let mut task = Task::for_test(op, &operands, params, &touch);
-    CopyEngine.run(&mut task).map(|()| task.produced())
-}
-
-fn read(bytes: &[u8]) -> OperandBytes<'_> {
-    OperandBytes::Read(Span::of_slice(bytes))
-}
-
-fn write(bytes: &mut [u8]) -> OperandBytes<'_> {
-    OperandBytes::Write(SpanMut::of_slice(bytes))
-}
-
-fn code<T: std::fmt::Debug>(result: Result<T, JobError>) -> ErrorCode {
-    result.expect_err("the job was to fail").code
-}
-
-/// Bytes without a short period.
-fn pattern(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_u32;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()[3]
-    };
-    (0..len).map(|_| next()).collect()
+    let operands: Vec<_> = (0..).zip(operands.iter().copied()).collect();
+    testing::run(&CopyEngine, peer, op, params, &operands)
 }
 
 fn index(entries: &[(u64, u64)]) -> Vec<u8> {
@@ -66,7 +31,7 @@ fn index(entries: &[(u64, u64)]) -> Vec<u8> {
 fn copy_moves_every_byte_at_every_size_and_alignment() {
     for len in [0, 1, 63, 64, 4095, 65_535, 65_536, 65_537, 1 << 20] {
         for shift in [0, 1, 17] {
-            let from = pattern(len);
+            let from = noise(len);
             let mut into = vec![0; len + shift + 1];
             let produced = run(op::COPY, &[read(&from), write(&mut into[shift..])], &[]).expect("copied");
             assert_eq!((produced.len, &into[shift..shift + len]), (len as u64, &from[..]));
@@ -79,7 +44,7 @@ fn copy_moves_every_byte_at_every_size_and_alignment() {
 fn copy_of_overlapping_operands_is_a_memmove() {
     for (from, into) in [(0, 100), (100, 0), (0, 100_000)] {
         let len = 300_000;
-        let mut memory = pattern(len + 100_000);
+        let mut memory = noise(len + 100_000);
         let wanted = memory[from..from + len].to_vec();
         let whole = SpanMut::of_slice(&mut memory);
         let (input, output) = (whole.sub(from, len).expect("inside"), whole.sub(into, len).expect("inside"));
@@ -116,22 +81,22 @@ fn fill_with_more_than_a_byte_is_refused() {
 
 #[test]
 fn compare_finds_the_first_difference_wherever_it_is() {
-    let left = pattern(100_000);
+    let left = noise(100_000);
     for at in [0, 1, 4095, 4096, 16_383, 16_384, 65_536, 99_999] {
-        for foreign in [false, true] {
+        for peer in Peer::ALL {
             let mut right = left.clone();
             right[at] ^= 1;
             right[99_999] ^= 2;
             let operands = [read(&left), read(&right)];
-            let produced = run_from(foreign, op::COMPARE, &operands, &[Number(0)]).expect("compared");
-            assert_eq!((produced.value, produced.len), (at as u64, at as u64), "foreign: {foreign}");
+            let produced = run_from(peer, op::COMPARE, &operands, &[Number(0)]).expect("compared");
+            assert_eq!((produced.value, produced.len), (at as u64, at as u64), "{peer:?}");
         }
     }
 }
 
 #[test]
 fn compare_of_equal_operands_gives_their_common_length() {
-    let left = pattern(100_000);
+    let left = noise(100_000);
     for len in [0, 1, 99_999, 100_000] {
         let produced = run(op::COMPARE, &[read(&left), read(&left[..len])], &[Number(0)]).expect("compared");
         assert_eq!((produced.value, produced.len), (len as u64, len as u64));
@@ -140,7 +105,7 @@ fn compare_of_equal_operands_gives_their_common_length() {
 
 #[test]
 fn compare_that_requires_equality_fails_with_the_offset() {
-    let left = pattern(100_000);
+    let left = noise(100_000);
     let mut right = left.clone();
     right[77_777] ^= 1;
     let failed = run(op::COMPARE, &[read(&left), read(&right)], &[Number(1)]).expect_err("they differ");
@@ -150,7 +115,7 @@ fn compare_that_requires_equality_fails_with_the_offset() {
 
 #[test]
 fn compare_that_requires_equality_fails_when_only_the_lengths_differ() {
-    let left = pattern(1000);
+    let left = noise(1000);
     assert_eq!(
         code(run(op::COMPARE, &[read(&left), read(&left[..999])], &[Number(1)])),
         ErrorCode::CorruptInput
@@ -159,10 +124,10 @@ fn compare_that_requires_equality_fails_when_only_the_lengths_differ() {
 
 #[test]
 fn compare_stages_foreign_operands_and_no_others() {
-    let bytes = pattern(10_000);
+    let bytes = noise(10_000);
     let operands = [read(&bytes), read(&bytes)];
     let own = run(op::COMPARE, &operands, &[Number(0)]).expect("compared");
-    let foreign = run_from(true, op::COMPARE, &operands, &[Number(0)]).expect("compared");
+    let foreign = run_from(Peer::OtherDomain, op::COMPARE, &operands, &[Number(0)]).expect("compared");
     assert_eq!((own.staged, foreign.staged), (0, 20_000));
 }
 
@@ -174,7 +139,7 @@ fn crc32c_agrees_with_the_check_value_of_its_definition() {
 
 #[test]
 fn crc32c_of_many_windows_agrees_with_one_bit_at_a_time() {
-    let bytes = pattern(100_003);
+    let bytes = noise(100_003);
     let by_bits = !bytes.iter().fold(u32::MAX, |sum, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ ((sum & 1) * 0x82f6_3b78))
     });
@@ -183,7 +148,7 @@ fn crc32c_of_many_windows_agrees_with_one_bit_at_a_time() {
 
 #[test]
 fn copy2d_moves_the_rectangle_and_leaves_the_gaps() {
-    let from = pattern(40);
+    let from = noise(40);
     let mut into = [0; 50];
     let params = [Number(5), Number(4), Number(10), Number(12)];
     let produced = run(op::COPY2D, &[read(&from), write(&mut into)], &params).expect("copied");
@@ -216,7 +181,7 @@ fn copy2d_that_leaves_an_operand_is_refused_without_overflow() {
 
 #[test]
 fn gather_collects_ranges_in_the_order_of_the_index() {
-    let source = pattern(1000);
+    let source = noise(1000);
     let index = index(&[(990, 10), (0, 1), (5, 0), (500, 20)]);
     let mut into = [0; 40];
     let produced = run(op::GATHER, &[read(&source), read(&index), write(&mut into)], &[]).expect("gathered");
@@ -227,7 +192,7 @@ fn gather_collects_ranges_in_the_order_of_the_index() {
 
 #[test]
 fn scatter_undoes_gather() {
-    let source = pattern(3000);
+    let source = noise(3000);
     let index = index(&[(2000, 1000), (0, 500), (500, 1500)]);
     let (mut gathered, mut restored) = (vec![0; 3000], vec![0; 3000]);
     run(op::GATHER, &[read(&source), read(&index), write(&mut gathered)], &[]).expect("gathered");

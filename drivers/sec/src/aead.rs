@@ -19,7 +19,9 @@ use std::cell::RefCell;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use rustix::rand::{GetRandomFlags, getrandom};
-use vgem_driver::mapping::{CopyStyle, OutOfRange, Quiescent, copy_span};
+use vgem_driver::mapping::{CopyStyle, Quiescent, copy_span};
+use vgem_driver::scratch::Scratch;
+use vgem_driver::window::share_bytes;
 use vgem_driver::{JobError, Span, SpanMut, Staging, Task};
 use vgem_proto::error::ErrorCode;
 use zeroize::Zeroizing;
@@ -27,7 +29,6 @@ use zeroize::Zeroizing;
 use crate::description::{AAD_LEN_MAX, LEN_MAX, aead};
 use crate::ffi::SealingKey;
 use crate::frame::{Algorithm, HEADER_LEN, Header, KEY_LEN, NONCE_LEN, OVERHEAD_LEN, TAG_LEN};
-use crate::scratch::Scratch;
 
 /// What an executor keeps between jobs.
 struct Private {
@@ -48,14 +49,14 @@ pub(crate) fn seal(task: &mut Task<'_>) -> Result<(), JobError> {
     check_len(input.len() as u64, LEN_MAX)?;
     let frame = output.sub(0, input.len() + OVERHEAD_LEN).ok_or_else(|| {
         let (wanted, have) = (input.len() + OVERHEAD_LEN, output.len());
-        too_small(format!("the frame has {wanted} bytes; the output has {have}"))
+        JobError::too_small(format!("the frame has {wanted} bytes; the output has {have}"))
     })?;
     let key = SealingKey::new(algorithm, &*key_of(task)?)
-        .ok_or_else(|| JobError::new(ErrorCode::DriverFault, "the cipher has no memory for a key"))?;
+        .ok_or_else(|| JobError::fault("the cipher has no memory for a key"))?;
     let header = Header { algorithm, plain_len: input.len() as u64, nonce: fresh_nonce()? };
     let in_place = task.staging(aead::INPUT) == Staging::InPlace
         && task.staging(aead::OUTPUT) == Staging::InPlace
-        && !overlap(input, frame.as_span());
+        && !share_bytes(input, frame.as_span());
 
     let staged = PRIVATE.with_borrow_mut(|private| {
         fill_aad(&mut private.aad, &header, caller_aad(task))?;
@@ -69,7 +70,7 @@ pub(crate) fn seal(task: &mut Task<'_>) -> Result<(), JobError> {
     })?;
     task.set_len(frame.len() as u64);
     task.set_value(input.len() as u64);
-    task.add_staged(staged);
+    task.add_staged(staged + beside_len(task));
     Ok(())
 }
 
@@ -86,9 +87,9 @@ pub(crate) fn open(task: &mut Task<'_>) -> Result<(), JobError> {
     let header = Header::parse(&head, input.len(), algorithm)?;
     let plain_len = input.len() - OVERHEAD_LEN;
     let target = output.sub(0, plain_len).ok_or_else(|| {
-        too_small(format!("the plaintext has {plain_len} bytes; the output has {}", output.len()))
+        JobError::too_small(format!("the plaintext has {plain_len} bytes; the output has {}", output.len()))
     })?;
-    let sealed = input.sub(HEADER_LEN, plain_len + TAG_LEN).ok_or_else(inside)?;
+    let sealed = input.sub(HEADER_LEN, plain_len + TAG_LEN).ok_or_else(JobError::outside)?;
     let key = opening_key(algorithm, &*key_of(task)?)?;
 
     PRIVATE.with_borrow_mut(|private| {
@@ -99,7 +100,7 @@ pub(crate) fn open(task: &mut Task<'_>) -> Result<(), JobError> {
     })?;
     task.set_len(plain_len as u64);
     task.set_value(input.len() as u64);
-    task.add_staged((sealed.len() + plain_len) as u64);
+    task.add_staged((input.len() + plain_len) as u64 + beside_len(task));
     Ok(())
 }
 
@@ -111,12 +112,12 @@ fn seal_frame(
     plain: Span<'_>,
     frame: SpanMut<'_>,
 ) -> Result<(), JobError> {
-    let cipher = frame.sub(HEADER_LEN, plain.len()).ok_or_else(inside)?;
+    let cipher = frame.sub(HEADER_LEN, plain.len()).ok_or_else(JobError::outside)?;
     let tag = key
         .seal(&header.nonce, aad, plain, cipher)
-        .ok_or_else(|| JobError::new(ErrorCode::DriverFault, "the cipher refused to seal"))?;
-    frame.copy_from(0, &header.encode()).map_err(out_of_range)?;
-    frame.copy_from(HEADER_LEN + plain.len(), &tag).map_err(out_of_range)
+        .ok_or_else(|| JobError::fault("the cipher refused to seal"))?;
+    frame.copy_from(0, &header.encode())?;
+    Ok(frame.copy_from(HEADER_LEN + plain.len(), &tag)?)
 }
 
 /// The same through private memory; answers the bytes that were staged.
@@ -130,11 +131,11 @@ fn seal_through(
 ) -> Result<u64, JobError> {
     // The plaintext lies where its ciphertext will, and the frame at a page's start as outputs mostly do: copies
     // between addresses of the same place in a page are the fast ones.
-    let private = scratch.at_least(frame.len())?;
-    let inner = private.sub(HEADER_LEN, plain.len()).ok_or_else(inside)?;
-    copy_span(inner, plain, CopyStyle::Plain).map_err(out_of_range)?;
+    let private = scratch.at_least(frame.len())?.as_span_mut();
+    let inner = private.sub(HEADER_LEN, plain.len()).ok_or_else(JobError::outside)?;
+    copy_span(inner, plain, CopyStyle::Plain)?;
     seal_frame(key, header, aad, inner.as_span(), private)?;
-    copy_span(frame, private.as_span(), CopyStyle::Streaming).map_err(out_of_range)?;
+    copy_span(frame, private.as_span(), CopyStyle::Streaming)?;
     Ok((plain.len() + frame.len()) as u64)
 }
 
@@ -147,17 +148,16 @@ fn open_through(
     sealed: Span<'_>,
     target: SpanMut<'_>,
 ) -> Result<(), JobError> {
-    let private = scratch.at_least(sealed.len())?;
-    copy_span(private, sealed, CopyStyle::Plain).map_err(out_of_range)?;
-    // The scratch is this executor's own anonymous memory: nobody else has it.
+    let private = scratch.copy_of(sealed)?;
+    // It is private, and this is its only use while the bytes are borrowed.
     let mut alone = Quiescent::by_contract();
-    let bytes = private.bytes_mut(&mut alone);
+    let bytes = private.as_span_mut().bytes_mut(&mut alone);
     let nonce = Nonce::assume_unique_for_key(header.nonce);
     let plain = key.open_in_place(nonce, Aad::from(aad), bytes).map_err(|_| {
         let text = "the tag does not match: another key, other additional data, or a changed frame";
         JobError::new(ErrorCode::AuthenticationFailed, text)
     })?;
-    copy_span(target, Span::of_slice(plain), CopyStyle::Streaming).map_err(out_of_range)
+    Ok(copy_span(target, Span::of_slice(plain), CopyStyle::Streaming)?)
 }
 
 /// The key operand's bytes, wiped when dropped.
@@ -168,7 +168,7 @@ fn key_of(task: &Task<'_>) -> Result<Zeroizing<[u8; KEY_LEN]>, JobError> {
         let text = format!("a key has {KEY_LEN} bytes; the operand has {}", operand.len());
         return Err(JobError::new(ErrorCode::BadOperand, text));
     }
-    operand.copy_to(0, key.as_mut()).map_err(out_of_range)?;
+    operand.copy_to(0, key.as_mut())?;
     Ok(key)
 }
 
@@ -178,7 +178,7 @@ fn opening_key(algorithm: Algorithm, key: &[u8; KEY_LEN]) -> Result<LessSafeKey,
         Algorithm::ChaCha20Poly1305 => &CHACHA20_POLY1305,
     };
     let key = UnboundKey::new(cipher, key);
-    key.map(LessSafeKey::new).map_err(|_| JobError::new(ErrorCode::DriverFault, "the cipher refused the key"))
+    key.map(LessSafeKey::new).map_err(|_| JobError::fault("the cipher refused the key"))
 }
 
 /// 96 bits of the kernel's generator.
@@ -187,11 +187,14 @@ fn fresh_nonce() -> Result<[u8; NONCE_LEN], JobError> {
     // Up to 256 bytes come whole and without interruption, once the generator has been seeded at boot.
     match getrandom(&mut nonce, GetRandomFlags::empty()) {
         Ok(NONCE_LEN) => Ok(nonce),
-        Ok(len) => {
-            Err(JobError::new(ErrorCode::DriverFault, format!("getrandom gave {len} of {NONCE_LEN} bytes")))
-        }
-        Err(error) => Err(JobError::new(ErrorCode::DriverFault, format!("getrandom: {error}"))),
+        Ok(len) => Err(JobError::fault(format!("getrandom gave {len} of {NONCE_LEN} bytes"))),
+        Err(error) => Err(JobError::fault(format!("getrandom: {error}"))),
     }
+}
+
+/// Bytes of the operands that are always copied into private memory: the key and the caller's additional data.
+fn beside_len(task: &Task<'_>) -> u64 {
+    (KEY_LEN + caller_aad(task).map_or(0, |aad| aad.len())) as u64
 }
 
 fn caller_aad<'a>(task: &Task<'a>) -> Option<Span<'a>> {
@@ -206,14 +209,9 @@ fn fill_aad(aad: &mut Vec<u8>, header: &Header, caller: Option<Span<'_>>) -> Res
         check_len(caller.len() as u64, AAD_LEN_MAX)?;
         aad.resize(HEADER_LEN + caller.len(), 0);
         let place = aad.get_mut(HEADER_LEN..).unwrap_or_default();
-        caller.copy_to(0, place).map_err(out_of_range)?;
+        caller.copy_to(0, place)?;
     }
     Ok(())
-}
-
-fn overlap(a: Span<'_>, b: Span<'_>) -> bool {
-    let (a_start, b_start) = (a.as_ptr().addr(), b.as_ptr().addr());
-    a_start < b_start + b.len() && b_start < a_start + a.len()
 }
 
 fn check_len(len: u64, limit: u64) -> Result<(), JobError> {
@@ -224,17 +222,4 @@ fn check_len(len: u64, limit: u64) -> Result<(), JobError> {
         ErrorCode::BadOperand,
         format!("an operand has {len} bytes; at most {limit} are taken"),
     ))
-}
-
-fn too_small(text: String) -> JobError {
-    JobError::new(ErrorCode::OutputTooSmall, text)
-}
-
-/// For sub-ranges whose bounds were computed from the whole: they are always inside.
-fn inside() -> JobError {
-    JobError::new(ErrorCode::DriverFault, "a piece was computed outside its operand")
-}
-
-fn out_of_range(error: OutOfRange) -> JobError {
-    JobError::new(ErrorCode::DriverFault, error.to_string())
 }

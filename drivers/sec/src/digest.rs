@@ -4,11 +4,10 @@
 //! goes to the result cell and, if there is one, to the output operand.
 
 use std::cell::RefCell;
-use std::io::Read as _;
 
 use aws_lc_rs::{digest, hmac};
-use vgem_driver::window::{WINDOW_LEN, WindowReader};
-use vgem_driver::{JobError, Span, Task};
+use vgem_driver::window::{WINDOW_LEN, each_window};
+use vgem_driver::{JobError, Task};
 use vgem_proto::error::ErrorCode;
 use zeroize::Zeroizing;
 
@@ -28,8 +27,7 @@ pub(crate) fn sha256(task: &mut Task<'_>) -> Result<(), JobError> {
 
 /// Runs `hmac-sha256`.
 pub(crate) fn hmac_sha256(task: &mut Task<'_>) -> Result<(), JobError> {
-    let operand = task.input(place::KEY)?;
-    let mut key = key_bytes(operand, 1, MAC_KEY_LEN_MAX)?;
+    let mut key = key_bytes(task, 1, MAC_KEY_LEN_MAX)?;
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &key));
     zeroize::Zeroize::zeroize(&mut *key);
     each_piece(task, |piece| context.update(piece))?;
@@ -41,7 +39,7 @@ pub(crate) fn blake3(task: &mut Task<'_>) -> Result<(), JobError> {
     let mut hasher = match task.operand(place::KEY) {
         None => blake3::Hasher::new(),
         Some(_) => {
-            let bytes = key_bytes(task.input(place::KEY)?, KEY_LEN as u64, KEY_LEN as u64)?;
+            let bytes = key_bytes(task, KEY_LEN as u64, KEY_LEN as u64)?;
             let key: &[u8; KEY_LEN] =
                 bytes.as_slice().try_into().map_err(|_| wrong_key(bytes.len(), 32, 32))?;
             blake3::Hasher::new_keyed(key)
@@ -58,23 +56,15 @@ pub(crate) fn blake3(task: &mut Task<'_>) -> Result<(), JobError> {
 }
 
 /// Gives the input to `take`, piece by piece, front to back.
-fn each_piece(task: &mut Task<'_>, mut take: impl FnMut(&[u8])) -> Result<(), JobError> {
-    let mut reader = WindowReader::new(task.input(place::INPUT)?);
-    WINDOW.with_borrow_mut(|window| {
+fn each_piece(task: &mut Task<'_>, take: impl FnMut(&[u8])) -> Result<(), JobError> {
+    let input = task.input(place::INPUT)?;
+    let staged = WINDOW.with_borrow_mut(|window| {
         if window.is_empty() {
             window.resize(WINDOW_LEN, 0);
         }
-        loop {
-            let len = reader
-                .read(window)
-                .map_err(|error| JobError::new(ErrorCode::DriverFault, error.to_string()))?;
-            match window.get(..len) {
-                Some(piece) if len > 0 => take(piece),
-                _ => return Ok(()),
-            }
-        }
+        each_window(input, window, take)
     })?;
-    task.add_staged(reader.staged());
+    task.add_staged(staged);
     Ok(())
 }
 
@@ -84,11 +74,10 @@ fn deliver(task: &mut Task<'_>, digest: &[u8]) -> Result<(), JobError> {
         let output = task.output(place::OUTPUT)?;
         if output.len() < DIGEST_LEN {
             let text = format!("a digest has {DIGEST_LEN} bytes; the output has {}", output.len());
-            return Err(JobError::new(ErrorCode::OutputTooSmall, text));
+            return Err(JobError::too_small(text));
         }
-        output
-            .copy_from(0, digest)
-            .map_err(|error| JobError::new(ErrorCode::DriverFault, error.to_string()))?;
+        output.copy_from(0, digest)?;
+        task.add_staged(digest.len() as u64);
     }
     task.set_digest(digest);
     task.set_len(digest.len() as u64);
@@ -96,12 +85,14 @@ fn deliver(task: &mut Task<'_>, digest: &[u8]) -> Result<(), JobError> {
 }
 
 /// A private copy of a key, wiped when dropped.
-fn key_bytes(operand: Span<'_>, min: u64, max: u64) -> Result<Zeroizing<Vec<u8>>, JobError> {
+fn key_bytes(task: &mut Task<'_>, min: u64, max: u64) -> Result<Zeroizing<Vec<u8>>, JobError> {
+    let operand = task.input(place::KEY)?;
     if !(min..=max).contains(&(operand.len() as u64)) {
         return Err(wrong_key(operand.len(), min, max));
     }
     let mut key = Zeroizing::new(vec![0; operand.len()]);
-    operand.copy_to(0, &mut key).map_err(|error| JobError::new(ErrorCode::DriverFault, error.to_string()))?;
+    operand.copy_to(0, &mut key)?;
+    task.add_staged(key.len() as u64);
     Ok(key)
 }
 

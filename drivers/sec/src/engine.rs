@@ -1,7 +1,5 @@
 //! The engine: which operation a task asks for, and what the device says of itself.
 
-use std::thread::available_parallelism;
-
 use vgem_driver::{Engine, JobError, Options, Task};
 use vgem_proto::describe::Description;
 use vgem_proto::error::ErrorCode;
@@ -23,8 +21,7 @@ impl SecEngine {
     /// there are fewer cores.
     #[must_use]
     pub fn new(options: &Options) -> Self {
-        let cores = available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX));
-        Self { executors: options.executors.unwrap_or(EXECUTORS.min(cores)) }
+        Self { executors: options.executors_or(EXECUTORS) }
     }
 }
 

@@ -19,7 +19,7 @@
 //! - A length or header is read once, into private memory; what is checked is what is used.
 //! - Key bytes in private memory are wiped on every way out.
 //! - Private memory is per executor, reused, at most [`LEN_MAX`] and a frame's overhead, and given back above
-//!   [`scratch::KEEP_LEN`].
+//!   [`vgem_driver::scratch::KEEP_LEN`].
 #![deny(unsafe_code)]
 
 mod aead;
@@ -29,7 +29,6 @@ mod engine;
 #[expect(unsafe_code, reason = "AEAD over raw pointers; nothing else of this crate is unsafe")]
 mod ffi;
 pub mod frame;
-pub mod scratch;
 
 pub use description::LEN_MAX;
 pub use engine::SecEngine;

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::{From, KEY, SIZES, code, noise, open_into, read, run, seal, word, write};
+use common::{KEY, Peer, SIZES, code, noise, open_into, read, run, seal, word, write};
 use vgem_driver::mapping::Mapping;
 use vgem_driver::{Engine as _, OperandBytes, ParamValue};
 use vgem_driver_sec::description::op;
@@ -18,7 +18,7 @@ const AES: Algorithm = Algorithm::Aes256Gcm;
 #[test]
 fn what_is_sealed_opens() {
     for algorithm in Algorithm::ALL {
-        for from in [From::OwnDomain, From::OtherDomain] {
+        for from in Peer::ALL {
             for len in SIZES {
                 for aad in [None, Some(&b"who and when"[..])] {
                     let plain = noise(len);
@@ -37,7 +37,7 @@ fn what_is_sealed_opens() {
 fn a_sealed_frame_does_not_show_its_plaintext() {
     let plain = vec![0; 4096];
     for algorithm in Algorithm::ALL {
-        for from in [From::OwnDomain, From::OtherDomain] {
+        for from in Peer::ALL {
             let frame = seal(from, algorithm, &plain, None);
             assert!(frame[32..].chunks_exact(16).all(|block| block.iter().any(|byte| *byte != 0)));
         }
@@ -47,7 +47,7 @@ fn a_sealed_frame_does_not_show_its_plaintext() {
 #[test]
 fn no_two_frames_share_a_nonce() {
     let nonces: HashSet<Vec<u8>> =
-        (0..1000).map(|_| seal(From::OwnDomain, AES, b"same", None)[16..28].to_vec()).collect();
+        (0..1000).map(|_| seal(Peer::OwnDomain, AES, b"same", None)[16..28].to_vec()).collect();
     assert_eq!(nonces.len(), 1000);
 }
 
@@ -55,7 +55,7 @@ fn no_two_frames_share_a_nonce() {
 fn every_flipped_bit_is_refused_and_leaves_the_output_untouched() {
     for algorithm in Algorithm::ALL {
         let frame =
-            seal(From::OwnDomain, algorithm, b"forty bytes of plaintext, or thereabouts", Some(b"aad"));
+            seal(Peer::OwnDomain, algorithm, b"forty bytes of plaintext, or thereabouts", Some(b"aad"));
         for (at, bit) in (0..frame.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
             let mut changed = frame.clone();
             changed[at] ^= 1 << bit;
@@ -74,7 +74,7 @@ fn every_flipped_bit_is_refused_and_leaves_the_output_untouched() {
 
 #[test]
 fn every_cut_and_every_tail_is_corrupt() {
-    let frame = seal(From::OwnDomain, AES, b"plaintext", None);
+    let frame = seal(Peer::OwnDomain, AES, b"plaintext", None);
     let longer = [&frame[..], &[0]].concat();
     for frame in (0..frame.len()).map(|len| &frame[..len]).chain([&longer[..]]) {
         let mut output = [0xee; 64];
@@ -85,7 +85,7 @@ fn every_cut_and_every_tail_is_corrupt() {
 
 #[test]
 fn another_key_another_aad_and_another_algorithm_are_refused() {
-    let frame = seal(From::OwnDomain, AES, b"plaintext", Some(b"aad"));
+    let frame = seal(Peer::OwnDomain, AES, b"plaintext", Some(b"aad"));
     let mut output = [0xee; 64];
     let mut key = KEY;
     key[31] ^= 1;
@@ -102,7 +102,7 @@ fn another_key_another_aad_and_another_algorithm_are_refused() {
 fn an_output_too_small_is_said_with_what_is_needed_and_left_alone() {
     for len in SIZES {
         let plain = noise(len);
-        for from in [From::OwnDomain, From::OtherDomain] {
+        for from in Peer::ALL {
             let mut output = vec![0xee; len + OVERHEAD_LEN - 1];
             let operands = [(0, read(&plain)), (1, write(&mut output)), (2, read(&KEY))];
             let error = run(from, op::SEAL, &word(AES), &operands).expect_err("too small");
@@ -111,7 +111,7 @@ fn an_output_too_small_is_said_with_what_is_needed_and_left_alone() {
             assert!(output.iter().all(|byte| *byte == 0xee));
         }
         if len > 0 {
-            let frame = seal(From::OwnDomain, AES, &plain, None);
+            let frame = seal(Peer::OwnDomain, AES, &plain, None);
             let mut output = vec![0xee; len - 1];
             let error = open_into(AES, &frame, &KEY, None, &mut output).expect_err("too small");
             assert_eq!(error.code, ErrorCode::OutputTooSmall);
@@ -125,7 +125,7 @@ fn an_output_too_small_is_said_with_what_is_needed_and_left_alone() {
 fn an_output_longer_than_needed_keeps_its_tail() {
     let mut output = [0xee; 100];
     let operands = [(0, read(b"plain")), (1, write(&mut output)), (2, read(&KEY))];
-    run(From::OwnDomain, op::SEAL, &word(AES), &operands).expect("seal");
+    run(Peer::OwnDomain, op::SEAL, &word(AES), &operands).expect("seal");
     assert!(output[5 + OVERHEAD_LEN..].iter().all(|byte| *byte == 0xee));
 }
 
@@ -139,7 +139,7 @@ fn operands_that_overlap_are_as_if_they_did_not() {
             whole.copy_from(at, &plain).expect("inside");
             let input = OperandBytes::Read(whole.as_span().sub(at, plain.len()).expect("inside"));
             let operands = [(0, input), (1, OperandBytes::Write(whole)), (2, read(&KEY))];
-            let done = run(From::OwnDomain, op::SEAL, &word(algorithm), &operands).expect("seal");
+            let done = run(Peer::OwnDomain, op::SEAL, &word(algorithm), &operands).expect("seal");
             let mut frame = vec![0; usize::try_from(done.len).expect("a length")];
             whole.copy_to(0, &mut frame).expect("inside");
             let mut output = vec![0; plain.len()];
@@ -155,11 +155,11 @@ fn a_key_of_another_length_is_a_bad_operand() {
         let (mut output, key) = ([0; 100], vec![7; len]);
         let operands = [(0, read(b"plain")), (1, write(&mut output)), (2, read(&key))];
         for op in [op::SEAL, op::OPEN] {
-            let mut frame = seal(From::OwnDomain, AES, b"plain", None);
+            let mut frame = seal(Peer::OwnDomain, AES, b"plain", None);
             frame.truncate(5 + OVERHEAD_LEN);
             let input = if op == op::OPEN { read(&frame) } else { read(b"plain") };
             let operands = [(0, input), operands[1], operands[2]];
-            assert_eq!(code(run(From::OwnDomain, op, &word(AES), &operands)), ErrorCode::BadOperand, "{len}");
+            assert_eq!(code(run(Peer::OwnDomain, op, &word(AES), &operands)), ErrorCode::BadOperand, "{len}");
         }
     }
 }
@@ -168,14 +168,14 @@ fn a_key_of_another_length_is_a_bad_operand() {
 fn additional_data_beyond_64_kib_is_a_bad_operand() {
     let (mut output, aad) = ([0; 100], vec![0; 65_537]);
     let operands = [(0, read(b"plain")), (1, write(&mut output)), (2, read(&KEY)), (3, read(&aad))];
-    assert_eq!(code(run(From::OwnDomain, op::SEAL, &word(AES), &operands)), ErrorCode::BadOperand);
+    assert_eq!(code(run(Peer::OwnDomain, op::SEAL, &word(AES), &operands)), ErrorCode::BadOperand);
 }
 
 #[test]
 fn an_algorithm_that_is_not_there_is_a_bad_parameter() {
     let mut output = [0; 100];
     let operands = [(0, read(b"plain")), (1, write(&mut output)), (2, read(&KEY))];
-    let done = run(From::OwnDomain, op::SEAL, &[ParamValue::Number(2)], &operands);
+    let done = run(Peer::OwnDomain, op::SEAL, &[ParamValue::Number(2)], &operands);
     assert_eq!(code(done), ErrorCode::BadParameter);
 }
 
@@ -187,11 +187,12 @@ fn staged_bytes_are_what_the_table_says() {
         let operands = [(0, read(input)), (1, write(&mut output)), (2, read(&KEY))];
         run(from, op, &word(AES), &operands).expect("done").staged
     };
-    let frame = seal(From::OwnDomain, AES, &plain, None);
-    assert_eq!(staged(From::OwnDomain, op::SEAL, &plain), 0);
-    assert_eq!(staged(From::OtherDomain, op::SEAL, &plain), 20_000 + OVERHEAD_LEN as u64);
-    assert_eq!(staged(From::OwnDomain, op::OPEN, &frame), 20_016);
-    assert_eq!(staged(From::OtherDomain, op::OPEN, &frame), 20_016);
+    let frame = seal(Peer::OwnDomain, AES, &plain, None);
+    let (key, overhead) = (KEY.len() as u64, OVERHEAD_LEN as u64);
+    assert_eq!(staged(Peer::OwnDomain, op::SEAL, &plain), key);
+    assert_eq!(staged(Peer::OtherDomain, op::SEAL, &plain), 20_000 + overhead + key);
+    assert_eq!(staged(Peer::OwnDomain, op::OPEN, &frame), 20_000 + overhead + key);
+    assert_eq!(staged(Peer::OtherDomain, op::OPEN, &frame), 20_000 + overhead + key);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{From, SIZES, code, filter, hex, noise, read, run, write};
+use common::{Peer, SIZES, code, filter, hex, noise, read, run, write};
 use vgem_driver::Produced;
 use vgem_driver_sec::description::op;
 use vgem_proto::error::ErrorCode;
@@ -13,8 +13,9 @@ const KEY: [u8; 32] = common::KEY;
 fn digest(op: u16, input: &[u8], key: Option<&[u8]>) -> Produced {
     let mut operands = vec![(0, read(input))];
     operands.extend(key.map(|key| (2, read(key))));
-    let done = run(From::OwnDomain, op, &[], &operands).expect("digest");
-    assert_eq!((done.len, done.staged), (32, input.len() as u64));
+    let done = run(Peer::OwnDomain, op, &[], &operands).expect("digest");
+    let key_len = key.map_or(0, <[u8]>::len);
+    assert_eq!((done.len, done.staged), (32, (input.len() + key_len) as u64));
     done
 }
 
@@ -82,7 +83,7 @@ fn a_digest_goes_to_the_output_too() {
         let mut output = [0; 32];
         let mut operands = vec![(0, read(b"data")), (1, write(&mut output))];
         operands.extend(key.map(|key| (2, read(key))));
-        let done = run(From::OtherDomain, op, &[], &operands).expect("digest");
+        let done = run(Peer::OtherDomain, op, &[], &operands).expect("digest");
         assert_eq!(output, done.digest);
     }
 }
@@ -90,7 +91,7 @@ fn a_digest_goes_to_the_output_too() {
 #[test]
 fn an_output_too_small_for_a_digest_is_said() {
     let mut output = [0xee; 31];
-    let done = run(From::OwnDomain, op::SHA256, &[], &[(0, read(b"data")), (1, write(&mut output))]);
+    let done = run(Peer::OwnDomain, op::SHA256, &[], &[(0, read(b"data")), (1, write(&mut output))]);
     assert_eq!(code(done), ErrorCode::OutputTooSmall);
     assert_eq!(output, [0xee; 31]);
 }
@@ -99,7 +100,7 @@ fn an_output_too_small_for_a_digest_is_said() {
 fn a_key_of_a_wrong_length_is_a_bad_operand() {
     for (op, len) in [(op::HMAC_SHA256, 0), (op::HMAC_SHA256, 4097), (op::BLAKE3, 31), (op::BLAKE3, 33)] {
         let key = vec![7; len];
-        let done = run(From::OwnDomain, op, &[], &[(0, read(b"data")), (2, read(&key))]);
+        let done = run(Peer::OwnDomain, op, &[], &[(0, read(b"data")), (2, read(&key))]);
         assert_eq!(code(done), ErrorCode::BadOperand, "operation {op}, {len} bytes");
     }
 }
@@ -107,7 +108,7 @@ fn a_key_of_a_wrong_length_is_a_bad_operand() {
 #[test]
 fn an_hmac_without_a_key_is_a_bad_operand() {
     assert_eq!(
-        code(run(From::OwnDomain, op::HMAC_SHA256, &[], &[(0, read(b"data"))])),
+        code(run(Peer::OwnDomain, op::HMAC_SHA256, &[], &[(0, read(b"data"))])),
         ErrorCode::BadOperand
     );
 }

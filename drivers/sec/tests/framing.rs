@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{From, KEY, SIZES, filter, hex, noise, open_into, seal};
+use common::{KEY, Peer, SIZES, filter, hex, noise, open_into, seal};
 use vgem_driver_sec::frame::Algorithm;
 
 const PAGE: &str = include_str!("../FRAMING.md");
@@ -28,7 +28,7 @@ fn python(call: &str, input: &[u8]) -> Vec<u8> {
 fn the_page_s_example_opens_what_the_engine_seals() {
     for algorithm in Algorithm::ALL {
         for len in SIZES {
-            for from in [From::OwnDomain, From::OtherDomain] {
+            for from in Peer::ALL {
                 let plain = noise(len);
                 let frame = seal(from, algorithm, &plain, Some(b"who and when"));
                 let call = format!("open_frame(frame, key, {}, b'who and when')", algorithm.number());

@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{From, KEY, noise, open_into, run, seal, word};
+use common::{KEY, Peer, noise, open_into, run, seal, word};
 use vgem_driver::mapping::Mapping;
 use vgem_driver::{OperandBytes, ParamValue, Produced, SpanMut};
 use vgem_driver_sec::description::op;
@@ -64,7 +64,7 @@ fn aead(op: u16, algorithm: Algorithm, spans: [SpanMut<'_>; 4]) -> Result<Produc
         (2, OperandBytes::Read(key.as_span())),
         (3, OperandBytes::Read(aad.as_span())),
     ];
-    run(From::OwnDomain, op, &word(algorithm), &operands).map_err(|error| error.code)
+    run(Peer::OwnDomain, op, &word(algorithm), &operands).map_err(|error| error.code)
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn sealing_bears_operands_that_change() {
             assert_eq!(done.len, (LEN + OVERHEAD_LEN) as u64);
         });
         let mut output = [0; 5];
-        let frame = seal(From::OwnDomain, algorithm, b"alive", None);
+        let frame = seal(Peer::OwnDomain, algorithm, b"alive", None);
         assert_eq!(open_into(algorithm, &frame, &KEY, None, &mut output), Ok(5));
     }
 }
@@ -83,7 +83,7 @@ fn sealing_bears_operands_that_change() {
 #[test]
 fn opening_bears_operands_that_change() {
     for algorithm in Algorithm::ALL {
-        let frame = seal(From::OwnDomain, algorithm, &noise(LEN), None);
+        let frame = seal(Peer::OwnDomain, algorithm, &noise(LEN), None);
         race(&frame, |spans| match aead(op::OPEN, algorithm, spans) {
             Ok(done) => assert_eq!(done.len, LEN as u64),
             Err(code) => {
@@ -107,7 +107,7 @@ fn digests_bear_operands_that_change() {
                 operands.push((2, OperandBytes::Read(key.as_span())));
             }
             let none: [ParamValue<'_>; 0] = [];
-            assert!(run(From::OwnDomain, op, &none, &operands).is_ok());
+            assert!(run(Peer::OwnDomain, op, &none, &operands).is_ok());
         });
     }
 }

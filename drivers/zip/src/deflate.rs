@@ -10,16 +10,13 @@
 
 use std::cell::RefCell;
 
+use vgem_driver::scratch::Scratch;
 use vgem_driver::{JobError, Span};
 use vgem_proto::error::ErrorCode;
 
 use crate::ffi::{DeflateFormat, Deflater, Inflated, Inflater};
 use crate::format::Format;
-use crate::ports::{
-    Done, PRIVATE_LEN_MAX, Ports, Reach, check_private, corrupt, deliver, fault, outside, private_copy,
-    source, too_small,
-};
-use crate::scratch::Scratch;
+use crate::ports::{Done, PRIVATE_LEN_MAX, Ports, Reach, check_private, deliver, private_copy, source};
 
 /// Levels of libdeflate.
 const LEVELS: usize = 13;
@@ -75,14 +72,16 @@ fn compress_with(
     ports: Ports<'_>,
 ) -> Result<Done, JobError> {
     let slot = usize::try_from(level).ok().and_then(|level| contexts.encoders.get_mut(level));
-    let slot = slot.ok_or_else(|| fault(format!("libdeflate has no level {level}")))?;
+    let slot = slot.ok_or_else(|| JobError::fault(format!("libdeflate has no level {level}")))?;
     let encoder = ready(slot, || Deflater::new(level))?;
     let input = private_copy(ports.input, &mut contexts.input)?;
     let bound = encoder.bound(format, ports.input.len());
     let staged = ports.input.len() as u64;
     let does_not_fit = || {
         let (len, have) = (ports.input.len(), ports.output.len());
-        too_small(format!("the stream of {len} bytes does not fit into {have}; {bound} are always enough"))
+        JobError::too_small(format!(
+            "the stream of {len} bytes does not fit into {have}; {bound} are always enough"
+        ))
     };
     if ports.output_reach == Reach::InPlace {
         let len = encoder.compress(format, ports.output, input).ok_or_else(does_not_fit)?;
@@ -92,7 +91,7 @@ fn compress_with(
     check_private(room)?;
     let private = contexts.output.at_least(room)?;
     let len = encoder.compress(format, private.as_span_mut(), input).ok_or_else(does_not_fit)?;
-    deliver(ports.output, 0, private.sub(0, len).ok_or_else(outside)?.as_span())?;
+    deliver(ports.output, 0, private.sub(0, len).ok_or_else(JobError::outside)?.as_span())?;
     Ok(Done { len, staged: staged + len as u64 })
 }
 
@@ -108,8 +107,8 @@ fn decompress_with(
     let private = contexts.output.at_least(room)?;
     let (mut read, mut written) = (0, 0);
     loop {
-        let rest = input.sub(read, input.len() - read).ok_or_else(outside)?;
-        let free = private.sub(written, room - written).ok_or_else(outside)?;
+        let rest = input.sub(read, input.len() - read).ok_or_else(JobError::outside)?;
+        let free = private.sub(written, room - written).ok_or_else(JobError::outside)?;
         match decoder.decompress(format, free, rest) {
             Inflated::Whole { consumed, produced } => {
                 read += consumed;
@@ -123,10 +122,10 @@ fn decompress_with(
         }
         if format != DeflateFormat::Gzip {
             let extra = input.len() - read;
-            return Err(corrupt(format!("{extra} bytes follow the stream, which ends at {read}")));
+            return Err(JobError::corrupt(format!("{extra} bytes follow the stream, which ends at {read}")));
         }
     }
-    deliver(ports.output, 0, private.sub(0, written).ok_or_else(outside)?.as_span())?;
+    deliver(ports.output, 0, private.sub(0, written).ok_or_else(JobError::outside)?.as_span())?;
     Ok(Done { len: written, staged: staged + written as u64 })
 }
 
@@ -148,10 +147,10 @@ fn content_too_long(
     let said = (format == DeflateFormat::Gzip).then(|| gzip_isize(input)).flatten();
     let wanted = said.map(|said| said.saturating_add(written as u64)).filter(|wanted| *wanted > have as u64);
     match wanted {
-        Some(wanted) => too_small(format!(
+        Some(wanted) => JobError::too_small(format!(
             "the content has {wanted} bytes, if the last member's trailer tells it; the output has {have}"
         )),
-        None => too_small(format!("the content has more than the output's {have} bytes")),
+        None => JobError::too_small(format!("the content has more than the output's {have} bytes")),
     }
 }
 
@@ -170,19 +169,21 @@ fn not_a_stream(format: DeflateFormat, at: usize) -> JobError {
         DeflateFormat::Deflate => "deflate",
     };
     match at {
-        0 => corrupt(format!("the input is not a {name} stream, or damaged, or cut off")),
-        at => corrupt(format!("what follows the member that ends at {at} is not a whole gzip member")),
+        0 => JobError::corrupt(format!("the input is not a {name} stream, or damaged, or cut off")),
+        at => {
+            JobError::corrupt(format!("what follows the member that ends at {at} is not a whole gzip member"))
+        }
     }
 }
 
 fn deflate_format(format: Format) -> Result<DeflateFormat, JobError> {
     DeflateFormat::try_from(format)
-        .map_err(|format| fault(format!("libdeflate has no format {}", format.name())))
+        .map_err(|format| JobError::fault(format!("libdeflate has no format {}", format.name())))
 }
 
 fn ready<C>(slot: &mut Option<C>, make: impl FnOnce() -> Option<C>) -> Result<&mut C, JobError> {
     if slot.is_none() {
         *slot = make();
     }
-    slot.as_mut().ok_or_else(|| fault("libdeflate has no memory for a context"))
+    slot.as_mut().ok_or_else(|| JobError::fault("libdeflate has no memory for a context"))
 }

@@ -1,8 +1,7 @@
 //! The engine: which format a task asks for, and how its operands may be touched.
 
-use std::thread::available_parallelism;
-
-use vgem_driver::{Engine, JobError, Options, Span, Staging, Task};
+use vgem_driver::window::share_bytes;
+use vgem_driver::{Engine, JobError, Options, Staging, Task};
 use vgem_proto::describe::Description;
 use vgem_proto::error::ErrorCode;
 
@@ -22,8 +21,7 @@ impl ZipEngine {
     /// there are fewer cores.
     #[must_use]
     pub fn new(options: &Options) -> Self {
-        let cores = available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX));
-        Self { executors: options.executors.unwrap_or(EXECUTORS.min(cores)) }
+        Self { executors: options.executors_or(EXECUTORS) }
     }
 }
 
@@ -69,9 +67,4 @@ fn ports_of<'a>(task: &Task<'a>) -> Result<Ports<'a>, JobError> {
         Staging::InPlace | Staging::Windows => Reach::Private,
     };
     Ok(Ports { input, input_reach: reach(INPUT), output, output_reach: reach(OUTPUT), overlap })
-}
-
-fn share_bytes(a: Span<'_>, b: Span<'_>) -> bool {
-    let (a_start, b_start) = (a.as_ptr().addr(), b.as_ptr().addr());
-    a_start < b_start + b.len() && b_start < a_start + a.len()
 }

@@ -19,11 +19,11 @@ use std::ffi::CStr;
 use std::ptr::NonNull;
 
 use libdeflate_sys as d;
+use vgem_driver::scratch::Private;
 use vgem_driver::{Span, SpanMut};
 use zstd_sys as z;
 
 use crate::format::Format;
-use crate::scratch::Private;
 
 /// Why zstd failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

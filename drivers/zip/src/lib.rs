@@ -26,7 +26,7 @@
 //! - Nothing a stream says about itself is believed beyond the operand: lengths are checked where they are used.
 //! - Contexts and private memory are per executor, made on first use, reused by every job after that, dropped
 //!   after an error that may have left them in the middle, and given back when a giant has used them
-//!   ([`scratch::KEEP_LEN`], `KEEP_CONTEXT_LEN`).
+//!   ([`vgem_driver::scratch::KEEP_LEN`], `KEEP_CONTEXT_LEN`).
 #![deny(unsafe_code)]
 
 mod deflate;
@@ -37,7 +37,6 @@ mod ffi;
 pub mod format;
 mod lz4;
 mod ports;
-pub mod scratch;
 mod zstd;
 
 pub use engine::ZipEngine;

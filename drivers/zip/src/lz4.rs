@@ -16,12 +16,12 @@ use std::cell::RefCell;
 use std::io::{self, BufRead as _, Read, Write as _};
 
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+use vgem_driver::scratch::Scratch;
 use vgem_driver::window::{WINDOW_LEN, WindowReader};
 use vgem_driver::{JobError, Span};
 use vgem_proto::error::ErrorCode;
 
-use crate::ports::{Done, Ports, corrupt, fault, out_of_range, private_copy, too_small};
-use crate::scratch::Scratch;
+use crate::ports::{Done, Ports, private_copy};
 
 /// Bytes of a block that is written.
 const BLOCK_LEN: usize = 256 * 1024;
@@ -72,7 +72,7 @@ pub(crate) fn compress(ports: Ports<'_>) -> Result<Done, JobError> {
 /// Decompresses all frames of the input.
 pub(crate) fn decompress(ports: Ports<'_>) -> Result<Done, JobError> {
     if ports.input.is_empty() {
-        return Err(corrupt("an empty input is not an lz4 frame"));
+        return Err(JobError::corrupt("an empty input is not an lz4 frame"));
     }
     apart(ports, |contexts, ports| {
         let mut place = Place { ports, read: 0, written: 0 };
@@ -137,7 +137,7 @@ fn compress_with(
         }
         written = drain(encoder.get_mut(), ports, written)?;
     }
-    encoder.try_finish().map_err(|error| fault(format!("lz4: {error}")))?;
+    encoder.try_finish().map_err(|error| JobError::fault(format!("lz4: {error}")))?;
     written = drain(encoder.get_mut(), ports, written)?;
     Ok(Done { len: written, staged: reader.staged() + written as u64 })
 }
@@ -147,7 +147,9 @@ fn drain(private: &mut Vec<u8>, ports: Ports<'_>, at: usize) -> Result<usize, Jo
     ports.output.copy_from(at, private).map_err(|_| {
         let (len, have) = (ports.input.len(), ports.output.len());
         let bound = len + len.div_ceil(BLOCK_LEN) * WORD_LEN + FRAME_OVERHEAD_LEN;
-        too_small(format!("the frame of {len} bytes does not fit into {have}; {bound} are always enough"))
+        JobError::too_small(format!(
+            "the frame of {len} bytes does not fit into {have}; {bound} are always enough"
+        ))
     })?;
     let end = at + private.len();
     private.clear();
@@ -155,7 +157,7 @@ fn drain(private: &mut Vec<u8>, ports: Ports<'_>, at: usize) -> Result<usize, Jo
 }
 
 fn encoding_failed(error: io::Error) -> JobError {
-    fault(format!("lz4: {error}"))
+    JobError::fault(format!("lz4: {error}"))
 }
 
 /// Private bytes that a decoder may read, and whether it wanted more than there were.
@@ -184,7 +186,7 @@ impl Inlet {
         let start = self.bytes.len();
         self.bytes.resize(start + len, 0);
         let place = self.bytes.get_mut(start..).unwrap_or_default();
-        input.copy_to(from, place).map_err(out_of_range)
+        Ok(input.copy_to(from, place)?)
     }
 
     fn is_used_up(&self) -> bool {
@@ -238,7 +240,7 @@ impl Outline {
     fn read(input: Span<'_>, at: usize) -> Result<Self, JobError> {
         let mut head = [0; HEADER_LEN_MAX];
         let len = HEADER_LEN_MAX.min(input.len() - at);
-        input.copy_to(at, head.get_mut(..len).unwrap_or_default()).map_err(out_of_range)?;
+        input.copy_to(at, head.get_mut(..len).unwrap_or_default())?;
         let [m0, m1, m2, m3, flags, blocks, s0, s1, s2, s3, s4, s5, s6, s7, ..] = head;
         match u32::from_le_bytes([m0, m1, m2, m3]) {
             MAGIC => {}
@@ -254,9 +256,11 @@ impl Outline {
                 let len = content.saturating_add(2 * WORD_LEN);
                 return if len <= input.len() - at { Ok(Self::Skippable { len }) } else { Err(cut_off()) };
             }
-            _ if at == 0 => return Err(corrupt("the input does not begin with an lz4 frame")),
+            _ if at == 0 => return Err(JobError::corrupt("the input does not begin with an lz4 frame")),
             _ => {
-                return Err(corrupt(format!("what follows the frame that ends at {at} is not an lz4 frame")));
+                return Err(JobError::corrupt(format!(
+                    "what follows the frame that ends at {at} is not an lz4 frame"
+                )));
             }
         }
         if flags & 1 != 0 {
@@ -268,7 +272,9 @@ impl Outline {
             5 => 256 * 1024,
             6 => 1024 * 1024,
             7 => 4 * 1024 * 1024,
-            other => return Err(corrupt(format!("the lz4 frame has block size {other}, not 4 to 7"))),
+            other => {
+                return Err(JobError::corrupt(format!("the lz4 frame has block size {other}, not 4 to 7")));
+            }
         };
         let shape = Shape {
             block_len_max,
@@ -295,7 +301,9 @@ impl Place<'_> {
         match content {
             Some(content) if content > (have - self.written) as u64 => {
                 let wanted = content.saturating_add(self.written as u64);
-                Err(too_small(format!("the content has at least {wanted} bytes; the output has {have}")))
+                Err(JobError::too_small(format!(
+                    "the content has at least {wanted} bytes; the output has {have}"
+                )))
             }
             _ => Ok(()),
         }
@@ -316,7 +324,7 @@ impl Place<'_> {
             let len = usize::try_from(word & !STORED).unwrap_or(usize::MAX);
             if len > shape.block_len_max {
                 let limit = shape.block_len_max;
-                return Err(corrupt(format!(
+                return Err(JobError::corrupt(format!(
                     "an lz4 block of {len} bytes in a frame of blocks up to {limit}"
                 )));
             }
@@ -348,22 +356,22 @@ impl Place<'_> {
 
     /// Lets the decoder use what it was handed, all of it, and moves the block to the output.
     fn decode_block(&mut self, decoder: &mut FrameDecoder<Inlet>) -> Result<(), JobError> {
-        let block = decoder.fill_buf().map_err(|error| corrupt(format!("lz4: {error}")))?;
+        let block = decoder.fill_buf().map_err(|error| JobError::corrupt(format!("lz4: {error}")))?;
         let len = block.len();
         self.ports.output.copy_from(self.written, block).map_err(|_| {
             let (wanted, have) = (self.written + len, self.ports.output.len());
-            too_small(format!("the content has at least {wanted} bytes; the output has {have}"))
+            JobError::too_small(format!("the content has at least {wanted} bytes; the output has {have}"))
         })?;
         self.written += len;
         decoder.consume(len);
         if decoder.get_ref().is_used_up() {
             Ok(())
         } else {
-            Err(corrupt("the outline of the lz4 frame is damaged"))
+            Err(JobError::corrupt("the outline of the lz4 frame is damaged"))
         }
     }
 }
 
 fn cut_off() -> JobError {
-    corrupt("the input ends inside an lz4 frame")
+    JobError::corrupt("the input ends inside an lz4 frame")
 }

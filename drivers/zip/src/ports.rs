@@ -1,10 +1,9 @@
-//! What the three engines share: how operands are reached, and the errors every format has.
+//! What the three engines share: how operands are reached.
 
-use vgem_driver::mapping::{CopyStyle, OutOfRange, copy_span};
+use vgem_driver::mapping::{CopyStyle, copy_span};
+use vgem_driver::scratch::{Private, Scratch};
 use vgem_driver::{JobError, Span, SpanMut};
 use vgem_proto::error::ErrorCode;
-
-use crate::scratch::{Private, Scratch};
 
 /// Longest piece of private memory for one operand, bytes. It bounds what an instance can be made to take.
 pub(crate) const PRIVATE_LEN_MAX: usize = 1 << 30;
@@ -57,18 +56,16 @@ pub(crate) fn source<'s>(
 /// A private copy of the operand.
 pub(crate) fn private_copy<'s>(input: Span<'_>, scratch: &'s mut Scratch) -> Result<Private<'s>, JobError> {
     check_private(input.len())?;
-    let private = scratch.at_least(input.len())?;
-    copy_span(private.as_span_mut(), input, CopyStyle::Plain).map_err(out_of_range)?;
-    Ok(private)
+    scratch.copy_of(input)
 }
 
 /// Copies private bytes into the output from `at` on.
 pub(crate) fn deliver(output: SpanMut<'_>, at: usize, private: Span<'_>) -> Result<(), JobError> {
     let place = output.sub(at, private.len()).ok_or_else(|| {
         let wanted = at.saturating_add(private.len());
-        too_small(format!("at least {wanted} bytes were produced; the output has {}", output.len()))
+        JobError::too_small(format!("at least {wanted} bytes were produced; the output has {}", output.len()))
     })?;
-    copy_span(place, private, CopyStyle::Streaming).map_err(out_of_range)
+    Ok(copy_span(place, private, CopyStyle::Streaming)?)
 }
 
 /// Refuses what would need more private memory than an executor may take.
@@ -80,25 +77,4 @@ pub(crate) fn check_private(len: usize) -> Result<(), JobError> {
         "{len} bytes would have to go through private memory at once, of which there are at most {PRIVATE_LEN_MAX}"
     );
     Err(JobError::new(ErrorCode::Unsupported, text))
-}
-
-pub(crate) fn too_small(text: String) -> JobError {
-    JobError::new(ErrorCode::OutputTooSmall, text)
-}
-
-pub(crate) fn corrupt(text: impl Into<String>) -> JobError {
-    JobError::new(ErrorCode::CorruptInput, text)
-}
-
-pub(crate) fn fault(text: impl Into<String>) -> JobError {
-    JobError::new(ErrorCode::DriverFault, text)
-}
-
-pub(crate) fn out_of_range(error: OutOfRange) -> JobError {
-    fault(error.to_string())
-}
-
-/// For pieces whose bounds were computed from the whole: they are always inside.
-pub(crate) fn outside() -> JobError {
-    fault("a piece was computed outside its operand")
 }

@@ -11,6 +11,7 @@
 
 use std::cell::RefCell;
 
+use vgem_driver::scratch::Scratch;
 use vgem_driver::window::WINDOW_LEN;
 use vgem_driver::{JobError, Span};
 use vgem_proto::error::ErrorCode;
@@ -18,8 +19,7 @@ use vgem_proto::error::ErrorCode;
 use crate::ffi::{
     ContentSize, Unzstd, Zstd, ZstdError, ZstdErrorKind, zstd_bound, zstd_content_size, zstd_frame_len,
 };
-use crate::ports::{Done, Ports, Reach, check_private, corrupt, deliver, fault, outside, source, too_small};
-use crate::scratch::Scratch;
+use crate::ports::{Done, Ports, Reach, check_private, deliver, source};
 
 /// Longest window, bytes. The usual chunk fits; what is longer gains nothing from being whole.
 const WINDOW_LEN_MAX: usize = 4 * 1024 * 1024;
@@ -72,12 +72,12 @@ fn compress_with(contexts: &mut Contexts, level: i32, ports: Ports<'_>) -> Resul
     let (input, staged) = source(ports.input, ports.input_reach, &mut contexts.input)?;
     let bound = zstd_bound(input.len());
     let failed = |error: ZstdError| match error.kind {
-        ZstdErrorKind::OutputTooSmall => too_small(format!(
+        ZstdErrorKind::OutputTooSmall => JobError::too_small(format!(
             "the frame of {} bytes does not fit into {}; {bound} are always enough",
             input.len(),
             ports.output.len()
         )),
-        _ => fault(format!("zstd: {}", error.name)),
+        _ => JobError::fault(format!("zstd: {}", error.name)),
     };
     if ports.output_reach == Reach::InPlace {
         let len = encoder.compress(level, ports.output, input).map_err(failed)?;
@@ -87,7 +87,7 @@ fn compress_with(contexts: &mut Contexts, level: i32, ports: Ports<'_>) -> Resul
     check_private(room)?;
     let private = contexts.output.at_least(room)?;
     let len = encoder.compress(level, private.as_span_mut(), input).map_err(failed)?;
-    deliver(ports.output, 0, private.sub(0, len).ok_or_else(outside)?.as_span())?;
+    deliver(ports.output, 0, private.sub(0, len).ok_or_else(JobError::outside)?.as_span())?;
     Ok(Done { len, staged: staged + len as u64 })
 }
 
@@ -95,11 +95,11 @@ fn decompress_with(contexts: &mut Contexts, ports: Ports<'_>) -> Result<Done, Jo
     let decoder = ready(&mut contexts.decoder, Unzstd::new)?;
     let (input, staged) = source(ports.input, ports.input_reach, &mut contexts.input)?;
     if input.is_empty() {
-        return Err(corrupt("an empty input is not a zstd frame"));
+        return Err(JobError::corrupt("an empty input is not a zstd frame"));
     }
     let (mut read, mut written) = (0, 0);
     while read < input.len() {
-        let rest = input.sub(read, input.len() - read).ok_or_else(outside)?;
+        let rest = input.sub(read, input.len() - read).ok_or_else(JobError::outside)?;
         let window_len = match zstd_content_size(rest) {
             ContentSize::NotAFrame => return Err(not_a_frame(read)),
             ContentSize::Unknown => WINDOW_LEN,
@@ -137,12 +137,12 @@ fn decode_frame(
     let window = scratch.at_least(window_len)?;
     let mut frame = Frame { consumed: 0, produced: 0 };
     loop {
-        let left = rest.sub(frame.consumed, rest.len() - frame.consumed).ok_or_else(outside)?;
+        let left = rest.sub(frame.consumed, rest.len() - frame.consumed).ok_or_else(JobError::outside)?;
         let step = decoder.step(window, left).map_err(decoding_failed)?;
         deliver(
             ports.output,
             at + frame.produced,
-            window.sub(0, step.produced).ok_or_else(outside)?.as_span(),
+            window.sub(0, step.produced).ok_or_else(JobError::outside)?.as_span(),
         )?;
         frame.consumed += step.consumed;
         frame.produced += step.produced;
@@ -150,7 +150,7 @@ fn decode_frame(
             return Ok(frame);
         }
         if frame.consumed == rest.len() && step.produced < window_len {
-            return Err(corrupt(format!(
+            return Err(JobError::corrupt(format!(
                 "the input ends inside a frame, after {} bytes of content",
                 frame.produced
             )));
@@ -179,21 +179,23 @@ fn content_too_long(rest: Span<'_>, written: usize, have: usize) -> JobError {
         }
     }
     let least = if complete { "" } else { "at least " };
-    too_small(format!("the content has {least}{wanted} bytes; the output has {have}"))
+    JobError::too_small(format!("the content has {least}{wanted} bytes; the output has {have}"))
 }
 
 fn not_a_frame(at: usize) -> JobError {
     match at {
-        0 => corrupt("the input does not begin with a zstd frame"),
-        at => corrupt(format!("what follows the frame that ends at {at} is not a zstd frame")),
+        0 => JobError::corrupt("the input does not begin with a zstd frame"),
+        at => JobError::corrupt(format!("what follows the frame that ends at {at} is not a zstd frame")),
     }
 }
 
 fn decoding_failed(error: ZstdError) -> JobError {
     match error.kind {
-        ZstdErrorKind::NoMemory => fault(format!("zstd: {}", error.name)),
+        ZstdErrorKind::NoMemory => JobError::fault(format!("zstd: {}", error.name)),
         ZstdErrorKind::Unsupported => JobError::new(ErrorCode::Unsupported, format!("zstd: {}", error.name)),
-        ZstdErrorKind::OutputTooSmall | ZstdErrorKind::Other => corrupt(format!("zstd: {}", error.name)),
+        ZstdErrorKind::OutputTooSmall | ZstdErrorKind::Other => {
+            JobError::corrupt(format!("zstd: {}", error.name))
+        }
     }
 }
 
@@ -201,5 +203,5 @@ fn ready<C>(slot: &mut Option<C>, make: impl FnOnce() -> Option<C>) -> Result<&m
     if slot.is_none() {
         *slot = make();
     }
-    slot.as_mut().ok_or_else(|| fault("zstd has no memory for a context"))
+    slot.as_mut().ok_or_else(|| JobError::fault("zstd has no memory for a context"))
 }

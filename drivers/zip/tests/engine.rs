@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{From, SIZES, code, compress, compress_from, decompress, decompress_from, noise, run, text};
+use common::{Peer, SIZES, code, compress, compress_from, decompress, decompress_from, noise, run, text};
 use vgem_driver::mapping::Mapping;
 use vgem_driver::{Engine as _, Span, SpanMut};
 use vgem_driver_zip::Format;
@@ -17,7 +17,7 @@ const CONCATENABLE: [Format; 3] = [Format::Gzip, Format::Zstd, Format::Lz4];
 #[test]
 fn what_goes_in_comes_out() {
     for format in Format::ALL {
-        for from in [From::OwnDomain, From::OtherDomain] {
+        for from in Peer::ALL {
             for data in SIZES.iter().flat_map(|len| [noise(*len), text(*len)]) {
                 let packed = compress_from(from, format, None, &data);
                 let unpacked = decompress_from(from, format, &packed, data.len()).expect("decompress");
@@ -48,7 +48,7 @@ fn a_level_that_a_format_lacks_is_a_bad_parameter() {
     {
         let mut output = [0; 100];
         let output = SpanMut::of_slice(&mut output);
-        let done = run(From::OwnDomain, op::COMPRESS, format, Some(level), Span::of_slice(b"x"), output);
+        let done = run(Peer::OwnDomain, op::COMPRESS, format, Some(level), Span::of_slice(b"x"), output);
         assert_eq!(code(done), ErrorCode::BadParameter, "{format:?}");
     }
 }
@@ -65,7 +65,7 @@ fn text_becomes_smaller() {
 fn an_output_too_small_for_the_frame_is_said() {
     for format in Format::ALL {
         for data in SIZES.iter().flat_map(|len| [noise(*len), text(*len)]) {
-            for from in [From::OwnDomain, From::OtherDomain] {
+            for from in Peer::ALL {
                 let whole = compress_from(from, format, None, &data).len();
                 for room in [0, 1, whole / 2, whole - 1] {
                     let mut output = vec![0; room];
@@ -194,7 +194,7 @@ fn a_job_that_failed_does_not_disturb_the_next() {
         for room in [10, 10_000, 299_999] {
             let mut output = vec![0; room];
             let tight = SpanMut::of_slice(&mut output);
-            drop(run(From::OwnDomain, op::COMPRESS, format, None, Span::of_slice(&noise(300_000)), tight));
+            drop(run(Peer::OwnDomain, op::COMPRESS, format, None, Span::of_slice(&noise(300_000)), tight));
             drop(decompress(format, &packed, room));
             drop(decompress(format, &packed[..packed.len() / 2], data.len()));
             assert!(compress(format, None, &data) == packed, "{format:?} after {room}");
@@ -212,7 +212,7 @@ fn run_overlapping(op: u16, format: Format, input: &[u8], room: usize) -> Vec<u8
     let whole = memory.span_mut().expect("writable");
     whole.copy_from(1000, input).expect("inside");
     let input = whole.as_span().sub(1000, input.len()).expect("inside");
-    let done = run(From::OwnDomain, op, format, None, input, whole).expect("done");
+    let done = run(Peer::OwnDomain, op, format, None, input, whole).expect("done");
     let mut output = vec![0; usize::try_from(done.len).expect("a length")];
     whole.copy_to(0, &mut output).expect("inside");
     output
@@ -245,15 +245,15 @@ fn staged_bytes_are_what_the_table_says() {
             Format::Gzip | Format::Zlib | Format::Deflate => (long, long),
             Format::Lz4 => (long + short, long + short),
         };
-        assert_eq!(staged(From::OwnDomain, op::COMPRESS, format, &data), own_in, "compress {format:?}");
+        assert_eq!(staged(Peer::OwnDomain, op::COMPRESS, format, &data), own_in, "compress {format:?}");
         assert_eq!(
-            staged(From::OwnDomain, op::DECOMPRESS, format, &packed),
+            staged(Peer::OwnDomain, op::DECOMPRESS, format, &packed),
             own_out,
             "decompress {format:?}"
         );
         for (op, input) in [(op::COMPRESS, &data), (op::DECOMPRESS, &packed)] {
             assert_eq!(
-                staged(From::OtherDomain, op, format, input),
+                staged(Peer::OtherDomain, op, format, input),
                 long + short,
                 "{format:?} from elsewhere"
             );

@@ -8,7 +8,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{From, compress, decompress, noise, run, text};
+use common::{Peer, compress, decompress, noise, run, text};
 use vgem_driver::SpanMut;
 use vgem_driver::mapping::Mapping;
 use vgem_driver_zip::Format;
@@ -78,7 +78,7 @@ fn race(op: u16, format: Format, level: Option<u64>, original: &[u8], output_len
         scope.spawn(|| mutate(output.span(), &stop, 11));
         let end = Instant::now() + EACH;
         while runs < 3 || Instant::now() < end {
-            match run(From::OwnDomain, op, format, level, input.as_span(), output.span()) {
+            match run(Peer::OwnDomain, op, format, level, input.as_span(), output.span()) {
                 Ok(done) => assert!(done.len <= output_len as u64),
                 Err(error) => assert!(!error.text.is_empty()),
             }
@@ -165,7 +165,7 @@ fn replace(format: Format, level: u64) {
         for round in 1..=ROUNDS {
             input.copy_from(0, &first).expect("inside");
             begun.store(round, Ordering::Release);
-            drop(run(From::OwnDomain, op::COMPRESS, format, Some(level), input.as_span(), output.span()));
+            drop(run(Peer::OwnDomain, op::COMPRESS, format, Some(level), input.as_span(), output.span()));
             while replaced.load(Ordering::Acquire) < round {
                 std::hint::spin_loop();
             }

@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -21,7 +21,7 @@ impl Random {
 
     /// The next number below `limit`; 0 if that is 0.
     pub fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next().checked_rem(limit as u64).unwrap_or(0)).unwrap_or(0)
+        usize::try_from(self.number().checked_rem(limit as u64).unwrap_or(0)).unwrap_or(0)
     }
 }
 
@@ -35,7 +35,7 @@ pub fn noise(len: usize) -> Vec<u8> {
 #[must_use]
 pub fn noise_from(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
-    (0..len).map(|_| random.next().to_le_bytes()[5]).collect()
+    (0..len).map(|_| random.number().to_le_bytes()[5]).collect()
 }
 
 /// Bytes that everything compresses, without a short period.

@@ -138,7 +138,7 @@ pub fn flip(memory: SpanMut<'_>, random: &mut Random) {
     if memory.is_empty() {
         return;
     }
-    let (at, value) = (random.below(memory.len()), random.next().to_le_bytes());
+    let (at, value) = (random.below(memory.len()), random.number().to_le_bytes());
     let longest = if random.below(8) == 0 { 512 } else { 1 };
     let run = [value[0]; 512];
     let len = longest.min(memory.len() - at);

@@ -1,59 +1,29 @@
 //! The sec device, called as its executors call it.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
-use std::cell::Cell;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use vgem_driver::{
-    Engine as _, JobError, OperandBytes, Options, ParamValue, Produced, Span, SpanMut, Task, TaskOperand,
-};
+pub(crate) use vgem_driver::testing::{Peer, code, noise, read, write};
+use vgem_driver::{JobError, OperandBytes, Options, ParamValue, Produced, testing};
 use vgem_driver_sec::SecEngine;
 use vgem_driver_sec::description::op;
 use vgem_driver_sec::frame::{Algorithm, OVERHEAD_LEN};
-use vgem_proto::describe::{Description, Touch};
-use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::ObjectKey;
 
 pub(crate) static ENGINE: LazyLock<SecEngine> = LazyLock::new(|| SecEngine::new(&Options::default()));
-static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| ENGINE.description());
-
-/// Who else may write the operands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum From {
-    OwnDomain,
-    OtherDomain,
-}
 
 pub(crate) const SIZES: [usize; 5] = [0, 1, 63, 64 * 1024, 1024 * 1024 + 1];
 pub(crate) const KEY: [u8; 32] = *b"0123456789abcdef0123456789ABCDEF";
 
 /// Runs a job with operands by number.
 pub(crate) fn run(
-    from: From,
+    from: Peer,
     op: u16,
     params: &[ParamValue<'_>],
     operands: &[(u8, OperandBytes<'_>)],
 ) -> Result<Produced, JobError> {
-    let operation = DESCRIPTION.by_number(op).expect("the operation is described");
-    let touch: Vec<Touch> = operation.operands.iter().map(|o| o.touch).collect();
-    let foreign = from == From::OtherDomain;
-    let object = ObjectKey { index: 1, generation: 1 };
-    let operands: Vec<_> = operands
-        .iter()
-        .map(|(number, bytes)| TaskOperand { number: *number, bytes: *bytes, object, offset: 0, foreign })
-        .collect();
-    let mut task = Task::for_test(op, &operands, params, &touch);
-    ENGINE.run(&mut task).map(|()| task.produced())
-}
-
-pub(crate) fn read(bytes: &[u8]) -> OperandBytes<'_> {
-    OperandBytes::Read(Span::of_slice(bytes))
-}
-
-pub(crate) fn write(bytes: &mut [u8]) -> OperandBytes<'_> {
-    OperandBytes::Write(SpanMut::of_slice(bytes))
+    testing::run(&*ENGINE, from, op, params, operands)
 }
 
 pub(crate) fn word(algorithm: Algorithm) -> [ParamValue<'static>; 1] {
@@ -61,7 +31,7 @@ pub(crate) fn word(algorithm: Algorithm) -> [ParamValue<'static>; 1] {
     [ParamValue::Number(place as u64)]
 }
 
-pub(crate) fn seal(from: From, algorithm: Algorithm, plain: &[u8], aad: Option<&[u8]>) -> Vec<u8> {
+pub(crate) fn seal(from: Peer, algorithm: Algorithm, plain: &[u8], aad: Option<&[u8]>) -> Vec<u8> {
     let mut frame = vec![0; plain.len() + OVERHEAD_LEN];
     let mut operands = vec![(0, read(plain)), (1, write(&mut frame)), (2, read(&KEY))];
     operands.extend(aad.map(|aad| (3, read(aad))));
@@ -80,30 +50,12 @@ pub(crate) fn open_into(
 ) -> Result<usize, JobError> {
     let mut operands = vec![(0, read(frame)), (1, write(output)), (2, read(key))];
     operands.extend(aad.map(|aad| (3, read(aad))));
-    let done = run(From::OwnDomain, op::OPEN, &word(algorithm), &operands)?;
+    let done = run(Peer::OwnDomain, op::OPEN, &word(algorithm), &operands)?;
     Ok(usize::try_from(done.len).expect("a length"))
-}
-
-pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, JobError>) -> ErrorCode {
-    result.expect_err("the job was to fail").code
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Bytes without a short period.
-pub(crate) fn noise(len: usize) -> Vec<u8> {
-    let state = Cell::new(0x9e37_79b9_7f4a_7c15_u64);
-    let next = || {
-        let mut x = state.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        state.set(x);
-        x.to_le_bytes()[5]
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 /// What a tool prints when it is given `input`.
