@@ -7,9 +7,12 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod credits;
 mod deadlines;
+mod domains;
 mod driver;
 mod failures;
+mod imports;
 mod instances;
 mod jobs;
 mod lifetime;
@@ -17,5 +20,7 @@ mod model;
 mod oracle;
 mod refusals;
 mod reservations;
+mod sealed;
+mod several;
 mod wire;
 mod world;

@@ -8,20 +8,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_core::config::{Bounds, Quotas, Times};
 use vgem_core::io::{
-    ArrivalId, Attach, Effect, Event, Input, InstanceEnd, LinkId, PairId, PeerFacts, Settled,
+    Arrival, ArrivalId, Attach, Effect, Event, Input, InstanceEnd, LinkId, PairId, PeerFacts, Settled,
 };
-use vgem_core::{Broker, Config};
+use vgem_core::{Broker, Config, Usage};
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{
-    CauseId, DeviceId, DomainId, Handle, InstanceId, ObjectKey, Point, PorterId, QueueHandle, Time,
+    CauseId, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, Point, PorterId, QueueHandle, Time,
     TimelineKey,
 };
 use vgem_proto::message::Head;
 use vgem_proto::message::client::{
-    ClientMessage, CloseObject, CloseQueue, Commit, CreateObject, Explain, Explained, Hello, OpenQueue,
-    QueueOpened, Refused,
+    ClientMessage, CloseObject, CloseQueue, Commit, CreateObject, Explain, Explained, Hello, Import,
+    Imported, OpenPorter, OpenQueue, PorterOpened, QueueOpened, Refused,
 };
 use vgem_proto::message::driver::{DriverMessage, Ready};
 use vgem_proto::rights::{Access, HugePages};
@@ -45,8 +45,6 @@ pub(crate) struct Memory {
     pub(crate) exports: u32,
     pub(crate) populated: bool,
     pub(crate) kept: bool,
-    /// The memory of a client that it was made of.
-    pub(crate) foreign: Option<ArrivalId>,
     pub(crate) sealable: bool,
     /// Sealed, with the mappings for writing that there were then.
     pub(crate) sealed: Option<Vec<InstanceId>>,
@@ -57,6 +55,8 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 pub(crate) struct PorterProcess {
     pub(crate) killed: bool,
+    /// In the kernel, for ever: it does not even die.
+    pub(crate) hangs: bool,
 }
 
 /// A reply to a client.
@@ -80,9 +80,13 @@ pub(crate) struct World {
     pub(crate) disconnected: BTreeSet<LinkId>,
     pub(crate) pairs: BTreeSet<PairId>,
     pub(crate) events: Vec<Event>,
+    /// Whose the events are.
+    pub(crate) domains_told: Vec<Option<DomainId>>,
     pub(crate) settles: Vec<Effect>,
     pub(crate) inspected: Vec<Effect>,
     pub(crate) porters: BTreeMap<PorterId, PorterProcess>,
+    /// Pages of fences that clients have, by their own numbers.
+    pub(crate) client_pages: BTreeMap<(LinkId, PageId), PairId>,
     /// Memory that porters brought and the shell holds.
     pub(crate) arrivals: BTreeSet<ArrivalId>,
     /// Effects that only need to be counted: CollectInFlight, Monitor, CheckReceived.
@@ -151,9 +155,11 @@ impl World {
             disconnected: BTreeSet::new(),
             pairs: BTreeSet::new(),
             events: Vec::new(),
+            domains_told: Vec::new(),
             settles: Vec::new(),
             inspected: Vec::new(),
             porters: BTreeMap::new(),
+            client_pages: BTreeMap::new(),
             arrivals: BTreeSet::new(),
             said: Vec::new(),
             clients_read: true,
@@ -205,6 +211,7 @@ impl World {
                     memory.exports += u32::from(!self.close_exports);
                 }
                 assert!(self.links.contains(&link), "a reply to nobody");
+                self.take_pages(link, &message, &attach);
                 let has_fds = attach != Attach::None;
                 self.replies.push_back(Reply { request, message, attach });
                 (has_fds && self.reads_at_once).then_some(Input::Received { link })
@@ -223,7 +230,7 @@ impl World {
             }
             Effect::TakeArrival { arrival, object } => {
                 assert!(self.arrivals.remove(&arrival), "takes what is not there");
-                let memory = Memory { populated: true, foreign: Some(arrival), ..Memory::default() };
+                let memory = Memory { populated: true, ..Memory::default() };
                 assert!(self.memory.insert(object, memory).is_none());
                 Some(Input::ObjectMade { object, outcome: Ok(inode_of(object)) })
             }
@@ -317,12 +324,42 @@ impl World {
                 driver.take(&mut self.truth, message, attach);
                 ready.map(|message| Input::Driver { instance, message })
             }
-            Effect::Log { event, domain: _ } => {
+            Effect::Log { event, domain } => {
+                self.domains_told.push(domain);
                 assert!(!matches!(event, Event::Bug { .. }), "{event:?}");
                 self.events.push(event);
                 None
             }
         }
+    }
+
+    /// Notes the pages that a client is sent; every place that it is told to look at must be in one it has.
+    fn take_pages(&mut self, link: LinkId, message: &ClientMessage, attach: &Attach) {
+        match message {
+            ClientMessage::QueueOpened(opened) => {
+                if let Attach::Observer(pair) = attach {
+                    self.client_pages.insert((link, opened.page), *pair);
+                }
+                self.look_at_place(link, opened.page, opened.slot, opened.timeline);
+            }
+            ClientMessage::Observed(observed) => {
+                let pairs = match attach {
+                    Attach::Observers(pairs) => pairs.as_slice(),
+                    _ => &[],
+                };
+                assert_eq!(pairs.len(), observed.pages.len());
+                self.client_pages.extend(observed.pages.iter().map(|page| (link, *page)).zip(pairs.to_vec()));
+                for point in &observed.points {
+                    self.look_at_place(link, point.page, point.slot, point.timeline);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn look_at_place(&self, link: LinkId, page: PageId, slot: u16, timeline: TimelineKey) {
+        let pair = self.client_pages.get(&(link, page)).expect("a page that the client was sent");
+        assert_eq!(self.truth.slots.get(&(*pair, slot)), Some(&timeline), "not in its slot");
     }
 
     fn is_free(&self, object: ObjectKey) -> bool {
@@ -466,6 +503,71 @@ impl World {
         }
     }
 
+    // Imports.
+
+    /// A client's porter, running.
+    pub(crate) fn porter(&mut self, link: LinkId) -> PorterId {
+        let reply = self.ask_with(link, OpenPorter {}).expect("an answer");
+        let Attach::Channel(porter) = reply.attach else { panic!("{reply:?}") };
+        assert_eq!(reply.message, ClientMessage::PorterOpened(PorterOpened {}));
+        porter
+    }
+
+    /// Memory of a client's own, as its porter brings it.
+    pub(crate) fn foreign(&mut self, len: u64) -> Arrival {
+        self.next_arrival += 1;
+        let arrival = ArrivalId(self.next_arrival);
+        self.arrivals.insert(arrival);
+        Arrival::Memory { arrival, len }
+    }
+
+    /// Sends an Import; gives its number.
+    pub(crate) fn ask_import(&mut self, link: LinkId) -> u64 {
+        self.send(link, Import { name: b"imported".to_vec() }, 0, self.now)
+    }
+
+    pub(crate) fn bring(&mut self, porter: PorterId, request: u64, arrival: Arrival, access: Access) {
+        self.apply(Input::Brought { porter, request, arrival, access });
+    }
+
+    /// Imports what the client's porter brings; gives the answer, if one came.
+    pub(crate) fn try_import(
+        &mut self,
+        link: LinkId,
+        porter: PorterId,
+        arrival: Arrival,
+        access: Access,
+    ) -> Option<ClientMessage> {
+        let request = self.ask_import(link);
+        self.bring(porter, request, arrival, access);
+        self.answer_to(request).map(|reply| reply.message)
+    }
+
+    /// Imports an object that exists.
+    pub(crate) fn import(
+        &mut self,
+        link: LinkId,
+        porter: PorterId,
+        object: ObjectKey,
+        access: Access,
+    ) -> Imported {
+        match self.try_import(link, porter, Arrival::Object(object), access) {
+            Some(ClientMessage::Imported(imported)) => imported,
+            other => panic!("not imported: {other:?}"),
+        }
+    }
+
+    /// A porter's process ends.
+    pub(crate) fn end_porter(&mut self, porter: PorterId) {
+        assert!(self.porters.remove(&porter).is_some(), "ends twice");
+        self.apply(Input::PorterGone { porter });
+    }
+
+    /// What the broker has for domains to owe.
+    pub(crate) fn usage(&self, domain: DomainId) -> Usage {
+        self.broker.ledger().domains.get(&domain).copied().unwrap_or_default()
+    }
+
     // Drivers.
 
     /// The instance that serves a device for a domain.
@@ -587,11 +689,15 @@ impl World {
         self.now = end;
     }
 
-    /// Lets every instance that was told to end do so.
+    /// Lets every instance and every porter that was told to end do so.
     pub(crate) fn bury(&mut self) {
         let killed: Vec<InstanceId> = self.drivers.values().filter(|d| d.killed).map(|d| d.id).collect();
         for id in killed {
             self.die(id, InstanceEnd::Exited(-9));
+        }
+        let over = self.porters.iter().filter(|(_, process)| process.killed && !process.hangs);
+        for porter in over.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end_porter(porter);
         }
     }
 }
