@@ -84,17 +84,20 @@ impl Shell {
 
     fn let_in(&mut self, socket: Socket) -> Result<(), OsError> {
         let peer = socket.peer()?;
+        let domain = domain_of(peer.uid);
+        if !self.lingering.admits(domain) {
+            if self.may_log(Some(domain), Level::INFO) {
+                info!("a connection of {domain} is refused: too many before it left their fds unread");
+            }
+            return Ok(());
+        }
         let mut token = [0_u8; 16];
         rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| OsError::new("getrandom", e))?;
         let (high, low) = token.split_at(8);
         let half = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        let facts = PeerFacts {
-            uid: peer.uid,
-            pid: peer.pid.unsigned_abs(),
-            domain: domain_of(peer.uid),
-            token: [half(high), half(low)],
-        };
+        let facts =
+            PeerFacts { uid: peer.uid, pid: peer.pid.unsigned_abs(), domain, token: [half(high), half(low)] };
         let id = LinkId(self.next_link);
         let link = Link::new(socket, Source::Client(id), CLIENT_BYTES, &self.poller)?;
         self.next_link += 1;
@@ -110,7 +113,7 @@ impl Shell {
             if bytes >= TURN_BYTES {
                 return;
             }
-            let Some(client) = self.clients.get_mut(&id) else { return };
+            let Some(client) = self.clients.get_mut(&id) else { return self.lingering.ended(id) };
             match client.link.take(&mut self.buffer, turn == 0) {
                 Ok(Some(Received::Data { len })) => {
                     bytes += len;
@@ -218,8 +221,10 @@ impl Shell {
 
     /// A connection is gone. Core hears of it after what is being carried out.
     fn forget(&mut self, id: LinkId) {
-        if self.clients.remove(&id).is_none() {
-            return;
+        let Some(client) = self.clients.remove(&id) else { return };
+        if client.fd_sent {
+            let domain = domain_of(client.peer.uid);
+            self.lingering.keep(id, domain, client.link.into_socket(), &self.poller);
         }
         self.monitors.forget(id);
         self.inputs.push_back(Input::Hangup { link: id });

@@ -52,6 +52,11 @@ impl Link {
         &self.socket
     }
 
+    /// The socket alone; what waits to be sent is given up.
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// Whether everything was sent.
     pub(super) fn is_drained(&self) -> bool {
         self.outbox.is_empty()

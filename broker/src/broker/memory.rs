@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use vgem_core::io::{Input, LinkId};
 use vgem_os::fence::KeeperFace;
-use vgem_os::memory::{Access as OsAccess, HugePages as OsHugePages, ObjectMemory, Probe};
+use vgem_os::memory::{HugePages as OsHugePages, ObjectMemory, Probe};
 use vgem_os::selftest::LeaseSupport;
 use vgem_os::watch::{WatchEvent, WatchId, Watcher};
 use vgem_os::{Errno, OsError};
@@ -158,10 +158,6 @@ impl Memory {
 
     /// A fresh open file of an object.
     pub(super) fn export(&self, key: ObjectKey, access: Access) -> Result<OwnedFd, OsError> {
-        let access = match access {
-            Access::Read => OsAccess::Read,
-            Access::Write => OsAccess::Write,
-        };
         self.of(key)?.export(access)
     }
 

@@ -34,6 +34,7 @@ mod inspect;
 mod instances;
 mod keeper;
 mod known;
+mod lingering;
 mod link;
 mod memory;
 mod outbox;

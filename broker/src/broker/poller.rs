@@ -59,6 +59,8 @@ pub(super) enum Interest {
     Read,
     /// Something to read, or room to write.
     ReadWrite,
+    /// That the other end is closed, nothing else.
+    End,
 }
 
 impl Source {
@@ -104,6 +106,8 @@ impl Interest {
         match self {
             Self::Read => EventFlags::IN,
             Self::ReadWrite => EventFlags::IN.union(EventFlags::OUT),
+            // Always told, asked or not.
+            Self::End => EventFlags::empty(),
         }
     }
 }

@@ -24,6 +24,7 @@ use super::features::Features;
 use super::gate::Gate;
 use super::instances::Instance;
 use super::known::Inode;
+use super::lingering::Lingering;
 use super::link::Link;
 use super::memory::Memory;
 use super::poller::{Poller, Source};
@@ -47,6 +48,7 @@ pub(super) struct Shell {
     pub(super) listener: Listener,
     pub(super) gate: Gate,
     pub(super) clients: HashMap<LinkId, Client>,
+    pub(super) lingering: Lingering,
     /// The number of the next connection.
     pub(super) next_link: u64,
     pub(super) instances: BTreeMap<InstanceId, Instance>,
@@ -89,6 +91,7 @@ impl Shell {
             listener,
             gate: Gate::default(),
             clients: HashMap::new(),
+            lingering: Lingering::default(),
             next_link: 1,
             instances: BTreeMap::new(),
             memory,

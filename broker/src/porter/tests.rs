@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use vgem_os::memory::{Access as OsAccess, HugePages, ObjectMemory};
+use vgem_os::memory::{HugePages, ObjectMemory};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::message::Sender;
 use vgem_proto::message::porter::{Brought, Hand, PorterMessage, Unfit};
@@ -102,7 +102,7 @@ fn a_memfd_is_brought_sealed_with_its_length() {
 fn a_read_only_export_is_brought_for_reading() {
     let rig = Rig::new(LONG);
     let object = ObjectMemory::create(4096, HugePages::None, "test").expect("memory");
-    rig.hand(1, &[object.export(OsAccess::Read).expect("an export").as_fd()]);
+    rig.hand(1, &[object.export(Access::Read).expect("an export").as_fd()]);
     assert_eq!(rig.brought(1).0.access, Access::Read);
     rig.ends();
 }

@@ -2,18 +2,21 @@
 #![forbid(unsafe_code)]
 
 mod common;
+mod events;
+mod import;
+mod objects;
+mod porter;
 
 use std::path::Path;
 
-use common::{Client, Daemon, Queue, children, drivers, lives, outcome, script, signal, vgemd};
+use common::{
+    Client, Daemon, Queue, children, creation, drivers, lives, outcome, script, signal, status, vgemd,
+};
 use vgem_os::fence::PointState;
-use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::Time;
 use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, Commit, CreateObject, Inspect, ListDevices};
-use vgem_proto::rights::HugePages;
-use vgem_proto::snapshot::{Status, Topic};
+use vgem_proto::message::client::{ClientMessage, Commit, ListDevices};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
@@ -89,7 +92,7 @@ fn a_malformed_message_is_refused_and_the_connection_lives() {
 #[test]
 fn an_object_is_made_with_its_memory() {
     let daemon = Daemon::start();
-    let create = CreateObject { len: 8192, huge: HugePages::Never, reserved: Zero, name: vec![] };
+    let create = creation(8192);
     let (answer, fds) = daemon.client().ask(&create.into());
     assert!(matches!(answer, ClientMessage::ObjectCreated(object) if object.len == 8192));
     assert_eq!(
@@ -104,10 +107,10 @@ fn the_broker_gives_an_object_no_page() {
     use std::os::unix::fs::MetadataExt as _;
     let daemon = Daemon::start();
     let mut client = daemon.client();
-    let create = CreateObject { len: 8192, huge: HugePages::Never, reserved: Zero, name: vec![] };
+    let create = creation(8192);
     let (answer, fds) = client.ask(&create.into());
     let ClientMessage::ObjectCreated(created) = answer else { panic!("{answer:?}") };
-    let (answer, _) = client.ask(&Commit { object: created.object }.into());
+    let (answer, _) = client.ask(&Commit { objects: created.objects }.into());
     assert!(matches!(answer, ClientMessage::Refused(refused) if refused.code == ErrorCode::NotReady));
     let file = std::fs::File::from(fds.into_iter().next().expect("its fd"));
     assert_eq!(file.metadata().expect("stat").blocks(), 0);
@@ -121,7 +124,7 @@ fn a_client_that_takes_no_fds_is_told_so() {
         // Kernels before 6.16 have no way to take none.
         return;
     }
-    let create = CreateObject { len: 4096, huge: HugePages::Never, reserved: Zero, name: vec![] };
+    let create = creation(4096);
     let (answer, _) = client.ask(&create.into());
     assert!(matches!(answer, ClientMessage::Refused(refused) if refused.code == ErrorCode::System));
 }
@@ -143,12 +146,11 @@ fn a_client_that_reads_nothing_is_dropped_and_others_are_served() {
 #[test]
 fn status_tells_the_process_and_what_was_found() {
     let daemon = Daemon::start();
-    let inspect = Inspect { cursor: 0, topic: Topic::Status, reserved: Zero };
-    let (answer, _) = daemon.client().ask(&inspect.into());
-    let ClientMessage::Page(page) = answer else { panic!("{answer:?}") };
-    let [status] = serde_json::from_slice::<[Status; 1]>(&page.json).expect("one status");
+    let status = status(&mut daemon.client());
     assert_eq!(status.pid, daemon.child_called("broker"));
-    assert!(status.features.iter().any(|line| line == "lease probe: exact"), "{:?}", status.features);
+    for line in ["lease probe: exact", "pinning: 0 bytes, all of", "porters: 0 now, each confined before"] {
+        assert!(status.features.iter().any(|found| found.starts_with(line)), "{line}: {:?}", status.features);
+    }
 }
 
 #[test]
@@ -327,7 +329,7 @@ fn a_quota_of_the_configuration_is_in_force() {
     let file = dir.path().join("v.toml");
     std::fs::write(&file, "[quota]\nbytes_mib = 1\n").expect("a file");
     let daemon = Daemon::start_in(dir, &drivers(), &["--config", text(&file)]);
-    let create = CreateObject { len: 2 << 20, huge: HugePages::Never, reserved: Zero, name: vec![] };
+    let create = creation(2 << 20);
     let (answer, _) = daemon.client().ask(&create.into());
     let ClientMessage::Refused(refused) = answer else { panic!("{answer:?}") };
     assert_eq!((refused.code, refused.limit), (ErrorCode::Exhausted, 1 << 20));

@@ -2,21 +2,29 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
+use rustix::fs::MemfdFlags;
 use tempfile::TempDir;
 use vgem_os::clock;
 use vgem_os::fence::{ObserverFace, ObserverFds, PointState, Slot};
+use vgem_os::mapping::{Mapping, Populate};
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_proto::codec::Zero;
-use vgem_proto::ids::{CauseId, DeviceId, Point, QueueHandle, Time};
+use vgem_proto::ids::{CauseId, DeviceId, Handle, Point, QueueHandle, Time};
 use vgem_proto::jobs::ClientJob;
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
-use vgem_proto::message::client::{ClientMessage, Hello, OpenQueue, QueueOpened, Submit};
+use vgem_proto::message::client::{
+    ClientMessage, Commit, CreateObject, Export, Hello, Import, Imported, Inspect, OpenPorter, OpenQueue,
+    QueueOpened, Refused, Submit,
+};
+use vgem_proto::message::porter::Hand;
+use vgem_proto::rights::{Access, HugePages};
+use vgem_proto::snapshot::{Status, Topic};
 
 /// How long a test waits for what must come soon, nanoseconds.
 pub(crate) const SOON: u64 = 10_000_000_000;
@@ -161,6 +169,16 @@ impl Client {
         self.ask(&Hello { version_min: 1, version_max: 1, reserved: Zero, features: 0, name }.into()).0
     }
 
+    /// Says hello; false if the daemon closed the connection.
+    pub(crate) fn try_greet(&mut self) -> bool {
+        let hello = Hello { version_min: 1, version_max: 1, reserved: Zero, features: 0, name: vec![] };
+        self.request += 1;
+        let mut buffer = [0; 256];
+        // It may be closed before the greeting is sent.
+        self.socket.send(&hello.encode(self.request, Time(0), 0), &[]).is_ok()
+            && matches!(self.socket.recv_plain(&mut buffer), Ok(Packet::Data { .. }))
+    }
+
     /// Sends a request and receives its answer.
     pub(crate) fn ask(&mut self, message: &ClientMessage) -> (ClientMessage, Vec<OwnedFd>) {
         self.request += 1;
@@ -239,4 +257,127 @@ pub(crate) fn script(path: &Path, text: &str) {
     let mut file = File::create(path).expect("a file");
     file.write_all(text.as_bytes()).expect("room");
     file.set_permissions(std::fs::Permissions::from_mode(0o755)).expect("its mode");
+}
+
+/// What asks for one object of so many bytes.
+pub(crate) fn creation(len: u64) -> CreateObject {
+    let (huge, writer) = (HugePages::Never, DeviceId(0));
+    CreateObject { len, writer, count: 0, huge, reserved: Zero, name: b"of a test".to_vec() }
+}
+
+/// The broker's state as a whole.
+pub(crate) fn status(client: &mut Client) -> Status {
+    let inspect = Inspect { cursor: 0, topic: Topic::Status, reserved: Zero };
+    let (answer, _) = client.ask(&inspect.into());
+    let ClientMessage::Page(page) = answer else { panic!("{answer:?}") };
+    let [status] = serde_json::from_slice::<[Status; 1]>(&page.json).expect("one status");
+    status
+}
+
+/// Looks again and again until something is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = clock::deadline_in(SOON);
+    while !is_so() {
+        assert!(clock::now() < deadline, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A configuration file in a directory.
+pub(crate) fn configured(dir: &TempDir, text: &str) -> PathBuf {
+    let file = dir.path().join("v.toml");
+    std::fs::write(&file, text).expect("a file");
+    file
+}
+
+/// Memory of a client's own, all holes.
+pub(crate) fn memfd(len: u64) -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC.union(MemfdFlags::ALLOW_SEALING);
+    let fd = rustix::fs::memfd_create("foreign", flags).expect("memory");
+    rustix::fs::ftruncate(&fd, len).expect("its length");
+    fd
+}
+
+/// Makes every page of an object be there.
+pub(crate) fn populate(fd: &OwnedFd, len: usize) {
+    drop(Mapping::map(fd.as_fd(), len, Access::Write, Populate::Now).expect("a mapping"));
+}
+
+/// The inode behind an fd.
+pub(crate) fn inode(fd: &OwnedFd) -> u64 {
+    rustix::fs::fstat(fd).expect("stat").st_ino
+}
+
+impl Client {
+    /// Makes an object and its pages.
+    pub(crate) fn create(&mut self, len: u32) -> (Handle, OwnedFd) {
+        let (answer, mut fds) = self.ask(&creation(len.into()).into());
+        let ClientMessage::ObjectCreated(created) = answer else { panic!("{answer:?}") };
+        let fd = fds.pop().expect("its fd");
+        populate(&fd, len as usize);
+        (created.objects[0], fd)
+    }
+
+    /// Makes an object that is ready.
+    pub(crate) fn ready(&mut self, len: u32) -> (Handle, OwnedFd) {
+        let (object, fd) = self.create(len);
+        let (answer, _) = self.ask(&Commit { objects: vec![object] }.into());
+        assert!(matches!(answer, ClientMessage::Committed(_)), "{answer:?}");
+        (object, fd)
+    }
+
+    /// An fd of an object.
+    pub(crate) fn export(&mut self, object: Handle, access: Access) -> OwnedFd {
+        let (answer, mut fds) = self.ask(&Export { object, access, reserved: Zero }.into());
+        assert!(matches!(answer, ClientMessage::Exported(_)), "{answer:?}");
+        fds.pop().expect("its fd")
+    }
+
+    /// The channel to a porter.
+    pub(crate) fn porter(&mut self) -> Socket {
+        let (answer, mut fds) = self.ask(&OpenPorter {}.into());
+        assert!(matches!(answer, ClientMessage::PorterOpened(_)), "{answer:?}");
+        Socket::from(fds.pop().expect("the channel"))
+    }
+
+    /// Asks for an import whose fd is not handed over yet.
+    pub(crate) fn ask_import(&mut self) -> u64 {
+        self.request += 1;
+        let import = Import { name: b"of a test".to_vec() };
+        self.socket.send(&import.encode(self.request, Time(0), 0), &[]).expect("room");
+        self.request
+    }
+
+    /// Imports an fd.
+    pub(crate) fn import(&mut self, channel: &Socket, fd: &OwnedFd) -> ClientMessage {
+        let request = self.ask_import();
+        hand(channel, request, fd);
+        self.answer().0
+    }
+
+    /// Imports an fd that is taken.
+    pub(crate) fn imported(&mut self, channel: &Socket, fd: &OwnedFd) -> Imported {
+        match self.import(channel, fd) {
+            ClientMessage::Imported(imported) => imported,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Imports an fd that is refused.
+    pub(crate) fn refused(&mut self, channel: &Socket, fd: &OwnedFd) -> Refused {
+        refusal(self.import(channel, fd))
+    }
+}
+
+/// An answer that is a refusal.
+pub(crate) fn refusal(answer: ClientMessage) -> Refused {
+    match answer {
+        ClientMessage::Refused(refused) => refused,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Hands an fd to a porter.
+pub(crate) fn hand(channel: &Socket, request: u64, fd: &OwnedFd) {
+    channel.send(&Hand {}.encode(request, Time(0), 0), &[fd.as_fd()]).expect("a porter");
 }
