@@ -1,5 +1,4 @@
 //! The copy device, called as its executors call it.
-#![expect(clippy::expect_used, reason = "a test ends where its arrangement fails")]
 
 use vgem_driver::testing::{self, Peer, code, noise, read, write};
 use vgem_driver::{Engine as _, JobError, OperandBytes, ParamValue, Produced, SpanMut, Task};

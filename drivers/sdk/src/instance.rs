@@ -18,9 +18,10 @@ use vgem_os::futex::{self, FutexWord, Word};
 use vgem_os::seqpacket::Socket;
 use vgem_proto::describe::Description;
 use vgem_proto::ids::{Time, TimelineKey};
-use vgem_proto::message::driver::{DriverMessage, Run, TimelineClosed};
+use vgem_proto::message::driver::{DriverMessage, Run, TimelineClosed, Unmapped};
 
 use crate::engine::Engine;
+use crate::objects::Gone;
 use crate::operands::{self, Held, Operations};
 use crate::outbox::Outbox;
 use crate::schedule::{Claimed, Look, Pending, Schedule, split};
@@ -106,16 +107,20 @@ impl<E: Engine> Instance<E> {
         claimed: Claimed,
         schedule: MutexGuard<'a, Schedule>,
     ) -> MutexGuard<'a, Schedule> {
-        let held: Held = operands::mappings_of(&claimed.pending, &schedule);
+        let held: Held = operands::mappings_of(&claimed.pending, &schedule.objects);
         let key = claimed.timeline.key;
         drop(schedule);
         self.execute(claimed, held);
         let mut schedule = self.schedule();
         let closed = schedule.ended(key);
         schedule.review(Look::Passing);
-        if let Some(closed) = closed {
+        let gone = schedule.objects.settle();
+        if closed.is_some() || gone.is_anything() {
             drop(schedule);
-            self.closed(&closed);
+            if let Some(closed) = closed {
+                self.closed(&closed);
+            }
+            self.gone(gone);
             schedule = self.schedule();
         }
         schedule
@@ -127,6 +132,21 @@ impl<E: Engine> Instance<E> {
         self.engine.queue_closed(key);
         self.outbox.flush();
         self.outbox.send(&DriverMessage::TimelineClosed(TimelineClosed { timeline: key }));
+    }
+
+    /// Lets go of what can go, and tells the broker of the objects of which nothing is left then.
+    pub(crate) fn gone(&self, gone: Gone) {
+        for object in &gone.objects {
+            self.engine.unmapping(*object);
+        }
+        let objects = gone.undo();
+        if !objects.is_empty() {
+            // What used an object has ended before the object is gone, also as it is told.
+            self.outbox.flush();
+        }
+        for object in objects {
+            self.outbox.send(&DriverMessage::Unmapped(Unmapped { object }));
+        }
     }
 
     /// Wakes one executor if there is work, or a watch to keep, that nobody is awake for.

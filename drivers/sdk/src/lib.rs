@@ -37,6 +37,7 @@
 //! | `timeline` | a timeline and the slots that show it |
 //! | `instance` | control thread, executors, how they sleep |
 //! | `execute`, `operands` | one job from claim to signal |
+//! | `objects` | the mappings, and how they leave |
 //! | `outbox` | causes and completions |
 //! | `serve` | command line and link |
 #![forbid(unsafe_code)]
@@ -44,6 +45,7 @@
 pub mod engine;
 mod execute;
 mod instance;
+mod objects;
 mod operands;
 mod options;
 mod outbox;

@@ -17,7 +17,8 @@ use vgem_proto::limits;
 use vgem_proto::rights::Access;
 
 use crate::engine::{JobError, OperandBytes, ParamValue, TaskOperand};
-use crate::schedule::{MappedObject, Pending, Schedule};
+use crate::objects::{MappedObject, Objects};
+use crate::schedule::Pending;
 
 /// An operation as the SDK needs it for each job, worked out once.
 #[derive(Debug)]
@@ -68,10 +69,10 @@ pub(crate) type Held = ArrayVec<Option<MappedObject>, { 2 * limits::JOB_OPERANDS
 
 /// Takes hold of every mapping the job names: for each operand its object and its cell's object if it has one,
 /// then for each parameter its cell's object if it has one.
-pub(crate) fn mappings_of(pending: &Pending, schedule: &Schedule) -> Held {
+pub(crate) fn mappings_of(pending: &Pending, objects: &Objects) -> Held {
     let mut held = Held::new();
     let mut hold = |object: ObjectKey| {
-        let _full = held.try_push(schedule.object(object).cloned()).is_err();
+        let _full = held.try_push(objects.find(object).cloned()).is_err();
     };
     for operand in pending.operands() {
         hold(operand.object);

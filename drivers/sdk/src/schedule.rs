@@ -16,13 +16,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use vgem_os::fence::{ObserverFace, PointState, Slot};
-use vgem_os::mapping::Mapping;
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::{CauseId, ObjectKey, PageId, Point, TimelineKey};
+use vgem_proto::ids::{CauseId, PageId, Point, TimelineKey};
 use vgem_proto::jobs::{DriverJob, DriverOperand, DriverParam, DriverWait, JOB_RUN_ANYWAY, PAGE_LOCAL};
 use vgem_proto::message::driver::Run;
-use vgem_proto::rights::{Access, WaitKind};
+use vgem_proto::rights::WaitKind;
 
+use crate::objects::Objects;
 use crate::timeline::{Timeline, failure_in};
 
 /// Closed timelines whose failures are still known, for jobs that name them in flight.
@@ -111,13 +111,6 @@ enum QueueState {
     Running,
 }
 
-/// An object this instance maps.
-#[derive(Debug, Clone)]
-pub(crate) struct MappedObject {
-    pub(crate) mapping: Arc<Mapping>,
-    pub(crate) access: Access,
-}
-
 /// A job that has been claimed: it must be ended with [`Schedule::ended`].
 #[derive(Debug)]
 #[must_use]
@@ -141,7 +134,8 @@ pub(crate) struct Schedule {
     parked: Vec<u32>,
     closed: VecDeque<Arc<Timeline>>,
     pages: Vec<Option<Arc<ObserverFace>>>,
-    objects: HashMap<ObjectKey, MappedObject>,
+    /// The objects this instance maps.
+    pub(crate) objects: Objects,
     /// Executors asleep on the bell.
     pub(crate) idle: usize,
     /// Whether one of them also watches the doorbells.
@@ -339,7 +333,7 @@ impl Schedule {
         Some((face, Slot::new(wait.slot)?))
     }
 
-    // Pages and objects.
+    // Pages.
 
     /// Adds a page to observe.
     pub(crate) fn observe(&mut self, page: PageId, face: ObserverFace) {
@@ -362,21 +356,6 @@ impl Schedule {
     /// The pages a watcher sleeps on.
     pub(crate) fn watched_pages(&self) -> impl Iterator<Item = Arc<ObserverFace>> + '_ {
         self.pages.iter().flatten().cloned()
-    }
-
-    /// Adds or replaces an object's mapping.
-    pub(crate) fn map(&mut self, object: ObjectKey, mapped: MappedObject) {
-        self.objects.insert(object, mapped);
-    }
-
-    /// Takes an object's mapping out.
-    pub(crate) fn unmap(&mut self, object: ObjectKey) -> Option<MappedObject> {
-        self.objects.remove(&object)
-    }
-
-    /// An object's mapping.
-    pub(crate) fn object(&self, object: ObjectKey) -> Option<&MappedObject> {
-        self.objects.get(&object)
     }
 }
 

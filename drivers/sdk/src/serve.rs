@@ -5,7 +5,7 @@
 //! sees the link close and fails what was in flight.
 
 use std::io::Write as _;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,19 @@ use vgem_os::clock;
 use vgem_os::confine::ConfineSpec;
 use vgem_os::fence::{ObserverFace, ObserverFds, SignallerFace, SignallerFds, Slot};
 use vgem_os::mapping::{Mapping, Populate};
+use vgem_os::memory::identity;
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::{PageId, Time};
 use vgem_proto::jobs::PAGE_LOCAL;
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
-use vgem_proto::message::driver::{DriverMessage, Map, Mapped, NotMapped, Ready, Unmapped};
+use vgem_proto::message::driver::{DriverMessage, Map, Mapped, NotMapped, Ready};
 
 use crate::engine::{Engine, JobError, Needs};
 use crate::instance::Instance;
+use crate::objects::MappedObject;
 use crate::options::Options;
-use crate::schedule::MappedObject;
 use crate::timeline::Timeline;
 
 /// The fd number on which the keeper passes the link.
@@ -176,10 +177,8 @@ impl<E: Engine> Control<'_, E> {
             DriverMessage::Start(start) => self.instance.outbox.set_issuer(start.instance),
             DriverMessage::Map(map) => self.map(map, fds)?,
             DriverMessage::Unmap(unmap) => {
-                self.instance.engine.unmapping(unmap.object);
-                let gone = self.instance.schedule().unmap(unmap.object);
-                drop(gone);
-                self.instance.outbox.send(&DriverMessage::Unmapped(Unmapped { object: unmap.object }));
+                let gone = self.instance.schedule().objects.unmap(unmap.object);
+                self.instance.gone(gone);
             }
             DriverMessage::SignalPage(m) => {
                 let (page, interest) = two(fds)?;
@@ -237,16 +236,14 @@ impl<E: Engine> Control<'_, E> {
 
     fn map(&mut self, map: Map, fds: &mut Vec<OwnedFd>) -> Result<(), Fault> {
         let Some(fd) = fds.pop() else { return Err(Fault::Broke("Map without an fd".into())) };
-        let len = usize::try_from(map.len).unwrap_or(usize::MAX);
-        use std::os::fd::AsFd as _;
-        let answer = match Mapping::map(fd.as_fd(), len, map.access, Populate::Now) {
-            Ok(mapping) => {
-                let mapping = Arc::new(mapping);
-                self.instance.engine.mapped(map.object, mapping.span());
-                let mapped = MappedObject { mapping, access: map.access };
-                self.instance.schedule().map(map.object, mapped);
-                DriverMessage::Mapped(Mapped { object: map.object })
-            }
+        if self.instance.schedule().objects.is_leaving(map.object) {
+            return Err(Fault::Broke(format!("Map of {} before it was unmapped", map.object)));
+        }
+        let mapped = self.map_memory(&map, &fd);
+        // With the answer the broker may look for open files of the object.
+        drop(fd);
+        let answer = match mapped {
+            Ok(()) => DriverMessage::Mapped(Mapped { object: map.object }),
             Err(e) => {
                 eprintln!("mapping {} ({} bytes): {e}", map.object, map.len);
                 let errno = e.errno().raw_os_error();
@@ -254,6 +251,22 @@ impl<E: Engine> Control<'_, E> {
             }
         };
         self.instance.outbox.send(&answer);
+        Ok(())
+    }
+
+    /// Maps an object, unless the memory is mapped for this access already: the writing driver of a sealed result
+    /// can never map it for writing again.
+    fn map_memory(&self, map: &Map, fd: &OwnedFd) -> vgem_os::Result<()> {
+        let identity = identity(fd.as_fd())?;
+        if self.instance.schedule().objects.serves(map.object, (identity, map.len), map.access) {
+            return Ok(());
+        }
+        let len = usize::try_from(map.len).unwrap_or(usize::MAX);
+        let mapping = Arc::new(Mapping::map(fd.as_fd(), len, map.access, Populate::Now)?);
+        self.instance.engine.mapped(map.object, mapping.span());
+        let mapped = MappedObject { mapping, access: map.access, identity };
+        let replaced = self.instance.schedule().objects.map(map.object, mapped);
+        self.instance.gone(replaced);
         Ok(())
     }
 
