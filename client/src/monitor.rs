@@ -8,10 +8,11 @@
 //! 4096. The broker does not wait for a client that does not read, nor does this library: what found no room is counted in
 //! the next event's `lost`. There is no end but that of the connection, so monitor on one of its own.
 
+use std::fmt;
 use std::sync::Arc;
 
 use vgem_proto::message::client::{ClientMessage, Event};
-use vgem_proto::snapshot::EventEntry;
+use vgem_proto::snapshot::{Event as Happened, EventEntry};
 
 use crate::core::Core;
 use crate::deadline::Deadline;
@@ -69,5 +70,89 @@ impl Told {
             .map_err(|error| Error::Protocol(format!("an event that is no text: {error}")))?;
         let entry = serde_json::from_str(&json).ok();
         Ok(Self { lost: event.lost, json, entry })
+    }
+}
+
+impl fmt::Display for Told {
+    /// One line for people: when, whom it concerns, what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(entry) = &self.entry else { return f.write_str(&self.json) };
+        let (s, us) = (entry.at_ns / 1_000_000_000, entry.at_ns / 1_000 % 1_000_000);
+        write!(f, "{s}.{us:06}  ")?;
+        match entry.domain {
+            Some(domain) => write!(f, "domain {domain}  ")?,
+            None => f.write_str("broker  ")?,
+        }
+        f.write_str(&words(&entry.event))
+    }
+}
+
+/// An event in words.
+fn words(event: &Happened) -> String {
+    match event {
+        Happened::ClientConnected { client, uid, pid } => {
+            format!("client {client} connected: process {pid} of user {uid}")
+        }
+        Happened::ClientGone { client } => format!("client {client} is gone"),
+        Happened::ObjectCreated { object, name, len, client } => {
+            format!("{object} {name:?} created by client {client}: {len} bytes")
+        }
+        Happened::ObjectReady { object, pinned } => format!("{object} is ready: {pinned} bytes pinned"),
+        Happened::ObjectExported { object, client, access } => {
+            format!("{object} exported to client {client} for {access}")
+        }
+        Happened::ObjectImported { object, client, access } => {
+            format!("{object} imported by client {client} for {access}")
+        }
+        Happened::HandleClosed { object, client } => format!("{object} given up by client {client}"),
+        Happened::ObjectReleased { object } => format!("{object} is named by nobody, devices let go of it"),
+        Happened::ObjectOrphaned { object } => {
+            format!("{object} is orphaned: an fd or a mapping of it is left somewhere")
+        }
+        Happened::ObjectFreed { object, len, after_ns } => {
+            let us = after_ns / 1_000;
+            format!("{object} freed: {len} bytes, {us} us after its last handle and use")
+        }
+        Happened::ObjectTampered { object, what } => {
+            format!("{object} was tampered with, its content destroyed: {what}")
+        }
+        Happened::PorterStalled { client, pid } => {
+            format!("the porter {pid} of client {client} stalled and was killed")
+        }
+        Happened::InstanceReady { instance, device } => {
+            format!("driver {device} is ready (instance {instance})")
+        }
+        Happened::InstanceLost { instance, device, why, jobs } => {
+            format!("driver {device} is lost (instance {instance}), {jobs} jobs with it: {why}")
+        }
+        Happened::JobTimedOut { device, timeline, point } => {
+            format!("job {point} of {timeline} on {device} took too long")
+        }
+        Happened::Refused { client, why } => format!("client {client} was refused: {why}"),
+        Happened::Bug { what } => format!("a bug of vgemd, without harm: {what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(json: &str) -> String {
+        let event = Event { lost: 0, json: json.as_bytes().to_vec() };
+        Told::of(event).expect("a text").to_string()
+    }
+
+    #[test]
+    fn an_event_is_one_line_with_its_moment_and_its_domain() {
+        let json = r#"{"at_ns":5000007000,"domain":4,"event":"object_orphaned","object":"object:3.1"}"#;
+        let line = "5.000007  domain 4  object:3.1 is orphaned: an fd or a mapping of it is left somewhere";
+        assert_eq!(told(json), line);
+        assert!(told(r#"{"at_ns":1,"domain":null,"event":"client_gone","client":7}"#).contains("  broker  "));
+    }
+
+    #[test]
+    fn an_event_of_a_newer_version_is_told_as_it_came() {
+        let json = r#"{"at_ns":5,"domain":4,"event":"moon_landed"}"#;
+        assert_eq!(told(json), json);
     }
 }

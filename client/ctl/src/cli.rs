@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 /// What every verb takes.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// How to print: a table for people, or one JSON document
+    /// How to print: for people, one JSON document, or (monitor) one JSON document per line
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
     /// The broker's socket, instead of VGEM_SOCKET or the usual places
@@ -40,12 +40,15 @@ pub(crate) enum Format {
     Table,
     /// For programs.
     Json,
+    /// For programs that read lines.
+    Jsonl,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// The broker as a whole
+    #[command(after_help = "Example:\n  vgemctl status --format json")]
     Status,
     /// What it has: devices, objects, clients or queues
     List(List),
@@ -55,12 +58,18 @@ pub(crate) enum Verb {
     Run(Run),
     /// What is behind a cause
     Explain(Explain),
+    /// Who holds an object, also those who never spoke to the broker
+    Who(Who),
+    /// What happens, one line per event, until Ctrl-C
+    Monitor(Monitor),
     /// Examine this machine, and the broker if one runs
+    #[command(after_help = "Example:\n  vgemctl doctor")]
     Doctor,
 }
 
 /// `list`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl list objects")]
 pub(crate) struct List {
     /// Which of them
     #[arg(value_enum)]
@@ -82,6 +91,7 @@ pub(crate) enum Kind {
 
 /// `show`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl show device zip")]
 pub(crate) struct Show {
     #[command(subcommand)]
     pub(crate) what: Shown,
@@ -112,6 +122,7 @@ pub(crate) enum Shown {
 /// Files are given in the order input, output; what the operation does not take is left out. `-` is standard input
 /// or output. An operation that makes no data prints its digest or its number to OUT.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl run zip compress --param format=gzip IN OUT")]
 pub(crate) struct Run {
     /// The device, as `list devices` prints it
     pub(crate) device: String,
@@ -136,10 +147,32 @@ pub(crate) struct Run {
 
 /// `explain`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl explain cause:3.7")]
 pub(crate) struct Explain {
     /// The cause, as an error prints it: `cause:3.7`, or `3.7`, or its number
     #[arg(value_parser = cause)]
     pub(crate) cause: vgem::CauseId,
+}
+
+/// `who`.
+///
+/// Lists clients with a handle, devices, and every fd and mapping of the object's memory that this user may see in /proc.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl who frame\n  vgemctl who object:3.1 --format json")]
+pub(crate) struct Who {
+    /// The object: its key as `list objects` prints it, its name, or the beginning of its key
+    pub(crate) object: String,
+}
+
+/// `monitor`.
+///
+/// Root is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl monitor\n  vgemctl monitor --format jsonl | grep object_freed")]
+pub(crate) struct Monitor {
+    /// End after so many events
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) count: Option<u64>,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -178,6 +211,15 @@ mod tests {
     fn help_names_every_exit_code() {
         let help = Cli::command().render_long_help().to_string();
         assert!((0..=5).all(|code| help.contains(&format!("\n  {code}  "))), "{help}");
+    }
+
+    #[test]
+    fn every_verb_shows_an_example_of_itself() {
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.clone().render_long_help().to_string();
+            let example = format!("Example:\n  vgemctl {}", verb.get_name());
+            assert!(help.contains(&example), "{help}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) fn either<T: Serialize>(
 ) -> anyhow::Result<()> {
     match format {
         Format::Json => json(value),
+        Format::Jsonl => self::lines(&[serde_json::to_string(value)?]),
         Format::Table => self::lines(&lines(value)),
     }
 }

@@ -23,7 +23,14 @@ fn said(out: &Output) -> (Option<i32>, String) {
 
 #[test]
 fn without_a_broker_the_remedy_is_named() {
-    for verb in [["status"].as_slice(), &["list", "devices"], &["show", "client", "1"], &["explain", "3.7"]] {
+    for verb in [
+        ["status"].as_slice(),
+        &["list", "devices"],
+        &["show", "client", "1"],
+        &["explain", "3.7"],
+        &["who", "x"],
+        &["monitor"],
+    ] {
         let (code, text) = said(&vgemctl(verb));
         assert!(
             code == Some(3) && text.contains("vgemd --user") && text.contains("no such socket"),
@@ -47,9 +54,12 @@ fn a_named_socket_is_the_only_one() {
 
 #[test]
 fn a_wrong_command_line_is_a_usage_error() {
-    for wrong in
-        [["list", "stars"].as_slice(), &["explain", "why"], &["run", "zip", "compress", "--param", "x"]]
-    {
+    for wrong in [
+        ["list", "stars"].as_slice(),
+        &["explain", "why"],
+        &["who"],
+        &["run", "zip", "compress", "--param", "x"],
+    ] {
         assert_eq!(vgemctl(wrong).status.code(), Some(2), "{wrong:?}");
     }
 }

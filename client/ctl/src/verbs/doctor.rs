@@ -3,7 +3,7 @@
 use serde::Serialize;
 use vgem::host::{Finding, Verdict, survey};
 
-use crate::cli::{Common, Format};
+use crate::cli::Common;
 use crate::exit::Unwell;
 use crate::reach::{Otherwise, reach};
 use crate::table::Table;
@@ -21,10 +21,7 @@ pub(crate) fn run(common: &Common) -> anyhow::Result<()> {
     findings.extend(broker(common));
     let verdict = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Pass);
     let report = Report { verdict, findings };
-    match common.format {
-        Format::Json => print::json(&report)?,
-        Format::Table => print::lines(&lines(&report))?,
-    }
+    print::either(common.format, &report, lines)?;
     if verdict == Verdict::Fail { Err(Unwell.into()) } else { Ok(()) }
 }
 
@@ -37,7 +34,7 @@ fn broker(common: &Common) -> Vec<Finding> {
             let found = format!("answers: version {}, pid {}", status.version, status.pid);
             let features = status.features.iter().map(|line| {
                 let (name, state) = line.split_once(": ").unwrap_or(("feature", line));
-                Finding::pass(format!("broker's {name}"), state)
+                feature(format!("broker's {name}"), state)
             });
             std::iter::once(Finding::pass(name, found)).chain(features).collect()
         }
@@ -47,6 +44,15 @@ fn broker(common: &Common) -> Vec<Finding> {
         }
         Err(error) => vec![Finding::fail(name, format!("{error:#}"), "see what the broker logs")],
     }
+}
+
+/// What the broker says of one feature: `degraded` is not as it should be, and what follows the semicolon is the remedy.
+fn feature(name: String, state: &str) -> Finding {
+    if !state.starts_with("degraded") {
+        return Finding::pass(name, state);
+    }
+    let (found, fix) = state.split_once("; ").unwrap_or((state, "see what the broker logs"));
+    Finding::warn(name, found, fix)
 }
 
 fn is_absence(error: &anyhow::Error) -> bool {
@@ -75,5 +81,18 @@ fn word(verdict: Verdict) -> &'static str {
         Verdict::Pass => "PASS",
         Verdict::Warn => "WARN",
         Verdict::Fail => "FAIL",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_degraded_feature_is_a_warning_with_its_remedy() {
+        let found = feature("broker's pinning".into(), "degraded, 3 of 9 bytes; raise the limit");
+        assert_eq!((found.verdict, found.found.as_str()), (Verdict::Warn, "degraded, 3 of 9 bytes"));
+        assert_eq!(found.fix, "raise the limit");
+        assert_eq!(feature("x".into(), "9 bytes, all").verdict, Verdict::Pass);
     }
 }

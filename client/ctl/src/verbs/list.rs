@@ -44,7 +44,9 @@ pub(crate) fn objects(all: &[ObjectEntry]) -> Vec<String> {
         ">SIZE",
         ">PINNED",
         "STATE",
+        "KIND",
         ">DOMAIN",
+        "SHARED",
         "CLIENTS",
         "MAPPED BY",
         ">USES",
@@ -57,7 +59,9 @@ pub(crate) fn objects(all: &[ObjectEntry]) -> Vec<String> {
             human::bytes(object.len),
             human::bytes(object.pinned),
             object.state.clone(),
+            kind(object),
             object.domain.to_string(),
+            join(&object.shared_with),
             join(&object.clients),
             object.mapped_by.join(" "),
             object.uses.to_string(),
@@ -103,6 +107,28 @@ fn queues(all: &[QueueEntry]) -> Vec<String> {
     table.lines()
 }
 
-fn join(numbers: &[u64]) -> String {
-    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
+/// What an object is; for a sealed result, who alone writes it.
+fn kind(object: &ObjectEntry) -> String {
+    if object.writer.is_empty() { object.kind.clone() } else { format!("{} {}", object.kind, object.writer) }
+}
+
+fn join<T: ToString>(numbers: &[T]) -> String {
+    numbers.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_shows_its_kind_its_writer_and_the_domains_it_is_shared_with() {
+        let sealed = ObjectEntry {
+            kind: "sealed".into(),
+            writer: "zip".into(),
+            shared_with: vec![1001, 1002],
+            ..ObjectEntry::default()
+        };
+        let line = objects(&[sealed]).pop().expect("a row");
+        assert!(line.contains("sealed zip") && line.contains("1001 1002"), "{line}");
+    }
 }

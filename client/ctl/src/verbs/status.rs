@@ -20,7 +20,7 @@ fn lines(status: &Status) -> Vec<String> {
         ("up".into(), human::time(status.uptime_ns)),
         count("clients", status.clients),
         ("objects".into(), format!("{} ({})", status.objects, human::bytes(status.object_bytes))),
-        ("pinned".into(), human::bytes(status.pinned_bytes)),
+        ("pinned".into(), pinned(status)),
         count("queues", status.queues),
         count("jobs in flight", status.jobs_in_flight),
         count("driver processes", status.instances),
@@ -42,4 +42,28 @@ fn lines(status: &Status) -> Vec<String> {
     let rows: Vec<(String, String)> = rows.into_iter().chain(features).collect();
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect()
+}
+
+/// How much is pinned, and whether that is less than there is.
+fn pinned(status: &Status) -> String {
+    let pinned = human::bytes(status.pinned_bytes);
+    let state = status.features.iter().find_map(|line| line.strip_prefix("pinning: "));
+    match state {
+        Some(state) if state.starts_with("degraded") => format!("{pinned} (degraded, see pinning below)"),
+        _ => pinned,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pinning_that_is_degraded_shows_where_it_is_counted() {
+        let of = |line: &str| {
+            pinned(&Status { pinned_bytes: 4096, features: vec![line.into()], ..Status::default() })
+        };
+        assert_eq!(of("pinning: degraded, 4096 of 8192 bytes"), "4 KiB (degraded, see pinning below)");
+        assert_eq!(of("pinning: 4096 bytes, all of what is ready"), "4 KiB");
+    }
 }
