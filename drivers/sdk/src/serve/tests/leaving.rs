@@ -120,11 +120,15 @@ fn a_mapping_that_was_replaced_under_a_job_is_gone_before_its_object_is() {
 #[test]
 fn memory_that_could_not_be_mapped_is_let_go_before_that_is_told() {
     let mut rig = Rig::new(0);
-    let (refused, key) = (memory(4096), ObjectKey { index: 4, generation: 4 });
-    let fd = refused.export(Access::Read).expect("an fd");
-    rig.tell(Map { object: key, len: 4096, access: Access::Write, reserved: Zero }, &[fd.as_fd()]);
-    drop(fd);
-    rig.hear(|m| matches!(m, DriverMessage::NotMapped(_)).then_some(()));
-    assert_eq!((traces_of(refused.identity()), refused.probe()), (OWNED, Ok(Probe::Free)));
+    let key = ObjectKey { index: 4, generation: 4 };
+    for _ in 0..100 {
+        let refused = memory(4096);
+        let fd = refused.export(Access::Read).expect("an fd");
+        rig.tell(Map { object: key, len: 4096, access: Access::Write, reserved: Zero }, &[fd.as_fd()]);
+        drop(fd);
+        rig.hear(|m| matches!(m, DriverMessage::NotMapped(_)).then_some(()));
+        assert_eq!(refused.probe(), Ok(Probe::Free));
+        assert_eq!(traces_of(refused.identity()), OWNED);
+    }
     rig.ends();
 }
