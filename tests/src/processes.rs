@@ -33,9 +33,14 @@ pub fn name(pid: u32) -> String {
 /// Whether a process exists and is not a zombie.
 #[must_use]
 pub fn is_alive(pid: u32) -> bool {
+    !matches!(state(pid), ' ' | 'Z' | 'X')
+}
+
+/// What a process is doing, as `ps` has it: R, S, D, T, Z; a space if it is gone.
+#[must_use]
+pub fn state(pid: u32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
-    !matches!(state, None | Some("Z" | "X"))
+    stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next()).unwrap_or(' ')
 }
 
 /// Sends a signal by name (`KILL`, `STOP`, `TERM`).

@@ -53,7 +53,10 @@ impl Raw {
     /// If nobody listens.
     #[must_use]
     pub fn stranger(path: &Path) -> Self {
-        let socket = Socket::connect(path).expect("a broker listens");
+        Self::on(Socket::connect(path).expect("a broker listens"))
+    }
+
+    fn on(socket: Socket) -> Self {
         socket.set_recv_timeout(Some(Duration::from_secs(10))).expect("a socket of ours");
         Self { socket, requests: 0, fds: Vec::new(), events: Vec::new() }
     }
@@ -64,12 +67,33 @@ impl Raw {
     /// If the broker does not answer with Welcome.
     #[must_use]
     pub fn greeted(path: &Path) -> Self {
-        let mut raw = Self::stranger(path);
+        Self::over(Socket::connect(path).expect("a broker listens"))
+    }
+
+    /// Greets over a connection that somebody else made.
+    ///
+    /// # Panics
+    /// As [`Raw::greeted`].
+    #[must_use]
+    pub fn over(socket: Socket) -> Self {
+        Self::welcomed(socket).expect("a broker that welcomes")
+    }
+
+    /// As [`Raw::over`], if the broker does not close the connection instead.
+    ///
+    /// # Panics
+    /// If it answers with anything but Welcome.
+    #[must_use]
+    pub fn welcomed(socket: Socket) -> Option<Self> {
+        let mut raw = Self::on(socket);
         let hello =
             Hello { version_min: 1, version_max: 1, reserved: Zero, features: 0, name: b"raw".to_vec() };
-        let answer = raw.ask(hello);
-        assert!(matches!(answer, ClientMessage::Welcome(_)), "{answer:?}");
-        raw
+        raw.send(hello, &[]).ok()?;
+        match raw.hear_within(Duration::from_secs(10)) {
+            Heard::Message(_, ClientMessage::Welcome(_)) => Some(raw),
+            Heard::Gone => None,
+            other => panic!("{other:?} instead of a welcome"),
+        }
     }
 
     /// Sends bytes as they are and waits for an answer.

@@ -308,6 +308,19 @@ def do_release(ask, _fds):
     return {"at_ns": at}, []
 
 
+def do_connect(ask, _fds):
+    """Connects to a socket, so that the peer sees this user; the connection."""
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    link.connect(ask["path"])
+    return {}, [link.detach()]
+
+
+def do_passes_rights(_ask, fds):
+    """Whether a socket takes fds from its peer (SO_PASSRIGHTS)."""
+    with socket.socket(fileno=os.dup(fds[0])) as asked:
+        return {"passes": bool(asked.getsockopt(socket.SOL_SOCKET, 83))}, []
+
+
 def do_write(ask, fds):
     with Mapped(fds[0], ask["offset"] + 1, PROT_READ | PROT_WRITE) as at:
         ctypes.memset(at + ask["offset"], ask["byte"], 1)

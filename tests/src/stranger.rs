@@ -142,6 +142,15 @@ impl Stranger {
         serde_json::from_value(answer).expect("names and outcomes")
     }
 
+    /// Has it connect to a broker: for the broker, the connection is this user's, whoever uses it.
+    ///
+    /// # Panics
+    /// If nobody listens.
+    pub fn connect(&mut self, path: &Path) -> Socket {
+        let (answer, mut fds) = self.ask_for_fds(json!({ "do": "connect", "path": path }), &[]);
+        Socket::from(fds.pop().unwrap_or_else(|| panic!("{}: {answer}", path.display())))
+    }
+
     /// Has it hold memory in one way: `fd`, `map`, `dup`, `open`, `queue`, `cycle`, `fork`.
     ///
     /// # Panics

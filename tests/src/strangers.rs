@@ -157,6 +157,8 @@ fn swallowed() -> OwnedFd {
 #[must_use]
 pub fn lingering(time: Duration) -> (OwnedFd, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    // A buffer that was set does not grow, so what is on its way stays on its way.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 4096).expect("a socket of ours");
     let mut writer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
     let (reader, _) = listener.accept().expect("it connected");
     rustix::net::sockopt::set_socket_linger(&writer, Some(time)).expect("a socket of ours");
