@@ -72,6 +72,9 @@ impl Openings {
 
     pub(crate) fn remove(&mut self, id: u64) -> Option<Opening> {
         self.for_pairs.retain(|other| *other != id);
+        if self.for_pairs.is_empty() {
+            self.lacking = 0;
+        }
         self.waiting.remove(&id)
     }
 

@@ -1,4 +1,5 @@
-//! Random histories: clients that come, work and die, drivers that run, fail, lag and die, exports that linger.
+//! Random histories: clients that come, work and die, drivers that run, fail, lag and die, exports that linger
+//! and are imported in other domains, porters that hang, a kernel that takes its time ([`sharing`]).
 //!
 //! After every step the broker's invariants hold (the world checks them), every job was sent with exactly the
 //! waits that [`crate::oracle`] computes, and at the end, when everybody is gone and quiet, every accepted job
@@ -7,21 +8,23 @@
 //! A history is made from one seed; a failure prints it. `VGEM_MODEL_SEED` runs one seed alone,
 //! `VGEM_MODEL_HISTORIES` that many of them.
 
+mod sharing;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_core::io::{Input, InstanceEnd, LinkId};
-use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{Handle, InstanceId, ObjectKey, Point, QueueHandle, TimelineKey};
+use vgem_proto::ids::{Handle, InstanceId, ObjectKey, Point, PorterId, QueueHandle, TimelineKey};
 use vgem_proto::jobs::{JOB_EXPLICIT, JOB_RUN_ANYWAY};
-use vgem_proto::message::client::{ClientMessage, CloseObject, CloseQueue, Done, ObjectCreated, OpenQueue};
+use vgem_proto::message::client::{ClientMessage, CloseQueue, Done};
 use vgem_proto::message::driver::DriverMessage;
-use vgem_proto::rights::WaitKind;
+use vgem_proto::rights::{Rights, WaitKind};
 
+use self::sharing::Pending;
 use crate::batch::Batch;
 use crate::driver::Received;
 use crate::oracle::{Accepted, How, Oracle, Touch};
-use crate::world::{COPY, DOMAIN, MS, OTHER_DOMAIN, SEC, World, ZIP, commit, config, create};
+use crate::world::{DOMAIN, OTHER_DOMAIN, World, config};
 
 /// A generator of numbers: splitmix64.
 struct Dice(u64);
@@ -49,10 +52,20 @@ impl Dice {
     }
 }
 
+/// An object as a client knows it.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    handle: Handle,
+    key: ObjectKey,
+    rights: Rights,
+    imports: u32,
+}
+
 /// A client as it knows itself.
 struct Member {
     link: LinkId,
-    objects: Vec<(Handle, ObjectKey)>,
+    objects: Vec<Held>,
+    porter: Option<PorterId>,
     queues: Vec<(QueueHandle, TimelineKey, u64)>,
 }
 
@@ -66,6 +79,12 @@ struct Model {
     /// How many of a driver's jobs were compared.
     compared: BTreeMap<InstanceId, usize>,
     refused: u64,
+    /// Requests that are not answered yet.
+    pending: BTreeMap<u64, (LinkId, Pending)>,
+    /// Objects that some client knows to be ready.
+    ready: BTreeSet<ObjectKey>,
+    imports: u64,
+    observed: u64,
 }
 
 impl Model {
@@ -79,11 +98,24 @@ impl Model {
         config.quotas.bytes = 40 * 4096;
         let world = World::with(config);
         let (oracle, members, links) = (Oracle::default(), Vec::new(), BTreeMap::new());
-        Self { world, dice: Dice(seed), oracle, members, links, compared: BTreeMap::new(), refused: 0 }
+        Self {
+            world,
+            dice: Dice(seed),
+            oracle,
+            members,
+            links,
+            compared: BTreeMap::new(),
+            refused: 0,
+            pending: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            imports: 0,
+            observed: 0,
+        }
     }
 
     fn step(&mut self) {
-        match self.dice.below(100) {
+        self.choose_pace();
+        match self.dice.below(140) {
             0..5 => self.connect(),
             5..7 => self.hang_up(),
             7..15 => self.create(),
@@ -96,8 +128,18 @@ impl Model {
             90..92 => self.kill_a_driver(),
             92..95 => self.close_an_export(),
             95..98 => self.pass_time(),
-            _ => self.world.apply(Input::ExportHint { object: None }),
+            98..100 => self.world.apply(Input::ExportHint { object: None }),
+            100..110 => self.commit_some(),
+            110..122 => self.import(),
+            122..125 => self.export(),
+            125..130 => self.observe(),
+            130..131 => self.end_a_porter(),
+            131..132 => self.tamper(),
+            _ => {
+                self.finish_some(3);
+            }
         }
+        self.hear_answers();
         self.bury();
     }
 
@@ -107,7 +149,7 @@ impl Model {
         }
         let domain = if self.dice.one_in(3) { OTHER_DOMAIN } else { DOMAIN };
         let link = self.world.client_of(domain);
-        self.members.push(Member { link, objects: Vec::new(), queues: Vec::new() });
+        self.members.push(Member { link, objects: Vec::new(), porter: None, queues: Vec::new() });
     }
 
     fn some_member(&mut self) -> Option<usize> {
@@ -119,44 +161,6 @@ impl Model {
         if let Some(place) = self.some_member() {
             let member = self.members.swap_remove(place);
             self.world.hang_up(member.link);
-        }
-    }
-
-    fn create(&mut self) {
-        let Some(place) = self.some_member() else { return };
-        self.world.close_exports = !self.dice.one_in(4);
-        let link = self.members[place].link;
-        let Some(ClientMessage::ObjectCreated(ObjectCreated { objects, .. })) =
-            self.world.ask(link, create(4096))
-        else {
-            return;
-        };
-        let object = objects[0];
-        let key = self.world.last_object();
-        if !self.dice.one_in(8) {
-            self.world.ask(link, commit(object));
-            self.members[place].objects.push((object, key));
-        }
-    }
-
-    fn close_object(&mut self) {
-        let Some(place) = self.some_member() else { return };
-        let Some((object, key)) = self.dice.pick(&self.members[place].objects) else { return };
-        let member = &mut self.members[place];
-        member.objects.retain(|(_, other)| *other != key);
-        let done = self.world.ask(member.link, CloseObject { object });
-        assert_eq!(done, Some(ClientMessage::Done(Done {})));
-    }
-
-    fn open_queue(&mut self) {
-        let Some(place) = self.some_member() else { return };
-        let device = self.dice.pick(&[COPY, ZIP, SEC]).unwrap_or(COPY);
-        let link = self.members[place].link;
-        let depth = if self.dice.one_in(4) { 3 } else { 0 };
-        let open = OpenQueue { device, depth, reserved: Zero };
-        let request = self.world.send(link, open, 0, self.world.now.after(200 * MS));
-        if let Some(ClientMessage::QueueOpened(opened)) = self.world.answer_to(request).map(|r| r.message) {
-            self.members[place].queues.push((opened.queue, opened.timeline, 0));
         }
     }
 
@@ -215,7 +219,7 @@ impl Model {
         (timeline, point): (TimelineKey, u64),
         planned: &[Accepted],
     ) -> (Batch, Accepted) {
-        let (batch, touches) = self.random_touches(place, batch);
+        let (batch, touches) = self.random_touches(place, batch, timeline);
         let (mut batch, explicit) = self.random_waits(place, batch, planned);
         let (skips_implicit, runs_anyway) = (self.dice.one_in(8), self.dice.one_in(8));
         if skips_implicit {
@@ -229,14 +233,22 @@ impl Model {
         (batch, job)
     }
 
-    fn random_touches(&mut self, place: usize, mut batch: Batch) -> (Batch, Vec<Touch>) {
+    fn random_touches(
+        &mut self,
+        place: usize,
+        mut batch: Batch,
+        timeline: TimelineKey,
+    ) -> (Batch, Vec<Touch>) {
         let mut touches = Vec::new();
+        let ready = self.ready_of(place);
         for _ in 0..self.dice.below(4) {
-            let Some((handle, object)) = self.dice.pick(&self.members[place].objects) else { break };
+            let Some(held) = self.dice.pick(&ready) else { break };
+            let (handle, object) = Self::handle_of(&held);
             let start = self.dice.below(8) * 64;
             let bytes = start..start + 64 * (1 + self.dice.below(4));
             let range = bytes.clone();
             let how = match self.dice.below(4) {
+                _ if !self.may_write(&held, timeline) => How::Read,
                 0 => How::Update,
                 1 | 2 => How::Replace,
                 _ => How::Read,
@@ -248,7 +260,7 @@ impl Model {
             };
             touches.push(Touch { object, bytes, how });
             if self.dice.one_in(5)
-                && let Some((cells, object)) = self.dice.pick(&self.members[place].objects)
+                && let Some((cells, object)) = self.dice.pick(&ready).map(|held| Self::handle_of(&held))
             {
                 let at = self.dice.below(8) * 64;
                 batch = batch.indirect(cells, at, 3);
@@ -403,6 +415,7 @@ impl Model {
         {
             self.die(id);
         }
+        self.bury_porters();
         let in_flight: u64 = self.world.broker.ledger().domains.values().map(|usage| usage.jobs).sum();
         assert_eq!(in_flight, self.oracle.unfinished() as u64, "jobs in flight");
     }
@@ -445,6 +458,8 @@ impl Model {
 
     /// Everybody goes, everything ends, and the broker is as it was.
     fn end(mut self) {
+        self.world.hold = |_| false;
+        (self.world.clients_read, self.world.close_exports) = (true, true);
         for member in std::mem::take(&mut self.members) {
             self.world.hang_up(member.link);
         }
@@ -452,7 +467,11 @@ impl Model {
         self.world.apply(Input::ExportHint { object: None });
         for rounds in 0.. {
             assert!(rounds < 10_000, "it never becomes quiet: {}", self.world.broker.digest());
-            let mut moved = false;
+            let mut moved = self.finish_some(u64::MAX);
+            for porter in self.world.porters.keys().copied().collect::<Vec<_>>() {
+                self.world.end_porter(porter);
+                moved = true;
+            }
             for timeline in self.heads() {
                 moved |= self.world.try_run(timeline, None);
             }
@@ -467,6 +486,7 @@ impl Model {
         assert_eq!(self.oracle.unfinished(), 0, "every accepted job has ended");
         assert_eq!(self.world.broker.ledger(), Self::new(0).world.broker.ledger(), "the broker is as it was");
         assert!(self.world.drivers.is_empty() && self.world.memory.is_empty());
+        assert!(self.world.porters.is_empty() && self.world.arrivals.is_empty());
         assert_eq!(self.world.pairs.len(), self.world.broker.ledger().pairs);
     }
 }
@@ -482,14 +502,14 @@ impl Drop for Seed {
     }
 }
 
-/// Runs one history; gives the number of jobs and of refused batches in it.
-fn run(seed: u64, steps: u64) -> (u64, u64) {
+/// Runs one history; gives the number of jobs, refused batches, imports and answers to Observe in it.
+fn run(seed: u64, steps: u64) -> [u64; 4] {
     let _told = Seed(seed);
     let mut model = Model::new(seed);
     for _ in 0..steps {
         model.step();
     }
-    let told = (model.world.broker.counters().jobs, model.refused);
+    let told = [model.world.broker.counters().jobs, model.refused, model.imports, model.observed];
     model.end();
     told
 }
@@ -502,10 +522,12 @@ fn every_job_waits_for_exactly_what_it_must_and_everything_comes_back() {
         run(seed, 600);
         return;
     }
-    let (mut jobs, mut refused) = (0, 0);
+    let mut seen = [0; 4];
     for seed in 0..number("VGEM_MODEL_HISTORIES").unwrap_or(60) {
-        let told = run(seed, 600);
-        (jobs, refused) = (jobs + told.0, refused + told.1);
+        for (sum, told) in seen.iter_mut().zip(run(seed, 600)) {
+            *sum += told;
+        }
     }
-    assert!(jobs > 5000 && refused > 100, "histories of {jobs} jobs and {refused} refusals show too little");
+    let enough = seen.iter().zip([5000, 100, 200, 200]).all(|(seen, least)| *seen >= least);
+    assert!(enough, "histories of {seen:?} jobs, refusals, imports and observations show too little");
 }

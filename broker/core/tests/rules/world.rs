@@ -89,6 +89,8 @@ pub(crate) struct World {
     pub(crate) client_pages: BTreeMap<(LinkId, PageId), PairId>,
     /// Memory that porters brought and the shell holds.
     pub(crate) arrivals: BTreeSet<ArrivalId>,
+    /// The objects that such memory became.
+    pub(crate) taken: BTreeMap<ArrivalId, ObjectKey>,
     /// Effects that only need to be counted: CollectInFlight, Monitor, CheckReceived.
     pub(crate) said: Vec<Effect>,
     /// Whether clients have read what they were sent, when somebody looks.
@@ -161,6 +163,7 @@ impl World {
             porters: BTreeMap::new(),
             client_pages: BTreeMap::new(),
             arrivals: BTreeSet::new(),
+            taken: BTreeMap::new(),
             said: Vec::new(),
             clients_read: true,
             reads_at_once: true,
@@ -230,6 +233,7 @@ impl World {
             }
             Effect::TakeArrival { arrival, object } => {
                 assert!(self.arrivals.remove(&arrival), "takes what is not there");
+                self.taken.insert(arrival, object);
                 let memory = Memory { populated: true, ..Memory::default() };
                 assert!(self.memory.insert(object, memory).is_none());
                 Some(Input::ObjectMade { object, outcome: Ok(inode_of(object)) })
@@ -519,6 +523,20 @@ impl World {
         let arrival = ArrivalId(self.next_arrival);
         self.arrivals.insert(arrival);
         Arrival::Memory { arrival, len }
+    }
+
+    /// The number of the next request.
+    pub(crate) fn next_request(&self) -> u64 {
+        self.next_request + 1
+    }
+
+    /// The object that what a porter brought is, or became.
+    pub(crate) fn object_of(&self, arrival: &Arrival) -> Option<ObjectKey> {
+        match arrival {
+            Arrival::Object(key) => Some(*key),
+            Arrival::Memory { arrival, .. } => self.taken.get(arrival).copied(),
+            Arrival::Page => None,
+        }
     }
 
     /// Sends an Import; gives its number.
