@@ -130,15 +130,11 @@ impl Shell {
     }
 
     fn tell_monitors(&mut self, domain: Option<DomainId>, event: Event) {
-        let sees = |scope| match scope {
-            Scope::All => true,
-            Scope::Domain(own) => Some(own) == domain,
-        };
         let links: Vec<LinkId> = self
             .monitors
             .all
             .iter()
-            .filter(|(_, monitor)| sees(monitor.scope))
+            .filter(|(_, monitor)| sees(monitor.scope, domain))
             .map(|(link, _)| *link)
             .collect();
         if links.is_empty() {
@@ -172,6 +168,14 @@ impl Shell {
         if self.clients.get_mut(&link).is_some_and(|client| client.took_fds()) {
             self.inputs.push_back(Input::Received { link });
         }
+    }
+}
+
+/// Whether what concerns a domain, or the broker as a whole, is in a scope.
+fn sees(scope: Scope, domain: Option<DomainId>) -> bool {
+    match scope {
+        Scope::All => true,
+        Scope::Domain(own) => Some(own) == domain,
     }
 }
 
@@ -309,6 +313,13 @@ mod tests {
             limiter.admit(Some(DomainId(domain)), false, u64::from(domain) * BURST * EACH_NS);
         }
         assert!(limiter.buckets.len() <= DOMAINS);
+    }
+
+    #[test]
+    fn a_domain_sees_what_is_its_own_and_nothing_of_others_or_the_whole() {
+        let own = Scope::Domain(DomainId(1000));
+        assert!(sees(own, DOMAIN) && !sees(own, Some(DomainId(1001))) && !sees(own, None));
+        assert!(sees(Scope::All, DOMAIN) && sees(Scope::All, None));
     }
 
     fn entry(text: String) -> EventEntry {

@@ -260,3 +260,6 @@ fn refusal(unfit: Unfit) -> Refusal {
     let text = String::from_utf8_lossy(&unfit.text).into_owned();
     Refusal::new(unfit.code, text).with(unfit.value, unfit.limit)
 }
+
+#[cfg(test)]
+mod tests;
