@@ -11,13 +11,12 @@ use vgem_proto::ids::{ObjectKey, TimelineKey};
 
 use crate::counters::{Counters, Tally};
 use crate::description::{self, EXECUTORS, WHOLE, file, op, open, read, write};
-use crate::errors::refused;
 use crate::ffi::Memory;
 use crate::file::{Direct, OpenFile};
 use crate::files::Files;
 use crate::io::Io;
 use crate::paths::{OpenMode, Resolver, Roots};
-use crate::transfer::Transfer;
+use crate::transfer::{Moved, Transfer};
 
 /// What an instance is started with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -104,7 +103,9 @@ impl Blk {
                 task.set_value(self.files.find(queue, task.number(file::FILE))?.len()?);
                 Ok(())
             }
-            other => Err(refused(ErrorCode::NoSuchOperation, format!("operation {other}; blk has 0 to 7"))),
+            other => {
+                Err(JobError::new(ErrorCode::NoSuchOperation, format!("operation {other}; blk has 0 to 7")))
+            }
         }
     }
 
@@ -114,14 +115,22 @@ impl Blk {
             1 => OpenMode::Write,
             2 => OpenMode::Create,
             3 => OpenMode::CreateNew,
-            other => return Err(refused(ErrorCode::BadParameter, format!("mode {other}; 0 to 3 are modes"))),
+            other => {
+                return Err(JobError::new(
+                    ErrorCode::BadParameter,
+                    format!("mode {other}; 0 to 3 are modes"),
+                ));
+            }
         };
         let direct = match task.number(open::DIRECT) {
             0 => Direct::Auto,
             1 => Direct::Never,
             2 => Direct::Require,
             other => {
-                return Err(refused(ErrorCode::BadParameter, format!("direct {other}; 0 to 2 are choices")));
+                return Err(JobError::new(
+                    ErrorCode::BadParameter,
+                    format!("direct {other}; 0 to 2 are choices"),
+                ));
             }
         };
         let path = task.bytes(open::PATH).unwrap_or_default();
@@ -139,12 +148,11 @@ impl Blk {
         };
         let part = output.sub(0, len).ok_or_else(|| {
             let text = format!("{len} bytes do not fit into the output of {} bytes", output.len());
-            refused(ErrorCode::OutputTooSmall, text)
+            JobError::new(ErrorCode::OutputTooSmall, text)
         })?;
         let offset = task.number(read::OFFSET);
-        let done = self.transfer(task, read::OUTPUT, &file, Memory::Into(part))?.read(offset)?;
-        task.set_len(done as u64);
-        task.set_value(offset);
+        let moved = self.transfer(task, read::OUTPUT, &file, Memory::Into(part))?.read(offset)?;
+        tell(task, moved);
         Ok(())
     }
 
@@ -152,18 +160,16 @@ impl Blk {
         let file = self.files.find(queue, task.number(write::FILE))?;
         let input = task.input(write::INPUT)?;
         let offset = task.number(write::OFFSET);
-        self.transfer(task, write::INPUT, &file, Memory::From(input))?.write(offset)?;
-        task.set_len(input.len() as u64);
-        task.set_value(offset);
+        let moved = self.transfer(task, write::INPUT, &file, Memory::From(input))?.write(offset)?;
+        tell(task, moved);
         Ok(())
     }
 
     fn append(&self, queue: TimelineKey, task: &mut Task<'_>) -> Result<(), JobError> {
         let file = self.files.find(queue, task.number(write::FILE))?;
         let input = task.input(write::INPUT)?;
-        let offset = self.transfer(task, write::INPUT, &file, Memory::From(input))?.append()?;
-        task.set_len(input.len() as u64);
-        task.set_value(offset);
+        let moved = self.transfer(task, write::INPUT, &file, Memory::From(input))?.append()?;
+        tell(task, moved);
         Ok(())
     }
 
@@ -181,12 +187,19 @@ impl Blk {
         file: &'m OpenFile,
         memory: Memory<'m>,
     ) -> Result<Transfer<'m>, JobError> {
+        let staging = task.staging(operand);
         let operand = task
             .operand(operand)
-            .ok_or_else(|| refused(ErrorCode::BadOperand, format!("operand {operand} is missing")))?;
-        let (object, object_offset, foreign) = (operand.object, operand.offset, operand.foreign);
-        Ok(Transfer { io: &self.io, tally: &self.tally, file, memory, object, object_offset, foreign })
+            .ok_or_else(|| JobError::new(ErrorCode::BadOperand, format!("operand {operand} is missing")))?;
+        let (object, object_offset) = (Some(operand.object), operand.offset);
+        Ok(Transfer { io: &self.io, tally: &self.tally, file, memory, object, object_offset, staging })
     }
+}
+
+fn tell(task: &mut Task<'_>, moved: Moved) {
+    task.set_len(moved.done as u64);
+    task.set_value(moved.offset);
+    task.add_staged(moved.staged);
 }
 
 impl Engine for Blk {

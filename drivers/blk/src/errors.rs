@@ -29,8 +29,3 @@ fn code_of(errno: Errno) -> ErrorCode {
         _ => ErrorCode::Io,
     }
 }
-
-/// A refusal of our own.
-pub(crate) fn refused(code: ErrorCode, text: impl Into<String>) -> JobError {
-    JobError::new(code, text)
-}

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use vgem_driver::JobError;
 use vgem_proto::error::ErrorCode;
 
-use crate::errors::{failed, refused};
+use crate::errors::failed;
 use crate::paths::{Access, Opened};
 
 /// Alignment that direct I/O gets where the file system does not say what it needs, bytes.
@@ -62,7 +62,7 @@ impl OpenFile {
             Direct::Auto | Direct::Require => open_direct(fd.as_fd(), access),
         };
         if policy == Direct::Require && direct.is_none() {
-            return Err(refused(
+            return Err(JobError::new(
                 ErrorCode::Unsupported,
                 format!("{path}: its file system has no direct I/O"),
             ));
@@ -97,7 +97,7 @@ impl OpenFile {
         match self.access {
             Access::Write => Ok(()),
             Access::Read => {
-                Err(refused(ErrorCode::NotPermitted, format!("{} was opened for reading", self.path)))
+                Err(JobError::new(ErrorCode::NotPermitted, format!("{} was opened for reading", self.path)))
             }
         }
     }

@@ -10,7 +10,6 @@ use vgem_driver::JobError;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::TimelineKey;
 
-use crate::errors::refused;
 use crate::file::{AppendLock, Direct, Inode, OpenFile};
 use crate::paths::Opened;
 
@@ -40,7 +39,7 @@ impl Files {
             if files.len() >= FILES_PER_QUEUE {
                 let text =
                     format!("{FILES_PER_QUEUE} files are open on this queue, which is the limit; close one");
-                return Err(refused(ErrorCode::Exhausted, text));
+                return Err(JobError::new(ErrorCode::Exhausted, text));
             }
             table.last += 1;
             files.insert(table.last, file);
@@ -84,5 +83,8 @@ impl Table {
 }
 
 fn not_open(number: u64) -> JobError {
-    refused(ErrorCode::NotFound, format!("file {number} is not open on this queue; each queue opens its own"))
+    JobError::new(
+        ErrorCode::NotFound,
+        format!("file {number} is not open on this queue; each queue opens its own"),
+    )
 }

@@ -1,8 +1,9 @@
 //! The `blk` device: reads and writes files and block devices, straight from and into objects.
 //!
 //! What it is: open, close, read, write, append, sync, truncate and stat on files under configured roots.
-//! Operands are the kernel's own source and destination; no byte is copied here. What it is not: a file system, or
-//! a cache. It keeps open files and registered memory, nothing else.
+//! Operands are the kernel's own source and destination; no byte is copied here, unless another domain may write
+//! the operand: then the kernel gets private windows of it. What it is not: a file system, or a cache. It keeps
+//! open files and registered memory, nothing else.
 //!
 //! # Which way the bytes go
 //!
@@ -28,6 +29,11 @@
 //! its entry is cloned to the other rings. Kernels that cannot clone register it in each ring.
 //! Where an object cannot be registered (locked-memory limit, read-only mapping, table full) the same pieces go as
 //! plain reads and writes; where there is no io_uring, as `pread` and `pwrite`. Both are logged and counted.
+//!
+//! A registered object is these very pages. Who punches a hole into an object takes its pages away from the file
+//! and from every mapping, but not from the device: until the object is mapped anew, the jobs of its domain then
+//! read into, and write from, pages that nobody else sees. That is the domain's own foot, and no other's: such
+//! pages never leave the object's registration, and operands of another domain do not use it.
 //!
 //! Invariants:
 //! - A ring is used by one thread at a time, and no job returns while the kernel may still touch its operands.

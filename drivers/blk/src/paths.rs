@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use vgem_driver::JobError;
 use vgem_proto::error::ErrorCode;
 
-use crate::errors::{failed, refused};
+use crate::errors::failed;
 use crate::file::Inode;
 
 /// Times an open is repeated when files appear and vanish meanwhile.
@@ -149,18 +149,18 @@ impl Roots {
     fn locate(&self, path: &[u8]) -> Result<(&Root, PathBuf), JobError> {
         let shown = String::from_utf8_lossy(path);
         if path.first() != Some(&b'/') || path.contains(&0) {
-            return Err(refused(ErrorCode::BadParameter, format!("path {shown:?} is not absolute")));
+            return Err(JobError::new(ErrorCode::BadParameter, format!("path {shown:?} is not absolute")));
         }
         let path = Path::new(OsStr::from_bytes(path));
         if path.components().any(|part| part == Component::ParentDir) {
-            return Err(refused(ErrorCode::NotPermitted, format!("path {shown:?} contains \"..\"")));
+            return Err(JobError::new(ErrorCode::NotPermitted, format!("path {shown:?} contains \"..\"")));
         }
         let under = |root| root_and_rest(root, path);
         let found = self.roots.iter().filter_map(under).min_by_key(|(_, rest)| rest.as_os_str().len());
         found.ok_or_else(|| {
             let roots: Vec<_> = self.roots.iter().map(|root| root.names[0].display().to_string()).collect();
             let text = format!("path {shown:?} is under none of the device's roots: {roots:?}");
-            refused(ErrorCode::NotPermitted, text)
+            JobError::new(ErrorCode::NotPermitted, text)
         })
     }
 
@@ -187,10 +187,13 @@ impl Root {
     fn open(path: &Path) -> Result<Self, JobError> {
         let shown = path.display();
         if !path.is_absolute() {
-            return Err(refused(ErrorCode::BadParameter, format!("root {shown} is not absolute")));
+            return Err(JobError::new(ErrorCode::BadParameter, format!("root {shown} is not absolute")));
         }
         let real = path.canonicalize().map_err(|error| {
-            refused(ErrorCode::NotFound, format!("root {shown}: {error}; create it or configure another"))
+            JobError::new(
+                ErrorCode::NotFound,
+                format!("root {shown}: {error}; create it or configure another"),
+            )
         })?;
         let (dir, file) = match (real.is_dir(), real.parent(), real.file_name()) {
             (false, Some(dir), Some(name)) => (dir, Some(PathBuf::from(name))),
@@ -257,12 +260,12 @@ fn check_place(place: BorrowedFd<'_>, name: &str) -> Result<FileType, JobError> 
     let kind = FileType::from_raw_mode(rustix::fs::fstat(place).map_err(cannot)?.st_mode);
     if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
         let text = format!("{name} is a {}; regular files and block devices can be opened", kind_name(kind));
-        return Err(refused(ErrorCode::NotPermitted, text));
+        return Err(JobError::new(ErrorCode::NotPermitted, text));
     }
     let fs = rustix::fs::fstatfs(place).map_err(cannot)?.f_type;
     if kind == FileType::RegularFile && PSEUDO_FILE_SYSTEMS.contains(&(fs & 0xffff_ffff)) {
         let text = format!("{name} is the kernel's own, not data (file system type {fs:#x})");
-        return Err(refused(ErrorCode::NotPermitted, text));
+        return Err(JobError::new(ErrorCode::NotPermitted, text));
     }
     Ok(kind)
 }

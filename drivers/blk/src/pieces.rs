@@ -248,14 +248,14 @@ impl Piece {
 impl Alignment {
     /// Whether direct I/O takes these bytes at this file offset.
     pub(crate) fn fits(&self, offset: u64, memory: &Memory<'_>) -> bool {
-        self.fits_start(offset, memory)
+        self.fits_start(offset, memory.address())
             && (memory.len() as u64).is_multiple_of(self.offset)
             && memory.len() > 0
     }
 
     /// Whether it takes as many of them as are a multiple.
-    pub(crate) fn fits_start(&self, offset: u64, memory: &Memory<'_>) -> bool {
-        offset.is_multiple_of(self.offset) && memory.address().is_multiple_of(self.memory)
+    pub(crate) fn fits_start(&self, offset: u64, address: usize) -> bool {
+        offset.is_multiple_of(self.offset) && address.is_multiple_of(self.memory)
     }
 
     /// The longest length it takes, bytes.

@@ -1,17 +1,22 @@
 //! One read, write or append: which way its bytes go, and what its job is told.
 //!
-//! The crate's essay has the table of ways and the reasons; this is the code of that table.
+//! The crate's essay has the table of ways and the reasons; this is the code of that table. An operand that another
+//! domain may write goes through private windows, and the kernel sees only those: it may read twice what it writes
+//! (once for the disk and once for a checksum), and look again at what it has read.
 
+use std::cell::RefCell;
 use std::sync::PoisonError;
 
 use rustix::io::Errno;
-use vgem_driver::JobError;
+use vgem_driver::mapping::{CopyStyle, copy_span};
+use vgem_driver::scratch::{Private, Scratch};
+use vgem_driver::{JobError, Staging};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::ObjectKey;
 
 use crate::counters::Tally;
 use crate::description::FILE_LEN;
-use crate::errors::{failed, refused};
+use crate::errors::failed;
 use crate::ffi::{Memory, cached_pages};
 use crate::file::{Direct, OpenFile};
 use crate::io::Io;
@@ -23,18 +28,37 @@ const DIRECT_FROM: usize = 128 * 1024;
 /// Bytes of a page of the page cache.
 const PAGE_LEN: u64 = 4096;
 
+/// Bytes of a window for operands of another domain: as many pieces as keep a disk busy.
+const WINDOW_LEN: usize = 4 * 1024 * 1024;
+
+thread_local! {
+    static WINDOW: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+}
+
 /// A transfer between a file and an operand.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Transfer<'m> {
     pub(crate) io: &'m Io,
     pub(crate) tally: &'m Tally,
     pub(crate) file: &'m OpenFile,
     pub(crate) memory: Memory<'m>,
-    pub(crate) object: ObjectKey,
+    /// The object the memory belongs to, if it is one that may be registered.
+    pub(crate) object: Option<ObjectKey>,
     /// First byte of the operand in its object.
     pub(crate) object_offset: u64,
-    /// Whether another domain may write the operand meanwhile.
-    pub(crate) foreign: bool,
+    /// Whether the operand itself is read or written, or private memory in its place.
+    pub(crate) staging: Staging,
+}
+
+/// What a transfer has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moved {
+    /// Where in the file it began, bytes.
+    pub(crate) offset: u64,
+    /// Bytes read or written.
+    pub(crate) done: usize,
+    /// Bytes that were copied through private memory.
+    pub(crate) staged: u64,
 }
 
 /// How the first part of a transfer goes; the rest always goes through the page cache.
@@ -46,14 +70,130 @@ enum Plan {
     Direct(usize),
 }
 
+impl Plan {
+    /// The same for `len` bytes from `at` on.
+    fn of_part(self, at: usize, len: usize) -> Self {
+        match self {
+            Self::Direct(body) if body > at => Self::Direct(len.min(body - at)),
+            Self::Direct(_) | Self::Cached => Self::Cached,
+        }
+    }
+}
+
 impl Transfer<'_> {
-    /// Reads until the operand is full or the file ends; returns the bytes read.
-    pub(crate) fn read(&self, offset: u64) -> Result<usize, JobError> {
+    /// Reads until the operand is full or the file ends.
+    pub(crate) fn read(&self, offset: u64) -> Result<Moved, JobError> {
         self.check_range(offset)?;
         let plan = match self.file.policy() {
             Direct::Auto if self.memory.len() < DIRECT_FROM || self.in_page_cache(offset)? => Plan::Cached,
             _ => self.plan(offset)?,
         };
+        let (outcome, staged) =
+            self.in_parts(plan, offset, |part, plan, offset| Ok(part.read_by(plan, offset)))?;
+        match outcome.error {
+            None => Ok(Moved { offset, done: outcome.done, staged }),
+            Some(errno) => Err(self.failed(errno, "read", offset, outcome.done)),
+        }
+    }
+
+    /// Writes the whole operand.
+    pub(crate) fn write(&self, offset: u64) -> Result<Moved, JobError> {
+        self.file.check_writable()?;
+        self.check_range(offset)?;
+        let plan = match self.file.policy() {
+            Direct::Auto if self.memory.len() < DIRECT_FROM => Plan::Cached,
+            _ => self.plan(offset)?,
+        };
+        let (outcome, staged) =
+            self.in_parts(plan, offset, |part, plan, offset| part.write_by(plan, offset))?;
+        self.all_written("write", offset, outcome)?;
+        Ok(Moved { offset, done: outcome.done, staged })
+    }
+
+    /// Writes the whole operand at the end of the file.
+    pub(crate) fn append(&self) -> Result<Moved, JobError> {
+        self.file.check_writable()?;
+        if !self.file.is_regular() {
+            let text = format!("{} is a block device, which has no end to append to", self.file.path());
+            return Err(JobError::new(ErrorCode::Unsupported, text));
+        }
+        let _turn = self.file.appends.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = self.file.len()?;
+        self.check_range(end)?;
+        // Past the page cache only as a whole: a tail left in it would make the next append unaligned anyway.
+        let plan = match self.file.policy() {
+            Direct::Auto if self.memory.len() < DIRECT_FROM => Plan::Cached,
+            Direct::Auto => match self.plan(end)? {
+                Plan::Direct(body) if body == self.memory.len() => Plan::Direct(body),
+                _ => Plan::Cached,
+            },
+            _ => self.plan(end)?,
+        };
+        let (outcome, staged) = self.in_parts(plan, end, |part, plan, offset| part.write_by(plan, offset))?;
+        let written = self.all_written("append to", end, outcome);
+        if written.is_err() && self.file.len()? == end + outcome.done as u64 {
+            self.file.truncate(end)?;
+        }
+        written.map(|()| Moved { offset: end, done: outcome.done, staged })
+    }
+
+    /// Does `step` on the operand where it lies, or else on private windows of it, one after the other, each with
+    /// its part of the plan and its place in the file. Answers also the bytes staged.
+    fn in_parts(
+        &self,
+        plan: Plan,
+        offset: u64,
+        step: impl Fn(&Transfer<'_>, Plan, u64) -> Result<Outcome, JobError>,
+    ) -> Result<(Outcome, u64), JobError> {
+        if self.staging == Staging::InPlace {
+            return Ok((step(self, plan, offset)?, 0));
+        }
+        WINDOW.with_borrow_mut(|scratch| {
+            let whole = self.memory.len();
+            let window = scratch.at_least(WINDOW_LEN.min(whole))?;
+            let (mut outcome, mut staged) = (Outcome { done: 0, error: None }, 0);
+            while outcome.done < whole {
+                let (at, len) = (outcome.done, WINDOW_LEN.min(whole - outcome.done));
+                let private = window.sub(0, len).ok_or_else(JobError::outside)?;
+                let part = self.on(private, at)?;
+                let step = step(&part, plan.of_part(at, len), offset + at as u64)?;
+                staged += self.take_back(private, at, step.done)? as u64;
+                outcome = Outcome { done: at + step.done, error: step.error };
+                if step.done < len {
+                    break;
+                }
+            }
+            Ok((outcome, staged))
+        })
+    }
+
+    /// The same transfer for a private window in place of the bytes from `at` on. What is to be written is in it.
+    fn on<'p>(&self, private: Private<'p>, at: usize) -> Result<Transfer<'p>, JobError>
+    where
+        Self: 'p,
+    {
+        let memory = match self.memory {
+            Memory::Into(_) => Memory::Into(private.as_span_mut()),
+            Memory::From(span) => {
+                let len = private.as_span().len();
+                let part = span.sub(at, len).ok_or_else(JobError::outside)?;
+                copy_span(private.as_span_mut(), part, CopyStyle::Plain)?;
+                Memory::From(private.as_span())
+            }
+        };
+        Ok(Transfer { memory, object: None, object_offset: 0, staging: Staging::InPlace, ..*self })
+    }
+
+    /// Copies what was read into a window to the operand; answers the bytes that this window was staged for.
+    fn take_back(&self, private: Private<'_>, at: usize, done: usize) -> Result<usize, JobError> {
+        let Memory::Into(span) = self.memory else { return Ok(private.as_span().len()) };
+        let (into, from) = (span.sub(at, done), private.sub(0, done));
+        let (Some(into), Some(from)) = (into, from) else { return Err(JobError::outside()) };
+        copy_span(into, from.as_span(), CopyStyle::Streaming)?;
+        Ok(done)
+    }
+
+    fn read_by(&self, plan: Plan, offset: u64) -> Outcome {
         let (order, body) = self.order(offset, plan);
         let mut pieces = Vec::new();
         // Small pieces are for being in flight together.
@@ -63,52 +203,7 @@ impl Transfer<'_> {
         };
         cut(&order, 0, body, true, &mut pieces);
         cut(&order, body, self.memory.len(), false, &mut pieces);
-        let outcome = self.run(&order, pieces);
-        match outcome.error {
-            None => Ok(outcome.done),
-            Some(errno) => Err(self.failed(errno, "read", offset, outcome.done)),
-        }
-    }
-
-    /// Writes the whole operand.
-    pub(crate) fn write(&self, offset: u64) -> Result<(), JobError> {
-        self.file.check_writable()?;
-        self.check_range(offset)?;
-        // The device could read bytes that another domain changes once for the data and once for a checksum of the
-        // file system; the page cache takes a copy first.
-        let plan = match self.file.policy() {
-            Direct::Auto if self.memory.len() < DIRECT_FROM || self.foreign => Plan::Cached,
-            _ => self.plan(offset)?,
-        };
-        let outcome = self.write_by(plan, offset)?;
-        self.all_written("write", offset, outcome)
-    }
-
-    /// Writes the whole operand at the end of the file; returns where that was.
-    pub(crate) fn append(&self) -> Result<u64, JobError> {
-        self.file.check_writable()?;
-        if !self.file.is_regular() {
-            let text = format!("{} is a block device, which has no end to append to", self.file.path());
-            return Err(refused(ErrorCode::Unsupported, text));
-        }
-        let _turn = self.file.appends.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = self.file.len()?;
-        self.check_range(end)?;
-        // Past the page cache only as a whole: a tail left in it would make the next append unaligned anyway.
-        let plan = match self.file.policy() {
-            Direct::Auto if self.memory.len() < DIRECT_FROM || self.foreign => Plan::Cached,
-            Direct::Auto => match self.plan(end)? {
-                Plan::Direct(body) if body == self.memory.len() => Plan::Direct(body),
-                _ => Plan::Cached,
-            },
-            _ => self.plan(end)?,
-        };
-        let outcome = self.write_by(plan, end)?;
-        let written = self.all_written("append to", end, outcome);
-        if written.is_err() && self.file.len()? == end + outcome.done as u64 {
-            self.file.truncate(end)?;
-        }
-        written.map(|()| end)
+        self.run(&order, pieces)
     }
 
     fn write_by(&self, plan: Plan, offset: u64) -> Result<Outcome, JobError> {
@@ -128,7 +223,8 @@ impl Transfer<'_> {
 
     /// What may go past the page cache by the file's policy and by alignment.
     fn plan(&self, offset: u64) -> Result<Plan, JobError> {
-        let fitting = self.file.direct().filter(|(_, alignment)| alignment.fits_start(offset, &self.memory));
+        let fitting =
+            self.file.direct().filter(|(_, alignment)| alignment.fits_start(offset, self.address()));
         let body = fitting.map_or(0, |(_, alignment)| alignment.body(self.memory.len()));
         match self.file.policy() {
             Direct::Require if body < self.memory.len() => {
@@ -138,11 +234,19 @@ impl Transfer<'_> {
                     self.file.path(),
                     self.memory.len()
                 );
-                Err(refused(ErrorCode::Unsupported, text))
+                Err(JobError::new(ErrorCode::Unsupported, text))
             }
             Direct::Never => Ok(Plan::Cached),
             Direct::Auto | Direct::Require if body == 0 => Ok(Plan::Cached),
             Direct::Auto | Direct::Require => Ok(Plan::Direct(body)),
+        }
+    }
+
+    /// Where the bytes lie for the kernel: private windows begin at a page's start.
+    fn address(&self) -> usize {
+        match self.staging {
+            Staging::InPlace => self.memory.address(),
+            Staging::Windows => 0,
         }
     }
 
@@ -167,7 +271,7 @@ impl Transfer<'_> {
             may_fall_back: self.file.policy() != Direct::Require,
             memory: self.memory,
             offset,
-            slots: self.io.slots(self.object),
+            slots: self.object.and_then(|object| self.io.slots(object)),
             object_offset: self.object_offset,
         };
         (order, body)
@@ -189,7 +293,7 @@ impl Transfer<'_> {
             Some(end) if end <= FILE_LEN => Ok(()),
             _ => {
                 let text = format!("{} bytes at offset {offset} end behind {FILE_LEN}", self.memory.len());
-                Err(refused(ErrorCode::OutOfRange, text))
+                Err(JobError::new(ErrorCode::OutOfRange, text))
             }
         }
     }

@@ -6,6 +6,8 @@
 
 mod appends;
 mod files;
+mod foreign;
 mod paths;
 mod rig;
+mod sealed;
 mod transfers;

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use vgem_driver::mapping::{Mapping, Populate, Span};
+pub(crate) use vgem_driver::testing::code;
 use vgem_driver::testing::memory::{Access, HugePages, ObjectMemory};
+use vgem_driver::testing::noise_from;
 use vgem_driver::{Engine as _, JobError, OperandBytes, ParamValue, Produced, Task, TaskOperand};
 use vgem_driver_blk::description::{WHOLE, op};
 use vgem_driver_blk::{Blk, IoChoice, Setup};
 use vgem_proto::describe::Touch;
-use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{ObjectKey, TimelineKey};
 
 use ParamValue::{Bytes, Number};
@@ -108,7 +109,7 @@ impl Rig {
 
 /// A real object, mapped as an instance maps it.
 pub(crate) struct Object {
-    _memory: ObjectMemory,
+    pub(crate) memory: ObjectMemory,
     pub(crate) mapping: Mapping,
     pub(crate) key: ObjectKey,
 }
@@ -120,10 +121,16 @@ impl Object {
 
     pub(crate) fn mapped_for(access: Access, index: u32, len: usize) -> Self {
         let memory = ObjectMemory::create(len as u64, HugePages::None, "blk-test").expect("an object");
+        Self::mapping_of(memory, access, index)
+    }
+
+    /// This memory, mapped whole.
+    pub(crate) fn mapping_of(memory: ObjectMemory, access: Access, index: u32) -> Self {
+        let len = usize::try_from(memory.len()).expect("a length");
         let fd = memory.export(access).expect("an export");
         let mapping =
             Mapping::map(std::os::fd::AsFd::as_fd(&fd), len, access, Populate::Now).expect("mapped");
-        Self { _memory: memory, mapping, key: ObjectKey { index, generation: 1 } }
+        Self { memory, mapping, key: ObjectKey { index, generation: 1 } }
     }
 
     /// An object that holds these bytes.
@@ -150,6 +157,11 @@ impl Object {
         TaskOperand { number: 0, bytes, object: self.key, offset: offset as u64, foreign: false }
     }
 
+    /// All of it, as an operand that another domain may write.
+    pub(crate) fn foreign(&self) -> TaskOperand<'_> {
+        TaskOperand { foreign: true, ..self.all() }
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         copy_of(self.mapping.span())
     }
@@ -165,21 +177,9 @@ pub(crate) fn queue(index: u32) -> TimelineKey {
     TimelineKey { index, generation: 1 }
 }
 
-pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, JobError>) -> ErrorCode {
-    result.expect_err("the job was to fail").code
-}
-
 /// Bytes without a short period, different for each seed.
 pub(crate) fn pattern(seed: u32, len: usize) -> Vec<u8> {
-    let mut state = u64::from(seed) * 0x9e37_79b9 + 1;
-    let mut bytes = vec![0; len];
-    for chunk in bytes.chunks_mut(8) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
-    }
-    bytes
+    noise_from(seed.into(), len)
 }
 
 pub(crate) fn forget_cache(path: &Path) {

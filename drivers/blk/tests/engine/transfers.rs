@@ -12,7 +12,7 @@ use crate::rig::{
 const MIB: usize = 1 << 20;
 
 /// Offsets and lengths on and off every boundary that matters: sectors, pages, the pieces, the direct threshold.
-const PLACES: &[(usize, usize)] = &[
+pub(crate) const PLACES: &[(usize, usize)] = &[
     (0, 3 * MIB),
     (0, 1),
     (1, 1),
@@ -28,7 +28,7 @@ const PLACES: &[(usize, usize)] = &[
     (100, 131_071),
 ];
 
-fn every_rig() -> [(&'static str, Rig); 2] {
+pub(crate) fn every_rig() -> [(&'static str, Rig); 2] {
     [("ring", Rig::new()), ("calls", Rig::by_calls())]
 }
 
@@ -207,17 +207,6 @@ fn require_refuses_what_is_not_aligned_and_auto_does_it() {
     assert_eq!(code(rig.write(queue(1), require, 0, object.part(0, MIB - 1))), ErrorCode::Unsupported);
     assert_eq!(code(rig.append(queue(1), require, object.part(1, 512))), ErrorCode::Unsupported);
     rig.read(queue(1), auto, 1, object.all()).expect("read");
-}
-
-#[test]
-fn a_foreign_input_is_never_handed_to_the_device_itself() {
-    let rig = Rig::new();
-    let file = rig.open(queue(1), &rig.file("f", &pattern(1, MIB)), WRITE, AUTO).expect("opened");
-    let object = Object::new(1, MIB).registered_with(&rig);
-    let mut operand = object.all();
-    operand.foreign = true;
-    rig.write(queue(1), file, 0, operand).expect("written");
-    assert_eq!(rig.blk.counters().direct_bytes, 0);
 }
 
 #[test]
