@@ -50,7 +50,7 @@
 //! |---|---|
 //! | [`Client`], [`ClientOptions`] | a connection |
 //! | [`Buffer`], [`Slice`], [`ReadGuard`], [`WriteGuard`], [`BufferSet`], [`BufferPool`] | memory |
-//! | [`Client::import_fd`], [`Buffer::send`], [`Received`] | memory of other processes |
+//! | [`Client::import_fd`], [`Buffer::send`], [`Received`], [`MappedExport`] | memory of other processes |
 //! | [`AdoptedBuffer`], [`AdoptedPages`], [`Region`], [`PageVec`] | memory this process has already |
 //! | [`Device`], [`Op`], [`Queue`], [`Batch`], [`Job`] | work |
 //! | [`Cells`], [`Cell`], [`CellWord`] | results |
@@ -82,6 +82,7 @@ mod embedded;
 mod error;
 pub mod exchange;
 mod explain;
+mod export;
 mod fence;
 mod guard;
 pub mod host;
@@ -122,6 +123,7 @@ pub use self::device::{Device, DeviceName, Op, OpChoice, OperandKey, ParamKey};
 pub use self::embedded::{Embedded, EmbeddedBuilder};
 pub use self::error::{Error, FenceError, JobFailure, LocalError, Result, Tried};
 pub use self::explain::Explanation;
+pub use self::export::MappedExport;
 pub use self::fence::{Fence, FenceState, FenceWait};
 pub use self::guard::{ReadGuard, WriteGuard};
 pub use self::import::ImportOptions;

@@ -651,3 +651,30 @@ fn threads_import_different_memory_at_once() {
     });
     assert_eq!(lens, (1..=8).map(|pages| pages * 4096).collect::<Vec<_>>());
 }
+
+#[test]
+fn an_export_is_mapped_and_copied_without_a_broker() {
+    let (_broker, client) = FakeBroker::with_client();
+    let buffer = client.create(8192).expect("memory");
+    buffer.write(.., SOON).expect("nobody uses it").fill(5);
+    let mapped = vgem::MappedExport::map(buffer.export(Access::Read).expect("an export")).expect("an export");
+    let mut seen = [0; 4];
+    mapped.copy_out(8188, &mut seen).expect("inside");
+    assert_eq!((mapped.len(), seen), (8192, [5; 4]));
+    let out = mapped.copy_out(8189, &mut seen).map_err(|error| error.to_string());
+    assert_eq!(out, Err("bytes 8189..8193 leave a buffer of 8192 bytes".into()));
+}
+
+#[test]
+fn t52_what_is_no_sealed_memory_is_not_mapped_without_a_broker_either() {
+    assert!(matches!(vgem::MappedExport::map(memfd(4096)), Err(Error::System(_))));
+}
+
+#[test]
+fn a_buffer_that_is_sent_is_mapped_without_a_broker_too() {
+    let (_broker, client) = FakeBroker::with_client();
+    let (near, far) = UnixStream::pair().expect("a pair");
+    client.create(5000).expect("memory").send(&near, Access::Read, SOON).expect("there is room");
+    let mapped = vgem::MappedExport::receive(&far, SOON).expect("a buffer");
+    assert_eq!((mapped.len(), mapped.copy_out(4999, &mut [0; 2]).is_err()), (5000, true));
+}

@@ -72,6 +72,7 @@ pub(crate) fn find(proc: &Path, wanted: Wanted) -> anyhow::Result<Found> {
             }
             // It went meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(3) => {}
+            Err(_) if is_dead(&process) => {}
             Err(_) => found.unseen += 1,
         }
     }
@@ -139,6 +140,13 @@ fn mapping(line: &str, wanted: Wanted) -> Option<(How, &'static str)> {
     Some((How::Mapping(range.to_owned()), access))
 }
 
+/// Whether a process has ended and only waits for its parent to notice: it holds nothing.
+fn is_dead(process: &Path) -> bool {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_none_or(|state| matches!(state.trim_start().chars().next(), Some('Z' | 'X')))
+}
+
 fn comm(process: &Path) -> String {
     fs::read_to_string(process.join("comm")).map(|comm| comm.trim_end().to_owned()).unwrap_or_default()
 }
@@ -173,6 +181,22 @@ mod tests {
         let found = find(Path::new("/proc"), wanted).expect("there is /proc");
         // An ordinary file, though its inode and length are right.
         assert!(found.holds.iter().all(|hold| hold.pid != std::process::id()), "{found:?}");
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_one_that_hides_something() {
+        let mut child = std::process::Command::new("true").spawn().expect("there is a true");
+        let process = Path::new("/proc").join(child.id().to_string());
+        while !is_dead(&process) {
+            std::thread::yield_now();
+        }
+        let hidden = find(Path::new("/proc"), WANTED).expect("there is /proc").unseen;
+        child.wait().expect("ours");
+        assert!(hidden == 0 || is_not_root(), "{hidden}");
+    }
+
+    fn is_not_root() -> bool {
+        uid(Path::new("/proc/self")) != 0
     }
 
     #[test]

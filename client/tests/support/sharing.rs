@@ -113,11 +113,12 @@ impl Sharing {
                 PorterMessage::decode(&room[..len], Sender::Client, fds.len()).expect("a client's message");
             assert!(matches!(message, PorterMessage::Hand(_)), "{message:?}");
             let fd = fds.pop().expect("counted");
-            let asked = self.halves.lock().expect("not poisoned").remove(&head.request).is_some();
-            if asked {
+            let mut halves = self.halves.lock().expect("not poisoned");
+            if halves.remove(&head.request).is_some() {
+                drop(halves);
                 self.answer(head.request, &fd, broker);
             } else {
-                self.halves.lock().expect("not poisoned").insert(head.request, Some(fd));
+                halves.insert(head.request, Some(fd));
             }
         }
     }
