@@ -1,9 +1,10 @@
-//! P7 and P8: a fresh object, ready for every device and mapped by a second holder, against the bare system calls.
+//! P7 and P8: a fresh object, exported, mapped and ready for every device, against the bare system calls.
 //!
-//! What is timed ends in the same state on both sides: memory sealed against change of size, populated by its user,
-//! pinned, and one more export mapped. vgemd makes it in three requests; the floor by hand pays, for P8, one packet
-//! there and one back with an fd, which is the least that asking a broker can cost. Ends are not timed: after each
-//! turn the object is gone from the broker's ledger before the next begins.
+//! What is timed ends in the same state on both sides: memory sealed against change of size, of mode 0600, an open file
+//! of it for its user that is mapped and populated, and its pages pinned by somebody else. vgemd makes it in two requests;
+//! the floor by hand pays, for P8, one packet there and one back with an fd, which is the least that asking a broker
+//! can cost. One more export, mapped for reading, is timed apart. Ends are not timed: after each turn the object is
+//! gone from the broker's ledger before the next begins.
 //!
 //! P7 is about large objects, where pages decide: with ordinary pages, and with huge pages of shared memory, which this
 //! bench allows for its time and then forbids again if it may (root). P8 is about small ones, where the broker does;
@@ -80,8 +81,11 @@ struct Fresh {
     notes: Vec<String>,
 }
 
-/// An object of vgemd and its second mapping.
-type Made = (Buffer, Mapping);
+/// One more export of an object, mapped for reading.
+fn share(buffer: &Buffer, len: usize) -> anyhow::Result<Mapping> {
+    let export = buffer.export(Access::Read)?;
+    Ok(Mapping::map(export.as_fd(), len, memory::Access::Read, Populate::Lazy)?)
+}
 
 impl Fresh {
     fn open(context: &Context<'_>, large: bool) -> anyhow::Result<Self> {
@@ -90,16 +94,9 @@ impl Fresh {
         Ok(Self { cores, quick, large, packets, vgemd: Vgemd::start()?, notes: Vec::new() })
     }
 
-    fn make(&self, len: usize) -> anyhow::Result<Made> {
-        let buffer = self.vgemd.client.create(len as u64)?;
-        let export = buffer.export(Access::Read)?;
-        let second = Mapping::map(export.as_fd(), len, memory::Access::Read, Populate::Lazy)?;
-        Ok((buffer, second))
-    }
-
     /// Ends an object and waits until the broker has forgotten it.
-    fn end(&self, made: Made) -> anyhow::Result<()> {
-        drop(made);
+    fn end(&self, buffer: Buffer) -> anyhow::Result<()> {
+        drop(buffer);
         let patience = Instant::now() + PATIENCE;
         while self.vgemd.client.status()?.objects != 0 {
             anyhow::ensure!(Instant::now() < patience, "an object is not retired within {PATIENCE:?}");
@@ -111,28 +108,39 @@ impl Fresh {
     fn measure(&mut self, size: Size, pages: Pages, found: &mut Repetition) -> anyhow::Result<()> {
         let rounds = if self.quick { (size.rounds / 10).max(1) } else { size.rounds };
         let (mut subject, mut floor) = (Times::default(), Times::default());
+        let (mut shared, mut shared_floor) = (Times::default(), Times::default());
         for turn in 0..=rounds {
-            let before = clock::now();
-            let made = self.make(size.len)?;
-            let took = clock::now() - before;
+            let begin = clock::now();
+            let made = self.vgemd.client.create(size.len as u64)?;
+            let ready = clock::now();
+            let second = share(&made, size.len)?;
+            let both = clock::now();
             anyhow::ensure!(
-                made.0.pinned() == size.len as u64,
+                made.pinned() == size.len as u64,
                 "{} of {} bytes are pinned: raise RLIMIT_MEMLOCK",
-                made.0.pinned(),
+                made.pinned(),
                 size.len
             );
+            drop(second);
             self.end(made)?;
-            let before = clock::now();
+            let bare_begin = clock::now();
             let bare = Objects::make(size.len)?;
             if !self.large {
                 self.packets.round_trip()?;
             }
-            let bare_took = clock::now() - before;
-            drop(bare);
+            let bare_ready = clock::now();
+            let second = bare.share()?;
+            if !self.large {
+                self.packets.round_trip()?;
+            }
+            let bare_both = clock::now();
+            drop((second, bare));
             // The first turn warms up.
             if turn > 0 {
-                subject.push(took);
-                floor.push(bare_took);
+                subject.push(ready - begin);
+                shared.push(both - ready);
+                floor.push(bare_ready - bare_begin);
+                shared_floor.push(bare_both - bare_ready);
             }
         }
         let (ours, bare) = (subject_series(size, pages), self.floor_series(size, pages));
@@ -141,6 +149,10 @@ impl Fresh {
         found.times(&bare, floor);
         if let Some((ours, bare)) = medians {
             found.number(&added_series(size, pages), Unit::Ns, ours - bare);
+        }
+        if !self.large {
+            found.times(&shared_series(size), shared);
+            found.times(&shared_floor_series(size), shared_floor);
         }
         Ok(())
     }
@@ -156,7 +168,15 @@ impl Fresh {
 }
 
 fn subject_series(size: Size, pages: Pages) -> String {
-    format!("vgemd: create, commit, export, map, {}, {}", size.name, pages.name())
+    format!("vgemd: create with export, map, commit, {}, {}", size.name, pages.name())
+}
+
+fn shared_series(size: Size) -> String {
+    format!("vgemd: one more export, mapped, {}", size.name)
+}
+
+fn shared_floor_series(size: Size) -> String {
+    format!("bare open and map + SEQPACKET round trip with an fd, {}", size.name)
 }
 
 fn added_series(size: Size, pages: Pages) -> String {
@@ -199,6 +219,10 @@ impl Bench for Fresh {
                     claims.push(Claim::ratio(target, &ours, &bare, Bound::AtMost(most)));
                     claims.push(Claim::number(target, &added_series(size, pages), Bound::Shown));
                 }
+            }
+            if !self.large {
+                let (ours, bare) = (shared_series(size), shared_floor_series(size));
+                claims.push(Claim::ratio(target, &ours, &bare, Bound::Shown));
             }
         }
         claims

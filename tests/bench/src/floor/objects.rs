@@ -1,7 +1,7 @@
 //! An object by hand: the system calls that memory needs to be what an object is, and nothing else.
 //!
 //! memfd, mode, length, seals, a re-opened fd for the owner; an export, mapped and populated by the user; a mapping of
-//! the pinner, locked; one more export, mapped. And the yardstick of the way to a broker: a packet there and one back
+//! the pinner, locked. One more export, mapped, is apart. And the yardstick of the way to a broker: a packet there and one back
 //! that brings an fd.
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -23,25 +23,34 @@ pub struct Objects;
 /// One object by hand.
 #[derive(Debug)]
 pub struct Bare {
-    _second: Mapping,
     _pin: Pin,
-    _first: Mapping,
-    _memory: ObjectMemory,
+    _mapping: Mapping,
+    memory: ObjectMemory,
+}
+
+impl Bare {
+    /// One more export, mapped for reading.
+    ///
+    /// # Errors
+    /// The errno of the call that failed.
+    pub fn share(&self) -> anyhow::Result<Mapping> {
+        let export = self.memory.export(Access::Read)?;
+        let len = usize::try_from(self.memory.len())?;
+        Ok(Mapping::map(export.as_fd(), len, Access::Read, Populate::Lazy)?)
+    }
 }
 
 impl Objects {
-    /// Memory of `len` bytes, made, populated, pinned, exported and mapped.
+    /// Memory of `len` bytes, made, exported, mapped, populated and pinned.
     ///
     /// # Errors
     /// The errno of the call that failed; not all of it pinned.
     pub fn make(len: usize) -> anyhow::Result<Bare> {
         let memory = ObjectMemory::create(len as u64, HugePages::Advise, "bare")?;
-        let first = Mapping::map(memory.export(Access::Write)?.as_fd(), len, Access::Write, Populate::Now)?;
+        let mapping = Mapping::map(memory.export(Access::Write)?.as_fd(), len, Access::Write, Populate::Now)?;
         let pin = Pin::lock(memory.as_fd(), len as u64)?;
         anyhow::ensure!(pin.bytes() == len as u64, "{} of {len} bytes pinned", pin.bytes());
-        let export = memory.export(Access::Read)?;
-        let second = Mapping::map(export.as_fd(), len, Access::Read, Populate::Lazy)?;
-        Ok(Bare { _second: second, _pin: pin, _first: first, _memory: memory })
+        Ok(Bare { _pin: pin, _mapping: mapping, memory })
     }
 }
 
