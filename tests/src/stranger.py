@@ -171,9 +171,11 @@ ATTACKS = {"writes": WRITES, "sizes": SIZES, "owners": OWNERS, "seals": SEALS, "
 
 
 def do_attack(ask, fds):
-    """How each attack of a family ended: "done", or the errno."""
+    """How each attack of a family, or one of it, ended: "done", or the errno."""
     ended = {}
     for name, attack in ATTACKS[ask["family"]].items():
+        if ask.get("only", name) != name:
+            continue
         try:
             attack(fds[0], ask["len"])
             ended[name] = "done"
@@ -340,11 +342,12 @@ def do_touch(ask, fds):
 
 
 def do_punch_for(ask, fds):
-    """Punches and refills for so many milliseconds; how often."""
+    """Punches for so many milliseconds, with room between for somebody to fill it again; how often."""
     end, count = time.monotonic() + ask["ms"] / 1000, 0
     while time.monotonic() < end:
         by_fallocate(fds[0], ask["len"])
         count += 1
+        time.sleep(random.uniform(0, 0.002))
     return {"count": count}, []
 
 
