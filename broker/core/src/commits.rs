@@ -34,8 +34,13 @@ pub(crate) struct Committing {
 }
 
 impl Committing {
+    /// The place of an object in the request.
+    fn place_of(&self, key: ObjectKey) -> usize {
+        self.objects.iter().position(|other| *other == key).unwrap_or(usize::MAX)
+    }
+
     fn refuse(&mut self, key: ObjectKey, refusal: Refusal) {
-        let place = self.objects.iter().position(|other| *other == key).unwrap_or(usize::MAX);
+        let place = self.place_of(key);
         if self.refusal.as_ref().is_none_or(|(first, _)| place < *first) {
             self.refusal = Some((place, refusal));
         }
@@ -148,7 +153,8 @@ impl Broker {
             let text =
                 "some pages were never touched; write to all of them (MADV_POPULATE_WRITE) and commit again";
             if let Some(commit) = self.commits.get_mut(&id) {
-                commit.refuse(key, Refusal::new(ErrorCode::NotReady, text));
+                let place = commit.place_of(key) as u64;
+                commit.refuse(key, Refusal::new(ErrorCode::NotReady, text).with(place, 0));
             }
         }
         let Some(commit) = self.commits.get_mut(&id) else { return };
@@ -299,10 +305,6 @@ impl Broker {
             None => self.reply(asker.link, asker.request, Committed { pinned: sum }),
             Some((place, refusal)) => {
                 let refusal = refusal.in_part(u16::try_from(place).unwrap_or(u16::MAX));
-                let refusal = match refusal.code {
-                    ErrorCode::NotReady => refusal.with(place as u64, 0),
-                    _ => refusal,
-                };
                 self.refuse(asker.link, asker.request, &refusal, CauseId::NONE);
             }
         }

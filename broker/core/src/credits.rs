@@ -101,8 +101,35 @@ impl Broker {
                 self.take_credits(key, FDS_OF_PAIR * observed.pages.len() as u64);
                 self.pages_unsent(key, &observed.pages);
             }
-            other => {
-                let what = other.row().name;
+            ClientMessage::Hello(_)
+            | ClientMessage::CreateObject(_)
+            | ClientMessage::Commit(_)
+            | ClientMessage::CloseObject(_)
+            | ClientMessage::Export(_)
+            | ClientMessage::OpenPorter(_)
+            | ClientMessage::Import(_)
+            | ClientMessage::Observe(_)
+            | ClientMessage::ListDevices(_)
+            | ClientMessage::Describe(_)
+            | ClientMessage::OpenQueue(_)
+            | ClientMessage::CloseQueue(_)
+            | ClientMessage::Submit(_)
+            | ClientMessage::Cancel(_)
+            | ClientMessage::Explain(_)
+            | ClientMessage::Inspect(_)
+            | ClientMessage::Monitor(_)
+            | ClientMessage::Welcome(_)
+            | ClientMessage::Done(_)
+            | ClientMessage::Refused(_)
+            | ClientMessage::Committed(_)
+            | ClientMessage::Devices(_)
+            | ClientMessage::Described(_)
+            | ClientMessage::Accepted(_)
+            | ClientMessage::Cancelling(_)
+            | ClientMessage::Explained(_)
+            | ClientMessage::Page(_)
+            | ClientMessage::Event(_) => {
+                let what = message.row().name;
                 self.bug(format!("{what} carries no fds and could not be delivered"));
             }
         }

@@ -59,8 +59,7 @@ impl Broker {
         let Kind::Sealed(writer) = object.kind else { return Ok(()) };
         let strangers = object.mappings.iter().filter(|mapping| mapping.access == Access::Write);
         let strangers = strangers.filter(|mapping| Some(mapping.instance) != writer.instance).count();
-        let retires = object.state == ObjectState::Unmapping;
-        ensure(strangers == 0 || retires, || format!("{key}: others than {writer:?} may write it"))?;
+        ensure(strangers == 0, || format!("{key}: others than {writer:?} may write it"))?;
         ensure(writer.sealed || object.state != ObjectState::Ready, || format!("{key}: ready and not sealed"))
     }
 

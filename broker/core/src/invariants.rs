@@ -117,7 +117,9 @@ impl Broker {
                 true
             }
             ObjectState::Dropping | ObjectState::Probing | ObjectState::Orphaned | ObjectState::Freeing => {
-                ensure(object.mappings.is_empty(), || format!("{key}: mapped while {state:?}"))?;
+                let is_let_go =
+                    object.mappings.is_empty() && (!object.kept || state == ObjectState::Dropping);
+                ensure(is_let_go, || format!("{key}: mapped or kept while {state:?}"))?;
                 true
             }
             ObjectState::Gone => return Err(format!("{key}: gone and still there")),

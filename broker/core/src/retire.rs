@@ -105,9 +105,6 @@ impl Broker {
         object.state = next;
         object.released_at = now;
         object.probes = 0;
-        if let Kind::Sealed(writer) = object.kind {
-            object.kind = Kind::Sealed(Writer { instance: None, ..writer });
-        }
         let domain = object.domain;
         let mut told = Vec::new();
         for mapping in &mut object.mappings {

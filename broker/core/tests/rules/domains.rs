@@ -54,7 +54,7 @@ impl Pair {
     /// The last job that the instance of a domain got.
     fn last(&self, domain: vgem_proto::ids::DomainId) -> Received {
         let id = self.world.instance_of(COPY, domain);
-        self.world.drivers[&id].history.last().unwrap().clone()
+        self.world.drivers[&id].history.last().expect("a job").clone()
     }
 
     fn observe(&mut self, access: Access) -> Observed {

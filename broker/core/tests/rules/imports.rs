@@ -76,6 +76,7 @@ fn l5_the_creator_that_imports_its_own_export_gets_its_own_handle() {
     let porter = m.world.porter(m.owner);
     let imported = m.world.import(m.owner, porter, m.key, READ);
     assert_eq!((imported.object, m.world.usage(DOMAIN).handles), (m.object, 1));
+    assert!(imported.rights.contains(Rights::WRITE), "it keeps what it had");
 }
 
 #[test]
@@ -207,9 +208,9 @@ fn import_during(held: fn(&Effect) -> bool, exports: u32) -> (Meeting, Option<Cl
     let request = m.world.ask_import(m.guest);
     m.world.bring(m.porter, request, Arrival::Object(m.key), READ);
     assert!(m.world.answer_to(request).is_none());
-    m.world.memory.get_mut(&m.key).unwrap().exports = exports;
+    m.world.memory.get_mut(&m.key).expect("an object that was made").exports = exports;
     m.world.hold = |_| false;
-    let effect = m.world.held.pop().unwrap();
+    let effect = m.world.held.pop().expect("one effect");
     if let Some(input) = m.world.carry_out(effect) {
         m.world.apply(input);
     }
@@ -269,9 +270,10 @@ fn an_importer_that_dies_while_it_waits_leaves_the_object_to_its_retirement() {
     let request = m.world.ask_import(m.guest);
     m.world.bring(m.porter, request, Arrival::Object(m.key), READ);
     m.world.hang_up(m.guest);
-    m.world.hold = |_| false;
+    m.world.held.clear();
+    m.world.hold = |effect| matches!(effect, Effect::Keep { .. });
     m.world.apply(Input::Probed { object: m.key, free: false });
-    assert_eq!((m.world.usage(OTHER_DOMAIN).bytes, m.world.memory[&m.key].kept), (0, false));
+    assert_eq!((m.world.usage(OTHER_DOMAIN).bytes, m.world.held.len()), (0, 0));
 }
 
 #[test]

@@ -523,7 +523,7 @@ fn every_job_waits_for_exactly_what_it_must_and_everything_comes_back() {
         return;
     }
     let mut seen = [0; 4];
-    for seed in 0..number("VGEM_MODEL_HISTORIES").unwrap_or(60) {
+    for seed in 0..number("VGEM_MODEL_HISTORIES").unwrap_or(40) {
         for (sum, told) in seen.iter_mut().zip(run(seed, 600)) {
             *sum += told;
         }

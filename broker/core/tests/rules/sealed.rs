@@ -5,7 +5,7 @@ use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{DeviceId, Handle, ObjectKey, QueueHandle, TimelineKey};
 use vgem_proto::jobs::OPERAND_FOREIGN;
-use vgem_proto::message::client::{ClientMessage, Commit, CreateObject, Export};
+use vgem_proto::message::client::{ClientMessage, Commit, CreateObject, Export, OpenQueue};
 use vgem_proto::message::driver::{DriverMessage, NotMapped};
 use vgem_proto::rights::{Access, Rights};
 
@@ -89,9 +89,21 @@ fn a_commit_without_the_writers_instance_is_refused() {
     let client = world.client();
     let Some(ClientMessage::ObjectCreated(created)) = world.ask(client, writer(COPY)) else { panic!() };
     world.queue(client, ZIP);
+    world.hold = |effect| matches!(effect, Effect::CheckPopulated { .. });
     let refused = world.refused(client, commit(created.objects[0]));
-    assert_eq!((refused.code, refused.part), (ErrorCode::NotReady, 0));
+    assert_eq!((refused.code, refused.part, world.held.len()), (ErrorCode::NotReady, 0, 0));
     assert!(String::from_utf8(refused.text).unwrap().contains("copy"));
+}
+
+#[test]
+fn a_commit_while_the_writers_instance_is_still_starting_is_refused() {
+    let mut world = World::new();
+    let client = world.client();
+    let Some(ClientMessage::ObjectCreated(created)) = world.ask(client, writer(COPY)) else { panic!() };
+    world.hold = |effect| matches!(effect, Effect::StartInstance { .. });
+    let open = OpenQueue { device: COPY, depth: 0, reserved: Zero };
+    world.send(client, open, 0, world.now.after(1_000_000));
+    assert_eq!(world.refused(client, commit(created.objects[0])).code, ErrorCode::NotReady);
 }
 
 #[test]
