@@ -19,6 +19,6 @@ mod traces;
 
 pub use self::call::{Peer, code, read, run, write};
 pub use self::content::{Random, noise, noise_from, text};
-pub use self::peer::{Shared, Verdicts, beside, flip};
+pub use self::peer::{Shared, Verdicts, beside, flip, is_mix, write_either};
 pub use self::traces::{Traces, traces_of};
 pub use vgem_os::{confine, memory};

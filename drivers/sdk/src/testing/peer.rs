@@ -130,7 +130,10 @@ fn bytes_of(span: Span<'_>) -> Vec<u8> {
     bytes
 }
 
-/// Changes a byte, or a run of them, anywhere in `memory`.
+/// Longest run of bytes that is changed at once.
+const RUN_LEN: usize = 512;
+
+/// Changes a few bytes anywhere in `memory`, or a run of them: to one value, or to noise.
 ///
 /// # Panics
 /// Never: it stays inside.
@@ -138,11 +141,35 @@ pub fn flip(memory: SpanMut<'_>, random: &mut Random) {
     if memory.is_empty() {
         return;
     }
-    let (at, value) = (random.below(memory.len()), random.number().to_le_bytes());
-    let longest = if random.below(8) == 0 { 512 } else { 1 };
-    let run = [value[0]; 512];
-    let len = longest.min(memory.len() - at);
+    let value = random.number().to_le_bytes()[0];
+    let run: [u8; RUN_LEN] = match random.below(2) {
+        0 => [value; RUN_LEN],
+        _ => std::array::from_fn(|_| random.number().to_le_bytes()[0]),
+    };
+    let at = random.below(memory.len());
+    let longest = if random.below(4) == 0 { RUN_LEN } else { 4 };
+    let len = (1 + random.below(longest)).min(memory.len() - at);
     memory.copy_from(at, run.get(..len).unwrap_or_default()).expect("inside");
+}
+
+/// Writes a run of one of two contents to its place in `memory`: what is there is always a [`is_mix`] of both.
+///
+/// # Panics
+/// If the three have not the same length.
+pub fn write_either(memory: SpanMut<'_>, contents: [&[u8]; 2], random: &mut Random) {
+    let at = random.below(memory.len());
+    let len = RUN_LEN.min(memory.len() - at);
+    let run = contents[random.below(2)].get(at..at + len).expect("contents as long as the memory");
+    memory.copy_from(at, run).expect("inside");
+}
+
+/// Whether each byte is that of one of two contents.
+#[must_use]
+pub fn is_mix(bytes: &[u8], [one, other]: [&[u8]; 2]) -> bool {
+    let each = bytes.iter().zip(one.iter().zip(other));
+    bytes.len() == one.len()
+        && one.len() == other.len()
+        && each.into_iter().all(|(b, (x, y))| b == x || b == y)
 }
 
 /// How the jobs of [`beside`] ended.
