@@ -116,7 +116,12 @@ impl Family {
     /// ended.
     pub(super) fn kill_all(&mut self) -> Option<ExitStatus> {
         self.others.values().chain(&self.broker).for_each(kill);
-        let deadline = clock::deadline_in(nanos(KILLED_END));
+        self.gone(KILLED_END)
+    }
+
+    /// Waits for everybody, all together for as long as `within`; how the broker ended.
+    fn gone(&mut self, within: Duration) -> Option<ExitStatus> {
+        let deadline = clock::deadline_in(nanos(within));
         let broker = self.broker.take().and_then(|mut broker| killed(&mut broker, deadline));
         for mut child in std::mem::take(&mut self.others).into_values() {
             killed(&mut child, deadline);
@@ -183,4 +188,36 @@ fn number(status: ExitStatus) -> i32 {
 /// Nanoseconds of a short time.
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use vgem_os::process::Launch;
+
+    use super::*;
+
+    /// A shell that waits until the other end of its fd is closed.
+    fn waits(end: &UnixStream) -> Child {
+        let fds = vec![(end.try_clone().expect("an fd").into(), 3)];
+        let args = vec!["-c".into(), "read end <&3".into()];
+        Launch { args, fds, ..Launch::new("/bin/sh") }.start().expect("a shell")
+    }
+
+    #[test]
+    fn processes_that_do_not_end_are_waited_for_once_all_together() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let mut family = Family::new(waits(&theirs));
+        for porter in 0..8 {
+            family.adopt(Who::Porter(PorterId(porter)), waits(&theirs));
+        }
+        drop(theirs);
+        let began = clock::now();
+        // Nobody has killed them: they live as one does that the kernel holds.
+        assert_eq!(family.gone(Duration::from_millis(100)), None);
+        let took = clock::now() - began;
+        assert!((100_000_000..500_000_000).contains(&took), "{took} ns");
+        drop(ours);
+    }
 }

@@ -6,7 +6,7 @@ use vgem_proto::snapshot::{Event, EventEntry};
 use crate::common::{Client, Daemon, memfd};
 
 /// A client that is told of everything from now on.
-fn monitor(daemon: &Daemon) -> Client {
+pub(crate) fn monitor(daemon: &Daemon) -> Client {
     let mut client = daemon.client();
     let (answer, _) = client.ask(&Monitor {}.into());
     assert!(matches!(answer, ClientMessage::Done(_)), "{answer:?}");
@@ -21,7 +21,7 @@ fn next(client: &Client) -> (u64, EventEntry) {
 }
 
 /// The next event that is one of these.
-fn next_of<T>(client: &Client, pick: impl Fn(&Event) -> Option<T>) -> T {
+pub(crate) fn next_of<T>(client: &Client, pick: impl Fn(&Event) -> Option<T>) -> T {
     loop {
         if let Some(found) = pick(&next(client).1.event) {
             return found;

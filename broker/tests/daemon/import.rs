@@ -11,7 +11,8 @@ use vgem_proto::rights::{Access, Rights};
 use vgem_proto::snapshot::Status;
 
 use crate::common::{
-    Daemon, children, configured, drivers, hand, lives, memfd, populate, refusal, signal, status, until,
+    Daemon, children, configured, drivers, hand, lives, memfd, open_files, populate, refusal, signal, status,
+    until,
 };
 use crate::text;
 
@@ -224,6 +225,23 @@ fn what_a_client_imported_is_gone_with_it() {
     assert_eq!(come_and_go(), come_and_go());
 }
 
+#[test]
+fn memory_that_nobody_asked_for_is_closed_in_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = configured(&dir, "[times]\nimport_ms = 300\n");
+    let daemon = Daemon::start_in(dir, &drivers(), &["--config", text(&file)]);
+    let mut client = daemon.client();
+    let _queue = client.open_queue();
+    let channel = client.porter();
+    // Answered when the broker has done with what it sent before.
+    status(&mut client);
+    let before = open_files(&daemon);
+    hand(&channel, 99, &memfd(LEN.into()));
+    until("it has arrived", || open_files(&daemon) > before);
+    until("it is closed", || open_files(&daemon) == before);
+    client.imported(&channel, &memfd(LEN.into()));
+}
+
 // M-045
 #[test]
 fn the_broker_takes_no_fd_from_a_client_and_maps_nothing_of_it() {
@@ -252,12 +270,6 @@ fn the_broker_takes_no_fd_from_a_client_and_maps_nothing_of_it() {
 
 fn without_porters(status: &Status) -> bool {
     status.features.iter().any(|line| line.starts_with("porters: 0 now"))
-}
-
-/// Files the broker has open.
-fn open_files(daemon: &Daemon) -> usize {
-    let dir = format!("/proc/{}/fd", daemon.child_called("broker"));
-    std::fs::read_dir(dir).expect("the broker lives").count()
 }
 
 /// Whether this kernel can refuse fds.

@@ -9,10 +9,13 @@ use vgem_os::seqpacket::Packet;
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{DeviceId, Time};
-use vgem_proto::message::client::{ClientMessage, Commit, CreateObject, Export};
+use vgem_proto::message::client::{ClientMessage, CloseObject, Commit, CreateObject, Export};
 use vgem_proto::rights::Access;
+use vgem_proto::snapshot::Event;
 
-use crate::common::{Client, Daemon, configured, creation, drivers, inode, refusal, status, until};
+use crate::common::{
+    Client, Daemon, configured, creation, drivers, inode, open_files, refusal, status, until,
+};
 use crate::text;
 
 const LEN: u32 = 8192;
@@ -77,6 +80,13 @@ fn connections_dropped_with_unread_fds_are_bounded_and_reading_lets_in_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = configured(&dir, "[times]\nunread_ms = 10\n");
     let daemon = Daemon::start_in(dir, &drivers(), &["--config", text(&file)]);
+    let before = {
+        let mut one = daemon.client();
+        let _queue = one.open_queue();
+        // Answered when the broker has done with what it sent before.
+        status(&mut one);
+        open_files(&daemon)
+    };
     let mut deaf = Vec::new();
     // Each asks for an fd, does not read it and is dropped.
     while let Some(client) = greeted(&daemon) {
@@ -88,12 +98,29 @@ fn connections_dropped_with_unread_fds_are_bounded_and_reading_lets_in_again() {
     // Those that were let in before the door was closed are dropped, too.
     deaf.truncate(15);
     until("one more is let in", || greeted(&daemon).is_some());
+    drop(deaf);
+    // And nothing of them is left.
+    let mut watcher = daemon.client();
+    until("their objects go", || status(&mut watcher).objects == 0);
+    until("their sockets are closed", || open_files(&daemon) <= before);
 }
 
 /// A new client, if it is let in.
 fn greeted(daemon: &Daemon) -> Option<Client> {
     let mut client = Client::connect(&daemon.place());
     client.try_greet().then_some(client)
+}
+
+#[test]
+fn a_client_that_reads_may_ask_for_fds_without_end() {
+    let daemon = Daemon::start();
+    let mut client = daemon.client();
+    let (object, _fd) = client.create(LEN);
+    // More than one domain may have unread, and faster than anything is given up as unread.
+    let most = vgem_core::config::Quotas::default().exports;
+    for _ in 0..2 * most {
+        client.export(object, Access::Read);
+    }
 }
 
 #[test]
@@ -106,6 +133,23 @@ fn a_client_that_reads_its_fds_and_says_nothing_more_stays() {
     let later = clock::now() + 200_000_000;
     until("it was looked at", || status(&mut other).clients == 2 && clock::now() > later);
     quiet.export(object, Access::Read);
+}
+
+// T22
+#[test]
+fn an_object_whose_mode_somebody_changed_is_destroyed_and_told() {
+    let daemon = Daemon::start();
+    let monitor = crate::events::monitor(&daemon);
+    let mut client = daemon.client();
+    let (object, fd) = client.ready(LEN);
+    rustix::fs::fchmod(&fd, rustix::fs::Mode::from_raw_mode(0o666)).expect("its owner's uid is ours");
+    client.ask(&CloseObject { object }.into());
+    let what = crate::events::next_of(&monitor, |event| match event {
+        Event::ObjectTampered { what, .. } => Some(what.clone()),
+        _ => None,
+    });
+    assert!(what.contains("666"), "{what}");
+    until("its content is gone", || rustix::fs::fstat(&fd).expect("stat").st_blocks == 0);
 }
 
 // M-043

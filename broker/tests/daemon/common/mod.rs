@@ -274,6 +274,12 @@ pub(crate) fn status(client: &mut Client) -> Status {
     status
 }
 
+/// Files the broker has open.
+pub(crate) fn open_files(daemon: &Daemon) -> usize {
+    let dir = format!("/proc/{}/fd", daemon.child_called("broker"));
+    std::fs::read_dir(dir).expect("the broker lives").count()
+}
+
 /// Looks again and again until something is so.
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = clock::deadline_in(SOON);
