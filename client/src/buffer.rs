@@ -36,7 +36,7 @@ use crate::ledger::{Ledger, Waiting};
 use crate::link::unexpected;
 #[cfg(feature = "tokio")]
 use crate::obstacle::Obstacle;
-use crate::obstacle::observe;
+use crate::obstacle::{AGAIN, TRIES, has_no_room_yet, observe};
 use crate::transfer::{self, Header, Outgoing};
 
 /// Shared memory that jobs work on.
@@ -328,8 +328,17 @@ impl Buffer {
             Waiting::Until(deadline) => deadline.min(core.deadline()),
             Waiting::Not => core.deadline(),
         };
-        let reply = core.link.call(observe(self.handle(), access), deadline)?;
-        self.observed(access, reply)
+        let mut tries = 0;
+        loop {
+            match core.link.call(observe(self.handle(), access), deadline) {
+                Ok(reply) => return self.observed(access, reply),
+                Err(error) if has_no_room_yet(&error) && tries < TRIES && !deadline.passed() => {
+                    tries += 1;
+                    std::thread::sleep(AGAIN);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Understands what others have submitted.

@@ -5,6 +5,9 @@
 //!   seen point   named by the broker when asked (Observe): a whole object, its kind   ─┴─► look, wait, judge
 //! ```
 //!
+//! The broker shows a point of another domain in a page that it may have to make first: then it refuses once, and the question
+//! is asked again a moment later.
+//!
 //! A seen point is looked at in a fence page of this client, as own jobs are; nobody is asked to wait. Its timeline may
 //! go while nobody looks, and then its slot is retired: a point that stays pending for long is asked for again, and
 //! one the broker does not name any more has ended.
@@ -193,6 +196,16 @@ impl Seen {
         Err(FenceError::Failed(Box::new(JobFailure { device, point, code, cause, explanation })))
     }
 }
+
+/// Whether the broker has to make room to show a point first, and says that another try will do.
+pub(crate) fn has_no_room_yet(error: &Error) -> bool {
+    error.code() == Some(ErrorCode::Exhausted)
+}
+
+/// How often a question is asked again when the broker has no room to answer it, and after how long.
+pub(crate) const TRIES: u32 = 20;
+/// Between two of them.
+pub(crate) const AGAIN: Duration = Duration::from_millis(5);
 
 /// The question what an access to an object has to wait for.
 pub(crate) fn observe(object: Handle, access: Access) -> Observe {

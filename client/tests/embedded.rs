@@ -200,6 +200,18 @@ fn a_sealed_result_is_written_by_its_device_alone_and_read_by_everybody() {
     batch.job(&copy, "fill").output(&sealed).param("byte", 8);
     batch.submit().expect("sent").wait(SOON).expect("done");
     assert!(sealed.read(.., SOON).expect("done").iter().all(|byte| *byte == 8));
+    // M-044: nobody else writes it, and no fd for writing leaves.
+    let other = device.queue(0).expect("a queue");
+    let input = real.client.create(8192).expect("memory");
+    batch.job(&other, "copy").input(&input).output(&sealed);
+    batch.submit_acknowledged().expect("a queue of the same instance writes it").wait(SOON).expect("done");
+    batch.job(&other, "fill").output(&sealed).param("byte", 8);
+    batch.submit().expect("sent").wait(SOON).expect("done");
+    let zip = real.client.device("zip").expect("it is there").queue(0).expect("a queue");
+    batch.job(&zip, "compress").input(&input).output(&sealed);
+    let denied = batch.submit_acknowledged().map(drop);
+    assert_eq!(denied.map_err(|error| error.code()), Err(Some(ErrorCode::Denied)));
+    drop((other, input, zip));
     let denied = sealed.export(Access::Write).map(drop);
     assert_eq!(denied.map_err(|error| error.code()), Err(Some(ErrorCode::Denied)));
     let (near, far) = UnixStream::pair().expect("a pair");

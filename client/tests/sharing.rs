@@ -678,3 +678,11 @@ fn a_buffer_that_is_sent_is_mapped_without_a_broker_too() {
     let mapped = vgem::MappedExport::receive(&far, SOON).expect("a buffer");
     assert_eq!((mapped.len(), mapped.copy_out(4999, &mut [0; 2]).is_err()), (5000, true));
 }
+
+#[test]
+fn a_broker_that_must_make_room_first_is_asked_again() {
+    let (broker, client) = FakeBroker::with_client_of(Mood::NoRoomToShow);
+    let buffer = shared_buffer(&client);
+    assert!(buffer.read(.., SOON).is_ok());
+    assert_eq!(asked(&broker, &client, is_observe), 4);
+}

@@ -382,3 +382,13 @@ fn a_task_is_told_events_between_answers() {
         assert!(matches!(client.event(&mut monitor, SOON).await, Err(Error::BrokerLost { .. })));
     });
 }
+
+#[test]
+fn a_task_asks_again_where_the_broker_must_make_room_first() {
+    run(async {
+        let (_broker, client) = with_client(Mood::NoRoomToShow).await;
+        let buffer = client.create(4096).await.expect("memory");
+        drop(client.export(&buffer, vgem::Access::Write).await.expect("an export"));
+        assert!(client.read(&buffer, .., SOON).await.is_ok());
+    });
+}

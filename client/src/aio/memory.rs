@@ -17,7 +17,7 @@ use crate::error::{Error, FenceError, Result};
 use crate::fence::FenceWait;
 use crate::guard::{Lease, ReadGuard, WriteGuard};
 use crate::ledger::Waiting;
-use crate::obstacle::{Obstacle, observe};
+use crate::obstacle::{AGAIN, Obstacle, TRIES, has_no_room_yet, observe};
 use crate::options::BufferOptions;
 use crate::set::BufferSet;
 
@@ -139,8 +139,17 @@ impl Client {
     /// Asks what others have submitted.
     pub(super) async fn observe(&self, buffer: &Buffer, access: Access, deadline: Deadline) -> Result<()> {
         let deadline = deadline.min(self.core.deadline());
-        let reply = self.at(deadline).run(observe(buffer.handle(), access)).await?;
-        buffer.observed(access, reply)
+        let mut tries = 0;
+        loop {
+            match self.at(deadline).run(observe(buffer.handle(), access)).await {
+                Ok(reply) => return buffer.observed(access, reply),
+                Err(error) if has_no_room_yet(&error) && tries < TRIES && !deadline.passed() => {
+                    tries += 1;
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Waits until what is in the way of a guard has ended, however.

@@ -72,6 +72,8 @@ pub(crate) enum Mood {
     ImportsLate,
     /// Refuses every commit.
     NoCommit,
+    /// Has no room to answer the first three questions what to wait for.
+    NoRoomToShow,
     /// Makes one object less than it was asked for.
     MakesTooFew,
     /// Has no room for the first batch, and takes no other until its points come again.
@@ -352,9 +354,7 @@ impl Serve {
             ClientMessage::Hello(_) => (welcome(), vec![]),
             ClientMessage::CreateObject(create) => self.create(create),
             ClientMessage::Commit(_) if self.mood == Mood::NoCommit => {
-                let (code, text, cause) = (ErrorCode::NotReady, b"a page is missing".to_vec(), CauseId::NONE);
-                let (job, part) = (u16::MAX, u16::MAX);
-                (Refused { code, job, part, value: 0, limit: 0, cause, text }.into(), vec![])
+                (refused(ErrorCode::NotReady, "a page is missing"), vec![])
             }
             ClientMessage::Commit(commit) => {
                 let mut objects = self.sharing.objects.lock().expect("not poisoned");
@@ -373,6 +373,11 @@ impl Serve {
                 (Done {}.into(), vec![])
             }
             ClientMessage::OpenPorter(_) => self.sharing.open(self.mood, &self.socket),
+            ClientMessage::Observe(_)
+                if self.mood == Mood::NoRoomToShow && self.answered.fetch_add(1, Ordering::Relaxed) < 3 =>
+            {
+                (refused(ErrorCode::Exhausted, "no spare page"), vec![])
+            }
             ClientMessage::Observe(_) => self.sharing.observed(),
             ClientMessage::Monitor(_) => (Done {}.into(), vec![]),
             ClientMessage::Export(export) => {
@@ -457,6 +462,11 @@ fn welcome() -> ClientMessage {
         message_len: 64 * 1024,
     }
     .into()
+}
+
+fn refused(code: ErrorCode, text: &str) -> ClientMessage {
+    let (job, part, cause, text) = (u16::MAX, u16::MAX, CauseId::NONE, text.as_bytes().to_vec());
+    Refused { code, job, part, value: 0, limit: 0, cause, text }.into()
 }
 
 fn explained(cause: CauseId) -> ClientMessage {
