@@ -3,31 +3,15 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
 use common::{KEY, Peer, noise, open_into, run, seal, word};
 use vgem_driver::mapping::Mapping;
+use vgem_driver::testing::{Random, beside, flip};
 use vgem_driver::{OperandBytes, ParamValue, Produced, SpanMut};
 use vgem_driver_sec::description::op;
 use vgem_driver_sec::frame::{Algorithm, OVERHEAD_LEN};
 use vgem_proto::error::ErrorCode;
 
-/// How long each operation is run against the mutator.
-const EACH: Duration = Duration::from_millis(200);
 const LEN: usize = 256 * 1024;
-
-/// Flips bits all over `memory` until told to stop.
-fn mutate(memory: SpanMut<'_>, stop: &AtomicBool) {
-    let mut state = 7_u64;
-    while !stop.load(Ordering::Relaxed) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let at = usize::try_from(state % memory.len() as u64).expect("below");
-        memory.copy_from(at, &state.to_le_bytes()[..1]).expect("inside");
-    }
-}
 
 /// Runs `job` again and again on an input, an output, a key and additional data that change all the time.
 fn race(original: &[u8], mut job: impl FnMut([SpanMut<'_>; 4])) {
@@ -38,21 +22,16 @@ fn race(original: &[u8], mut job: impl FnMut([SpanMut<'_>; 4])) {
     let output = others.sub(0, LEN + OVERHEAD_LEN).expect("inside");
     let key = others.sub(LEN * 2, KEY.len()).expect("inside");
     let aad = others.sub(LEN * 3, 1000).expect("inside");
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let harm = |random: &mut Random| {
         for memory in [input, output, key, aad] {
-            let stop = &stop;
-            scope.spawn(move || mutate(memory, stop));
+            flip(memory, random);
         }
-        let end = Instant::now() + EACH;
-        let mut runs = 0;
-        while runs < 3 || Instant::now() < end {
-            input.copy_from(0, original).expect("inside");
-            key.copy_from(0, &KEY).expect("inside");
-            job([input, output, key, aad]);
-            runs += 1;
-        }
-        stop.store(true, Ordering::Relaxed);
+    };
+    beside(harm, || {
+        input.copy_from(0, original).expect("inside");
+        key.copy_from(0, &KEY).expect("inside");
+        job([input, output, key, aad]);
+        true
     });
 }
 

@@ -5,17 +5,16 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Peer, compress, decompress, noise, run, text};
 use vgem_driver::SpanMut;
 use vgem_driver::mapping::Mapping;
+use vgem_driver::testing::{Random, beside, flip};
 use vgem_driver_zip::Format;
 use vgem_driver_zip::description::op;
 
-/// How long each operation is run against the mutator.
-const EACH: Duration = Duration::from_millis(200);
 const LEN: usize = 256 * 1024;
 
 /// Bytes behind an output that must never change, and what they hold.
@@ -47,45 +46,24 @@ impl Output {
     }
 }
 
-/// Flips bytes until told to stop: singly, and in runs, all over `memory`.
-fn mutate(memory: SpanMut<'_>, stop: &AtomicBool, seed: u64) {
-    let mut state = seed | 1;
-    let mut random = move |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below as u64).expect("below")
-    };
-    let runs = [vec![0_u8; 512], vec![0xff; 512], noise(512), text(512)];
-    while !stop.load(Ordering::Relaxed) {
-        let run = &runs[random(runs.len())];
-        let longest = if random(4) == 0 { run.len() } else { 4 };
-        let len = 1 + random(longest);
-        memory.copy_from(random(memory.len() - len), &run[..len]).expect("inside");
-    }
-}
-
 /// Runs one operation again and again on operands that change; between runs the input is made whole.
 fn race(op: u16, format: Format, level: Option<u64>, original: &[u8], output_len: usize) {
     let input = Mapping::anonymous(original.len()).expect("memory");
     let output = Output::new(output_len);
     let input = input.span_mut().expect("writable");
     input.copy_from(0, original).expect("inside");
-    let stop = AtomicBool::new(false);
-    let mut runs = 0;
-    std::thread::scope(|scope| {
-        scope.spawn(|| mutate(input, &stop, 7));
-        scope.spawn(|| mutate(output.span(), &stop, 11));
-        let end = Instant::now() + EACH;
-        while runs < 3 || Instant::now() < end {
-            match run(Peer::OwnDomain, op, format, level, input.as_span(), output.span()) {
-                Ok(done) => assert!(done.len <= output_len as u64),
-                Err(error) => assert!(!error.text.is_empty()),
-            }
-            input.copy_from(0, original).expect("inside");
-            runs += 1;
+    let harm = |random: &mut Random| {
+        flip(input, random);
+        flip(output.span(), random);
+    };
+    beside(harm, || {
+        let done = run(Peer::OwnDomain, op, format, level, input.as_span(), output.span());
+        match &done {
+            Ok(done) => assert!(done.len <= output_len as u64),
+            Err(error) => assert!(!error.text.is_empty()),
         }
-        stop.store(true, Ordering::Relaxed);
+        input.copy_from(0, original).expect("inside");
+        done.is_ok()
     });
     output.assert_nothing_beyond(&format!("{format:?} level {level:?}"));
     let packed = compress(format, None, b"still alive");
