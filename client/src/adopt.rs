@@ -42,6 +42,8 @@ use crate::options::BufferOptions;
 pub(crate) const DROP_WAIT: Duration = Duration::from_secs(5);
 
 /// Memory of this process that is a buffer for a while. It is used as one.
+///
+/// Dropping it waits for its jobs, a few seconds at most: in a task, release it with `aio::Client::release`.
 #[derive(Debug)]
 pub struct AdoptedBuffer {
     /// Nothing only while it is being released.

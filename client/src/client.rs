@@ -217,8 +217,9 @@ impl Client {
     /// populated here, charged to this domain and pinned. A read-only fd makes a buffer that only reads.
     ///
     /// # Errors
-    /// [`Error::Refused`], in words, for an fd that is no such memory (`BadParameter`, `Denied`), over quota
-    /// (`Exhausted`), gone (`Gone`), or that stalls whoever looks at it (`Late`); [`Error::System`] if it cannot be handed
+    /// [`Error::Refused`], in words, for an fd that is no such memory (`BadParameter`, `Denied`), over quota or more imports
+    /// at once than the broker takes (`Exhausted`), gone (`Gone`), or that stalls whoever looks at it (`Late`; imports of
+    /// other threads that wait for the same porter are refused with it); [`Error::System`] if it cannot be handed
     /// over or mapped; as every request.
     pub fn import_with(&self, fd: OwnedFd, options: &ImportOptions) -> Result<Buffer> {
         import::import(&self.core, fd, options)

@@ -118,6 +118,10 @@ fn bring(core: &Core, fd: BorrowedFd<'_>, options: &ImportOptions, deadline: Dea
         }
         match accepted(core.link.collect(id, deadline)?) {
             Err(error) if porters < PORTERS && is_unserved(&error) => core.porter.ended(&channel),
+            Err(error) if is_stalled(&error) => {
+                core.porter.ended(&channel);
+                return Err(error);
+            }
             other => return other,
         }
     }
@@ -142,7 +146,12 @@ pub(crate) fn no_porter() -> Error {
 
 /// Whether an import was refused because its porter was ending just then: nobody has looked at the fd.
 pub(crate) fn is_unserved(error: &Error) -> bool {
-    matches!(error.code(), Some(ErrorCode::NotReady | ErrorCode::Gone))
+    matches!(error.code(), Some(ErrorCode::NotReady | ErrorCode::Unavailable))
+}
+
+/// Whether the porter was killed over an import: its channel is of no more use, though it may hang there for long.
+pub(crate) fn is_stalled(error: &Error) -> bool {
+    error.code() == Some(ErrorCode::Late)
 }
 
 /// What an import found.

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use vgem::{
-    Access, Buffer, BufferOptions, Client, Deadline, Embedded, Error, ErrorCode, ImportOptions, LocalError,
-    PageVec,
+    Access, Buffer, BufferOptions, Client, Deadline, Embedded, Error, ErrorCode, HugePages, ImportOptions,
+    LocalError, PageVec,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -265,5 +265,20 @@ fn a_monitor_tells_an_objects_whole_life() {
     drop(fd);
     until("freed");
     drop(watching);
+    real.ends_empty();
+}
+
+#[test]
+fn reserved_huge_pages_are_had_or_their_lack_is_told_with_the_setting() {
+    let real = real();
+    let options = BufferOptions::new().huge(HugePages::Size2M);
+    let made = real.client.create_with(1, &options);
+    match vgem_os::hugepages::lacking(vgem_os::memory::HugePages::Size2M, 2 << 20) {
+        None => assert_eq!(made.map(|buffer| buffer.len()).map_err(|error| error.to_string()), Ok(1)),
+        Some(_) => {
+            let said = made.map(drop).expect_err("there are none").to_string();
+            assert!(said.contains("nr_hugepages") || said.contains("no pages of that size"), "{said}");
+        }
+    }
     real.ends_empty();
 }

@@ -261,6 +261,22 @@ fn a_porter_that_died_is_asked_for_again() {
 }
 
 #[test]
+fn an_fd_that_a_leaving_porter_took_goes_to_the_next_one() {
+    let (broker, client) = FakeBroker::with_client_of(Mood::PorterLeaves);
+    client.import_fd(memfd(4096)).expect("the second porter takes it");
+    assert_eq!(broker.sharing.porters.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[test]
+fn an_fd_that_stalls_its_porter_is_refused_once_and_the_next_import_has_another() {
+    let (broker, client) = FakeBroker::with_client_of(Mood::PorterIsKilled);
+    let late = client.import_fd(memfd(4096)).map(drop);
+    assert_eq!(late.map_err(|error| error.code()), Err(Some(ErrorCode::Late)));
+    client.import_fd(memfd(4096)).expect("the second porter takes it");
+    assert_eq!(broker.sharing.porters.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[test]
 fn a_porter_that_stalls_holds_up_nobody_else() {
     let (_broker, socket) = FakeBroker::pair(Mood::PorterStalls);
     let client = options().request_timeout(Duration::from_millis(300)).over(socket).expect("a greeting");

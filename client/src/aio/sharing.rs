@@ -17,7 +17,7 @@ use crate::buffer::Buffer;
 use crate::deadline::Deadline;
 use crate::error::{Error, LocalError, Result};
 use crate::exchange::Reply;
-use crate::import::{Fresh, ImportOptions, PORTERS, Taken, is_unserved, no_porter, pinned};
+use crate::import::{Fresh, ImportOptions, PORTERS, Taken, is_stalled, is_unserved, no_porter, pinned};
 use crate::link::accepted;
 use crate::monitor::{Monitor, Told};
 use crate::porter::{AGAIN, Handed, NOTICE, hand, is_busy};
@@ -75,6 +75,10 @@ impl Client {
             match handed {
                 Ok(Handed::Sent) => match accepted(call.collect(id).await?) {
                     Err(error) if porters < PORTERS && is_unserved(&error) => porter.ended(&channel),
+                    Err(error) if is_stalled(&error) => {
+                        porter.ended(&channel);
+                        return Err(error);
+                    }
                     other => return other,
                 },
                 Ok(Handed::Full) => return Err(Error::Timeout { what: "handing an fd to the porter" }),

@@ -66,6 +66,10 @@ pub(crate) enum Mood {
     RefuseBatches,
     /// Its first porter dies before it takes anything.
     PorterDies,
+    /// Its first porter takes an fd and ends; the import is refused for it.
+    PorterLeaves,
+    /// Its first porter takes an fd and stalls over it; the import is refused for it.
+    PorterIsKilled,
     /// Its porters take nothing.
     PorterStalls,
     /// Answers an import only after the next request.

@@ -10,10 +10,10 @@ use vgem_os::memory::{self, ObjectMemory};
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{CauseId, Handle, PageId, Point, Time, TimelineKey};
+use vgem_proto::ids::{Handle, PageId, Point, Time, TimelineKey};
 use vgem_proto::jobs::ObservedPoint;
 use vgem_proto::message::Sender;
-use vgem_proto::message::client::{ClientMessage, Imported, Observed, PorterOpened, Refused};
+use vgem_proto::message::client::{ClientMessage, Imported, Observed, PorterOpened};
 use vgem_proto::message::porter::PorterMessage;
 use vgem_proto::rights::{Rights, WaitKind};
 
@@ -97,6 +97,8 @@ impl Sharing {
         let number = self.porters.fetch_add(1, Ordering::Relaxed);
         match mood {
             Mood::PorterDies if number == 0 => drop(ours),
+            Mood::PorterLeaves if number == 0 => self.refuse_one(ours, broker, ErrorCode::Unavailable),
+            Mood::PorterIsKilled if number == 0 => self.refuse_one(ours, broker, ErrorCode::Late),
             Mood::PorterStalls => self.stalled.lock().expect("not poisoned").push(ours),
             _ => {
                 let (sharing, broker) = (Arc::clone(self), Arc::clone(broker));
@@ -104,6 +106,19 @@ impl Sharing {
             }
         }
         (PorterOpened {}.into(), vec![theirs.into()])
+    }
+
+    /// A porter that takes one fd, for which the broker then refuses the import.
+    fn refuse_one(self: &Arc<Self>, channel: Socket, broker: &Arc<Socket>, code: ErrorCode) {
+        let (sharing, broker) = (Arc::clone(self), Arc::clone(broker));
+        drop(std::thread::spawn(move || {
+            let (mut room, mut fds) = (vec![0; 256], Vec::new());
+            let Ok(Packet::Data { len }) = channel.recv(&mut room, &mut fds) else { return };
+            let head = vgem_proto::message::Head::decode(&room[..len]).expect("a client's message");
+            // It may hang there for long: its end of the channel is not closed.
+            sharing.stalled.lock().expect("not poisoned").push(channel);
+            drop(broker.send(&super::refused(code, "no porter").encode(head.request, Time(0), 0), &[]));
+        }));
     }
 
     fn port(&self, channel: &Socket, broker: &Socket) {
@@ -138,11 +153,7 @@ impl Sharing {
     fn answer(&self, request: u64, fd: &OwnedFd, broker: &Socket) {
         let bytes = match self.imported(fd) {
             Some(imported) => imported.encode(request, Time(0), 0),
-            None => {
-                let (code, cause) = (ErrorCode::BadParameter, CauseId::NONE);
-                let (job, part, text) = (u16::MAX, u16::MAX, b"no sealable memory".to_vec());
-                Refused { code, job, part, value: 0, limit: 0, cause, text }.encode(request, Time(0), 0)
-            }
+            None => super::refused(ErrorCode::BadParameter, "no sealable memory").encode(request, Time(0), 0),
         };
         // The client may be gone.
         drop(broker.send(&bytes, &[]));
