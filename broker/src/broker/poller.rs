@@ -203,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn what_tells_of_work_that_is_done_comes_before_what_asks_for_more() {
+        let (porter, instance) = (PorterId(1), InstanceId(1));
+        let asks = [Source::Client(LinkId(1)), Source::Listener, Source::Porter(porter)];
+        let tells = [
+            Source::Instance(instance),
+            Source::Process(instance),
+            Source::PorterProcess(porter),
+            Source::Keeper,
+        ];
+        assert!(asks.iter().all(|source| source.asks()) && !tells.iter().any(|source| source.asks()));
+    }
+
+    #[test]
     fn a_wait_never_ends_before_its_moment() {
         let waited = timespec(1_500_001);
         assert_eq!((waited.tv_sec, waited.tv_nsec), (0, 2_000_000));

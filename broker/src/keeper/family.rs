@@ -95,14 +95,10 @@ impl Family {
         }
     }
 
-    /// Ends everybody else: waits for the instances, whose links are closed, and kills those that take too long.
-    /// Porters have nothing to bring to an end.
+    /// Ends everybody else: waits for the instances, whose links are closed, and kills those that take too long, and
+    /// the porters, which have nothing to bring to an end.
     pub(super) fn others_end(&mut self, within: Duration) {
         let deadline = clock::deadline_in(nanos(within));
-        self.others
-            .iter()
-            .filter(|(who, _)| matches!(who, Who::Porter(_)))
-            .for_each(|(_, child)| kill(child));
         for (who, child) in &mut self.others {
             if matches!(who, Who::Instance(_)) && end(child, deadline).is_none() {
                 tracing::warn!("{who} did not end when its link was closed; killing it");

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 use tempfile::TempDir;
@@ -160,7 +161,9 @@ pub(crate) struct Queue {
 impl Client {
     /// Connects to the daemon that serves in this directory.
     pub(crate) fn connect(place: &Path) -> Self {
-        Self { socket: Socket::connect(place.join("vgemd.sock")).expect("the daemon listens"), request: 0 }
+        let socket = Socket::connect(place.join("vgemd.sock")).expect("the daemon listens");
+        socket.set_recv_timeout(Some(Duration::from_nanos(SOON))).expect("a socket of ours");
+        Self { socket, request: 0 }
     }
 
     /// Says hello.
