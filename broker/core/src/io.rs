@@ -111,14 +111,15 @@ pub enum Input {
         /// The connection.
         link: LinkId,
     },
-    /// A client has taken every packet that was sent to it (its socket's send queue is empty). The exports in
-    /// them no longer count as unreceived. Needed only after a [`Effect::Reply`] with an [`Attach`] other than
-    /// `None`; saying it more often does no harm.
+    /// A client has taken every packet that was sent to it (its socket's send queue is empty). The fds in them no
+    /// longer count as unreceived. Needed only after a [`Effect::Reply`] with an [`Attach`] other than `None`, and
+    /// as an answer to [`Effect::CheckReceived`]; saying it more often does no harm.
     Received {
         /// The connection.
         link: LinkId,
     },
-    /// A message with fds could not be sent to a client, who was told so: what it was to have is not there.
+    /// A message with fds could not be sent to a client, who was told so: what it was to have is not there. Said
+    /// before any other request of that client is handed in.
     Undelivered {
         /// The connection.
         link: LinkId,
@@ -487,14 +488,16 @@ pub enum Effect {
         /// Its number.
         porter: PorterId,
     },
-    /// Kill a porter; [`Input::PorterGone`] follows, or never if it hangs in the kernel.
+    /// Kill a porter that was started; [`Input::PorterGone`] follows, or never if it hangs in the kernel. Nothing that
+    /// it still says matters.
     KillPorter {
         /// The porter.
         porter: PorterId,
         /// Why, for the log.
         why: String,
     },
-    /// Make an object of the memory that arrived; [`Input::ObjectMade`] follows.
+    /// Make an object of the memory that arrived; [`Input::ObjectMade`] follows. The arrival is used up either way. If
+    /// the same inode has become an object since it arrived, that is EEXIST: it would be two objects otherwise.
     TakeArrival {
         /// The arrival.
         arrival: ArrivalId,

@@ -78,7 +78,6 @@ fn answered(observed: &Observed) -> Vec<(TimelineKey, u64, WaitKind)> {
     observed.points.iter().map(|point| (point.timeline, point.point.0, point.kind)).collect()
 }
 
-// M-055
 #[test]
 fn r2_a_job_waits_for_the_writer_of_another_domain_in_a_page_that_is_made_for_it() {
     let mut p = pair();
@@ -183,7 +182,6 @@ fn foreign_flag(p: &Pair, domain: vgem_proto::ids::DomainId) -> bool {
     p.last(domain).operands[0].flags & OPERAND_FOREIGN != 0
 }
 
-// T36b
 #[test]
 fn t36b_an_operand_of_another_domain_is_foreign() {
     let mut p = pair_with(READ, 8);
@@ -221,7 +219,6 @@ fn t36b_memory_of_a_clients_own_is_foreign_to_everybody() {
     assert!(foreign_flag(&p, OTHER_DOMAIN));
 }
 
-// M-056
 #[test]
 fn c1_a_read_of_an_imported_object_has_to_wait_for_its_writer() {
     let mut p = pair();

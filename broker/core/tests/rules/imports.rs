@@ -48,7 +48,6 @@ fn code(message: Option<ClientMessage>) -> ErrorCode {
     }
 }
 
-// M-054
 #[test]
 fn l5_an_export_that_is_imported_is_the_same_object() {
     let mut m = meeting();
