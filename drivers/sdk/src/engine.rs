@@ -7,7 +7,8 @@
 //!
 //! Operands are [`Span`]s: memory that other processes may change at any moment. An engine either works in place
 //! through raw pointers (its own `ffi.rs`) or goes through [`crate::window`]s. [`Task::staging`] says which one is
-//! asked for: an operand from another domain is always [`Staging::Windows`].
+//! asked for: an operand from another domain is always [`Staging::Windows`]. Nobody relies on an operand's pages to
+//! stay: whoever may write an object may punch holes into it, and what is read there are zeros.
 
 use std::path::PathBuf;
 
@@ -45,7 +46,8 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (object, span);
     }
 
-    /// An object is about to be unmapped; no job uses it.
+    /// An object is about to be unmapped; no job uses it, and what was registered of it must be gone on return.
+    /// Any thread of the instance may be the one that calls.
     fn unmapping(&self, object: ObjectKey) {
         let _ = object;
     }
