@@ -392,3 +392,22 @@ fn a_task_asks_again_where_the_broker_must_make_room_first() {
         assert!(client.read(&buffer, .., SOON).await.is_ok());
     });
 }
+
+#[test]
+fn tasks_that_import_the_same_memory_at_once_share_a_ledger() {
+    run(async {
+        let (broker, client) = with_client(Mood::Honest).await;
+        let fd = memfd(8192);
+        let (one, other) = (fd.try_clone().expect("an fd"), fd.try_clone().expect("an fd"));
+        let (one, other) = tokio::join!(client.import_fd(one), client.import_fd(other));
+        let (one, other) = (one.expect("good memory"), other.expect("good memory"));
+        let held = client.write(&one, .., SOON).await.expect("nobody uses it");
+        let late = client.read(&other, .., Duration::from_millis(10)).await.map(drop);
+        assert!(matches!(late, Err(Error::Timeout { .. })), "{late:?}");
+        drop(held);
+        let handle = one.handle();
+        drop((one, other));
+        client.devices().await.expect("an answer");
+        assert_eq!(broker.sharing.count(handle), 0);
+    });
+}
