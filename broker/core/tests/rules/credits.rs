@@ -120,6 +120,7 @@ fn t17_a_porter_whose_channel_could_not_be_delivered_is_ended() {
     world.porter(client);
 }
 
+// M-050
 #[test]
 fn t17_a_queue_whose_page_could_not_be_delivered_is_closed_and_the_next_brings_the_page() {
     let mut world = World::new();

@@ -219,6 +219,7 @@ fn t36b_memory_of_a_clients_own_is_foreign_to_everybody() {
     assert!(foreign_flag(&p, OTHER_DOMAIN));
 }
 
+// M-049
 #[test]
 fn c1_a_read_of_an_imported_object_has_to_wait_for_its_writer() {
     let mut p = pair();
@@ -228,6 +229,7 @@ fn c1_a_read_of_an_imported_object_has_to_wait_for_its_writer() {
     assert_eq!(observed.pages.len(), 1);
 }
 
+// M-049
 #[test]
 fn c1_a_write_has_to_wait_for_readers_too_and_a_read_has_not() {
     let mut p = pair();
@@ -244,6 +246,7 @@ fn c1_what_has_ended_well_or_not_is_not_waited_for() {
     assert_eq!(p.observe(WRITE), Observed { pages: Vec::new(), points: Vec::new() });
 }
 
+// M-050
 #[test]
 fn a_page_comes_with_the_first_answer_that_names_it_only() {
     let mut p = pair();

@@ -48,6 +48,7 @@ fn code(message: Option<ClientMessage>) -> ErrorCode {
     }
 }
 
+// M-048
 #[test]
 fn l5_an_export_that_is_imported_is_the_same_object() {
     let mut m = meeting();
@@ -57,6 +58,7 @@ fn l5_an_export_that_is_imported_is_the_same_object() {
     assert_eq!(m.world.broker.ledger().objects, 1);
 }
 
+// M-048
 #[test]
 fn l5_importing_twice_gives_the_same_handle_and_it_takes_as_many_closes() {
     let mut m = meeting();

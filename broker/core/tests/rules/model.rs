@@ -528,6 +528,6 @@ fn every_job_waits_for_exactly_what_it_must_and_everything_comes_back() {
             *sum += told;
         }
     }
-    let enough = seen.iter().zip([5000, 100, 200, 200]).all(|(seen, least)| *seen >= least);
+    let enough = seen.iter().zip([3000, 100, 200, 200]).all(|(seen, least)| *seen >= least);
     assert!(enough, "histories of {seen:?} jobs, refusals, imports and observations show too little");
 }

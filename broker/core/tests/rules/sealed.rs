@@ -54,6 +54,7 @@ fn code(message: Option<ClientMessage>) -> ErrorCode {
     }
 }
 
+// M-044
 #[test]
 fn a_sealed_result_leaves_only_read_only() {
     let mut world = World::new();
@@ -76,6 +77,7 @@ fn a_writer_that_is_no_device_is_refused() {
     assert_eq!((refused.code, refused.value, world.memory.len()), (ErrorCode::NoSuchDevice, 99, 0));
 }
 
+// M-043
 #[test]
 fn a_sealed_result_is_ready_when_its_writer_maps_it_and_it_is_sealed() {
     let s = ready();
@@ -106,6 +108,7 @@ fn a_commit_while_the_writers_instance_is_still_starting_is_refused() {
     assert_eq!(world.refused(client, commit(created.objects[0])).code, ErrorCode::NotReady);
 }
 
+// M-044
 #[test]
 fn only_jobs_of_its_writer_may_write_a_sealed_result() {
     let mut s = ready();

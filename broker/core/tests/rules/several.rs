@@ -68,6 +68,7 @@ fn all_are_charged_before_any_is_made() {
     assert_eq!((world.memory.len(), world.usage(DOMAIN).objects), (2, 2));
 }
 
+// M-042
 #[test]
 fn one_that_cannot_be_made_takes_the_others_with_it() {
     let mut world = World::new();
@@ -123,6 +124,7 @@ fn a_commit_is_answered_once_and_with_the_sum_when_all_are_ready() {
     assert!(matches!(&answer, Some(ClientMessage::Committed(c)) if c.pinned == 3 * 4096), "{answer:?}");
 }
 
+// M-042
 #[test]
 fn the_first_one_with_untouched_pages_is_named_and_none_is_committed() {
     let mut world = World::new();
