@@ -59,6 +59,7 @@ fn main() {
                 black_box(&mut plain).copy_from_slice(black_box(&left));
             },
         );
+        report("  windows", len, || engine(op::COPY, &copy, &[], Touch::Windows), || {});
         report("fill", len, || engine(op::FILL, &copy[1..], &[ParamValue::Number(5)], Touch::InPlace), || {});
     }
 }

@@ -9,6 +9,8 @@ use crate::rig::{AUTO, CREATE, NEVER, Object, READ, REQUIRE, Rig, WRITE, code, p
 use crate::transfers::{PLACES, every_rig};
 
 const MIB: usize = 1 << 20;
+/// Long enough to go past the page cache, and short enough for many rounds.
+const RACED: usize = 256 * 1024;
 /// More than two windows and no whole number of them.
 const LONG: usize = 9 * MIB + 4096;
 
@@ -116,9 +118,9 @@ fn beside_letters(object: &Object, job: impl FnMut() -> bool) {
 #[test]
 fn what_another_domain_changes_meanwhile_is_written_as_it_was_at_some_moment() {
     for (io, rig) in every_rig() {
-        let object = Object::new(1, MIB).registered_with(&rig);
+        let object = Object::new(1, RACED).registered_with(&rig);
         for direct in [AUTO, NEVER, REQUIRE] {
-            let path = rig.file("f", &pattern(1, MIB));
+            let path = rig.file("f", &pattern(1, RACED));
             let file = rig.open(queue(1), &path, WRITE, direct).expect("opened");
             beside_letters(&object, || {
                 let done = rig.write(queue(1), file, 0, object.foreign()).is_ok();
@@ -133,8 +135,8 @@ fn what_another_domain_changes_meanwhile_is_written_as_it_was_at_some_moment() {
 #[test]
 fn reading_bears_an_operand_that_another_domain_changes_meanwhile() {
     for (_, rig) in every_rig() {
-        let object = Object::new(1, MIB).registered_with(&rig);
-        let path = rig.file("f", &[b'C'; MIB]);
+        let object = Object::new(1, RACED).registered_with(&rig);
+        let path = rig.file("f", &[b'C'; RACED]);
         for direct in [AUTO, NEVER, REQUIRE] {
             let file = rig.open(queue(1), &path, READ, direct).expect("opened");
             beside_letters(&object, || rig.read(queue(1), file, 0, object.foreign()).is_ok());
@@ -161,9 +163,9 @@ fn beside_punches(object: &Object, job: impl FnMut() -> bool) {
 #[test]
 fn t19_pages_that_are_taken_away_while_a_job_writes_them_are_zeros_in_the_file() {
     for (io, rig) in every_rig() {
-        let object = Object::of(1, &[b'A'; MIB]).registered_with(&rig);
+        let object = Object::of(1, &[b'A'; RACED]).registered_with(&rig);
         for (foreign, direct) in [(true, AUTO), (true, REQUIRE), (false, AUTO), (false, NEVER)] {
-            let path = rig.file("f", &[b'A'; MIB]);
+            let path = rig.file("f", &[b'A'; RACED]);
             let file = rig.open(queue(1), &path, WRITE, direct).expect("opened");
             beside_punches(&object, || {
                 let mut operand = object.all();
@@ -180,8 +182,8 @@ fn t19_pages_that_are_taken_away_while_a_job_writes_them_are_zeros_in_the_file()
 #[test]
 fn t19_pages_that_are_taken_away_while_a_job_fills_them_are_zeros_or_the_files_bytes() {
     for (io, rig) in every_rig() {
-        let object = Object::new(1, MIB).registered_with(&rig);
-        let path = rig.file("f", &[b'C'; MIB]);
+        let object = Object::new(1, RACED).registered_with(&rig);
+        let path = rig.file("f", &[b'C'; RACED]);
         for (foreign, direct) in [(true, AUTO), (true, REQUIRE), (false, AUTO), (false, NEVER)] {
             let file = rig.open(queue(1), &path, READ, direct).expect("opened");
             beside_punches(&object, || {
