@@ -35,6 +35,9 @@ use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Reply, RequestId, refusal};
 use crate::patience::{self, Ready};
 
+/// How long what nobody waits for waits for room. A client that gives up many buffers at once and then says nothing more
+/// would otherwise keep the last of them.
+const ROOM: Duration = Duration::from_millis(5);
 /// How long a thread sleeps on the socket before it looks at its deadline again.
 const SLICE: Duration = Duration::from_millis(100);
 
@@ -141,7 +144,8 @@ impl Link {
         Ok(id)
     }
 
-    /// Sends a request whose answer interests nobody. Never blocks: without room it goes with a later message.
+    /// Sends a request whose answer interests nobody. A broker that lives makes room at once; without any within [`ROOM`]
+    /// it goes with a later message, and so does what is posted after it.
     pub(crate) fn post(&self, message: &ClientMessage) {
         if self.lost.get().is_some() {
             return;
@@ -149,7 +153,7 @@ impl Link {
         let mut state = self.state();
         let id = state.exchange.begin_unheard();
         let bytes = message.encode(id.0, Deadline::after(Duration::from_secs(10)).time(), 0);
-        let room = state.outbox.is_empty() && patience::ready(&self.socket, Ready::Write, Duration::ZERO);
+        let room = state.outbox.is_empty() && patience::ready(&self.socket, Ready::Write, ROOM);
         if room {
             match self.socket.send(&bytes, &[]) {
                 Ok(()) => self.counters.sent(),
