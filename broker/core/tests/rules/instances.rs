@@ -261,3 +261,19 @@ fn a_queue_that_is_asked_for_while_an_idle_instance_ends_gets_a_new_one() {
     s.world.bury();
     assert!(matches!(s.world.answer_to(request).map(|r| r.message), Some(ClientMessage::QueueOpened(_))));
 }
+
+#[test]
+fn a_queue_that_gave_up_waiting_for_pages_leaves_the_pool_as_it_was() {
+    let mut config = crate::world::config();
+    config.bounds.spare_pairs = 0;
+    let mut world = World::with(config);
+    let client = world.client();
+    world.hold = |effect| matches!(effect, Effect::MakePair { .. });
+    world.send(client, open(), 0, world.now.after(MS));
+    world.wait_ms(1);
+    world.hold = |_| false;
+    let make = world.held.pop().expect("a pair that was asked for");
+    let made = world.carry_out(make).expect("an answer");
+    world.apply(made);
+    assert_eq!((world.pairs.len(), world.broker.ledger().pairs), (0, 0));
+}
