@@ -62,7 +62,10 @@ fn fill_all(task: &mut Task<'_>) -> Result<(), JobError> {
         .map_err(|_| JobError::new(ErrorCode::BadParameter, format!("byte {value}; 0 to 255 are bytes")))?;
     match task.staging(fill::OUTPUT) {
         Staging::InPlace => output.fill(byte),
-        Staging::Windows => task.add_staged(fill_through(output, byte, &mut [0; WINDOW_LEN])?),
+        Staging::Windows => {
+            let mut window = vec![0; output.len().clamp(1, WINDOW_LEN)];
+            task.add_staged(fill_through(output, byte, &mut window)?);
+        }
     }
     task.set_len(output.len() as u64);
     Ok(())

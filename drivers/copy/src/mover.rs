@@ -24,7 +24,11 @@ impl Mover {
     pub(crate) fn between(task: &Task<'_>, input: u8, output: u8) -> Self {
         match [input, output].iter().all(|operand| task.staging(*operand) == Staging::InPlace) {
             true => Self::InPlace,
-            false => Self::Windows { window: vec![0; WINDOW_LEN].into(), staged: 0 },
+            false => {
+                // No piece is longer than the input.
+                let longest = task.input(input).map_or(WINDOW_LEN, |input| input.len());
+                Self::Windows { window: vec![0; longest.clamp(1, WINDOW_LEN)].into(), staged: 0 }
+            }
         }
     }
 
