@@ -10,15 +10,21 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use vgem_os::Errno;
 use vgem_os::seqpacket::Listener;
+use vgem_os::{Errno, OsError, clock};
 
+use super::family::nanos;
 use crate::cli::Mode;
 use crate::exit::{Exit, Failure};
 
 const LOCK: &str = "vgemd.lock";
 const SOCKET: &str = "vgemd.sock";
+/// How long the broker of a killed keeper may still answer.
+const LEFTOVER_END: Duration = Duration::from_secs(1);
+/// How long between two looks whether it still does.
+const LEFTOVER_LOOK: Duration = Duration::from_millis(10);
 /// The folder below a runtime directory.
 const FOLDER: &str = "vgemd";
 
@@ -58,7 +64,7 @@ impl Place {
 
     /// Makes the socket.
     pub(super) fn listen(&mut self, mode: Mode) -> Result<Listener, Failure> {
-        let listener = Listener::bind(&self.socket, mode.socket_bits()).map_err(|e| match e.errno() {
+        let listener = self.bind(mode).map_err(|e| match e.errno() {
             Errno::ADDRINUSE => Failure::new(
                 Exit::Running,
                 format!(
@@ -77,6 +83,20 @@ impl Place {
         })?;
         self.bound = true;
         Ok(listener)
+    }
+
+    /// We hold the lock, so whoever answers is either not of us, or the broker of a keeper that was killed a moment
+    /// ago, which the kernel is about to end.
+    fn bind(&self, mode: Mode) -> Result<Listener, OsError> {
+        let deadline = clock::deadline_in(nanos(LEFTOVER_END));
+        loop {
+            match Listener::bind(&self.socket, mode.socket_bits()) {
+                Err(e) if e.errno() == Errno::ADDRINUSE && clock::now() < deadline => {
+                    std::thread::sleep(LEFTOVER_LOOK);
+                }
+                bound => return bound,
+            }
+        }
     }
 }
 
@@ -209,6 +229,27 @@ mod tests {
         assert_eq!(second, Err(Exit::Running));
         drop((first, listener));
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_place_whose_socket_is_answered_for_a_moment_longer_is_taken_then() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let leftover = Listener::bind(parent.path().join(SOCKET), 0o600).expect("a socket");
+        // It ends once it was asked whether it lives.
+        let ends = std::thread::spawn(move || leftover.accept().map(drop));
+        let mut place = Place::take(Some(parent.path()), MODE).expect("free");
+        assert!(place.listen(MODE).is_ok());
+        assert_eq!(ends.join().expect("no panic"), Ok(()));
+    }
+
+    #[test]
+    fn a_socket_that_somebody_else_answers_at_is_left_alone() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let _theirs = Listener::bind(parent.path().join(SOCKET), 0o600).expect("a socket");
+        let mut place = Place::take(Some(parent.path()), MODE).expect("free");
+        assert_eq!(place.listen(MODE).map(drop).map_err(|e| e.exit()), Err(Exit::Running));
+        drop(place);
+        assert!(parent.path().join(SOCKET).exists());
     }
 
     #[test]

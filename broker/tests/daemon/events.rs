@@ -70,8 +70,10 @@ fn a_monitor_is_told_without_asking_when_it_was_and_whose() {
 #[test]
 fn a_monitor_that_does_not_read_is_told_how_many_it_lost() {
     let daemon = Daemon::start();
-    let monitor = monitor(&daemon);
     let mut client = daemon.client();
+    // From here on nothing happens but what is done here.
+    let _queue = client.open_queue();
+    let monitor = monitor(&daemon);
     // Each is one event, and far more than a socket holds.
     let asked = 3000;
     for _ in 0..asked {

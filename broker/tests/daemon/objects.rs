@@ -1,20 +1,21 @@
 //! Objects whose fds go astray, several at once, sealed results.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::SealFlags;
 use vgem_os::clock;
+use vgem_os::fence::{ObserverFace, ObserverFds, PointState, Slot};
 use vgem_os::mapping::{Mapping, Populate};
 use vgem_os::seqpacket::Packet;
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{DeviceId, Time};
-use vgem_proto::message::client::{ClientMessage, CloseObject, Commit, CreateObject, Export};
-use vgem_proto::rights::Access;
+use vgem_proto::message::client::{ClientMessage, CloseObject, Commit, CreateObject, Export, Observe};
+use vgem_proto::rights::{Access, WaitKind};
 use vgem_proto::snapshot::Event;
 
 use crate::common::{
-    Client, Daemon, configured, creation, drivers, inode, open_files, refusal, status, until,
+    Client, Daemon, configured, creation, drivers, inode, open_files, refusal, signal, status, until,
 };
 use crate::text;
 
@@ -53,7 +54,7 @@ fn an_object_whose_fd_cannot_be_sent_is_given_back() {
     client.ready(LEN);
 }
 
-// M-033
+// T16
 #[test]
 fn a_client_that_leaves_its_fds_unread_is_dropped_in_time() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -133,6 +134,34 @@ fn a_client_that_reads_its_fds_and_says_nothing_more_stays() {
     let later = clock::now() + 200_000_000;
     until("it was looked at", || status(&mut other).clients == 2 && clock::now() > later);
     quiet.export(object, Access::Read);
+}
+
+// M-049, M-050
+#[test]
+fn an_importer_sees_the_unfinished_writer_of_another_client_in_a_page_of_its_own() {
+    let daemon = Daemon::start();
+    let mut writer = daemon.client();
+    let queue = writer.open_queue();
+    let (object, fd) = writer.ready(LEN);
+    writer.hold(&queue, 1, object, LEN.into());
+    let mut reader = daemon.client();
+    let channel = reader.porter();
+    let object = reader.imported(&channel, &fd).object;
+    let observe = Observe { object, access: Access::Read, reserved: Zero };
+    let (answer, fds) = reader.ask(&observe.into());
+    let ClientMessage::Observed(observed) = answer else { panic!("{answer:?}") };
+    let [point] = &observed.points[..] else { panic!("{observed:?}") };
+    assert_eq!((point.kind, observed.pages.len(), fds.len()), (WaitKind::Data, 1, 2));
+    let [page, interest] = <[OwnedFd; 2]>::try_from(fds).expect("two");
+    let page = ObserverFace::map(ObserverFds { page, interest }).expect("a fence page");
+    let slot = Slot::new(point.slot).expect("a slot");
+    let state = || page.state(slot, point.timeline.generation, point.point.0);
+    assert_eq!(state(), PointState::Pending);
+    signal(daemon.child_called("vgem-driver-fake"), "KILL");
+    until("it is told that the writer is lost", || matches!(state(), PointState::Failed { .. }));
+    // The page is known now, and comes no more.
+    let observe = Observe { object, access: Access::Read, reserved: Zero };
+    assert_eq!(reader.ask(&observe.into()).1.len(), 0);
 }
 
 // T22

@@ -1,4 +1,4 @@
-//! A driver for tests, straight over the wire: operation 0 is done at once, 1 never, 2 breaks the protocol.
+//! A driver for tests, straight over the wire: operation 0 is done at once, 1 and 3 never, 2 breaks the protocol.
 //!
 //! It is built without the driver SDK, so that what the daemon does is tested against the protocol alone.
 #![forbid(unsafe_code)]
@@ -12,7 +12,7 @@ use vgem_os::fence::{SignallerFace, SignallerFds, Slot};
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_os::{clock, process};
 use vgem_proto::codec::Zero;
-use vgem_proto::describe::{Description, Operation};
+use vgem_proto::describe::{Description, Direction, Operation, Touch};
 use vgem_proto::ids::{CauseId, PageId, Point, Time, TimelineKey};
 use vgem_proto::jobs::Completion;
 use vgem_proto::limits;
@@ -28,10 +28,15 @@ fn main() -> ExitCode {
 }
 
 fn description() -> Vec<u8> {
-    Description::new("fake", "does nothing, in three ways", 1)
+    Description::new("fake", "does nothing, in four ways", 1)
         .operation(Operation::new(0, "done", "is done at once"))
         .operation(Operation::new(1, "hang", "is never done"))
         .operation(Operation::new(2, "break", "breaks the protocol"))
+        .operation(Operation::new(3, "hold", "is never done with its output").operand(
+            "output",
+            Direction::Out,
+            Touch::InPlace,
+        ))
         .encode()
 }
 
@@ -73,7 +78,7 @@ impl Driver {
                 for job in run.jobs {
                     match job.op {
                         0 => completions.push(self.done(job.queue, job.point)),
-                        1 => {}
+                        1 | 3 => {}
                         _ => self.link.send(&[7; 40], &[]).expect("the broker reads"),
                     }
                 }

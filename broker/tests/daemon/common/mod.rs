@@ -16,14 +16,14 @@ use vgem_os::mapping::{Mapping, Populate};
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::{CauseId, DeviceId, Handle, Point, QueueHandle, Time};
-use vgem_proto::jobs::ClientJob;
+use vgem_proto::jobs::{ClientJob, ClientOperand};
 use vgem_proto::limits;
-use vgem_proto::message::Sender;
 use vgem_proto::message::client::{
     ClientMessage, Commit, CreateObject, Export, Hello, Import, Imported, Inspect, OpenPorter, OpenQueue,
     QueueOpened, Refused, Submit,
 };
 use vgem_proto::message::porter::Hand;
+use vgem_proto::message::{SUBMIT_REPLY, Sender};
 use vgem_proto::rights::{Access, HugePages};
 use vgem_proto::snapshot::{Status, Topic};
 
@@ -99,7 +99,13 @@ impl Daemon {
             std::fs::read(format!("/proc/{pid}/cmdline"))
                 .is_ok_and(|line| String::from_utf8_lossy(&line).contains(word))
         };
-        self.children().into_iter().find(called).expect("such a child")
+        // The kernel's list may lack one while others come and go.
+        let mut found = None;
+        until(&format!("a child called {word}"), || {
+            found = self.children().into_iter().find(called);
+            found.is_some()
+        });
+        found.expect("looked for until it was there")
     }
 
     /// Lets go of the lifeline, as the death of its holder does, and waits for the end.
@@ -210,6 +216,30 @@ impl Client {
         let [page, interest] = <[OwnedFd; 2]>::try_from(fds).expect("the first queue brings its page");
         let page = ObserverFace::map(ObserverFds { page, interest }).expect("a fence page");
         Queue { handle: opened.queue, opened, page }
+    }
+
+    /// Submits a job that is never done with an object it writes.
+    pub(crate) fn hold(&mut self, queue: &Queue, point: u64, object: Handle, len: u64) {
+        self.request += 1;
+        let operand = ClientOperand {
+            object,
+            offset: 0,
+            len,
+            cell_object: Handle(0),
+            cell_offset: 0,
+            number: 0,
+            cell_word: 0,
+            access: Access::Write,
+            flags: 0,
+            reserved: Zero,
+        };
+        let jobs = vec![ClientJob { operands: 1, ..job(queue.handle, point, 3) }];
+        let (operands, params, waits, bytes) = (vec![operand], vec![], vec![], vec![]);
+        let submit = Submit { jobs, operands, params, waits, bytes };
+        let (request, flag) = (self.request, SUBMIT_REPLY);
+        self.socket.send(&submit.encode(request, Time(0), flag), &[]).expect("room");
+        let (answer, _) = self.answer();
+        assert!(matches!(answer, ClientMessage::Accepted(_)), "{answer:?}");
     }
 
     /// Submits one job, without asking for an answer.
