@@ -180,13 +180,17 @@ impl Broker {
         match outcome {
             Ok(inode) => {
                 object.inode = inode;
-                self.out.push(Effect::Watch { object: key });
-                let creation = id.and_then(|id| self.creations.get_mut(&id).map(|creation| (id, creation)));
-                let Some((id, creation)) = creation else { return self.let_go_of_new(key) };
-                creation.missing -= 1;
-                if creation.missing == 0 {
-                    self.finish_creation(id);
+                match id.and_then(|id| self.creations.get_mut(&id).map(|creation| (id, creation))) {
+                    Some((id, creation)) => {
+                        creation.missing -= 1;
+                        if creation.missing == 0 {
+                            self.finish_creation(id);
+                        }
+                    }
+                    None => self.let_go_of_new(key),
                 }
+                // After the answer, so that the client goes on meanwhile: a hint that is missed costs milliseconds.
+                self.out.push(Effect::Watch { object: key });
             }
             Err(errno) => {
                 self.forget_object(key);
