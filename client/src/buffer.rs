@@ -239,17 +239,19 @@ impl Buffer {
     /// still ours as well.
     ///
     /// # Errors
-    /// [`Error::Refused`]: `Denied` if the handle does not allow it; [`Error::Timeout`] without room in the socket;
-    /// [`Error::System`] with its error; as every request.
+    /// [`Error::Job`] if a job that was to write it is known to have failed: its bytes are not what they should be, and
+    /// nothing is sent; [`Error::Refused`]: `Denied` if the handle does not allow it; [`Error::Timeout`] without room in
+    /// the socket; [`Error::System`] with its error; as every request.
     pub fn send(&self, socket: impl AsFd, access: Access, deadline: impl Into<Deadline>) -> Result<()> {
         // The answer says that the broker has taken in every job submitted before.
         let fd = self.export(access)?;
-        transfer::send(socket.as_fd(), Outgoing::new(&self.header(access), fd), deadline.into())
+        transfer::send(socket.as_fd(), Outgoing::new(&self.header(access)?, fd), deadline.into())
     }
 
-    /// What a receiver is told of it.
-    pub(crate) fn header(&self, access: Access) -> Header {
-        Header { access, len: self.len(), name: self.shared.facts.name.clone() }
+    /// What a receiver is told of it, unless it is known to be bad.
+    pub(crate) fn header(&self, access: Access) -> Result<Header> {
+        self.shared.ledger.check_content(&(0..self.len()))?;
+        Ok(Header { access, len: self.len(), name: self.shared.facts.name.clone() })
     }
 
     pub(crate) fn shared(&self) -> &Arc<BufferShared> {

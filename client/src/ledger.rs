@@ -158,6 +158,19 @@ impl Ledger {
         }
     }
 
+    /// An error if these bytes were to be written by a job that is known to have failed.
+    pub(crate) fn check_content(&self, range: &Range<u64>) -> Result<()> {
+        for one in
+            self.state().uses.iter().filter(|one| conflict(one.access, &one.range, Access::Read, range))
+        {
+            match one.by.look() {
+                PointState::Ok { .. } | PointState::Pending => {}
+                failed => one.by.judge_now(failed)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets how others' jobs failed: what comes next was sent afterwards.
     pub(crate) fn forgive_others(&self) {
         self.state()

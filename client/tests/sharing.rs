@@ -458,16 +458,39 @@ fn a_received_buffer_waits_for_its_sender_and_fails_with_it() {
 #[test]
 fn a_buffer_that_is_sent_again_is_as_good_as_new() {
     let (broker, client) = FakeBroker::with_client();
-    let (near, far) = UnixStream::pair().expect("a pair");
+    let (near, far) = Socket::pair().expect("a pair");
     let buffer = shared_buffer(&client);
+    let fd = buffer.export(Access::Read).expect("an export");
     broker.others_write(0, 1);
-    buffer.send(&near, Access::Read, SOON).expect("there is room");
+    near.send(&header(), &[fd.as_fd()]).expect("there is room");
     let first = client.receive(&far, SOON).expect("a buffer");
     let _woke = broker.others_end(0, 1, Some((ErrorCode::DeviceLost, cause())));
     assert!(first.buffer.read(.., SOON).is_err());
-    buffer.send(&near, Access::Read, SOON).expect("there is room");
+    // Its sender, who has written it anew, sends it again.
+    near.send(&header(), &[fd.as_fd()]).expect("there is room");
     let second = client.receive(&far, SOON).expect("a buffer");
     assert!(second.buffer.read(.., SOON).is_ok());
+}
+
+#[test]
+fn a_buffer_that_is_known_to_be_bad_is_not_sent_until_it_is_written_anew() {
+    let (broker, client) = FakeBroker::with_client();
+    let queue = client.device("zip").expect("it is there").queue(0).expect("a queue");
+    broker.publish(0);
+    let (near, far) = UnixStream::pair().expect("a pair");
+    let buffer = client.create(4096).expect("memory");
+    let mut batch = client.batch();
+    batch.job(&queue, "mix").inout(&buffer);
+    batch.submit().expect("sent");
+    buffer.send(&near, Access::Read, SOON).expect("nobody knows yet");
+    let _woke = broker.fail(0, 1, ErrorCode::CorruptInput, cause());
+    let bad = buffer.send(&near, Access::Read, SOON);
+    assert_eq!(bad.map_err(|error| error.code()), Err(Some(ErrorCode::CorruptInput)));
+    buffer.write(.., SOON).expect("failures do not matter to a writer").fill(1);
+    buffer.send(&near, Access::Read, SOON).expect("it is good again");
+    let received = [client.receive(&far, SOON), client.receive(&far, SOON)];
+    assert!(received.iter().all(Result::is_ok), "two were sent");
+    assert!(matches!(client.receive(&far, Duration::ZERO), Err(Error::Timeout { .. })));
 }
 
 #[test]

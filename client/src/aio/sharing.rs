@@ -163,7 +163,8 @@ impl Client {
         deadline: impl Into<Deadline>,
     ) -> Result<()> {
         let deadline = deadline.into();
-        let outgoing = Outgoing::new(&buffer.header(access), self.export(buffer, access).await?);
+        let fd = self.export(buffer, access).await?;
+        let outgoing = Outgoing::new(&buffer.header(access)?, fd);
         let socket = own(socket.as_fd())?;
         blocking(move || transfer::send(socket.as_fd(), outgoing, deadline)).await
     }
