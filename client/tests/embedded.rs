@@ -207,11 +207,7 @@ fn a_sealed_result_is_written_by_its_device_alone_and_read_by_everybody() {
     batch.submit_acknowledged().expect("a queue of the same instance writes it").wait(SOON).expect("done");
     batch.job(&other, "fill").output(&sealed).param("byte", 8);
     batch.submit().expect("sent").wait(SOON).expect("done");
-    let zip = real.client.device("zip").expect("it is there").queue(0).expect("a queue");
-    batch.job(&zip, "compress").input(&input).output(&sealed);
-    let denied = batch.submit_acknowledged().map(drop);
-    assert_eq!(denied.map_err(|error| error.code()), Err(Some(ErrorCode::Denied)));
-    drop((other, input, zip));
+    drop(other);
     let denied = sealed.export(Access::Write).map(drop);
     assert_eq!(denied.map_err(|error| error.code()), Err(Some(ErrorCode::Denied)));
     let (near, far) = UnixStream::pair().expect("a pair");
@@ -219,6 +215,11 @@ fn a_sealed_result_is_written_by_its_device_alone_and_read_by_everybody() {
     sealed.send(&near, Access::Read, SOON).expect("there is room");
     let received = other.receive(&far, SOON).expect("a buffer");
     assert!(received.is_sealed() && received.buffer.read(.., SOON).expect("done")[0] == 8);
+    let zip = real.client.device("zip").expect("it is there").queue(0).expect("a queue");
+    batch.job(&zip, "compress").input(&input).output(&sealed);
+    let denied = batch.submit_acknowledged().map(drop);
+    assert_eq!(denied.map_err(|error| error.code()), Err(Some(ErrorCode::Denied)));
+    drop((input, zip));
     drop((sealed, received, copy, device, other));
     real.ends_empty();
 }
