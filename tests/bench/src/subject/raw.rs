@@ -1,15 +1,15 @@
 //! A client without the library: for what the library does on purpose (mapping every buffer), and a bench must not.
 //!
 //! A hundred thousand mapped objects are more than a process may map (`vm.max_map_count`); a broker may hold them all.
-//! So objects are made here by the protocol alone: created and committed 64 at a time, populated by `fallocate`, which
-//! charges this process as touching would, and never mapped.
+//! So objects are made here by the protocol alone: created and committed 64 at a time, populated by writing,
+//! which charges this process as touching would, and never mapped.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::pwrite;
 use vgem_os::clock;
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_proto::VERSION;
@@ -64,8 +64,10 @@ impl Raw {
         let (ClientMessage::ObjectCreated(created), exports) = self.ask(create)? else {
             bail!("no objects");
         };
+        let zeros = vec![0; usize::try_from(len)?];
         for export in &exports {
-            fallocate(export.as_fd(), FallocateFlags::empty(), 0, len).context("fallocate")?;
+            let written = pwrite(export.as_fd(), &zeros, 0).context("pwrite")?;
+            anyhow::ensure!(written == zeros.len(), "{written} of {len} bytes written");
         }
         match self.ask(Commit { objects: created.objects.clone() })?.0 {
             ClientMessage::Committed(_) => Ok((created.objects, exports)),
