@@ -162,7 +162,7 @@ OWNERS = {
     "fchown of the group": lambda fd, _: os.fchown(fd, -1, os.getgid()),
 }
 SEALS = {f"seal {bit:#x}": (lambda bit: lambda fd, _: fcntl.fcntl(fd, F_ADD_SEALS, bit))(bit)
-         for bit in (0x1, 0x2, 0x4, 0x8, 0x10, 0x20, 0x3f)}
+         for bit in (0x20, 0x10, 0x8, 0x4, 0x2, 0x1, 0x3f)}
 LEASES = {
     "a read lease": lambda fd, _: fcntl.fcntl(fd, F_SETLEASE, fcntl.F_RDLCK),
     "a write lease": lambda fd, _: fcntl.fcntl(fd, F_SETLEASE, fcntl.F_WRLCK),

@@ -61,8 +61,12 @@ impl Raw {
             reserved: Zero,
             name: Vec::new(),
         };
-        let (ClientMessage::ObjectCreated(created), exports) = self.ask(create)? else {
-            bail!("no objects");
+        let (created, exports) = match self.ask(create)? {
+            (ClientMessage::ObjectCreated(created), exports) => (created, exports),
+            (ClientMessage::Refused(refused), _) => {
+                bail!("no objects: {:?}, {}", refused.code, String::from_utf8_lossy(&refused.text))
+            }
+            (other, _) => bail!("{other:?} instead of objects"),
         };
         let zeros = vec![0; usize::try_from(len)?];
         for export in &exports {
