@@ -155,7 +155,8 @@ impl Instances {
         if !self.said_why_unpinned {
             self.said_why_unpinned = true;
             warn!(
-                "objects are not pinned beyond the limit: {why}; raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)"
+                "objects are not pinned beyond the limit: {why}; raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=) or \
+                 vm.max_map_count (sysctl), whichever it names"
             );
         }
     }

@@ -31,14 +31,24 @@ impl Pin {
     /// Maps `len` bytes of `fd` for reading and locks them. Holes would be allocated and charged here, so only
     /// populated objects are pinned.
     ///
-    /// A limit (`RLIMIT_MEMLOCK`, no `CAP_IPC_LOCK`) is not an error: the pin then holds 0 bytes and says why.
+    /// A limit (`RLIMIT_MEMLOCK` without `CAP_IPC_LOCK`, `vm.max_map_count`) is not an error: the pin then holds 0 bytes and
+    /// says why.
     ///
     /// # Errors
-    /// As [`verify_export`]; the errno of `mmap`; an errno of `mlock` that is not about a limit.
+    /// As [`verify_export`]; an errno of `mmap` or `mlock` that is not about a limit.
     pub fn lock(fd: BorrowedFd<'_>, len: u64) -> Result<Self> {
         verify_export(fd, len, Access::Read)?;
         let len = usize::try_from(len).map_err(|_| OsError::new("mmap", Errno::OVERFLOW))?;
-        let mapping = Mapping::map_checked(fd, len, Access::Read)?;
+        let mapping = match Mapping::map_checked(fd, len, Access::Read) {
+            // A process may map so many things and no more.
+            Err(error) if error.errno() == Errno::NOMEM => {
+                let detail =
+                    format!("{len} bytes; vm.max_map_count says how many mappings a process may have");
+                let reason = OsError::with_detail("mmap", Errno::NOMEM, detail);
+                return Ok(Self { bytes: 0, reason: Some(reason), _mapping: None });
+            }
+            mapped => mapped?,
+        };
         let at = mapping.span().as_ptr().cast_mut().cast();
         // SAFETY: U2. The range is our own mapping; locking changes no byte of it.
         let locked = unsafe { rustix::mm::mlock(at, len) };

@@ -152,10 +152,15 @@ fn a_process_whose_parent_is_another_is_told() {
 }
 
 #[test]
-fn the_limit_of_fds_can_be_raised_to_the_hard_one() {
-    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    assert_eq!(limits::raise_nofile(), Ok(hard.unwrap_or(u64::MAX)));
-    assert_eq!(limits::nofile(), hard.unwrap_or(u64::MAX));
+fn the_limit_of_fds_can_be_raised_to_the_hard_one_and_beyond_it_by_root() {
+    let hard = || rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let before = hard();
+    let raised = limits::raise_nofile().unwrap();
+    assert_eq!((raised, limits::nofile()), (hard(), hard()));
+    assert!(raised >= before);
+    if rustix::process::geteuid().is_root() {
+        assert!(raised >= 100_000, "{raised}");
+    }
 }
 
 /// A child that reads from a pipe of which it holds the other end itself.

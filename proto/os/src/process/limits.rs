@@ -16,11 +16,23 @@ pub fn nofile() -> u64 {
     soft(Resource::Nofile)
 }
 
-/// Raises the number of fds to the hard limit; returns the limit in force.
+/// Most fds anybody is given here: what `fs.nr_open` is unless somebody raised it.
+const MOST_FDS: u64 = 1 << 20;
+
+/// Raises the number of fds as far as this process may: with `CAP_SYS_RESOURCE` to 1 048 576 or `fs.nr_open`, whichever
+/// is less, otherwise to the hard limit. Returns the limit in force.
 ///
 /// # Errors
 /// The errno of `setrlimit`.
 pub fn raise_nofile() -> Result<u64> {
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let most = most.unwrap_or(MOST_FDS).min(MOST_FDS);
+    if rustix::process::getrlimit(Resource::Nofile).maximum.is_some_and(|hard| hard < most) {
+        let wanted = Rlimit { current: Some(most), maximum: Some(most) };
+        if rustix::process::setrlimit(Resource::Nofile, wanted).is_ok() {
+            return Ok(soft(Resource::Nofile));
+        }
+    }
     raise(Resource::Nofile)
 }
 
