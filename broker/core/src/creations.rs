@@ -189,8 +189,6 @@ impl Broker {
                     }
                     None => self.let_go_of_new(key),
                 }
-                // After the answer, so that the client goes on meanwhile: a hint that is missed costs milliseconds.
-                self.out.push(Effect::Watch { object: key });
             }
             Err(errno) => {
                 self.forget_object(key);
@@ -360,6 +358,7 @@ fn new_object(
         charges,
         handle_charge: Some(handle),
         hinted: false,
+        watched: false,
         probes: 0,
         look_at: None,
         released_at: Time(0),

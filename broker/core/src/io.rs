@@ -392,7 +392,8 @@ pub enum Effect {
         /// The object.
         object: ObjectKey,
     },
-    /// Watch an object for closed exports; [`Input::ExportHint`] may follow at any time.
+    /// From now on watch an object, which nothing but exports may keep, for those that close; [`Input::ExportHint`] may
+    /// follow at any time. The probe that is asked for next finds what closed before.
     Watch {
         /// The object.
         object: ObjectKey,

@@ -314,6 +314,8 @@ pub(crate) struct Object {
     pub(crate) handle_charge: Option<Charge>,
     /// Set while an export may have closed since the probe under way was sent.
     pub(crate) hinted: bool,
+    /// Whether closed exports of it are told.
+    pub(crate) watched: bool,
     /// Probes that found it busy.
     pub(crate) probes: u32,
     /// When it will be looked at again by itself.

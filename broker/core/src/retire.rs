@@ -198,6 +198,13 @@ impl Broker {
         if !object.wishes.is_empty() {
             return self.revive(key);
         }
+        // Only now is there something to wait for: a watch costs more memory than all the broker knows of an object.
+        // What was closed before it began is found by looking once more.
+        if !object.watched {
+            object.watched = true;
+            self.out.push(Effect::Watch { object: key });
+            return self.probe_orphan(key);
+        }
         if object.hinted {
             self.probe_orphan(key);
             return;

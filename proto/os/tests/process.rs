@@ -158,8 +158,10 @@ fn the_limit_of_fds_can_be_raised_to_the_hard_one_and_beyond_it_by_those_who_may
     let raised = limits::raise_nofile().unwrap();
     assert_eq!((raised, limits::nofile()), (hard(), hard()));
     assert!(raised >= before);
-    let may_go_beyond =
-        rustix::thread::capabilities(None).unwrap().effective.contains(CapabilitySet::SYS_RESOURCE);
+    let may_go_beyond = rustix::thread::capabilities(None)
+        .unwrap()
+        .effective
+        .contains(rustix::thread::CapabilitySet::SYS_RESOURCE);
     assert_eq!(raised > before, may_go_beyond && before < 1 << 20, "{before} to {raised}");
 }
 

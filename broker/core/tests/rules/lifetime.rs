@@ -54,12 +54,31 @@ fn l1_a_hint_that_was_lost_is_made_up_for_by_a_sweep() {
 fn l1_a_hint_during_the_probe_is_not_lost() {
     let (mut world, client, object) = with_export();
     let key = world.last_object();
-    world.hold = |effect| matches!(effect, Effect::Probe { .. });
     world.close(client, object);
+    world.hold = |effect| matches!(effect, Effect::Probe { .. });
+    world.apply(Input::ExportHint { object: Some(key) });
     world.apply(Input::ExportHint { object: Some(key) });
     world.memory.get_mut(&key).unwrap().exports = 0;
     world.hold = |_| false;
     world.apply(Input::Probed { object: key, free: false });
+    assert_eq!(world.memory.len(), 0);
+}
+
+#[test]
+fn l1_only_what_outlives_its_handles_is_watched_and_what_closed_before_is_found() {
+    let (mut world, client, object) = with_export();
+    let key = world.last_object();
+    assert!(!world.memory[&key].watched);
+    world.hold = |effect| matches!(effect, Effect::Probe { .. });
+    world.close(client, object);
+    world.apply(Input::Probed { object: key, free: false });
+    assert!(world.memory[&key].watched);
+    // Closed before it was watched: nobody will ever hint.
+    world.memory.get_mut(&key).unwrap().exports = 0;
+    world.hold = |_| false;
+    let look = world.held.pop().expect("it is looked at once more");
+    let answer = world.carry_out(look).expect("an answer");
+    world.apply(answer);
     assert_eq!(world.memory.len(), 0);
 }
 

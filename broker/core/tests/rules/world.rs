@@ -45,6 +45,7 @@ pub(crate) struct Memory {
     pub(crate) exports: u32,
     pub(crate) populated: bool,
     pub(crate) kept: bool,
+    pub(crate) watched: bool,
     pub(crate) sealable: bool,
     /// Sealed, with the mappings for writing that there were then.
     pub(crate) sealed: Option<Vec<InstanceId>>,
@@ -286,7 +287,8 @@ impl World {
                 Some(Input::Dropped { object })
             }
             Effect::Watch { object } => {
-                assert!(self.memory.contains_key(&object));
+                let memory = self.memory.get_mut(&object).expect("an object that was made");
+                assert!(!std::mem::replace(&mut memory.watched, true), "watches what is watched");
                 None
             }
             Effect::Probe { object } => Some(Input::Probed { object, free: self.is_free(object) }),
