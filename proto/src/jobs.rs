@@ -134,6 +134,22 @@ record! {
 }
 
 record! {
+    /// A range of an object whose content is not what it should be, because the job that was to write it failed.
+    pub struct PoisonedRange {
+        /// First byte.
+        pub offset: u64,
+        /// Bytes.
+        pub len: u64,
+        /// Why the job failed.
+        pub cause: CauseId,
+        /// The code that goes with it.
+        pub code: ErrorCode,
+        /// Zero.
+        pub reserved: Zero<4>,
+    }
+}
+
+record! {
     /// One parameter of a job.
     pub struct Param<O> {
         /// The number, the place of its bytes, or the offset of the cell (a multiple of 64).

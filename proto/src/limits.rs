@@ -36,3 +36,5 @@ pub const OBJECTS_AT_ONCE: usize = 64;
 pub const OBSERVED_PAGES: usize = 64;
 /// Points in one answer to Observe.
 pub const OBSERVED_POINTS: usize = 512;
+/// Poisoned ranges in one answer to Observe: as many as the broker remembers of one object.
+pub const OBSERVED_POISON: usize = 64;

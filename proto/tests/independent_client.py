@@ -758,7 +758,8 @@ class Session:
         client, queue, point = self.client, self.queue, self.queue.next
         client.submit([queue.job(self.fill, 1, 1)], [self.filling(0, 2 * LENGTH)], [param(self.fill_byte, 9)])
         request = message(OBSERVE, client.number(), struct.pack("<QB7x", self.data, READ))
-        pages, points = client.ask(request, OBSERVED).arrays(8, 32)
+        pages, points, poison = client.ask(request, OBSERVED).arrays(8, 32, 32)
+        check(poison == [], f"[M-049] {poison}")
         check(pages == [], "[M-050] the page of the client's own queue came again")
         for wait in points:
             _timeline, waited, page, slot, kind = struct.unpack("<QQQHB5x", wait)

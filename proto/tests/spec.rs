@@ -12,7 +12,9 @@ use vgem_proto::codec::{Field, HEAD_LEN, Reader, Writer};
 use vgem_proto::describe::Description;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, QueueHandle};
-use vgem_proto::jobs::{self, Completion, DriverWait, Job, ObservedPoint, Operand, Param, ParamSource, Wait};
+use vgem_proto::jobs::{
+    self, Completion, DriverWait, Job, ObservedPoint, Operand, Param, ParamSource, PoisonedRange, Wait,
+};
 use vgem_proto::layout::{self, fence_page as f, interest_page, result_cell};
 use vgem_proto::message::Row;
 use vgem_proto::rights::{Access, HugePages, Rights, WaitKind};
@@ -83,6 +85,7 @@ fn the_records_of_the_specification_are_those_of_the_code() {
     record("DriverWait", DriverWait::FIELDS);
     record("Completion", Completion::FIELDS);
     record("ObservedPoint", ObservedPoint::FIELDS);
+    record("PoisonedRange", PoisonedRange::FIELDS);
 }
 
 #[test]
@@ -151,6 +154,7 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("OBJECTS_AT_ONCE", limits::OBJECTS_AT_ONCE as u64),
         ("OBSERVED_PAGES", limits::OBSERVED_PAGES as u64),
         ("OBSERVED_POINTS", limits::OBSERVED_POINTS as u64),
+        ("OBSERVED_POISON", limits::OBSERVED_POISON as u64),
     ];
     let part = part("limits");
     let table = part.table();

@@ -2,13 +2,13 @@
 //!
 //! The answer names the unfinished points and where the client sees them, in pages of its own; those that it has
 //! not seen before come with it. The signallers may be of other domains: holding a handle with the right of the
-//! access is what lets a client see that, and no more than whether a point has ended. What has ended already,
-//! well or not, is not in the answer.
+//! access is what lets a client see that, and no more than whether a point has ended. What has ended already is not
+//! among the points; what ended badly is told as the ranges it has left poisoned.
 
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{ClientKey, PageId, TimelineKey};
-use vgem_proto::jobs::ObservedPoint;
+use vgem_proto::jobs::{ObservedPoint, PoisonedRange};
 use vgem_proto::limits;
 use vgem_proto::message::client::{Observe, Observed};
 use vgem_proto::rights::Access;
@@ -17,7 +17,7 @@ use crate::accounts::{Charge, Resource};
 use crate::broker::Broker;
 use crate::credits::FDS_OF_PAIR;
 use crate::io::{Attach, PairId};
-use crate::objects::Awaiting;
+use crate::objects::{Awaiting, Object};
 use crate::pairs::Party;
 use crate::policy::{self, UseGrant};
 use crate::ranges::ByteRange;
@@ -47,7 +47,8 @@ impl Broker {
         let domain = self.find_client(asker.client)?.peer.domain;
         let charge = self.accounts.charge(domain, Resource::Exports, FDS_OF_PAIR * pages as u64)?;
         self.give_spares(lacking);
-        self.show_waits(asker, &waits, charge);
+        let poison = self.objects.get(key).map(poison_of).unwrap_or_default();
+        self.show_waits(asker, &waits, poison, charge);
         Ok(())
     }
 
@@ -70,7 +71,13 @@ impl Broker {
         pairs.iter().filter_map(|id| self.pairs.get(*id)).filter(|pair| !pair.sent).count()
     }
 
-    fn show_waits(&mut self, asker: Awaiting, waits: &[PlannedWait], mut charge: Charge) {
+    fn show_waits(
+        &mut self,
+        asker: Awaiting,
+        waits: &[PlannedWait],
+        poison: Vec<PoisonedRange>,
+        mut charge: Charge,
+    ) {
         let (mut pages, mut pairs, mut points) = (Vec::new(), Vec::new(), Vec::new());
         for PlannedWait { fence, kind } in waits {
             let Some((pair, page, slot, is_new)) = self.place_for_client(fence.timeline, asker.client) else {
@@ -86,7 +93,7 @@ impl Broker {
         }
         let spent = charge.split(FDS_OF_PAIR * pages.len() as u64);
         self.accounts.give_back(charge);
-        let observed = Observed { pages, points };
+        let observed = Observed { pages, points, poison };
         if pairs.is_empty() {
             self.accounts.give_back(spent);
             self.reply(asker.link, asker.request, observed);
@@ -114,4 +121,16 @@ impl Broker {
             }
         }
     }
+}
+
+/// What a reader of an object must know not to be as it should.
+fn poison_of(object: &Object) -> Vec<PoisonedRange> {
+    let told = object.reservation.poison().iter().map(|poison| PoisonedRange {
+        offset: poison.range.start,
+        len: poison.range.end - poison.range.start,
+        cause: poison.failure.cause,
+        code: poison.failure.code,
+        reserved: Zero,
+    });
+    told.take(limits::OBSERVED_POISON).collect()
 }

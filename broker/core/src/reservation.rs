@@ -166,7 +166,7 @@ pub(crate) struct Poison {
 }
 
 /// Poisoned ranges remembered one by one; more are merged into wider ones.
-const POISON_LIMIT: usize = 64;
+const POISON_LIMIT: usize = vgem_proto::limits::OBSERVED_POISON;
 
 /// The reservation of one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ message_table! {
     enum ClientMessage;
     uses {
         use crate::error::ErrorCode;
-        use crate::jobs::{ClientJob, ClientOperand, ClientParam, ObservedPoint, Wait};
+        use crate::jobs::{ClientJob, ClientOperand, ClientParam, ObservedPoint, PoisonedRange, Wait};
         use crate::rights::{Access, HugePages, Rights};
         use crate::snapshot::Topic;
     }
@@ -204,12 +204,15 @@ message_table! {
         /// 1: the memory was no object before; populate and commit it. 2: it is ready.
         state: u32,
     } []
-    /// Answers Observe: when these points have ended, the access may begin.
+    /// Answers Observe: when these points have ended, the access may begin; what it finds then is as it should be, but for
+    /// the poisoned ranges.
     116 Observed since 1 from Broker fds ["page" "interest"] each pages flags 0 {} [
         /// Pages that the client has not seen before, in the order of their fds.
         pages: PageId, max limits::OBSERVED_PAGES;
         /// The points.
         points: ObservedPoint, max limits::OBSERVED_POINTS;
+        /// Ranges that a job which failed was to write and nobody has replaced since.
+        poison: PoisonedRange, max limits::OBSERVED_POISON;
     ]
     /// Answers ListDevices.
     120 Devices since 1 from Broker fds [] flags 0 {} [

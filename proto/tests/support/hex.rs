@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 
 use vgem_proto::codec::HEAD_LEN;
-use vgem_proto::jobs::{Completion, DriverWait, Job, ObservedPoint, Operand, Param, Wait};
+use vgem_proto::jobs::{Completion, DriverWait, Job, ObservedPoint, Operand, Param, PoisonedRange, Wait};
 use vgem_proto::message::Row;
 
 /// One section of a golden file.
@@ -166,6 +166,7 @@ pub(crate) fn record(element: &str) -> Option<Fields> {
         "DriverWait" => Some(DriverWait::FIELDS),
         "Completion" => Some(Completion::FIELDS),
         "ObservedPoint" => Some(ObservedPoint::FIELDS),
+        "PoisonedRange" => Some(PoisonedRange::FIELDS),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ use vgem_proto::ids::{
 };
 use vgem_proto::jobs::{
     Completion, DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, Job, OPERAND_DISCARD, OPERAND_FOREIGN,
-    OPERAND_INDIRECT, ObservedPoint, Operand, Param, ParamSource, Wait,
+    OPERAND_INDIRECT, ObservedPoint, Operand, Param, ParamSource, PoisonedRange, Wait,
 };
 use vgem_proto::message::{SUBMIT_REPLY, client as c, driver as d, keeper as k, porter as p};
 use vgem_proto::rights::{Access, HugePages, Rights, WaitKind};
@@ -121,7 +121,9 @@ fn client() -> Vec<Sample> {
         reserved: Zero,
     };
     let points = vec![observed(9, 14, WaitKind::Data), observed(11, 3, WaitKind::Order)];
-    add(0, c::Observed { pages: vec![PageId(6), PageId(7)], points }.into());
+    let (cause, code) = (CAUSE, ErrorCode::CorruptInput);
+    let poison = vec![PoisonedRange { offset: 4096, len: 512, cause, code, reserved: Zero }];
+    add(0, c::Observed { pages: vec![PageId(6), PageId(7)], points, poison }.into());
     let ids = vec![DeviceId(1), DeviceId(3)];
     add(0, c::Devices { ids, names: text("copy\nzip") }.into());
     add(0, c::Described { device: DeviceId(3), description: description().encode() }.into());

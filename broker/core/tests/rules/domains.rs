@@ -3,7 +3,7 @@
 use vgem_core::io::{Attach, Effect, Input, InstanceEnd, LinkId};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{Handle, ObjectKey, QueueHandle, TimelineKey};
+use vgem_proto::ids::{CauseId, Handle, ObjectKey, QueueHandle, TimelineKey};
 use vgem_proto::jobs::{OPERAND_FOREIGN, PAGE_LOCAL};
 use vgem_proto::message::client::{ClientMessage, CloseQueue, Observe, Observed};
 use vgem_proto::rights::{Access, WaitKind};
@@ -238,12 +238,19 @@ fn c1_a_write_has_to_wait_for_readers_too_and_a_read_has_not() {
     assert_eq!(answered(&p.observe(WRITE)), [(p.ours.line, 1, WaitKind::Order)]);
 }
 
+// M-049
 #[test]
-fn c1_what_has_ended_well_or_not_is_not_waited_for() {
+fn c1_what_has_ended_badly_is_not_waited_for_but_told_as_poison_to_other_domains_too() {
     let mut p = pair();
     p.we_write(1);
     p.world.run(p.ours.line, Some(ErrorCode::CorruptInput));
-    assert_eq!(p.observe(WRITE), Observed { pages: Vec::new(), points: Vec::new() });
+    let observed = p.observe(READ);
+    let [poison] = observed.poison.as_slice() else { panic!("{observed:?}") };
+    assert_eq!((poison.offset, poison.len, poison.code), (0, 64, ErrorCode::CorruptInput));
+    assert_eq!((observed.points.len(), poison.cause == CauseId::NONE), (0, false));
+    p.world.submit(p.ours.link, Batch::new().job(p.ours.queue, 2).writes(p.ours.object, 0..64).discarding());
+    p.world.run(p.ours.line, None);
+    assert_eq!(p.observe(READ), Observed { pages: Vec::new(), points: Vec::new(), poison: Vec::new() });
 }
 
 // M-050
