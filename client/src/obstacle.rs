@@ -222,7 +222,7 @@ impl Core {
         mut reply: Reply,
     ) -> Result<Vec<SeenPoint>> {
         let mut fds = std::mem::take(&mut reply.fds).into_iter();
-        let ClientMessage::Observed(Observed { pages, points }) = &reply.message else {
+        let ClientMessage::Observed(Observed { pages, points, .. }) = &reply.message else {
             return Err(unexpected(&reply));
         };
         for page in pages {

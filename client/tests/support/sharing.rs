@@ -11,7 +11,7 @@ use vgem_os::seqpacket::{Packet, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, PageId, Point, Time, TimelineKey};
-use vgem_proto::jobs::ObservedPoint;
+use vgem_proto::jobs::{ObservedPoint, PoisonedRange};
 use vgem_proto::message::Sender;
 use vgem_proto::message::client::{ClientMessage, Imported, Observed, PorterOpened};
 use vgem_proto::message::porter::PorterMessage;
@@ -39,6 +39,8 @@ pub(crate) struct Sharing {
     halves: Mutex<HashMap<u64, Option<OwnedFd>>>,
     /// What others have not finished.
     pub(crate) unfinished: Mutex<Vec<ObservedPoint>>,
+    /// What failed jobs have left.
+    pub(crate) poison: Mutex<Vec<PoisonedRange>>,
     page: KeeperFace,
     pub(crate) others: SignallerFace,
     page_told: AtomicUsize,
@@ -55,6 +57,7 @@ impl Sharing {
             objects: Mutex::new(Vec::new()),
             halves: Mutex::new(HashMap::new()),
             unfinished: Mutex::new(Vec::new()),
+            poison: Mutex::new(Vec::new()),
             page,
             others,
             page_told: AtomicUsize::new(0),
@@ -84,11 +87,12 @@ impl Sharing {
 
     pub(crate) fn observed(&self) -> (ClientMessage, Vec<OwnedFd>) {
         let points = self.unfinished.lock().expect("not poisoned").clone();
+        let poison = self.poison.lock().expect("not poisoned").clone();
         if points.is_empty() || self.page_told.fetch_add(1, Ordering::Relaxed) > 0 {
-            return (Observed { pages: vec![], points }.into(), vec![]);
+            return (Observed { pages: vec![], points, poison }.into(), vec![]);
         }
         let fds = self.page.observer_fds().expect("fds");
-        (Observed { pages: vec![PAGE], points }.into(), vec![fds.page, fds.interest])
+        (Observed { pages: vec![PAGE], points, poison }.into(), vec![fds.page, fds.interest])
     }
 
     /// A porter for the client at the other end of `broker`.
