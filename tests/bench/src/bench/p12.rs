@@ -172,7 +172,8 @@ impl P12 {
     }
 
     fn objects(&self, found: &mut Repetition) -> anyhow::Result<()> {
-        let base = usize::try_from(self.vgemd.client.status()?.objects)?;
+        // What the idle clients had is given back first.
+        self.until_objects(0)?;
         let mut raw = Raw::connect(&self.vgemd.embedded.socket())?;
         let (few, few_exports) = Self::fill(&mut raw, FEW)?;
         let at_few = self.come_and_go(&mut raw, self.rounds)?;
@@ -193,15 +194,15 @@ impl P12 {
         for handle in more.into_iter().chain(few) {
             raw.close(handle)?;
         }
-        self.until_objects(base)?;
+        self.until_objects(0)?;
         found.times(AT_FEW, at_few);
         found.times(AT_MANY, at_many);
         let (handles, exports) = Self::fill(&mut raw, self.many)?;
         drop((handles, raw));
-        self.until_objects(base + self.many)?;
+        self.until_objects(self.many)?;
         let began = clock::now();
         drop(exports);
-        self.until_objects(base)?;
+        self.until_objects(0)?;
         let took = clock::now() - began;
         found.number(RETURNED, Unit::Ns, ns_f64(took));
         found.number(EACH_RETURNED, Unit::Ns, ns_f64(took) / ns_f64(self.many as u64));
