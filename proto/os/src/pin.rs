@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::error::{Attempt, OsError, Result};
 use crate::mapping::{Mapping, PAGE};
-use crate::memory::{Access, verify_export};
+use crate::memory::{Access, verify_mapping};
 
 /// One object's pages, locked until drop.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Pin {
     /// # Errors
     /// As [`verify_export`]; an errno of `mmap` or `mlock` that is not about a limit.
     pub fn lock(fd: BorrowedFd<'_>, len: u64) -> Result<Self> {
-        verify_export(fd, len, Access::Read)?;
+        verify_mapping(fd, len, Access::Read)?;
         let len = usize::try_from(len).map_err(|_| OsError::new("mmap", Errno::OVERFLOW))?;
         let mapping = match Mapping::map_checked(fd, len, Access::Read) {
             // A process may map so many things and no more.

@@ -261,6 +261,23 @@ fn a_region_that_cannot_be_adopted_is_given_back_as_it_was() {
     }
 }
 
+#[test]
+fn an_object_of_reserved_huge_pages_does_not_replace_more_than_the_region() {
+    // The kernel would move a whole huge page over the region, and so over the memory behind it.
+    let object = match ObjectMemory::create(4 << 20, HugePages::Size2M, "huge") {
+        Ok(object) => object,
+        // A kernel without pages of that size.
+        Err(error) => return assert!(matches!(error.errno(), Errno::NOSYS | Errno::INVAL), "{error}"),
+    };
+    let export = object.export(Access::Write).unwrap();
+    for len in [PAGE, (2 << 20) + PAGE] {
+        let (region, _) = PageVec::zeroed(len).into_region();
+        let (_region, error) = region.replace(export.as_fd()).unwrap_err();
+        assert_eq!(error.errno(), Errno::INVAL);
+        assert!(error.to_string().contains("a multiple of its reserved huge pages of 2097152"), "{error}");
+    }
+}
+
 fn refusal(start: *mut u8, len: usize) -> String {
     // SAFETY: U2. Refused, so nothing is promised and nothing done.
     let refused = unsafe { Region::new(start, len) }.unwrap_err();

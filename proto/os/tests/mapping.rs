@@ -235,6 +235,21 @@ fn reserved_huge_pages_need_a_fitting_length() {
 }
 
 #[test]
+fn a_reserved_huge_page_is_not_mapped_in_part() {
+    // The kernel maps it whole, and does not unmap a part of it.
+    let object = match ObjectMemory::create(2 << 20, HugePages::Size2M, "huge") {
+        Ok(object) => object,
+        // A kernel without pages of that size.
+        Err(error) => return assert!(matches!(error.errno(), Errno::NOSYS | Errno::INVAL), "{error}"),
+    };
+    let export = object.export(Access::Write).unwrap();
+    let error = Mapping::map(export.as_fd(), 4096, Access::Write, Populate::Lazy).unwrap_err();
+    assert_eq!(error.errno(), Errno::INVAL, "{error}");
+    // That it is long enough for so much remains true.
+    assert_eq!(verify_export(export.as_fd(), 4096, Access::Write), Ok(2 << 20));
+}
+
+#[test]
 fn errors_say_the_call_and_what_was_attempted() {
     let error = ObjectMemory::create(0, HugePages::None, "nothing").unwrap_err();
     assert_eq!(error.to_string(), "memfd_create: Invalid argument (os error 22) (length 0)");

@@ -45,7 +45,7 @@ use self::fill::fill;
 pub use self::pages::PageVec;
 use crate::error::{OsError, Result};
 use crate::mapping::{Mapping, OutOfRange, Quiescent};
-use crate::memory::{Access, verify_export};
+use crate::memory::{Access, verify_mapping};
 
 /// Whose the memory of a region is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,12 +110,13 @@ impl Region {
     /// The object needs nothing but its length: pages it lacks are allocated here, and charged to this process.
     ///
     /// # Errors
-    /// Gives the region back as it was, with what [`verify_export`] says (for writing, and the region's length) or
-    /// the errno of `mmap`, `madvise` or `mremap`. Part of the object may have been filled.
+    /// Gives the region back as it was, with what [`Mapping::map`] says (for writing, and the region's length) or the
+    /// errno of `mmap`, `madvise` or `mremap`: `EINVAL` also if the object has reserved huge pages and the region does
+    /// not begin at such a page. Part of the object may have been filled.
     pub fn replace(self, object: BorrowedFd<'_>) -> Result<Adopted, (Self, OsError)> {
         let len = u64::try_from(self.len).unwrap_or(u64::MAX);
-        let filled = verify_export(object, len, Access::Write)
-            .and_then(|_| Mapping::beside(self.base, self.len, Some(object)))
+        let filled = verify_mapping(object, len, Access::Write)
+            .and_then(|()| Mapping::beside(self.base, self.len, Some(object)))
             .and_then(|mapping| self.copied_into(mapping, object));
         let mapping = match filled {
             Ok(mapping) => mapping,

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::OFlags;
 
-use crate::memory::proc_path;
+use crate::memory::{is_on_hugetlbfs, proc_path};
 
 /// The longest name in a refusal, bytes.
 pub const NAME_MAX: usize = 64;
@@ -93,8 +93,7 @@ impl Kind {
 
     /// The kind of memory that answered `F_GET_SEALS` and is no memfd of ordinary pages.
     pub(super) fn of_other_memory(fd: BorrowedFd<'_>) -> Self {
-        let on_hugetlbfs = rustix::fs::fstatfs(fd)
-            .is_ok_and(|fs| u64::try_from(fs.f_type).is_ok_and(|kind| kind == HUGETLBFS));
+        let on_hugetlbfs = is_on_hugetlbfs(fd).unwrap_or(false);
         let memfd = link(fd).is_some_and(|link| link.starts_with("/memfd:"));
         match (on_hugetlbfs, memfd) {
             (true, true) => Self::HugetlbMemfd,
@@ -192,9 +191,6 @@ impl fmt::Display for Kind {
         f.write_str(words)
     }
 }
-
-/// `HUGETLBFS_MAGIC`.
-const HUGETLBFS: u64 = 0x958_458f6;
 
 /// What `/proc/self/fd` links an fd to.
 fn link(fd: BorrowedFd<'_>) -> Option<String> {

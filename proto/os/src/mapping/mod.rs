@@ -34,7 +34,7 @@ pub use self::copy::{CopyStyle, STREAMING_FROM, copy_span};
 pub(crate) use self::moving::Have;
 pub use self::span::{OutOfRange, Span, SpanMut};
 use crate::error::{Attempt, OsError, Result};
-use crate::memory::{Access, verify_export};
+use crate::memory::{Access, verify_mapping};
 
 /// Mappings from this length on ask for transparent huge pages, bytes.
 pub const HUGE_FROM: usize = 2 * 1024 * 1024;
@@ -91,16 +91,16 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len` bytes of `fd`, shared, after [`verify_export`] accepted it.
+    /// Maps the first `len` bytes of `fd`, shared, after [`verify_export`](crate::memory::verify_export) accepted it.
     ///
     /// From [`HUGE_FROM`] on it asks for huge pages; a refusal of that is ignored.
     ///
     /// # Errors
-    /// As [`verify_export`]; the errno of `mmap`; `EINVAL` for a length of 0; and, for [`Populate::Now`], as
-    /// [`Mapping::populate_write`].
+    /// As [`verify_export`](crate::memory::verify_export); the errno of `mmap`; `EINVAL` for a length of 0, or one that
+    /// covers a reserved huge page in part; and, for [`Populate::Now`], as [`Mapping::populate_write`].
     pub fn map(fd: BorrowedFd<'_>, len: usize, access: Access, populate: Populate) -> Result<Self> {
         let wanted = u64::try_from(len).map_err(|_| OsError::new("mmap", Errno::OVERFLOW))?;
-        verify_export(fd, wanted, access)?;
+        verify_mapping(fd, wanted, access)?;
         let mapping = Self::map_checked(fd, len, access)?;
         if len >= HUGE_FROM {
             mapping.ask_for_huge_pages();
@@ -126,7 +126,7 @@ impl Mapping {
         Ok(Self { base, len, access: Access::Write })
     }
 
-    /// Maps an fd that [`verify_export`] has accepted for this length and access.
+    /// Maps an fd that [`verify_mapping`] has accepted for this length and access.
     pub(crate) fn map_checked(fd: BorrowedFd<'_>, len: usize, access: Access) -> Result<Self> {
         let protection = match access {
             Access::Read => ProtFlags::READ,

@@ -38,8 +38,8 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, SealFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use self::create::create_memfd;
-pub(crate) use self::verify::proc_path;
 pub use self::verify::{Identity, identity, reopen, verify_export};
+pub(crate) use self::verify::{is_on_hugetlbfs, proc_path, verify_mapping};
 use crate::error::{Attempt, OsError, Result, uninterrupted};
 
 pub use vgem_proto::rights::Access;

@@ -5,11 +5,12 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, SealFlags};
+use rustix::fs::{Mode, OFlags, SealFlags, Stat};
 use rustix::io::Errno;
 
 use super::Access;
 use crate::error::{Attempt, OsError, Result, uninterrupted};
+use crate::mapping::PAGE;
 
 /// Which file an fd is of: the device and the inode on it. Two open files of one memory have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +30,7 @@ pub fn identity(fd: BorrowedFd<'_>) -> Result<Identity> {
 }
 
 impl Identity {
-    pub(crate) const fn of(stat: &rustix::fs::Stat) -> Self {
+    pub(crate) const fn of(stat: &Stat) -> Self {
         Self { dev: stat.st_dev, inode: stat.st_ino }
     }
 }
@@ -57,7 +58,28 @@ pub fn reopen(fd: BorrowedFd<'_>, access: Access) -> Result<OwnedFd> {
 /// `EINVAL` if it is no sealable memory, `EPERM` if the seals are missing, `EACCES` if the open mode does not
 /// fit, `EOVERFLOW` if it is too short; each says what was found.
 pub fn verify_export(fd: BorrowedFd<'_>, min_len: u64, access: Access) -> Result<u64> {
-    const CALL: &str = "verify_export";
+    verified(fd, min_len, access).map(|stat| length(&stat))
+}
+
+/// As [`verify_export`], and that what is mapped for `len` bytes is `len` bytes, rounded to ordinary pages. Of reserved
+/// huge pages the kernel maps, moves and replaces whole ones: more than was asked for.
+///
+/// # Errors
+/// As there; `EINVAL` if `len` covers a reserved huge page in part.
+pub(crate) fn verify_mapping(fd: BorrowedFd<'_>, len: u64, access: Access) -> Result<()> {
+    let stat = verified(fd, len, access)?;
+    match page_covered_in_part(fd, &stat, len)? {
+        None => Ok(()),
+        Some(page) => {
+            let detail = format!("{len} bytes, a multiple of its reserved huge pages of {page} is wanted");
+            Err(OsError::with_detail(CALL, Errno::INVAL, detail))
+        }
+    }
+}
+
+const CALL: &str = "verify_export";
+
+fn verified(fd: BorrowedFd<'_>, min_len: u64, access: Access) -> Result<Stat> {
     // First of all: anything that is not sealable memory fails here at once, without being touched.
     let seals = rustix::fs::fcntl_get_seals(fd).attempting(CALL, || "not sealable memory".into())?;
     if !seals.contains(SealFlags::SHRINK.union(SealFlags::GROW)) {
@@ -79,7 +101,7 @@ pub fn verify_export(fd: BorrowedFd<'_>, min_len: u64, access: Access) -> Result
             format!("opened {mode:?}, wanted for {access:?}"),
         ));
     }
-    let len = u64::try_from(stat.st_size).unwrap_or(0);
+    let len = length(&stat);
     if len < min_len {
         return Err(OsError::with_detail(
             CALL,
@@ -87,7 +109,31 @@ pub fn verify_export(fd: BorrowedFd<'_>, min_len: u64, access: Access) -> Result
             format!("{len} bytes, at least {min_len} wanted"),
         ));
     }
-    Ok(len)
+    Ok(stat)
+}
+
+fn length(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+/// The length of a reserved huge page of the file, if it has such pages and `len` is no multiple of it.
+///
+/// The length of such a file is always a multiple of its blocks, and these are longer than a page. So may be those of
+/// ordinary memory, where the machine gives huge pages to all of it: then the file system is asked.
+fn page_covered_in_part(fd: BorrowedFd<'_>, stat: &Stat, len: u64) -> Result<Option<u64>> {
+    let page = u64::try_from(stat.st_blksize).unwrap_or(0);
+    if page <= PAGE as u64 || len.is_multiple_of(page) || !length(stat).is_multiple_of(page) {
+        return Ok(None);
+    }
+    Ok(is_on_hugetlbfs(fd)?.then_some(page))
+}
+
+/// Whether memory is of reserved huge pages.
+pub(crate) fn is_on_hugetlbfs(fd: BorrowedFd<'_>) -> Result<bool> {
+    /// `HUGETLBFS_MAGIC`.
+    const HUGETLBFS: u64 = 0x958_458f6;
+    let answer = rustix::fs::fstatfs(fd).attempt("fstatfs")?;
+    Ok(u64::try_from(answer.f_type).is_ok_and(|kind| kind == HUGETLBFS))
 }
 
 /// The path through which an fd of this process is opened again.
