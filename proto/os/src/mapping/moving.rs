@@ -4,13 +4,15 @@
 //! lock. A thread that reads meanwhile either still finds the old pages, or faults, waits for that lock, and finds the
 //! new ones. It never sees a hole: that is what the tests of [`crate::adopt`] hammer on.
 
+use std::ffi::c_void;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
+use nix::libc;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
-use super::{HUGE_FROM, Mapping, mapped_at};
+use super::{HUGE_FROM, Mapping, PAGE, mapped_at};
 use crate::error::{Attempt, OsError, Result};
 use crate::memory::Access;
 
@@ -18,7 +20,7 @@ impl Mapping {
     /// `len` writable bytes somewhere: of `object`, shared, or private and zero. From [`HUGE_FROM`] on they lie in huge
     /// pages as `like` does, so that moving them there moves page tables and not pages one by one.
     ///
-    /// The caller has asked [`crate::memory::verify_export`] about `object`, for writing and this length.
+    /// The caller has asked [`crate::memory::verify_mapping`] about `object`, for writing and this length.
     pub(crate) fn beside(like: NonNull<u8>, len: usize, object: Option<BorrowedFd<'_>>) -> Result<Self> {
         if len < HUGE_FROM {
             return match object {
@@ -26,55 +28,33 @@ impl Mapping {
                 None => Self::anonymous(len),
             };
         }
-        let what = || format!("{len} bytes");
-        let reserve =
-            Self::reserve(len.checked_add(HUGE_FROM).ok_or_else(|| OsError::new("mmap", Errno::NOMEM))?)?;
-        let shift = like.as_ptr().addr().wrapping_sub(reserve.base.as_ptr().addr()) % HUGE_FROM;
-        // SAFETY: U2. shift < HUGE_FROM, and len + HUGE_FROM bytes are reserved.
-        let at = unsafe { reserve.base.as_ptr().add(shift) }.cast();
+        let at = Self::room_like(like, len)?;
         let protection = ProtFlags::READ.union(ProtFlags::WRITE);
         let mapped = match object {
-            Some(fd) => {
-                let flags = MapFlags::SHARED.union(MapFlags::FIXED);
-                // SAFETY: U2, U3. Only our own reserve is replaced, and the fd was checked.
-                unsafe { rustix::mm::mmap(at, len, protection, flags, fd, 0) }
-            }
-            None => {
-                let flags = MapFlags::PRIVATE.union(MapFlags::FIXED);
-                // SAFETY: U2. Only our own reserve is replaced.
-                unsafe { rustix::mm::mmap_anonymous(at, len, protection, flags) }
-            }
+            // SAFETY: U2, U3. A hint without MAP_FIXED replaces no mapping that exists, and the fd was checked.
+            Some(fd) => unsafe { rustix::mm::mmap(at, len, protection, MapFlags::SHARED, fd, 0) },
+            // SAFETY: U2. A hint without MAP_FIXED replaces no mapping that exists.
+            None => unsafe { rustix::mm::mmap_anonymous(at, len, protection, MapFlags::PRIVATE) },
         };
-        let base = mapped_at(mapped.attempting("mmap", what)?)?;
-        reserve.give_back_around(base, len);
+        let base = mapped_at(mapped.attempting("mmap", || format!("{len} bytes"))?)?;
         let mapping = Self { base, len, access: Access::Write };
         mapping.ask_for_huge_pages();
         Ok(mapping)
     }
 
-    /// Address space without memory.
-    fn reserve(len: usize) -> Result<Self> {
+    /// An address with room for `len` bytes, as far into a huge page as `like` is. It is a hint: another thread may
+    /// take the room first, and what is mapped then lies elsewhere and moves more slowly. Nothing is held and replaced
+    /// with `MAP_FIXED`: where that fails, older kernels have unmapped what was held, another thread may be there, and
+    /// giving the rest back would unmap what is its.
+    fn room_like(like: NonNull<u8>, len: usize) -> Result<*mut c_void> {
+        let room = len.checked_add(HUGE_FROM).ok_or_else(|| OsError::new("mmap", Errno::NOMEM))?;
         let flags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
         // SAFETY: U2. A null hint without MAP_FIXED replaces no mapping that exists.
-        let at = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), flags) };
-        let base = mapped_at(at.attempting("mmap", || format!("{len} bytes of address space"))?)?;
-        Ok(Self { base, len, access: Access::Read })
-    }
-
-    /// Unmaps all of a reserve but the `len` bytes at `base`, which are somebody else's now.
-    fn give_back_around(self, base: NonNull<u8>, len: usize) {
-        let before = base.as_ptr().addr() - self.base.as_ptr().addr();
-        let (start, whole) = (self.base, self.len);
-        std::mem::forget(self);
-        if before > 0 {
-            drop(Self { base: start, len: before, access: Access::Read });
-        }
-        let after = whole - before - len;
-        if after > 0 {
-            // SAFETY: U2. before + len < whole: inside the reserve.
-            let rest = unsafe { start.add(before + len) };
-            drop(Self { base: rest, len: after, access: Access::Read });
-        }
+        let at = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), room, ProtFlags::empty(), flags) };
+        let base = mapped_at(at.attempting("mmap", || format!("{room} bytes of address space"))?)?;
+        let found = Self { base, len: room, access: Access::Read };
+        let shift = like.as_ptr().addr().wrapping_sub(found.base.as_ptr().addr()) % HUGE_FROM;
+        Ok(found.base.as_ptr().wrapping_add(shift).cast())
     }
 
     /// Takes the place of the memory at `target`, which is unmapped. Readers of it see its old contents or those of
@@ -82,7 +62,8 @@ impl Mapping {
     ///
     /// # Errors
     /// The errno of `mremap`, with the mapping; the memory at `target` is then as it was, because the kernel checks
-    /// everything before it removes it (what is left is one small allocation, which the kernel does not let fail).
+    /// everything before it removes it. What is left are small allocations, which fail only where a cgroup is full and
+    /// none of its processes may be killed for it; then what was at `target` is gone, and this ends the process.
     ///
     /// # Safety
     /// U2: the `self.len()` bytes at `target` are mapped, page aligned, and the caller's to replace; nothing but
@@ -103,6 +84,10 @@ impl Mapping {
                 Ok(Self { base: target, len, access })
             }
             Err(errno) => {
+                if errno == Errno::NOMEM && !is_mapped(target, len) {
+                    // Pointers into it are relied on, and another thread's memory may come to lie there any moment.
+                    std::process::abort();
+                }
                 let detail = format!("{len} bytes to {:#x}", target.as_ptr().addr());
                 Err((self, OsError::with_detail("mremap", errno, detail)))
             }
@@ -142,4 +127,58 @@ pub(crate) enum Have {
     Pages,
     /// Perhaps none.
     Nothing,
+}
+
+/// Whether every page of the `len` bytes at `start` is mapped; of 0 bytes, yes.
+fn is_mapped(start: NonNull<u8>, len: usize) -> bool {
+    const PAGES: usize = 2048;
+    let mut answers = [0_u8; PAGES];
+    (0..len).step_by(PAGES * PAGE).all(|offset| {
+        let part = (len - offset).min(PAGES * PAGE);
+        let at = start.as_ptr().wrapping_add(offset).cast();
+        // SAFETY: U6. Plain addresses, mapped or not; `answers` has a byte for each of the part's at most PAGES pages.
+        unsafe { libc::mincore(at, part, answers.as_mut_ptr()) == 0 }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+    use crate::memory::{HugePages, ObjectMemory};
+
+    /// How far into a huge page an address is.
+    fn place(at: NonNull<u8>) -> usize {
+        at.as_ptr().addr() % HUGE_FROM
+    }
+
+    #[test]
+    fn a_mapping_beside_another_lies_in_huge_pages_as_that_does() {
+        let like = Mapping::anonymous(3 * HUGE_FROM + 5 * PAGE).unwrap();
+        let object = ObjectMemory::create(like.len() as u64, HugePages::Advise, "beside");
+        let export = object.and_then(|object| object.export(Access::Write)).unwrap();
+        for at in [0, PAGE, HUGE_FROM - PAGE, HUGE_FROM] {
+            let like = NonNull::new(like.base.as_ptr().wrapping_add(at)).unwrap();
+            for object in [None, Some(export.as_fd())] {
+                // Another test's thread may take the room just then, and again, but not always.
+                let alike =
+                    || place(Mapping::beside(like, HUGE_FROM + PAGE, object).unwrap().base) == place(like);
+                assert!((0..100).any(|_| alike()), "{at:#x}, {object:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hole_in_a_range_is_seen_wherever_it_is() {
+        let len = 3 * 2048 * PAGE + PAGE;
+        for hole in [0, 2048 * PAGE, len - PAGE] {
+            let whole = Mapping::anonymous(len).unwrap();
+            assert!(is_mapped(whole.base, len));
+            let at = whole.base.as_ptr().wrapping_add(hole).cast();
+            // SAFETY: U2. A page of our own mapping; unmapping the whole later tolerates the hole.
+            unsafe { rustix::mm::munmap(at, PAGE) }.unwrap();
+            assert!(!is_mapped(whole.base, len));
+        }
+    }
 }
