@@ -69,6 +69,20 @@ fn placing_one_fd_does_not_overwrite_another() {
 }
 
 #[test]
+fn a_program_that_cannot_be_started_is_an_error_whatever_numbers_its_fds_get() {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    // The sources lie high, so that the targets are the lowest numbers free here: what the standard library opens to
+    // hear of a failed exec would get one of them.
+    let high = || rustix::io::fcntl_dupfd_cloexec(&writer, 100).unwrap();
+    let mut launch = Launch::new("/nowhere/at/all");
+    launch.fds = (3..40).map(|target| (high(), target)).collect();
+    assert_eq!(launch.start().unwrap_err().errno(), Errno::NOENT);
+    drop(writer);
+    let mut said = [0; 64];
+    assert_eq!(rustix::io::read(&reader, &mut said), Ok(0), "nothing was written to the child's fds");
+}
+
+#[test]
 fn targets_that_collide_or_are_standard_streams_are_refused() {
     for targets in [[5, 5], [2, 5], [-1, 5]] {
         let mut launch = shell("true");

@@ -69,6 +69,7 @@ impl Launch {
             let above = rustix::io::fcntl_dupfd_cloexec(fd, highest + 1).attempt("fcntl(F_DUPFD_CLOEXEC)")?;
             sources.push((above, *target));
         }
+        let held = held(&sources)?;
         let mut command = Command::new(&self.program);
         command.args(&self.args).env_clear().envs(self.env).stdin(Stdio::null());
         command.stdout(stdio(self.stdout)).stderr(stdio(self.stderr));
@@ -80,7 +81,7 @@ impl Launch {
         // SAFETY: U8. `carry_out` makes system calls on numbers computed before the fork, and nothing else.
         unsafe { command.pre_exec(move || plan.carry_out()) };
         let spawned = command.spawn().attempting("spawn", || self.program.display().to_string());
-        drop(sources);
+        drop((sources, held));
         Child::of(spawned?)
     }
 
@@ -208,7 +209,7 @@ impl Plan {
             }
         }
         for (source, target) in &self.places {
-            // SAFETY: U8. Both are numbers; the target is nothing this process image will use again.
+            // SAFETY: U8. Both are numbers; the target was held for this, and is nothing this image will use again.
             if unsafe { libc::dup2(*source, *target) } == -1 {
                 return Err(std::io::Error::last_os_error());
             }
@@ -223,6 +224,21 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Occupies the targets that are free in this process, until the child has its own. The standard library opens a pipe
+/// by which it hears of a failed exec, at the lowest free numbers, and the child must not find its end at a target: then
+/// a passed fd would take its place and get what was to be said there, and the failure would pass for a start. (A target
+/// that another thread has open, and closes just then, cannot be held.)
+fn held(sources: &[(OwnedFd, RawFd)]) -> Result<Vec<OwnedFd>> {
+    let mut held = Vec::with_capacity(sources.len());
+    for (source, target) in sources {
+        let at = rustix::io::fcntl_dupfd_cloexec(source, *target).attempt("fcntl(F_DUPFD_CLOEXEC)")?;
+        if at.as_raw_fd() == *target {
+            held.push(at);
+        }
+    }
+    Ok(held)
 }
 
 /// The ranges of fd numbers from 3 on that are not targets.
