@@ -171,6 +171,7 @@ impl Schedule {
         if self.closed.len() == CLOSED_KEPT {
             self.closed.pop_front();
         }
+        queue.timeline.leave();
         self.closed.push_back(Arc::clone(&queue.timeline));
         Some(queue.timeline)
     }

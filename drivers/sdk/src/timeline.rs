@@ -102,6 +102,12 @@ impl Timeline {
         }
     }
 
+    /// Lets go of its places, for a timeline that signals nothing more. What they show stays until the broker has them
+    /// retired; what is kept of the timeline must not keep pages of clients that are gone.
+    pub(crate) fn leave(&self) {
+        self.lock().places = Vec::new();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Shows> {
         self.shows.lock().unwrap_or_else(PoisonError::into_inner)
     }
