@@ -240,6 +240,19 @@ fn adopted_memory_that_cannot_be_restored_stays_readable_when_dropped() {
 }
 
 #[test]
+fn a_limit_on_the_length_of_files_does_not_end_who_adopts() {
+    if let Some(side) = support::peer_side() {
+        let (object, bytes) = (object(LARGE), pattern(LARGE));
+        let limit = rustix::process::Rlimit { current: Some(LARGE as u64 / 2), maximum: None };
+        rustix::process::setrlimit(rustix::process::Resource::Fsize, limit).unwrap();
+        let (adopted, _) = adopt(PageVec::from_slice(&bytes), &object);
+        return side.say(if contents(&adopted) == bytes { "adopted" } else { "other bytes" });
+    }
+    let test = "a_limit_on_the_length_of_files_does_not_end_who_adopts";
+    assert_eq!(support::start_peer(test, vec![]).hear(), "adopted");
+}
+
+#[test]
 fn dropping_adopted_pages_that_own_themselves_unmaps_them() {
     let object = object(PAGE);
     let (adopted, _) = adopt(PageVec::zeroed(PAGE), &object);

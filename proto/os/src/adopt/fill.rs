@@ -5,7 +5,7 @@
 //! - *populate and copy*: the kernel zeroes the page, then it is written through the mapping, while it is cached;
 //! - *write into the file*, which saves the zeroing, then map what is there, sixteen pages at a fault. A third
 //!   cheaper; but writes hold a lock of the file, so a second thread gains nothing by it. Not where pages may be
-//!   huge: a write would get small ones.
+//!   huge: a write would get small ones. And not where a limit on the length of files would make it a signal.
 //!
 //! `benches/adopt.rs` measures.
 
@@ -17,6 +17,7 @@ use nix::libc;
 
 use crate::error::{OsError, Result};
 use crate::mapping::{CopyStyle, HUGE_FROM, Have, Mapping, Span, SpanMut, copy_span};
+use crate::process::limits::fsize;
 
 /// Had and copied at a time, bytes: a part of a processor's own cache.
 const PIECE: usize = 128 * 1024;
@@ -27,6 +28,7 @@ const TWO_THREADS_FROM: usize = 2 * 1024 * 1024;
 /// Copies `from`, which has the mapping's length, into the mapping; of the file `object`, if it is one's.
 pub(super) fn fill(into: &Mapping, from: Span<'_>, object: Option<BorrowedFd<'_>>) -> Result<()> {
     let object = object.filter(|_| into.len() < HUGE_FROM || !shared_memory_may_be_huge());
+    let object = object.filter(|_| u64::try_from(into.len()).is_ok_and(|len| len <= fsize()));
     // Each thread takes the next piece, so that one on a busy processor holds nobody up.
     let next = AtomicUsize::new(0);
     let several = std::thread::available_parallelism().is_ok_and(|number| number.get() > 1);

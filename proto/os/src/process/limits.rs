@@ -16,6 +16,12 @@ pub fn nofile() -> u64 {
     soft(Resource::Nofile)
 }
 
+/// How long a file this process may write (`RLIMIT_FSIZE`, soft), bytes; `u64::MAX` is no limit. A write beyond raises
+/// `SIGXFSZ`, which kills; a mapping may be written all the same.
+pub(crate) fn fsize() -> u64 {
+    soft(Resource::Fsize)
+}
+
 /// Most fds anybody is given here: what `fs.nr_open` is unless somebody raised it.
 const MOST_FDS: u64 = 1 << 20;
 
