@@ -181,13 +181,13 @@ impl Machine {
     }
 }
 
-/// Bytes that the kernel uses for its own tables: slabs and page tables.
+/// Bytes that the kernel uses for its own tables, and for shared memory: slabs, page tables, shmem.
 ///
 /// # Errors
 /// When `/proc/meminfo` does not say.
 pub fn kernel_bytes() -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
-    ["Slab:", "PageTables:"].iter().map(|name| kib_in(&text, name)).sum()
+    ["Slab:", "PageTables:", "Shmem:"].iter().map(|name| kib_in(&text, name)).sum()
 }
 
 /// The value of a line of a file of `/proc` that counts in KiB, bytes.
