@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use vgem::{Buffer, Client, Deadline, Queue};
 
 /// How long one slice is.
-const SLICE: Duration = Duration::from_millis(150);
+const SLICE: Duration = Duration::from_millis(300);
 
 /// A client that does a little of everything: a job, and a buffer made and closed.
 #[derive(Debug)]
@@ -114,12 +114,18 @@ impl Honest {
 }
 
 impl Felt {
+    /// How many times as long as alone it takes.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        self.attacked.as_secs_f64() / self.alone.as_secs_f64()
+    }
+
     /// Holds it to the bound of the issue: within twice what it is alone.
     ///
     /// # Panics
     /// If it is not, or the attack did nothing.
     pub fn assert_within_twice(&self, attack: &str) {
-        let ratio = self.attacked.as_secs_f64() / self.alone.as_secs_f64();
+        let ratio = self.ratio();
         eprintln!(
             "{attack}: p99 {:?} alone, {:?} attacked ({ratio:.2}), worst {:?}, {} steps, {} rounds",
             self.alone, self.attacked, self.worst, self.steps, self.rounds

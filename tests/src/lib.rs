@@ -3,6 +3,7 @@
 //! Everything here panics with a sentence instead of returning an error: a test has nobody to give it to.
 #![forbid(unsafe_code)]
 
+pub mod attacker;
 pub mod audit;
 pub mod cgroups;
 pub mod daemon;

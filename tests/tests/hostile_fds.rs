@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::SealFlags;
 use serde_json::json;
-use vgem::snapshot::{Event, EventEntry, ObjectEntry};
+use vgem::snapshot::ObjectEntry;
 use vgem::{Client, Embedded};
-use vgem_os::seqpacket::Socket;
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::Handle;
@@ -23,11 +22,12 @@ use vgem_proto::message::Sender;
 use vgem_proto::message::client::{self, ClientMessage, Commit, Export, Import, OpenPorter, Refused};
 use vgem_proto::rights::{Access, Rights};
 use vgem_proto::snapshot::Topic;
+use vgem_tests::attacker::{Attacker, text};
 use vgem_tests::daemon::{Daemon, USERS};
 use vgem_tests::honest::Honest;
 use vgem_tests::raw::{Heard, Raw, create, hand};
 use vgem_tests::stranger::Stranger;
-use vgem_tests::strangers::{Answer, FuseFile, every_kind, lingering, memfd};
+use vgem_tests::strangers::{Answer, every_kind, lingering, memfd};
 use vgem_tests::{audit, processes};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -42,61 +42,12 @@ fn honest(broker: &Embedded) -> Honest {
     Honest::new(broker.client().expect("a client"))
 }
 
-fn text(refused: &Refused) -> String {
-    String::from_utf8(refused.text.clone()).expect("words")
-}
-
-/// An attacker: its link, and its channel to a porter, opened again whenever it was lost.
-struct Attacker {
-    raw: Raw,
-    channel: Socket,
-}
-
-impl Attacker {
-    fn new(broker: &Embedded) -> Self {
-        let mut raw = Raw::greeted(&broker.socket());
-        let channel = raw.porter();
-        Self { raw, channel }
-    }
-
-    fn import(&mut self, fd: BorrowedFd<'_>) -> ClientMessage {
-        self.raw.import(&self.channel, fd)
-    }
-
-    fn refused(&mut self, fd: BorrowedFd<'_>) -> Refused {
-        match self.import(fd) {
-            ClientMessage::Refused(refused) => refused,
-            other => panic!("taken: {other:?}"),
-        }
-    }
-
-    /// Waits for the end of a porter that was given up, and has another.
-    fn again(&mut self) {
-        let end = Instant::now() + SOON;
-        loop {
-            match self.raw.ask(OpenPorter {}) {
-                ClientMessage::PorterOpened(_) => break,
-                ClientMessage::Refused(refused) if refused.code == ErrorCode::Busy => {}
-                other => panic!("no porter: {other:?}"),
-            }
-            assert!(Instant::now() < end, "no porter within {SOON:?} of the last one's end");
-        }
-        self.channel = Socket::from(self.raw.fds.pop().expect("a channel"));
-    }
-
-    /// Everything it holds is as it was: nothing was imported.
-    fn owns_nothing(&mut self) {
-        let status = self.raw.status();
-        assert_eq!((status.objects, status.object_bytes), (0, 0));
-    }
-}
-
 /// T9, T11: by the name of what it is, and the channel goes on.
 #[test]
 fn atk_fd_matrix_a_porter_names_every_kind_and_goes_on() {
     let broker = Embedded::start().expect("a private broker");
     let mut stranger = Stranger::start();
-    let mut attacker = Attacker::new(&broker);
+    let mut attacker = Attacker::new(&broker.socket());
     let kinds = every_kind(&mut stranger);
     assert!(kinds.len() >= 25, "only {} kinds", kinds.len());
     for kind in &kinds {
@@ -124,7 +75,7 @@ fn atk_fd_matrix_a_porter_names_every_kind_and_goes_on() {
 #[test]
 fn atk_fd_matrix_fence_pages_and_exports_are_known_for_what_they_are() {
     let broker = Embedded::start().expect("a private broker");
-    let mut attacker = Attacker::new(&broker);
+    let mut attacker = Attacker::new(&broker.socket());
     let device = attacker.raw.device("copy");
     let _queue = attacker.raw.queue(device, 8);
     let pages = std::mem::take(&mut attacker.raw.fds);
@@ -142,7 +93,7 @@ fn atk_fd_matrix_fence_pages_and_exports_are_known_for_what_they_are() {
     let objects: Vec<ObjectEntry> = attacker.raw.inspect(Topic::Objects);
     assert_eq!(objects.len(), 1, "the same object, not a second one: {objects:?}");
     let read_only = other.export(theirs, Access::Read);
-    let mut third = Attacker::new(&broker);
+    let mut third = Attacker::new(&broker.socket());
     let ClientMessage::Imported(imported) = third.import(read_only.as_fd()) else { panic!("it fits") };
     assert_eq!(imported.rights, Rights::READ | Rights::EXPORT, "no wider than the fd");
 }
@@ -185,10 +136,26 @@ fn atk_fd_matrix_no_fd_enters_by_the_client_link() {
 #[test]
 fn atk_fd_matrix_the_clients_end_of_a_channel_takes_no_fds() {
     let broker = Embedded::start().expect("a private broker");
-    let attacker = Attacker::new(&broker);
+    let attacker = Attacker::new(&broker.socket());
     let asked = json!({ "do": "passes_rights" });
     let answer = Stranger::start().must(asked, &[attacker.channel.as_fd()]);
     assert_eq!(answer["passes"], false, "SO_PASSRIGHTS of the client's end");
+}
+
+/// The measure of these tests notices what it is there for.
+#[test]
+fn a_broker_that_stands_still_now_and_then_is_felt() {
+    let _alone = alone();
+    let broker = Embedded::start().expect("a private broker");
+    let honest = honest(&broker);
+    let pid = broker.client().and_then(|client| client.status()).expect("a status").pid;
+    let felt = honest.beside(3, || {
+        processes::signal(pid, "STOP");
+        std::thread::park_timeout(Duration::from_millis(20));
+        processes::signal(pid, "CONT");
+        std::thread::park_timeout(Duration::from_millis(20));
+    });
+    assert!(felt.ratio() > 2.0, "{felt:?}");
 }
 
 /// T10, T9: every kind and both that stall, again and again, beside an honest client.
@@ -199,9 +166,9 @@ fn atk_fd_matrix_an_honest_client_does_not_feel_it() {
     let honest = honest(&broker);
     let mut stranger = Stranger::start();
     let kinds = every_kind(&mut stranger);
-    let mut attacker = Attacker::new(&broker);
+    let mut attacker = Attacker::new(&broker.socket());
     let mut next = 0;
-    let felt = honest.beside(14, || {
+    let felt = honest.beside(10, || {
         let kind = &kinds[next % kinds.len()];
         next += 1;
         if let ClientMessage::Imported(imported) = attacker.import(kind.fd.as_fd()) {
@@ -237,7 +204,7 @@ fn atk_linger_stalls_a_porter_and_nobody_else() {
     let _alone = alone();
     let broker = Embedded::start().expect("a private broker");
     let honest = honest(&broker);
-    let mut attacker = Attacker::new(&broker);
+    let mut attacker = Attacker::new(&broker.socket());
     let keeper = u32::try_from(broker.pid()).expect("a pid");
     let begun = Instant::now();
     let (refused, _unread) = linger(&mut attacker, keeper);
@@ -256,7 +223,7 @@ fn atk_linger_stalls_a_porter_and_nobody_else() {
     attacker.again();
     assert!(matches!(attacker.import(memory.as_fd()), ClientMessage::Imported(_)));
 
-    let felt = honest.beside(14, || {
+    let felt = honest.beside(10, || {
         let (_, _unread) = linger(&mut attacker, keeper);
         let late = attacker.refused(memory.as_fd());
         assert_eq!(late.code, ErrorCode::Late, "{}", text(&late));
@@ -265,87 +232,11 @@ fn atk_linger_stalls_a_porter_and_nobody_else() {
     felt.assert_within_twice("lingering sockets");
 }
 
-/// T10: a close that never returns and that no signal ends. The porter stays charged, its client gets no other, the
-/// domain only as many as its quota, and all others go on.
-#[test]
-fn atk_fuse_close_costs_a_porter_and_nobody_else_anything() {
-    let _alone = alone();
-    let broker = Embedded::start().expect("a private broker");
-    let mut monitor = Raw::greeted(&broker.socket());
-    monitor.monitor();
-    let honest = honest(&broker);
-    let file = FuseFile::open();
-    let mut attacker = Attacker::new(&broker);
-    let refused = attacker.refused(file.as_fd());
-    assert!(text(&refused).contains("a file"), "{}", text(&refused));
-    // The porter is in close(2) now, for ever.
-    let memory = memfd(4096, SealFlags::empty());
-    let late = attacker.refused(memory.as_fd());
-    assert_eq!(late.code, ErrorCode::Late, "{}", text(&late));
-    let (client, pid) = stalled(&mut monitor);
-    assert!(client > 0 && processes::is_alive(pid), "it is beyond SIGKILL");
-    // Its client may ask for another, but it stays charged: the domain has as many as its quota, and no more.
-    attacker.again();
-    assert!(matches!(attacker.import(memory.as_fd()), ClientMessage::Imported(_)));
-    let (mut hung, mut full) = (1, None);
-    let felt = honest.beside(14, || {
-        let mut raw = Raw::greeted(&broker.socket());
-        match raw.ask(OpenPorter {}) {
-            ClientMessage::PorterOpened(_) => {
-                let channel = Socket::from(raw.fds.pop().expect("a channel"));
-                let refused = Attacker { raw, channel }.refused(file.as_fd());
-                assert!(text(&refused).contains("a file"), "{}", text(&refused));
-                // Gone with its connection, while its porter cannot end.
-                hung += 1;
-            }
-            ClientMessage::Refused(refused) => full = Some(refused),
-            other => panic!("{other:?}"),
-        }
-    });
-    felt.assert_within_twice("closes that never return");
-    let full = full.expect("a limit to porters that hang");
-    assert_eq!((full.code, full.limit, hung), (ErrorCode::Exhausted, 64, 63), "{}", text(&full));
-    // Without its server every close returns, and the charges come back.
-    drop(file);
-    processes::until(SOON, "the porters end", || !processes::is_alive(pid));
-    processes::until(SOON, "the domain may have porters again", || {
-        matches!(Raw::greeted(&broker.socket()).ask(OpenPorter {}), ClientMessage::PorterOpened(_))
-    });
-}
-
-/// Whose porter stalled, and the porter's process, as the broker tells.
-fn stalled(monitor: &mut Raw) -> (u64, u32) {
-    let end = Instant::now() + SOON;
-    loop {
-        let silence = monitor.hear_within(Duration::from_millis(20));
-        assert!(matches!(silence, Heard::Nothing), "{silence:?}");
-        for json in monitor.events.drain(..) {
-            let entry: EventEntry = serde_json::from_str(&json).expect("an event of this version");
-            if let Event::PorterStalled { client, pid } = entry.event {
-                return (client, pid);
-            }
-        }
-        assert!(Instant::now() < end, "PorterStalled is not told within {SOON:?}");
-    }
-}
-
-/// A daemon ends although a porter of it cannot.
-#[test]
-fn atk_fuse_close_does_not_keep_the_daemon_from_ending() {
-    let broker = Embedded::start().expect("a private broker");
-    let file = FuseFile::open();
-    let mut attacker = Attacker::new(&broker);
-    attacker.refused(file.as_fd());
-    let begun = Instant::now();
-    drop(broker);
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-}
-
 /// T12: what is admitted is what cannot change its size, and is writable only if no seal forbids it.
 #[test]
 fn atk_seals_all_64_combinations() {
     let broker = Embedded::start().expect("a private broker");
-    let mut attacker = Attacker::new(&broker);
+    let mut attacker = Attacker::new(&broker.socket());
     let mut fitted = 0;
     for bits in 0..64 {
         let fd = memfd(4096, SealFlags::from_bits_retain(bits));
@@ -378,7 +269,7 @@ fn atk_seals_all_64_combinations() {
 #[test]
 fn atk_sparse_an_exbibyte_of_holes_is_refused_with_the_quota() {
     let broker = Embedded::start().expect("a private broker");
-    let mut attacker = Attacker::new(&broker);
+    let mut attacker = Attacker::new(&broker.socket());
     for (len, codes) in [
         (1 << 60, &[ErrorCode::TooLarge, ErrorCode::Exhausted, ErrorCode::OutOfRange][..]),
         (65 << 30, &[ErrorCode::Exhausted]),
@@ -400,7 +291,7 @@ fn atk_sparse_an_exbibyte_of_holes_is_refused_with_the_quota() {
 #[test]
 fn atk_truncated_control_and_messages_that_are_no_hand() {
     let broker = Embedded::start().expect("a private broker");
-    let mut attacker = Attacker::new(&broker);
+    let mut attacker = Attacker::new(&broker.socket());
     let keeper = u32::try_from(broker.pid()).expect("a pid");
     let memory = memfd(4096, SealFlags::empty());
     let porter = porter_of(keeper);
@@ -494,7 +385,7 @@ fn atk_noread_sixty_four_connections_that_do_not_read_exports() {
     };
     let mut silent: Vec<(Raw, Handle)> = std::iter::repeat_with(&mut another).flatten().take(64).collect();
     let (mut sent, mut dropped) = (0_u64, 0_u64);
-    let felt = honest.beside(24, || {
+    let felt = honest.beside(10, || {
         if silent.len() < 64 {
             silent.extend(another());
         }
@@ -511,7 +402,8 @@ fn atk_noread_sixty_four_connections_that_do_not_read_exports() {
             }
             true
         });
-        std::thread::park_timeout(Duration::from_millis(1));
+        // Their silence is the attack, not a flood.
+        std::thread::park_timeout(Duration::from_millis(5));
     });
     eprintln!("{sent} exports asked for and not read, {dropped} connections dropped");
     felt.assert_within_twice("64 connections that do not read");
@@ -559,7 +451,7 @@ fn atk_refuse_fds_is_that_clients_failure() {
 #[test]
 fn imports_and_fds_that_do_not_meet_are_refused_or_forgotten() {
     let broker = Embedded::start().expect("a private broker");
-    let mut attacker = Attacker::new(&broker);
+    let mut attacker = Attacker::new(&broker.socket());
     let memory = memfd(4096, SealFlags::empty());
     let lonely = attacker.raw.refused(Import { name: vec![] });
     assert_eq!(lonely.code, ErrorCode::Late, "{}", text(&lonely));
