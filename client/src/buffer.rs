@@ -10,7 +10,8 @@
 //! The memory is shared with device drivers, so its bytes are seen only through guards, or copied.
 //!
 //! Once a buffer was exported or imported, others may use it. From then on each guard first asks the broker what others
-//! have submitted and waits for that too; before, a guard asks nobody.
+//! have submitted and waits for that too; before, a guard asks nobody. The broker also says which bytes are poisoned: a
+//! failed job was to write them, and no job has replaced them since.
 //!
 //! Dropping a buffer gives its handle up without waiting. The memory lives until the last job, export and mapping are gone.
 
@@ -143,8 +144,10 @@ impl Buffer {
     /// others submitted to write any of it.
     ///
     /// # Errors
-    /// [`Error::Job`] if such a job failed: the bytes are not what they should be; [`Error::Timeout`];
-    /// [`Error::BrokerLost`]; [`LocalError::OutOfRange`]; on a shared buffer as every request.
+    /// [`Error::Job`], with the cause, if a job that was to write these bytes failed: they are not what they should be. On
+    /// a shared buffer that is so whoever's job it was and however long ago, until a job replaces them, or this client
+    /// writes them itself. [`Error::Timeout`]; [`Error::BrokerLost`]; [`LocalError::OutOfRange`]; on a shared buffer as
+    /// every request.
     pub fn read(&self, range: impl RangeBounds<u64>, deadline: impl Into<Deadline>) -> Result<ReadGuard<'_>> {
         let lease = self.lease(&range, Access::Read, Waiting::Until(deadline.into()))?;
         lease.map(ReadGuard::new).ok_or(Error::Timeout { what: "a read guard" })
@@ -154,13 +157,18 @@ impl Buffer {
     /// asked, one round trip; otherwise nobody is.
     ///
     /// # Errors
-    /// As [`Buffer::read`].
+    /// As [`Buffer::read`], with an explanation only if one was had before. In the moment between the failure of another
+    /// client's job and the broker's taking note of it, it counts for every byte of the buffer.
     pub fn try_read(&self, range: impl RangeBounds<u64>) -> Result<Option<ReadGuard<'_>>> {
         Ok(self.lease(&range, Access::Read, Waiting::Not)?.map(ReadGuard::new))
     }
 
     /// The bytes of `range`, to change. Waits for every job of this client that uses them, and on a shared buffer for
     /// what others submitted to use any of it. A failed one does not matter: its bytes are as it left them.
+    ///
+    /// From then on the failures known by now that concern these bytes do not fail this client's guards any more. The broker
+    /// does not see what is written: for other clients, and for jobs that read them, the bytes of a shared buffer that
+    /// such a failure has left stay poisoned until a job replaces them.
     ///
     /// # Errors
     /// [`LocalError::ReadOnly`] for a sealed result or a read-only import; [`Error::Timeout`]; [`Error::BrokerLost`];
@@ -250,7 +258,8 @@ impl Buffer {
 
     /// What a receiver is told of it, unless it is known to be bad.
     pub(crate) fn header(&self, access: Access) -> Result<Header> {
-        self.shared.ledger.check_content(&(0..self.len()))?;
+        let content = self.shared.ledger.check_content(&(0..self.len()));
+        content.map_err(|error| self.explained(error, Waiting::Not))?;
         Ok(Header { access, len: self.len(), name: self.shared.facts.name.clone() })
     }
 
@@ -267,11 +276,13 @@ impl Buffer {
     /// The same error, with what is behind it, where there is time to ask.
     fn explained(&self, error: Error, waiting: Waiting) -> Error {
         match (error, waiting) {
-            (Error::Job(mut failure), Waiting::Until(_)) => {
-                if failure.explanation.is_none() {
-                    failure.explanation = self.shared.core.explain_failure(failure.cause);
-                }
-                Error::Job(failure)
+            (Error::Job(failure), waiting) if failure.explanation.is_none() => {
+                let (core, cause) = (&self.shared.core, failure.cause);
+                let explanation = match waiting {
+                    Waiting::Until(_) => core.explain_failure(cause),
+                    Waiting::Not => core.remembered(cause),
+                };
+                Error::Job(Box::new(failure.explained(explanation)))
             }
             (other, _) => other,
         }
@@ -284,10 +295,27 @@ impl Buffer {
         waiting: Waiting,
     ) -> Result<Option<Lease<'_>>> {
         self.check(range, access)?;
-        if self.is_shared() {
-            self.observe(access, waiting)?;
+        let mut tries = 0;
+        loop {
+            if self.is_shared() {
+                self.observe(access, waiting)?;
+            }
+            let taken = self.lease_as_known(range, access, waiting);
+            let again = waiting != Waiting::Not && tries < TRIES && self.is_unsettled(range, &taken);
+            if !again {
+                return taken.map_err(|error| self.explained(error, waiting));
+            }
+            // The broker is about to hear of it, and to say which bytes it concerns.
+            if tries > 0 {
+                std::thread::sleep(AGAIN);
+            }
+            tries += 1;
         }
-        self.lease_as_known(range, access, waiting)
+    }
+
+    /// Whether a guard failed with another client's job and the broker has yet to say what that has left.
+    pub(crate) fn is_unsettled<T>(&self, range: &impl RangeBounds<u64>, taken: &Result<T>) -> bool {
+        matches!(taken, Err(Error::Job(_))) && self.shared.ledger.is_unsettled(&bounds(range, self.len()))
     }
 
     /// A lease that asks nobody about others.
@@ -298,8 +326,7 @@ impl Buffer {
         waiting: Waiting,
     ) -> Result<Option<Lease<'_>>> {
         let (range, start, len) = self.check(range, access)?;
-        let taken = self.shared.ledger.guard(range, access, waiting);
-        let Some(id) = taken.map_err(|error| self.explained(error, waiting))? else { return Ok(None) };
+        let Some(id) = self.shared.ledger.guard(range, access, waiting)? else { return Ok(None) };
         Ok(Some(Lease { shared: &self.shared, id, start, len, quiet: Quiescent::by_contract() }))
     }
 
@@ -346,8 +373,8 @@ impl Buffer {
     /// Understands what others have submitted.
     pub(crate) fn observed(&self, access: Access, reply: Reply) -> Result<()> {
         let shared = &self.shared;
-        let named = shared.core.observed(self.handle(), access, reply)?;
-        shared.ledger.observed(&(0..self.len()), access, named);
+        let told = shared.core.observed(self.handle(), access, reply)?;
+        shared.ledger.observed(&(0..self.len()), access, told);
         Ok(())
     }
 }

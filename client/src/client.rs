@@ -254,7 +254,6 @@ impl Client {
         let (header, fd) = transfer::receive(socket.as_fd(), deadline, || true)?;
         let buffer = self.import_with(fd, &header.options())?;
         // Whatever failed before, this is newer.
-        buffer.shared().ledger.forgive_others();
         buffer.observe(Access::Read, Waiting::Until(self.core.deadline()))?;
         header.received(buffer)
     }

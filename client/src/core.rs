@@ -34,7 +34,7 @@ use crate::queue::{QueueShared, room_for};
 use crate::records::Records;
 
 /// How long a failed wait may ask what is behind the failure.
-const EXPLAIN: Duration = Duration::from_secs(1);
+pub(crate) const EXPLAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Core {

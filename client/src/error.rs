@@ -10,6 +10,7 @@ use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{CauseId, Handle, Point};
 
 use crate::explain::Explanation;
+use crate::obstacle::OTHERS;
 use crate::transfer::TransferError;
 
 /// What every fallible function of this crate returns, unless its documentation says otherwise.
@@ -130,9 +131,9 @@ pub enum FenceError {
 /// How a job failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobFailure {
-    /// The device it was sent to.
+    /// The device it was sent to; of another client's job the one where it began, if that is known.
     pub device: Arc<str>,
-    /// Its point on its queue.
+    /// Its point on its queue; 0 of another client's job that is not known.
     pub point: Point,
     /// What went wrong with this job.
     pub code: ErrorCode,
@@ -140,6 +141,21 @@ pub struct JobFailure {
     pub cause: CauseId,
     /// What is behind the cause, if the broker could tell.
     pub explanation: Option<Arc<Explanation>>,
+}
+
+impl JobFailure {
+    /// The same failure, with what is behind it. Of another client's job that is also where to read which one it was.
+    pub(crate) fn explained(mut self, explanation: Option<Arc<Explanation>>) -> Self {
+        if *self.device == *OTHERS
+            && self.point == Point(0)
+            && let Some(told) = &explanation
+        {
+            self.device = told.device.as_deref().map_or(self.device, Into::into);
+            self.point = told.point.unwrap_or(self.point);
+        }
+        self.explanation = explanation;
+        self
+    }
 }
 
 impl fmt::Display for JobFailure {

@@ -40,6 +40,8 @@ pub struct Reply {
     pub message: ClientMessage,
     /// Its fds, as many as the message table says.
     pub fds: Vec<OwnedFd>,
+    /// Its place among all that arrived: what came later, the broker said later.
+    pub order: u64,
 }
 
 /// What the broker sent that breaks the protocol.
@@ -65,6 +67,7 @@ enum Pending {
 #[derive(Debug, Default)]
 pub struct Exchange {
     last: u64,
+    arrived: u64,
     pending: HashMap<u64, Pending>,
     forsaken: usize,
     refusals: VecDeque<(CauseId, Refusal)>,
@@ -152,8 +155,10 @@ impl Exchange {
     /// [`Fault`] if it breaks the protocol. Its fds are closed then.
     pub fn receive(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), Fault> {
         let (head, message) = ClientMessage::decode(bytes, Sender::Broker, fds.len())?;
+        self.arrived += 1;
+        let order = self.arrived;
         match self.pending.get_mut(&head.request) {
-            Some(pending @ Pending::Awaited) => *pending = Pending::Arrived(Reply { message, fds }),
+            Some(pending @ Pending::Awaited) => *pending = Pending::Arrived(Reply { message, fds, order }),
             Some(Pending::Forsaken) => {
                 self.pending.remove(&head.request);
                 self.forsaken -= 1;

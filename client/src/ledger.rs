@@ -1,8 +1,8 @@
 //! The ledger of a buffer: which jobs of this client use which bytes, and which guards this process holds.
 //!
 //! This is the client's own view. It knows the jobs this client submitted; of other clients' jobs on memory it shares with
-//! them it knows what the broker named when it was last asked, and takes each for a use of the whole buffer. The broker's
-//! reservation knows all and orders jobs. The ledger orders this process's CPU among them:
+//! them it knows what the broker said when it was last asked: the points that are unfinished, each taken for a use of the
+//! whole buffer, and the ranges that failed ones have left poisoned. The broker's reservation knows all and orders jobs. The ledger orders this process's CPU among them:
 //!
 //! ```text
 //!   read guard   waits for writes of its bytes              held: no job may write them, no other guard write them
@@ -11,21 +11,23 @@
 //! ```
 //!
 //! A use is forgotten when it has ended well, or when a later write covers its bytes (the broker orders that write after
-//! it). A failed write stays until its bytes are written again: a read guard over them fails with its cause. Another
-//! client's failed write also goes when the broker names a newer one, because which bytes either wrote is not told.
-//! Result cells are not entered: they are read by copy, after their fence.
+//! it). A failed write of this client stays until its bytes are written again here, or until the broker, having told its
+//! poison, tells it no more: a read guard over them fails with its cause. Another client's failed write stays until the
+//! broker has taken note of it, and is poison from then on ([`crate::poison`]): whoever asks, and however late. Result cells are not entered: they are read by copy, after their fence.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vgem_os::fence::PointState;
+use vgem_proto::ids::CauseId;
 use vgem_proto::rights::{Access, WaitKind};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, LocalError, Result};
 use crate::fence::Fence;
-use crate::obstacle::{Obstacle, SeenPoint};
+use crate::obstacle::{Obstacle, SeenPoint, Told, left_by};
+use crate::poison::{Poison, Poisons};
 
 /// Uses after which ended ones are looked for.
 const CROWD: usize = 8;
@@ -44,6 +46,9 @@ pub(crate) struct Ledger {
 struct State {
     uses: Vec<Use>,
     guards: Vec<Held>,
+    poisons: Poisons,
+    /// The newest answer that was taken in.
+    told: u64,
     last: u64,
 }
 
@@ -52,6 +57,8 @@ struct Use {
     by: Obstacle,
     range: Range<u64>,
     access: Access,
+    /// The broker has told what this client's failed job has left.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -106,7 +113,10 @@ impl Ledger {
                 state.uses.remove(0);
             }
         }
-        state.uses.push(Use { by: Obstacle::Ours(fence.clone()), range, access });
+        if usage == Usage::Write {
+            state.poisons.replace(&range);
+        }
+        state.uses.push(Use { by: Obstacle::Ours(fence.clone()), range, access, told: false });
         Ok(())
     }
 
@@ -126,23 +136,16 @@ impl Ledger {
         self.shared.store(true, Ordering::Release);
     }
 
-    /// Takes in what the broker named as unfinished for `access` to the object, whose bytes are `whole`.
-    pub(crate) fn observed(&self, whole: &Range<u64>, access: Access, named: Vec<SeenPoint>) {
+    /// Takes in what the broker said when it was asked for `access` to the object, whose bytes are `whole`.
+    pub(crate) fn observed(&self, whole: &Range<u64>, access: Access, told: Told) {
         let mut state = self.state();
-        let rewritten = named.iter().any(|(_, kind)| *kind == WaitKind::Data);
-        state.uses.retain(|one| {
-            let Obstacle::Others(seen) = &one.by else { return true };
-            match seen.look() {
-                PointState::Ok { .. } => false,
-                // Not named any more, though this access would wait for it: it ended, and its slot is gone.
-                PointState::Pending => {
-                    let asked = access == Access::Write || one.access == Access::Write;
-                    !asked || named.iter().any(|(other, _)| seen.is_behind(other))
-                }
-                PointState::Failed { .. } | PointState::Overrun => one.access == Access::Write && !rewritten,
-            }
-        });
-        for (seen, kind) in named {
+        let Told { points, poison, order } = told;
+        if order >= state.told {
+            state.told = order;
+            state.uses.retain_mut(|one| one.is_left(access, &poison, |named| points.iter().any(named)));
+            state.poisons.tell(&poison);
+        }
+        for (seen, kind) in points {
             let access = match kind {
                 WaitKind::Data => Access::Write,
                 WaitKind::Order => Access::Read,
@@ -152,30 +155,34 @@ impl Ledger {
                 .iter_mut()
                 .find(|one| matches!(&one.by, Obstacle::Others(other) if other.is(&seen)));
             match known {
-                Some(known) => known.access = known.access.max(access),
-                None => state.uses.push(Use { by: Obstacle::Others(seen), range: whole.clone(), access }),
+                Some(known) => known.access = access,
+                None => {
+                    let by = Obstacle::Others(seen);
+                    state.uses.push(Use { by, range: whole.clone(), access, told: false });
+                }
             }
         }
     }
 
     /// An error if these bytes were to be written by a job that is known to have failed.
     pub(crate) fn check_content(&self, range: &Range<u64>) -> Result<()> {
-        for one in
-            self.state().uses.iter().filter(|one| conflict(one.access, &one.range, Access::Read, range))
-        {
+        let state = self.state();
+        for one in state.uses.iter().filter(|one| conflict(one.access, &one.range, Access::Read, range)) {
             match one.by.look() {
                 PointState::Ok { .. } | PointState::Pending => {}
                 failed => one.by.judge_now(failed)?,
             }
         }
-        Ok(())
+        state.poisons.find(range).map_or(Ok(()), |poison| Err(left_by(poison)))
     }
 
-    /// Forgets how others' jobs failed: what comes next was sent afterwards.
-    pub(crate) fn forgive_others(&self) {
-        self.state()
-            .uses
-            .retain(|one| matches!(one.by, Obstacle::Ours(_)) || one.by.look() == PointState::Pending);
+    /// Whether a job of another's that may have been to write these bytes has failed, and the broker has not said yet what
+    /// it has left.
+    pub(crate) fn is_unsettled(&self, range: &Range<u64>) -> bool {
+        self.state().uses.iter().any(|one| {
+            let others = matches!(one.by, Obstacle::Others(_));
+            others && conflict(one.access, &one.range, Access::Read, range) && one.has_failed()
+        })
     }
 
     /// Takes a guard over bytes; waits for what is in its way. `None` if it would have to and must not.
@@ -198,8 +205,7 @@ impl Ledger {
             state = self.state();
         }
         if access == Access::Write {
-            // The holder writes these bytes anew: what failed to write them before is of no account any more.
-            state.uses.retain(|one| !covers(&range, &one.range));
+            state.rewrite(&range);
         }
         state.last += 1;
         let id = state.last;
@@ -227,6 +233,11 @@ impl Ledger {
 impl State {
     /// An unfinished use that a guard has to wait for; a failed write under a read guard is an error.
     fn in_the_way(&self, range: &Range<u64>, access: Access) -> Result<Option<Obstacle>> {
+        if access == Access::Read
+            && let Some(poison) = self.poisons.find(range)
+        {
+            return Err(left_by(poison));
+        }
         for one in self.uses.iter().filter(|one| conflict(one.access, &one.range, access, range)) {
             match one.by.look() {
                 PointState::Ok { .. } => {}
@@ -237,9 +248,50 @@ impl State {
         }
         Ok(None)
     }
+
+    /// A guard's holder writes these bytes anew: what failed to write them before is of no account any more.
+    fn rewrite(&mut self, range: &Range<u64>) {
+        let Self { uses, poisons, .. } = self;
+        poisons.rewrite(range);
+        for one in uses.iter().filter(|one| one.access == Access::Write) {
+            if let PointState::Failed { cause, .. } = one.by.look() {
+                poisons.rewrite_failed(&one.range, range, CauseId(cause));
+            }
+        }
+        uses.retain(|one| !covers(range, &one.range));
+    }
 }
 
 impl Use {
+    /// Whether it is still of account after an answer of the broker to who asked for `access`.
+    fn is_left(
+        &mut self,
+        access: Access,
+        poison: &[Poison],
+        is_named: impl Fn(&dyn Fn(&SeenPoint) -> bool) -> bool,
+    ) -> bool {
+        let Obstacle::Others(seen) = &self.by else {
+            let PointState::Failed { cause, .. } = self.by.look() else { return true };
+            let mine = |told: &Poison| told.cause.0 == cause && overlap(&told.range, &self.range);
+            let was_told = std::mem::replace(&mut self.told, poison.iter().any(mine));
+            return self.told || !was_told;
+        };
+        match seen.look() {
+            PointState::Ok { .. } => false,
+            // Not named any more, though this access would wait for it: it ended, and its slot is gone.
+            PointState::Pending => {
+                let asked = access == Access::Write || self.access == Access::Write;
+                !asked || is_named(&|(other, _)| seen.is_behind(other))
+            }
+            // Not named any more: what it has left is told as poison.
+            PointState::Failed { .. } | PointState::Overrun => is_named(&|(other, _)| seen.is(other)),
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        matches!(self.by.look(), PointState::Failed { .. } | PointState::Overrun)
+    }
+
     fn ended_well(&self) -> bool {
         match self.by.look() {
             PointState::Ok { .. } => true,
@@ -261,8 +313,11 @@ impl Usage {
 }
 
 fn conflict(a: Access, first: &Range<u64>, b: Access, second: &Range<u64>) -> bool {
-    let overlap = first.start < second.end && second.start < first.end;
-    overlap && (a == Access::Write || b == Access::Write)
+    overlap(first, second) && (a == Access::Write || b == Access::Write)
+}
+
+fn overlap(first: &Range<u64>, second: &Range<u64>) -> bool {
+    first.start < second.end && second.start < first.end
 }
 
 fn covers(whole: &Range<u64>, part: &Range<u64>) -> bool {

@@ -98,6 +98,7 @@ mod obstacle;
 mod options;
 mod pages;
 mod patience;
+mod poison;
 mod pool;
 mod porter;
 mod queue;

@@ -5,6 +5,9 @@
 //!   seen point   named by the broker when asked (Observe): a whole object, its kind   ─┴─► look, wait, judge
 //! ```
 //!
+//! A point that has failed is named until the broker has taken note of it; from then on the ranges that it leaves are
+//! told as poison ([`crate::poison`]), and that is the truth of it. Meanwhile its failure counts for the whole object.
+//!
 //! The broker shows a point of another domain in a page that it may have to make first: then it refuses once, and the question
 //! is asked again a moment later.
 //!
@@ -32,9 +35,10 @@ use crate::explain::{Explanation, forgotten};
 use crate::fence::Fence;
 use crate::link::unexpected;
 use crate::pages::{Observer, Outcome, Target, Watch};
+use crate::poison::Poison;
 
 /// Who failed, where the broker did not say which device.
-const OTHERS: &str = "another client";
+pub(crate) const OTHERS: &str = "another client";
 
 /// How long the broker may take to say whether a point is still to come.
 const ASK: Duration = Duration::from_secs(1);
@@ -64,6 +68,17 @@ pub(crate) struct Seen {
 
 /// A point and what its failure means.
 pub(crate) type SeenPoint = (Seen, WaitKind);
+
+/// What the broker said of an object.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Others' points that it named.
+    pub(crate) points: Vec<SeenPoint>,
+    /// What failed jobs have left, whoever's.
+    pub(crate) poison: Vec<Poison>,
+    /// When it said so, among all that it said.
+    pub(crate) order: u64,
+}
 
 impl Obstacle {
     pub(crate) fn look(&self) -> PointState {
@@ -171,7 +186,7 @@ impl Seen {
     fn is_still_named(&self) -> bool {
         let asked = self.core.link.call(observe(self.object, self.access), Deadline::after(ASK));
         match asked.and_then(|reply| self.core.observed(self.object, self.access, reply)) {
-            Ok(named) => named.iter().any(|(seen, _)| self.is_behind(seen)),
+            Ok(told) => told.points.iter().any(|(seen, _)| self.is_behind(seen)),
             // Who cannot tell does not end a wait.
             Err(_) => true,
         }
@@ -207,6 +222,13 @@ pub(crate) const TRIES: u32 = 20;
 /// Between two of them.
 pub(crate) const AGAIN: Duration = Duration::from_millis(5);
 
+/// The failure that left poison, with what is known without asking.
+pub(crate) fn left_by(poison: &Poison) -> Error {
+    let Poison { code, cause, .. } = *poison;
+    let failure = JobFailure { device: OTHERS.into(), point: Point(0), code, cause, explanation: None };
+    Error::Job(Box::new(failure))
+}
+
 /// The question what an access to an object has to wait for.
 pub(crate) fn observe(object: Handle, access: Access) -> Observe {
     Observe { object, access, reserved: Zero }
@@ -220,9 +242,9 @@ impl Core {
         object: Handle,
         access: Access,
         mut reply: Reply,
-    ) -> Result<Vec<SeenPoint>> {
+    ) -> Result<Told> {
         let mut fds = std::mem::take(&mut reply.fds).into_iter();
-        let ClientMessage::Observed(Observed { pages, points, .. }) = &reply.message else {
+        let ClientMessage::Observed(Observed { pages, points, poison }) = &reply.message else {
             return Err(unexpected(&reply));
         };
         for page in pages {
@@ -239,6 +261,7 @@ impl Core {
             let over = Arc::default();
             Ok((Seen { core, observer, target, timeline, object, access, over }, point.kind))
         });
-        seen.collect()
+        let points = seen.collect::<Result<_>>()?;
+        Ok(Told { points, poison: poison.iter().map(Poison::from_wire).collect(), order: reply.order })
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::SealFlags;
-use support::{FakeBroker, Mood, SOON, cause, options};
+use support::{FakeBroker, Mood, SOON, options};
 use vgem::{
     Access, Buffer, BufferOptions, Client, Deadline, Error, ErrorCode, HugePages, ImportOptions, LocalError,
     TransferError,
@@ -375,36 +375,6 @@ fn r2_others_reads_are_in_the_way_of_writes_only() {
 }
 
 #[test]
-fn f10_what_others_failed_to_write_fails_the_read_with_their_cause() {
-    let (broker, client) = FakeBroker::with_client();
-    let buffer = shared_buffer(&client);
-    broker.others_write(0, 1);
-    assert!(buffer.try_read(..).expect("no failure yet").is_none());
-    let _woke = broker.others_end(0, 1, Some((ErrorCode::OutputTooSmall, cause())));
-    let failed = buffer.read(.., SOON).map(drop).expect_err("the bytes are not what they should be");
-    let Error::Job(failure) = &failed else { panic!("{failed:?}") };
-    assert_eq!((failure.code, failure.cause), (ErrorCode::OutputTooSmall, cause()));
-    assert!(failed.to_string().ends_with("zip: needs 90 bytes, has 10 (pid 321)"), "{failed}");
-    assert!(buffer.read(.., SOON).is_err(), "it stays so");
-    buffer.write(.., SOON).expect("failures do not matter to a writer").fill(1);
-    assert!(buffer.read(.., SOON).is_ok(), "until it is written anew");
-}
-
-#[test]
-fn a_failure_is_over_when_somebody_writes_anew() {
-    let (broker, client) = FakeBroker::with_client();
-    let buffer = shared_buffer(&client);
-    broker.others_write(0, 1);
-    assert!(buffer.try_read(..).expect("no failure yet").is_none());
-    let _woke = broker.others_end(0, 1, Some((ErrorCode::Io, cause())));
-    assert!(buffer.try_read(..).is_err());
-    broker.others_write(0, 2);
-    assert!(buffer.try_read(..).expect("no failure").is_none());
-    let _woke = broker.others_end(0, 2, None);
-    assert!(buffer.try_read(..).expect("no failure").is_some());
-}
-
-#[test]
 fn a_point_whose_slot_went_has_ended_when_it_is_named_no_more() {
     let (broker, client) = FakeBroker::with_client();
     let buffer = shared_buffer(&client);
@@ -441,56 +411,6 @@ fn a_buffer_goes_over_every_kind_of_unix_socket() {
         assert_eq!((received.buffer.len(), received.buffer.handle()), (5000, buffer.handle()), "{kind}");
         assert_eq!(&*received.buffer.read(..5, SOON).expect("nobody uses it"), b"hello");
     }
-}
-
-#[test]
-fn a_received_buffer_waits_for_its_sender_and_fails_with_it() {
-    let (broker, client) = FakeBroker::with_client();
-    let (near, far) = UnixStream::pair().expect("a pair");
-    shared_buffer(&client).send(&near, Access::Read, SOON).expect("there is room");
-    broker.others_write(0, 1);
-    let received = client.receive(&far, SOON).expect("a buffer");
-    let _woke = broker.others_end(0, 1, Some((ErrorCode::DeviceLost, cause())));
-    let failed = received.buffer.read(.., SOON).map(drop);
-    assert_eq!(failed.map_err(|error| error.code()), Err(Some(ErrorCode::DeviceLost)));
-}
-
-#[test]
-fn a_buffer_that_is_sent_again_is_as_good_as_new() {
-    let (broker, client) = FakeBroker::with_client();
-    let (near, far) = Socket::pair().expect("a pair");
-    let buffer = shared_buffer(&client);
-    let fd = buffer.export(Access::Read).expect("an export");
-    broker.others_write(0, 1);
-    near.send(&header(), &[fd.as_fd()]).expect("there is room");
-    let first = client.receive(&far, SOON).expect("a buffer");
-    let _woke = broker.others_end(0, 1, Some((ErrorCode::DeviceLost, cause())));
-    assert!(first.buffer.read(.., SOON).is_err());
-    // Its sender, who has written it anew, sends it again.
-    near.send(&header(), &[fd.as_fd()]).expect("there is room");
-    let second = client.receive(&far, SOON).expect("a buffer");
-    assert!(second.buffer.read(.., SOON).is_ok());
-}
-
-#[test]
-fn a_buffer_that_is_known_to_be_bad_is_not_sent_until_it_is_written_anew() {
-    let (broker, client) = FakeBroker::with_client();
-    let queue = client.device("zip").expect("it is there").queue(0).expect("a queue");
-    broker.publish(0);
-    let (near, far) = UnixStream::pair().expect("a pair");
-    let buffer = client.create(4096).expect("memory");
-    let mut batch = client.batch();
-    batch.job(&queue, "mix").inout(&buffer);
-    batch.submit().expect("sent");
-    buffer.send(&near, Access::Read, SOON).expect("nobody knows yet");
-    let _woke = broker.fail(0, 1, ErrorCode::CorruptInput, cause());
-    let bad = buffer.send(&near, Access::Read, SOON);
-    assert_eq!(bad.map_err(|error| error.code()), Err(Some(ErrorCode::CorruptInput)));
-    buffer.write(.., SOON).expect("failures do not matter to a writer").fill(1);
-    buffer.send(&near, Access::Read, SOON).expect("it is good again");
-    let received = [client.receive(&far, SOON), client.receive(&far, SOON)];
-    assert!(received.iter().all(Result::is_ok), "two were sent");
-    assert!(matches!(client.receive(&far, Duration::ZERO), Err(Error::Timeout { .. })));
 }
 
 #[test]

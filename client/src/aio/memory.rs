@@ -7,10 +7,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vgem_proto::ids::CauseId;
 use vgem_proto::rights::Access;
 
 use super::{Client, blocking};
 use crate::buffer::Buffer;
+use crate::core::EXPLAIN;
 use crate::deadline::Deadline;
 use crate::draft::Drafts;
 use crate::error::{Error, FenceError, Result};
@@ -118,9 +120,45 @@ impl Client {
         deadline: Deadline,
     ) -> Result<Lease<'a>> {
         buffer.check(&range, access)?;
-        if buffer.is_shared() {
-            self.observe(buffer, access, deadline).await?;
+        let mut tries = 0;
+        loop {
+            if buffer.is_shared() {
+                self.observe(buffer, access, deadline).await?;
+            }
+            let taken = self.lease_as_told(buffer, range.clone(), access, deadline).await;
+            if tries >= TRIES || !buffer.is_unsettled(&range, &taken) {
+                return match taken {
+                    Err(error) => Err(self.explained(error).await),
+                    lease => lease,
+                };
+            }
+            // The broker is about to hear of it, and to say which bytes it concerns.
+            if tries > 0 {
+                tokio::time::sleep(AGAIN).await;
+            }
+            tries += 1;
         }
+    }
+
+    /// The same error, with what is behind it, if the broker says so in a moment.
+    async fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::Job(failure) if failure.explanation.is_none() && failure.cause != CauseId::NONE => {
+                let asked = self.explain_until(failure.cause, Deadline::after(EXPLAIN)).await;
+                Error::Job(Box::new(failure.explained(asked.ok())))
+            }
+            other => other,
+        }
+    }
+
+    /// A lease that asks nobody about others, unless it has to wait for long.
+    async fn lease_as_told<'a>(
+        &self,
+        buffer: &'a Buffer,
+        range: impl RangeBounds<u64> + Clone,
+        access: Access,
+        deadline: Deadline,
+    ) -> Result<Lease<'a>> {
         loop {
             if let Some(lease) = buffer.lease_as_known(&range, access, Waiting::Not)? {
                 return Ok(lease);

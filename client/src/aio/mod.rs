@@ -213,11 +213,15 @@ impl Client {
     /// # Errors
     /// As [`crate::Client::explain`].
     pub async fn explain(&self, cause: CauseId) -> Result<Arc<Explanation>> {
+        self.explain_until(cause, self.core.deadline()).await
+    }
+
+    async fn explain_until(&self, cause: CauseId, deadline: Deadline) -> Result<Arc<Explanation>> {
         if let Some(known) = self.core.remembered(cause) {
             return Ok(known);
         }
         let request = vgem_proto::message::client::Explain { cause };
-        self.core.explained(self.call(request).await?)
+        self.core.explained(self.at(deadline).run(request).await?)
     }
 
     /// The broker as a whole.

@@ -187,7 +187,6 @@ impl Client {
         drop(interest);
         let (header, fd) = received?;
         let buffer = self.import_with(fd, &header.options()).await?;
-        buffer.shared().ledger.forgive_others();
         self.observe(&buffer, Access::Read, self.core.deadline()).await?;
         header.received(buffer)
     }

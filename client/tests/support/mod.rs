@@ -165,16 +165,37 @@ impl FakeBroker {
         if point == 1 {
             let _woke: Woke = self.sharing.others.publish(slot(queue), GENERATION, 0, 0, &[]);
         }
+        if kind == WaitKind::Data {
+            self.sharing.replaced();
+        }
         let mut unfinished = self.sharing.unfinished.lock().expect("not poisoned");
         unfinished.push(Sharing::point(queue, point, kind));
     }
 
-    /// Others' job ended, well or with a failure.
+    /// Others' job ended, well or with a failure, and the broker has taken note of it.
     pub(crate) fn others_end(&self, queue: u16, point: u64, failure: Option<(ErrorCode, CauseId)>) -> Woke {
-        let same = |one: &ObservedPoint| one.slot == queue && one.point.0 == point;
-        self.sharing.unfinished.lock().expect("not poisoned").retain(|one| !same(one));
+        self.others_noted(queue, point, failure);
+        self.others_signal(queue, point, failure)
+    }
+
+    /// Others' job ended, and the broker does not know it yet.
+    pub(crate) fn others_signal(
+        &self,
+        queue: u16,
+        point: u64,
+        failure: Option<(ErrorCode, CauseId)>,
+    ) -> Woke {
         let failure = failure.map(|(code, cause)| Failure { point, code: code.number(), cause: cause.0 });
         self.sharing.others.signal(slot(queue), point, clock::now(), failure).expect("a newer point")
+    }
+
+    /// The broker takes note of the end of others' job. One that failed was to write the first page.
+    pub(crate) fn others_noted(&self, queue: u16, point: u64, failure: Option<(ErrorCode, CauseId)>) {
+        let same = |one: &ObservedPoint| one.slot == queue && one.point.0 == point;
+        self.sharing.unfinished.lock().expect("not poisoned").retain(|one| !same(one));
+        if let Some((code, cause)) = failure {
+            self.sharing.poison(0..4096, code, cause);
+        }
     }
 
     /// Tells an event to a client that monitors.

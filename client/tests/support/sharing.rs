@@ -1,6 +1,7 @@
 //! What a fake broker shares: a porter, imports, and the unfinished jobs of a client that does not exist.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use vgem_os::memory::{self, ObjectMemory};
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{Handle, PageId, Point, Time, TimelineKey};
+use vgem_proto::ids::{CauseId, Handle, PageId, Point, Time, TimelineKey};
 use vgem_proto::jobs::{ObservedPoint, PoisonedRange};
 use vgem_proto::message::Sender;
 use vgem_proto::message::client::{ClientMessage, Imported, Observed, PorterOpened};
@@ -93,6 +94,18 @@ impl Sharing {
         }
         let fds = self.page.observer_fds().expect("fds");
         (Observed { pages: vec![PAGE], points, poison }.into(), vec![fds.page, fds.interest])
+    }
+
+    /// A failed job has left these bytes.
+    pub(crate) fn poison(&self, range: Range<u64>, code: ErrorCode, cause: CauseId) {
+        let (offset, len) = (range.start, range.end - range.start);
+        let poisoned = PoisonedRange { offset, len, cause, code, reserved: Zero };
+        self.poison.lock().expect("not poisoned").push(poisoned);
+    }
+
+    /// A job is to replace every byte.
+    pub(crate) fn replaced(&self) {
+        self.poison.lock().expect("not poisoned").clear();
     }
 
     /// A porter for the client at the other end of `broker`.
