@@ -33,7 +33,9 @@
 //!   the owner (a [`mapping::Mapping`], a [`adopt::Region`], a borrowed slice) that the type's lifetime names. Offsets are checked
 //!   against the length before they are added.
 //! - **U3, no SIGBUS.** A received fd is mapped only after [`memory::verify_export`]: sealed against shrinking and
-//!   at least as long as the mapping.
+//!   at least as long as the mapping. That holds for ordinary pages. No seal but that against writing keeps a peer from
+//!   punching a hole; where that was a reserved huge page and another took it, the next access raises `SIGBUS` and ends
+//!   the process. It is never undefined: what serves several domains touches no such memory.
 //! - **U4, copies are once.** A bulk copy between shared and private memory reads or writes each byte once through
 //!   raw pointers; a peer that writes meanwhile makes the copy torn, and nothing is decided by reading it again.
 //!   Lengths of both sides are equal and checked; non-temporal stores are fenced before return.

@@ -35,7 +35,7 @@ impl Pin {
     /// says why.
     ///
     /// # Errors
-    /// As [`verify_export`]; an errno of `mmap` or `mlock` that is not about a limit.
+    /// As [`Mapping::map`]; an errno of `mmap` or `mlock` that is not about a limit.
     pub fn lock(fd: BorrowedFd<'_>, len: u64) -> Result<Self> {
         verify_mapping(fd, len, Access::Read)?;
         let len = usize::try_from(len).map_err(|_| OsError::new("mmap", Errno::OVERFLOW))?;

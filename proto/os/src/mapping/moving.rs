@@ -129,7 +129,7 @@ pub(crate) enum Have {
     Nothing,
 }
 
-/// Whether every page of the `len` bytes at `start` is mapped; of 0 bytes, yes.
+/// Whether every page of the `len` bytes at `start` is mapped, as far as the kernel says; of 0 bytes, yes.
 fn is_mapped(start: NonNull<u8>, len: usize) -> bool {
     const PAGES: usize = 2048;
     let mut answers = [0_u8; PAGES];
@@ -137,7 +137,9 @@ fn is_mapped(start: NonNull<u8>, len: usize) -> bool {
         let part = (len - offset).min(PAGES * PAGE);
         let at = start.as_ptr().wrapping_add(offset).cast();
         // SAFETY: U6. Plain addresses, mapped or not; `answers` has a byte for each of the part's at most PAGES pages.
-        unsafe { libc::mincore(at, part, answers.as_mut_ptr()) == 0 }
+        let done = unsafe { libc::mincore(at, part, answers.as_mut_ptr()) };
+        // Any other errno is about the question, not about the range.
+        done == 0 || crate::error::errno_of(&std::io::Error::last_os_error()) != Errno::NOMEM
     })
 }
 

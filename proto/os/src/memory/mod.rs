@@ -53,9 +53,10 @@ pub enum HugePages {
     /// `madvise(MADV_HUGEPAGE)`, and a refusal is ignored. The default.
     #[default]
     Advise,
-    /// Reserved 2 MiB pages (`MFD_HUGETLB`). The length must be a multiple.
+    /// Reserved 2 MiB pages (`MFD_HUGETLB`). The length must be a multiple. Whoever has a writable export can punch a
+    /// page out; if none is left to take its place, whoever has it mapped and touches it is ended by `SIGBUS`.
     Size2M,
-    /// Reserved 1 GiB pages (`MFD_HUGETLB`). The length must be a multiple.
+    /// Reserved 1 GiB pages (`MFD_HUGETLB`). The length must be a multiple. As for 2 MiB otherwise.
     Size1G,
 }
 
