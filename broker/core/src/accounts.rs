@@ -22,6 +22,8 @@ pub(crate) enum Resource {
     Connections,
     Exports,
     Porters,
+    Monitors,
+    Pages,
 }
 
 impl Resource {
@@ -36,6 +38,18 @@ impl Resource {
             Self::Connections => "connections",
             Self::Exports => "exports not yet received",
             Self::Porters => "porters, those that hang included",
+            Self::Monitors => "clients that monitor",
+            Self::Pages => "pages to observe others in",
+        }
+    }
+
+    /// Files that one of it costs the broker for as long as it is owed.
+    fn files(self) -> u64 {
+        match self {
+            Self::Objects => 1,
+            Self::Connections | Self::Pages => 2,
+            Self::Porters => 3,
+            Self::Bytes | Self::Handles | Self::Queues | Self::Jobs | Self::Exports | Self::Monitors => 0,
         }
     }
 }
@@ -59,6 +73,10 @@ pub struct Usage {
     pub exports: u64,
     /// Porters, those that were told to end and have not included.
     pub porters: u64,
+    /// Clients that monitor.
+    pub monitors: u64,
+    /// Pages in which its clients observe others.
+    pub pages: u64,
 }
 
 impl Usage {
@@ -72,6 +90,8 @@ impl Usage {
             Resource::Connections => self.connections,
             Resource::Exports => self.exports,
             Resource::Porters => self.porters,
+            Resource::Monitors => self.monitors,
+            Resource::Pages => self.pages,
         }
     }
 
@@ -85,6 +105,8 @@ impl Usage {
             Resource::Connections => &mut self.connections,
             Resource::Exports => &mut self.exports,
             Resource::Porters => &mut self.porters,
+            Resource::Monitors => &mut self.monitors,
+            Resource::Pages => &mut self.pages,
         }
     }
 }
@@ -99,6 +121,8 @@ fn limit_of(quotas: &Quotas, resource: Resource) -> u64 {
         Resource::Connections => quotas.connections,
         Resource::Exports => quotas.exports,
         Resource::Porters => quotas.porters,
+        Resource::Monitors => quotas.monitors,
+        Resource::Pages => quotas.pages,
     }
 }
 
@@ -148,21 +172,36 @@ impl Charge {
 struct Account {
     quotas: Quotas,
     used: Usage,
+    /// Files that all of it costs the broker.
+    files: u64,
+}
+
+/// How fast a domain goes. Not part of its account: whoever owes nothing for a moment is no slower before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
     /// When the next request would be on time at the allowed pace.
     next_request: Time,
+    /// The same of the next porter.
+    next_porter: Time,
 }
 
 /// The ledger.
 #[derive(Debug)]
 pub(crate) struct Accounts {
     accounts: BTreeMap<DomainId, Account>,
+    paces: BTreeMap<DomainId, Pace>,
     quotas: Quotas,
     own: BTreeMap<DomainId, Quotas>,
+    /// Files that all domains together may cost, and those they do.
+    most_files: Option<u64>,
+    files: u64,
 }
 
 impl Accounts {
-    pub(crate) fn new(quotas: Quotas, own: &[(DomainId, Quotas)]) -> Self {
-        Self { accounts: BTreeMap::new(), quotas, own: own.iter().copied().collect() }
+    pub(crate) fn new(quotas: Quotas, own: &[(DomainId, Quotas)], most_files: Option<u64>) -> Self {
+        let own = own.iter().copied().collect();
+        let (accounts, paces) = (BTreeMap::new(), BTreeMap::new());
+        Self { accounts, paces, quotas, own, most_files, files: 0 }
     }
 
     pub(crate) fn quotas(&self, domain: DomainId) -> Quotas {
@@ -188,16 +227,34 @@ impl Accounts {
             );
             return Err(Refusal::new(ErrorCode::Exhausted, text).with(wanted, limit));
         }
+        let files = amount.saturating_mul(resource.files());
+        self.find_files(domain, files)?;
         if amount > 0 {
             let quotas = self.quotas(domain);
-            let account = self.accounts.entry(domain).or_insert_with(|| Account {
-                quotas,
-                used: Usage::default(),
-                next_request: Time(0),
-            });
+            let new = || Account { quotas, used: Usage::default(), files: 0 };
+            let account = self.accounts.entry(domain).or_insert_with(new);
             *account.used.of_mut(resource) = wanted;
+            account.files += files;
+            self.files += files;
         }
         Ok(Charge { domain, resource, amount })
+    }
+
+    /// Whether a domain may cost so many files more: no more than are left for the others then. So the first one can
+    /// have half of them, and there are always some left for whoever comes next.
+    fn find_files(&self, domain: DomainId, files: u64) -> Result<(), Refusal> {
+        let Some(most) = self.most_files.filter(|_| files > 0) else { return Ok(()) };
+        let own = self.accounts.get(&domain).map_or(0, |account| account.files);
+        let wanted = own.saturating_add(files);
+        let left = most.saturating_sub(self.files.saturating_add(files));
+        if wanted <= left {
+            return Ok(());
+        }
+        let text = format!(
+            "open files of the broker: this domain's things take {own} and {files} more are asked, {left} would be \
+             left for others"
+        );
+        Err(Refusal::new(ErrorCode::Exhausted, text).with(wanted, left))
     }
 
     /// Charges all of these, or says what is exhausted and changes nothing.
@@ -232,7 +289,11 @@ impl Accounts {
         if let Some(account) = self.accounts.get_mut(&domain) {
             let used = account.used.of_mut(resource);
             *used = used.saturating_sub(amount);
-            if *used == 0 && account.used == Usage::default() {
+            let files = amount.saturating_mul(resource.files());
+            account.files = account.files.saturating_sub(files);
+            self.files = self.files.saturating_sub(files);
+            let used = account.used.of(resource);
+            if used == 0 && account.used == Usage::default() {
                 self.accounts.remove(&domain);
             }
         }
@@ -240,17 +301,42 @@ impl Accounts {
 
     /// Counts a request against the domain's pace.
     pub(crate) fn pace(&mut self, domain: DomainId, now: Time) -> Result<(), Refusal> {
-        let Some(account) = self.accounts.get_mut(&domain) else { return Ok(()) };
-        let Some(per_s) = account.quotas.requests_per_s else { return Ok(()) };
         const SECOND: u64 = 1_000_000_000;
+        let Some(per_s) = self.accounts.get(&domain).map(|a| a.quotas).and_then(|q| q.requests_per_s) else {
+            return Ok(());
+        };
         let step = SECOND / u64::from(per_s.max(1));
-        let due = account.next_request.max(now);
-        if due.since(now) + step > SECOND {
-            let text = format!("more than {per_s} requests per second in this domain; send fewer");
-            return Err(Refusal::new(ErrorCode::Exhausted, text).with(u64::from(per_s) + 1, u64::from(per_s)));
+        if goes_on(&mut self.pace_of(domain, now).next_request, now, step, SECOND) {
+            return Ok(());
         }
-        account.next_request = due.after(step);
-        Ok(())
+        let text = format!("more than {per_s} requests per second in this domain; send fewer");
+        Err(Refusal::new(ErrorCode::Exhausted, text).with(u64::from(per_s) + 1, u64::from(per_s)))
+    }
+
+    /// Counts a porter that is to be started against the domain's pace: `burst` at once, then one each `step` ns.
+    pub(crate) fn pace_porter(
+        &mut self,
+        domain: DomainId,
+        now: Time,
+        (step, burst): (u64, u32),
+    ) -> Result<(), Refusal> {
+        let window = step.saturating_mul(u64::from(burst.max(1)));
+        if goes_on(&mut self.pace_of(domain, now).next_porter, now, step, window) {
+            return Ok(());
+        }
+        let text = format!(
+            "porters started for this domain: {burst} at once, and then one each {} ms",
+            step / 1_000_000
+        );
+        Err(Refusal::new(ErrorCode::Exhausted, text).with(u64::from(burst) + 1, u64::from(burst)))
+    }
+
+    fn pace_of(&mut self, domain: DomainId, now: Time) -> &mut Pace {
+        // Those that are no longer late for anything are as good as new.
+        if self.paces.len() > 2 * self.accounts.len() + 64 {
+            self.paces.retain(|_, pace| pace.next_request.max(pace.next_porter) > now);
+        }
+        self.paces.entry(domain).or_default()
     }
 
     /// Domains that owe something.
@@ -269,6 +355,17 @@ impl Accounts {
     }
 }
 
+/// Moves the moment by which something may be done once more on by `step`; false, and not moved, if it would be more
+/// than `window` ahead then.
+fn goes_on(next: &mut Time, now: Time, step: u64, window: u64) -> bool {
+    let due = (*next).max(now).after(step);
+    let may = due.since(now) <= window;
+    if may {
+        *next = due;
+    }
+    may
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,7 +373,7 @@ mod tests {
     const D: DomainId = DomainId(7);
 
     fn accounts() -> Accounts {
-        Accounts::new(Quotas { objects: 3, requests_per_s: Some(2), ..Quotas::default() }, &[])
+        Accounts::new(Quotas { objects: 3, requests_per_s: Some(2), ..Quotas::default() }, &[], None)
     }
 
     #[test]
@@ -303,6 +400,31 @@ mod tests {
         let part = charge.split(2);
         accounts.give_back(part);
         assert_eq!((accounts.usage()[&D].objects, charge.amount()), (1, 1));
+    }
+
+    #[test]
+    fn a_domain_never_takes_the_last_files() {
+        let mut accounts = Accounts::new(Quotas::default(), &[], Some(100));
+        let mut take = |domain| {
+            let held = (0..200).take_while(|_| {
+                let charge = accounts.charge(DomainId(domain), Resource::Objects, 1);
+                charge.map(std::mem::forget).is_ok()
+            });
+            held.count()
+        };
+        assert_eq!([take(1), take(2), take(3)], [50, 25, 12]);
+    }
+
+    #[test]
+    fn files_come_back_with_what_cost_them() {
+        let mut accounts = Accounts::new(Quotas::default(), &[], Some(20));
+        for _ in 0..100 {
+            let porter = accounts.charge(D, Resource::Porters, 2).unwrap();
+            let refusal = accounts.charge(D, Resource::Connections, 3).unwrap_err();
+            assert_eq!((refusal.code, refusal.value, refusal.limit), (ErrorCode::Exhausted, 12, 8));
+            accounts.give_back(porter);
+        }
+        assert!(accounts.usage().is_empty());
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Broker {
     pub fn new(config: Config) -> Self {
         let devices = config.devices.iter().map(|(id, about)| Device::new(*id, about.clone())).collect();
         Self {
-            accounts: Accounts::new(config.quotas, &config.domains),
+            accounts: Accounts::new(config.quotas, &config.domains, config.bounds.files),
             clients: Clients::new(),
             objects: Table::new(),
             creations: BTreeMap::new(),
@@ -168,7 +168,7 @@ impl Broker {
                 self.instance_gone(now, instance, &end, &settled);
             }
             Input::Undelivered { link, message } => self.undelivered(now, link, &message),
-            Input::Unreceived { link } => self.unreceived(link),
+            Input::Unreceived { link, fds, since } => self.unreceived(now, link, fds, since),
             Input::PorterStarted { porter, pid } => self.porter_started(porter, pid),
             Input::PorterFailed { porter, why } => self.porter_failed(porter, &why),
             Input::PorterGone { porter } => self.porter_gone(porter),
@@ -211,8 +211,9 @@ impl Broker {
     /// The one conversion from a refusal to what leaves the process.
     pub(crate) fn refuse(&mut self, link: LinkId, request: u64, refusal: &Refusal, cause: CauseId) {
         if let Some(client) = self.clients.key_of(link) {
-            let event = Event::Refused { client: client_number(client), why: refusal.to_string() };
-            self.log_for(client, event);
+            // Also the words of a porter, which may be anybody's by now.
+            let why = crate::text::harmless(refusal.to_string().as_bytes(), vgem_proto::limits::TEXT_LEN);
+            self.log_for(client, Event::Refused { client: client_number(client), why });
         }
         let text = crate::text::harmless(refusal.text.as_bytes(), vgem_proto::limits::TEXT_LEN);
         let refused = Refused {

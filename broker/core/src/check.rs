@@ -43,6 +43,8 @@ pub(crate) struct Checker<'a> {
     pub(crate) devices: &'a [Device],
     /// The instance that will do the job that is being looked at.
     pub(crate) instance: InstanceId,
+    /// Its queue's timeline.
+    pub(crate) timeline: TimelineKey,
     /// Whether some object is, or was, used by several domains.
     pub(crate) crosses: bool,
 }
@@ -202,13 +204,24 @@ impl Checker<'_> {
             if let Kind::Sealed(writer) = object.kind {
                 may_write_sealed(writer, self.instance, self.devices)?;
             }
-            object.planned += 1;
-            let most = object.reservation.pieces() + 2 * object.planned as usize;
-            if most > self.bounds.pieces {
+            let most = object.reservation.pieces() + 2 * (object.planned as usize + 1);
+            // Whoever writes what is another domain's leaves room for that.
+            let is_guest = object.domain != self.domain;
+            let bound = if is_guest { self.bounds.pieces / 2 } else { self.bounds.pieces };
+            if most > bound {
                 let text = "unfinished writes to one object; wait for some to end";
-                return Err(refusal(ErrorCode::Exhausted, text, most, self.bounds.pieces));
+                return Err(refusal(ErrorCode::Exhausted, text, most, bound));
             }
         }
+        let fences = object.reservation.fences();
+        if fences.len() >= self.bounds.fences
+            && object.reservation.fences().all(|fence| fence.timeline != self.timeline)
+        {
+            let text = "queues with unfinished jobs on one object; wait for some to end";
+            return Err(refusal(ErrorCode::Exhausted, text, fences.len() + 1, self.bounds.fences));
+        }
+        // Last, because what is refused is in no list of what was planned.
+        object.planned += u32::from(touching.writes());
         self.crosses |= object.crossed;
         let is_foreign = object.is_foreign_to(self.domain);
         Ok(Checked { what: Use { object: grant.object(), range, touching }, is_foreign })
@@ -348,7 +361,8 @@ impl Checker<'_> {
             return Err(refusal(ErrorCode::Deadlock, text, point, promised + so_far));
         }
         if wait.point > queue.ended {
-            let fence = Fence { timeline, point: wait.point, signaller: queue.instance };
+            let (signaller, domain) = (queue.instance, queue.domain);
+            let fence = Fence { timeline, point: wait.point, signaller, domain };
             batch.explicit.push(PlannedWait { fence, kind: wait.kind });
         } else if wait.kind == WaitKind::Data && batch.failed.is_none() {
             batch.failed = queue.failure_of(wait.point);

@@ -62,6 +62,8 @@ pub(crate) struct Client {
     pub(crate) unread_at: Option<Time>,
     /// Whether the shell was asked to look if it has.
     pub(crate) is_checked: bool,
+    /// The charge for its being told of events, if it is.
+    pub(crate) monitors: Charge,
     /// Its porter, unless that was told to end.
     pub(crate) porter: Option<PorterId>,
     pub(crate) hands: Hands,

@@ -40,6 +40,10 @@ pub struct Quotas {
     pub exports: u64,
     /// Porters, those that hang in the kernel and cannot be ended included.
     pub porters: u64,
+    /// Clients that monitor: each costs something with every event of the domain.
+    pub monitors: u64,
+    /// Pages given so that its clients can observe others.
+    pub pages: u64,
     /// Requests per second, with a burst of one second; `None` is no bound.
     pub requests_per_s: Option<u32>,
 }
@@ -55,6 +59,8 @@ impl Default for Quotas {
             connections: 8192,
             exports: 1024,
             porters: 64,
+            monitors: 16,
+            pages: 8192,
             requests_per_s: None,
         }
     }
@@ -83,6 +89,8 @@ pub struct Times {
     pub import_ns: u64,
     /// How long a client may leave fds unread that it asked for.
     pub unread_ns: u64,
+    /// One more porter may be started for a domain after this long: each is a process.
+    pub porter_ns: u64,
 }
 
 impl Default for Times {
@@ -99,6 +107,7 @@ impl Default for Times {
             failed_ns: 60_000 * MS,
             import_ns: 1_000 * MS,
             unread_ns: 2_000 * MS,
+            porter_ns: 25 * MS,
         }
     }
 }
@@ -120,14 +129,26 @@ pub struct Bounds {
     pub losses: usize,
     /// Causes remembered per domain.
     pub causes: usize,
-    /// Unfinished pieces of writes that one object's reservation may hold.
+    /// Porters that may be started for a domain at once, before [`Times::porter_ns`] counts.
+    pub porter_burst: u32,
+    /// Unfinished pieces of writes that one object's reservation may hold; half of them those of other domains.
     pub pieces: usize,
+    /// Queues with unfinished uses that one object's reservation may hold.
+    pub fences: usize,
+    /// Those of them that may be of one domain that is not the object's own. All such together: four times as many.
+    pub guest_fences: usize,
+    /// Pages in which one instance shows its timelines to clients of one other domain. All such together: eight
+    /// times as many.
+    pub guest_pages: usize,
     /// Points one job may wait for.
     pub job_waits: usize,
     /// Points all jobs of one batch together may wait for.
     pub batch_waits: usize,
     /// Probes of orphaned objects sent in one go.
     pub sweep: usize,
+    /// Files that all domains together may cost, where several share what the process may open; none is no bound.
+    /// A domain never takes the last of them: it may have as many as are left for others.
+    pub files: Option<u64>,
 }
 
 impl Default for Bounds {
@@ -140,10 +161,15 @@ impl Default for Bounds {
             bad_messages: 64,
             losses: 3,
             causes: 512,
+            porter_burst: 128,
             pieces: 1024,
+            fences: 1024,
+            guest_fences: 64,
+            guest_pages: 64,
             job_waits: 512,
             batch_waits: 8192,
             sweep: 256,
+            files: None,
         }
     }
 }

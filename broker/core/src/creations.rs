@@ -297,6 +297,7 @@ impl Broker {
                 held.rights = holder.rights;
             }
             let handle = holder.handle;
+            object.holders_changed();
             self.accounts.give_back(charge);
             return Some(handle);
         }
@@ -304,6 +305,7 @@ impl Broker {
         let handle = Handle(client.objects.insert(ObjectHandle { object: key, rights, charge }));
         object.holders.push(Holder { client: to, domain, rights, handle, imports: 1 });
         object.crossed |= domain != object.domain;
+        object.holders_changed();
         Some(handle)
     }
 
@@ -346,6 +348,7 @@ fn new_object(
         kept: false,
         committed: false,
         crossed: false,
+        guests_write: false,
         tampered: false,
         awaiting: Some(creation),
         holders: Vec::new(),

@@ -1,7 +1,8 @@
 //! Fds on their way to clients: credits, who does not read, and what could not be delivered.
 //!
 //! An fd in a socket's queue counts against the broker (T16), so each is charged until the client has taken it.
-//! A client that leaves fds unread for too long is disconnected, which closes them at once. If an fd could not be
+//! A client that leaves one unread for too long is disconnected; each has its own time, so that one that reads all the
+//! while it asks for more is not. If an fd could not be
 //! had or sent, the client was told so, and what it was to have is undone here: handles close, pages count as
 //! never sent.
 
@@ -66,11 +67,22 @@ impl Broker {
         self.out.push(Effect::CheckReceived { link: client.link });
     }
 
-    /// It has.
-    pub(crate) fn unreceived(&mut self, link: LinkId) {
+    /// At most so many fds that a client was sent are unread, the oldest of them for so long. One that reads, but
+    /// always has some more on their way, is not late.
+    pub(crate) fn unreceived(&mut self, now: Time, link: LinkId, fds: u64, since: Time) {
         let Some(key) = self.clients.key_of(link) else { return };
-        let ms = self.config.times.unread_ns / 1_000_000;
-        if self.clients.get_mut(key).is_some_and(|client| std::mem::take(&mut client.is_checked)) {
+        let Some(client) = self.clients.get(key) else { return };
+        self.take_credits(key, client.unreceived.amount().saturating_sub(fds));
+        let unread_ns = self.config.times.unread_ns;
+        let Some(client) = self.clients.get_mut(key).filter(|client| client.unreceived.amount() > 0) else {
+            return;
+        };
+        let at = since.after(unread_ns);
+        if at > now {
+            client.is_checked = false;
+            self.timers.arm(Timer::Unread(key), &mut client.unread_at, at);
+        } else if std::mem::take(&mut client.is_checked) {
+            let ms = unread_ns / 1_000_000;
             self.drop_client(key, format!("it has not read the fds it asked for within {ms} ms"));
         }
     }

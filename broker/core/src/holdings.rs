@@ -27,6 +27,12 @@ impl Broker {
                     format!("{key}: {holder:?} is of another domain")
                 })?;
             }
+            let writes = |holder: &crate::objects::Holder| {
+                holder.domain != object.domain && holder.rights.contains(vgem_proto::rights::Rights::WRITE)
+            };
+            ensure(object.guests_write == object.holders.iter().any(writes), || {
+                format!("{key}: written by others: {}, {:?}", object.guests_write, object.holders)
+            })?;
             self.shares_fit(key, object)?;
             self.writers_fit(key, object)?;
             let is_its_creators = object.committed

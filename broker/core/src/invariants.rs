@@ -53,6 +53,7 @@ impl Broker {
         for (_, client) in self.clients.iter() {
             add(&client.connection);
             add(&client.unreceived);
+            add(&client.monitors);
             client.objects.iter().for_each(|held| add(&held.charge));
         }
         for (_, object) in self.objects.iter() {
@@ -66,6 +67,7 @@ impl Broker {
             add(&queue.charge);
             add(&queue.owed);
         }
+        self.pairs.iter().flat_map(|(_, pair)| &pair.charge).for_each(&mut add);
         self.openings.waiting.values().flat_map(|o| [&o.charge, &o.export]).for_each(&mut add);
         let ledger = self.accounts.usage();
         ensure(sums == ledger, || format!("charges {sums:?} are not the ledger {ledger:?}"))?;

@@ -126,10 +126,15 @@ pub enum Input {
         /// The message.
         message: ClientMessage,
     },
-    /// A client has not taken every packet that was sent to it ([`Effect::CheckReceived`]).
+    /// A client may not have taken every packet that was sent to it: an answer to [`Effect::CheckReceived`], and
+    /// otherwise whenever it is known to have taken some more.
     Unreceived {
         /// The connection.
         link: LinkId,
+        /// At most so many fds are unread.
+        fds: u64,
+        /// The oldest of these was sent then.
+        since: Time,
     },
     /// The keeper started a porter; its link is connected, and its client's end of the channel can be attached.
     PorterStarted {

@@ -293,6 +293,8 @@ pub(crate) struct Object {
     pub(crate) committed: bool,
     /// Whether another domain ever had a handle of it.
     pub(crate) crossed: bool,
+    /// Whether another domain has a handle with which it may write.
+    pub(crate) guests_write: bool,
     /// Whether somebody changed the owner or the mode of its inode.
     pub(crate) tampered: bool,
     /// The creation or the commit it takes part in.
@@ -339,6 +341,13 @@ impl Object {
         self.holders.iter().find(|holder| holder.client == client)
     }
 
+    /// Its holders have changed. Looked at here and not with every operand of every job: there may be thousands.
+    pub(crate) fn holders_changed(&mut self) {
+        let guest_writes =
+            |holder: &Holder| holder.domain != self.domain && holder.rights.contains(Rights::WRITE);
+        self.guests_write = self.crossed && self.holders.iter().any(guest_writes);
+    }
+
     /// Whether a domain other than the one that pays for it anyway must owe a share.
     pub(crate) fn is_shared_with(&self, domain: DomainId) -> bool {
         domain != self.domain
@@ -349,9 +358,8 @@ impl Object {
     /// Whether the engine of a job in `domain` may find the content changed by others while it works.
     #[inline]
     pub(crate) fn is_foreign_to(&self, domain: DomainId) -> bool {
-        let other_writes = |holder: &Holder| holder.domain != domain && holder.rights.contains(Rights::WRITE);
         match self.kind {
-            Kind::Own => self.domain != domain || (self.crossed && self.holders.iter().any(other_writes)),
+            Kind::Own => self.domain != domain || self.guests_write,
             Kind::Foreign => true,
             Kind::Sealed(_) => false,
         }

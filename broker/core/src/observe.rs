@@ -43,10 +43,13 @@ impl Broker {
             let text = format!("new pages of fences; {most} can be sent at a time");
             return Err(Refusal::new(ErrorCode::Exhausted, text).with(pages as u64, most as u64));
         }
-        self.find_spares(asker.client, &lacking)?;
         let domain = self.find_client(asker.client)?.peer.domain;
-        let charge = self.accounts.charge(domain, Resource::Exports, FDS_OF_PAIR * pages as u64)?;
-        self.give_spares(lacking);
+        self.find_guest_pages(domain, &lacking)?;
+        self.find_spares(asker.client, &lacking)?;
+        let wanted =
+            [(Resource::Exports, FDS_OF_PAIR * pages as u64), (Resource::Pages, lacking.len() as u64)];
+        let [charge, given] = self.accounts.charge_all(domain, wanted)?;
+        self.give_spares(lacking, Some(given));
         let poison = self.objects.get(key).map(poison_of).unwrap_or_default();
         self.show_waits(asker, &waits, poison, charge);
         Ok(())
@@ -60,7 +63,8 @@ impl Broker {
         };
         let mut waits = Vec::new();
         // No timeline ever has the generation 0: none of these points is the client's own.
-        let mut list = JobWaits::begin(&mut waits, TimelineKey::default(), Failures::Matter);
+        let mut list =
+            JobWaits::begin(&mut waits, TimelineKey::default(), Failures::Matter, limits::OBSERVED_POINTS);
         object.reservation.waits(touching, ByteRange { start: 0, end: object.len }, &mut list);
         Some(waits)
     }

@@ -268,9 +268,7 @@ impl Broker {
             }
             return;
         }
-        for (signaller, observer) in lacking {
-            self.give_pair(signaller, observer);
-        }
+        self.give_spares(lacking, None);
         if let Some(opening) = self.openings.remove(id) {
             self.open_now(now, id, opening, instance);
         }
@@ -334,8 +332,8 @@ impl Broker {
             .count()
     }
 
-    pub(crate) fn give_pair(&mut self, signaller: InstanceId, observer: Party) {
-        let Some(pair) = self.pairs.give(signaller, observer) else { return };
+    pub(crate) fn give_pair(&mut self, signaller: InstanceId, observer: Party) -> Option<PairId> {
+        let pair = self.pairs.give(signaller, observer)?;
         if let Some(instance) = self.instances.get_mut(&signaller) {
             instance.signals.push(pair);
         }
@@ -351,6 +349,7 @@ impl Broker {
                 }
             }
         }
+        Some(pair)
     }
 
     fn open_now(&mut self, now: Time, id: u64, mut opening: Opening, instance: InstanceId) {

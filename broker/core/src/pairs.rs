@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use vgem_proto::ids::{ClientKey, InstanceId, PageId, Point, TimelineKey};
 use vgem_proto::layout::fence_page;
 
+use crate::accounts::Charge;
 use crate::io::PairId;
 use crate::queues::{Queue, Waiters};
 use crate::tables::Table;
@@ -65,12 +66,14 @@ pub(crate) struct Pair {
     pub(crate) numbers: Option<Numbered>,
     /// Whether the observer has its fds.
     pub(crate) sent: bool,
+    /// What the observer's domain owes for it, if it was given to observe others.
+    pub(crate) charge: Option<Charge>,
     pub(crate) slots: [Slot; fence_page::SLOTS as usize],
 }
 
 impl Pair {
     fn new(signaller: InstanceId, observer: Party) -> Self {
-        Self { signaller, observer, numbers: None, sent: false, slots: Default::default() }
+        Self { signaller, observer, numbers: None, sent: false, charge: None, slots: Default::default() }
     }
 
     /// Whether some timeline is shown here.

@@ -14,7 +14,7 @@
 //! porter that is Unwanted or Ending is named by nobody. What it says then is dropped.
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{CauseId, ClientKey, PorterId};
+use vgem_proto::ids::{CauseId, ClientKey, PorterId, Time};
 use vgem_proto::message::client::PorterOpened;
 
 use crate::accounts::{Charge, Resource};
@@ -85,7 +85,7 @@ pub(crate) struct Porter {
 
 impl Broker {
     /// A client asks for a channel to a porter.
-    pub(crate) fn open_porter(&mut self, asker: Awaiting) -> Outcome {
+    pub(crate) fn open_porter(&mut self, now: Time, asker: Awaiting) -> Outcome {
         let client = self.find_client(asker.client)?;
         if client.porter.is_some() {
             let text = "this connection has a porter, or one is being started; hand fds to that one";
@@ -94,8 +94,14 @@ impl Broker {
         let grant = policy::authorise(client.subject(), Action::OpenPorter)?;
         let wanted = [(Resource::Porters, 1), (Resource::Exports, 1)];
         let [charge, export] = self.accounts.charge_all(grant.domain(), wanted)?;
-        self.last_porter = PorterId(self.last_porter.0 + 1);
-        let id = self.last_porter;
+        // Each is a process: one who opens and closes them all the time must not be a fork bomb.
+        let pace = (self.config.times.porter_ns, self.config.bounds.porter_burst);
+        if let Err(refusal) = self.accounts.pace_porter(grant.domain(), now, pace) {
+            self.accounts.give_back(charge);
+            self.accounts.give_back(export);
+            return Err(refusal);
+        }
+        let id = self.next_porter();
         let client = asker.client;
         if let Some(client) = self.clients.get_mut(client) {
             client.porter = Some(id);
@@ -104,6 +110,16 @@ impl Broker {
         self.porters.insert(id, Porter { state, client, pid: 0, asker, charge, export });
         self.out.push(Effect::StartPorter { porter: id });
         Ok(())
+    }
+
+    /// A number that no porter has; one that hangs in the kernel may have its own for ever.
+    fn next_porter(&mut self) -> PorterId {
+        loop {
+            self.last_porter = PorterId(self.last_porter.0.wrapping_add(1));
+            if self.last_porter.0 != 0 && !self.porters.contains_key(&self.last_porter) {
+                return self.last_porter;
+            }
+        }
     }
 
     /// The keeper has started a porter.

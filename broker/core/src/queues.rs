@@ -67,6 +67,8 @@ pub(crate) struct Job {
     pub(crate) uses: u32,
     /// How many of the ring's waits are its own.
     pub(crate) waits: u32,
+    /// Its driver was told to cancel it.
+    pub(crate) cancelled: bool,
 }
 
 /// What a job does to an object.
@@ -133,6 +135,21 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) fn in_flight(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// The place of a point in the ring of jobs.
+    fn place_of(&self, point: Point) -> Option<usize> {
+        let place = point.0.checked_sub(self.ended.0)?.checked_sub(1)?;
+        usize::try_from(place).ok()
+    }
+
+    /// The unfinished job of a point.
+    pub(crate) fn job(&self, point: Point) -> Option<&Job> {
+        self.place_of(point).and_then(|place| self.jobs.get(place))
+    }
+
+    pub(crate) fn job_mut(&mut self, point: Point) -> Option<&mut Job> {
+        self.place_of(point).and_then(|place| self.jobs.get_mut(place))
     }
 
     /// The points that the job at the head waits for.

@@ -62,6 +62,7 @@ impl Broker {
             unreceived: Charge::nothing(peer.domain, Resource::Exports),
             unread_at: None,
             is_checked: false,
+            monitors: Charge::nothing(peer.domain, Resource::Monitors),
             porter: None,
             hands: Hands::new(),
         });
@@ -140,7 +141,7 @@ impl Broker {
             ClientMessage::Explain(explain) => self.explain(asker, explain.cause),
             ClientMessage::Inspect(inspect) => self.inspect(asker, &inspect),
             ClientMessage::Monitor(_) => self.monitor(asker),
-            ClientMessage::OpenPorter(_) => self.open_porter(asker),
+            ClientMessage::OpenPorter(_) => self.open_porter(now, asker),
             ClientMessage::Import(import) => self.import(now, asker, import.name),
             ClientMessage::Observe(observe) => self.observe(asker, &observe),
             ClientMessage::Welcome(_)
@@ -270,7 +271,8 @@ impl Broker {
             let text = format!("the queue's jobs are 1 to {}", queue.promised.0);
             return Err(Refusal::new(ErrorCode::BadPoint, text).with(point.0, queue.promised.0));
         }
-        let (instance, domain) = (queue.instance, queue.domain);
+        let (instance, domain, device) = (queue.instance, queue.domain, queue.device);
+        let is_new = queue.job(point).is_some_and(|job| !job.cancelled);
         let state = if point <= queue.ended {
             2
         } else if point == queue.ended.next() && queue.limit.is_some() {
@@ -278,8 +280,12 @@ impl Broker {
         } else {
             0
         };
-        if state != 2 {
-            let device = self.devices.get(queue.device).map(|d| d.name().to_owned()).unwrap_or_default();
+        // Asked again, nothing more can be done: neither the driver's link nor the memory of causes fills by asking.
+        if state != 2 && is_new {
+            if let Some(job) = self.queues.get_mut(key).and_then(|queue| queue.job_mut(point)) {
+                job.cancelled = true;
+            }
+            let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
             let text = "cancelled by the client that submitted it".to_owned();
             let cause = Cause { at: now, point, pid: 0, code: ErrorCode::Cancelled, device, text };
             let cause = self.causes.issue(domain, cause);
@@ -317,7 +323,13 @@ impl Broker {
 
     fn monitor(&mut self, asker: Awaiting) -> Outcome {
         let subject = self.find_client(asker.client)?.subject();
-        let _grant = policy::authorise(subject, Action::Monitor)?;
+        let grant = policy::authorise(subject, Action::Monitor)?;
+        if self.find_client(asker.client)?.monitors.amount() == 0 {
+            let charge = self.accounts.charge(grant.domain(), Resource::Monitors, 1)?;
+            if let Some(client) = self.clients.get_mut(asker.client) {
+                client.monitors.join(charge);
+            }
+        }
         let scope = policy::scope(subject);
         self.reply(asker.link, asker.request, Done {});
         self.out.push(Effect::Monitor { link: asker.link, scope });

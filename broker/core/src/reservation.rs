@@ -14,7 +14,7 @@
 //! (R5: nothing loses an error).
 
 use vgem_proto::error::Failure;
-use vgem_proto::ids::{InstanceId, Point, TimelineKey};
+use vgem_proto::ids::{DomainId, InstanceId, Point, TimelineKey};
 use vgem_proto::rights::WaitKind;
 
 use crate::ranges::ByteRange;
@@ -71,6 +71,8 @@ pub(crate) struct Fence {
     pub(crate) timeline: TimelineKey,
     pub(crate) point: Point,
     pub(crate) signaller: InstanceId,
+    /// Of the instance.
+    pub(crate) domain: DomainId,
 }
 
 /// A fence that a job must wait for.
@@ -88,6 +90,8 @@ pub(crate) struct JobWaits<'a> {
     first: usize,
     own: TimelineKey,
     failures: Failures,
+    /// Beyond so many it is too long, and no more are added.
+    most: usize,
 }
 
 /// What the failure of another job means to a job that needs its result.
@@ -101,9 +105,20 @@ pub(crate) enum Failures {
 
 impl<'a> JobWaits<'a> {
     /// An empty list at the end of `all`, for a job on timeline `own`.
-    pub(crate) fn begin(all: &'a mut Vec<PlannedWait>, own: TimelineKey, failures: Failures) -> Self {
+    /// More than `most` waits are of no use: whoever finds more in it refuses.
+    pub(crate) fn begin(
+        all: &'a mut Vec<PlannedWait>,
+        own: TimelineKey,
+        failures: Failures,
+        most: usize,
+    ) -> Self {
         let first = all.len();
-        Self { all, first, own, failures }
+        Self { all, first, own, failures, most }
+    }
+
+    /// Whether it is too long already.
+    fn is_full(&self) -> bool {
+        self.len() > self.most
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -186,11 +201,17 @@ impl Reservation {
     pub(crate) fn waits(&self, touching: Touching, range: ByteRange, waits: &mut JobWaits<'_>) {
         if touching.reads() {
             for piece in self.pieces.iter().filter(|piece| piece.range.overlaps(range)) {
+                if waits.is_full() {
+                    return;
+                }
                 waits.add(piece.fence, WaitKind::Data);
             }
         }
         let conflicting = if touching.writes() { Class::Read } else { Class::Write };
         for fence in self.up_to(conflicting) {
+            if waits.is_full() {
+                return;
+            }
             waits.add(fence, WaitKind::Order);
         }
     }
@@ -292,6 +313,11 @@ impl Reservation {
         &self.poison
     }
 
+    /// The fences that are held, one for each timeline and class.
+    pub(crate) fn fences(&self) -> impl ExactSizeIterator<Item = Fence> {
+        self.fences.iter().map(|held| held.fence)
+    }
+
     /// Unfinished pieces.
     pub(crate) fn pieces(&self) -> usize {
         self.pieces.len()
@@ -318,7 +344,7 @@ mod tests {
 
     fn fence(timeline: u32, point: u64) -> Fence {
         let timeline = TimelineKey { index: timeline, generation: 1 };
-        Fence { timeline, point: Point(point), signaller: InstanceId(2) }
+        Fence { timeline, point: Point(point), signaller: InstanceId(2), domain: DomainId(1) }
     }
 
     fn failure(counter: u32) -> Failure {
@@ -331,9 +357,11 @@ mod tests {
         reservation
     }
 
+    const MOST: usize = 512;
+
     fn waits(reservation: &Reservation, touching: Touching, range: ByteRange) -> Vec<(u32, u64, WaitKind)> {
         let mut all = Vec::new();
-        let mut list = JobWaits::begin(&mut all, fence(9, 1).timeline, Failures::Matter);
+        let mut list = JobWaits::begin(&mut all, fence(999, 1).timeline, Failures::Matter, MOST);
         reservation.waits(touching, range, &mut list);
         all.iter().map(|wait| (wait.fence.timeline.index, wait.fence.point.0, wait.kind)).collect()
     }
@@ -416,6 +444,15 @@ mod tests {
     }
 
     #[test]
+    fn atk_a_list_of_waits_that_is_too_long_is_not_made_longer() {
+        let mut reservation = Reservation::default();
+        for timeline in 2000..2000 + 4 * u32::try_from(MOST).unwrap() {
+            reservation.add(fence(timeline, 1), Touching::Read, ALL);
+        }
+        assert_eq!(waits(&reservation, Touching::Update, ALL).len(), MOST + 1);
+    }
+
+    #[test]
     fn a_replacing_write_depends_on_nobody_by_data() {
         let found = waits(&held_by(Touching::Replace), Touching::Replace, ALL);
         assert_eq!(found, [(1, 1, WaitKind::Order)]);
@@ -472,7 +509,7 @@ mod tests {
     #[test]
     fn an_order_wait_that_a_data_wait_implies_is_left_out() {
         let mut all = Vec::new();
-        let mut list = JobWaits::begin(&mut all, fence(9, 1).timeline, Failures::Matter);
+        let mut list = JobWaits::begin(&mut all, fence(9, 1).timeline, Failures::Matter, MOST);
         list.add(fence(1, 2), WaitKind::Order);
         list.add(fence(1, 3), WaitKind::Data);
         list.add(fence(1, 1), WaitKind::Data);

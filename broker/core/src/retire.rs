@@ -41,6 +41,7 @@ impl Broker {
             && let Some(at) = object.holders.iter().position(|holder| holder.client == client)
         {
             object.holders.swap_remove(at);
+            object.holders_changed();
             let event = Event::HandleClosed { object: key.to_string(), client: client_number(client) };
             self.log(Some(domain), event);
         }
@@ -70,6 +71,7 @@ impl Broker {
         if !is_ownerless {
             return;
         }
+        object.guests_write = false;
         for holder in std::mem::take(&mut object.holders) {
             let client = self.clients.get_mut(holder.client);
             if let Some(held) = client.and_then(|client| client.objects.remove(holder.handle.0)) {

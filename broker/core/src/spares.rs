@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{ClientKey, InstanceId, TimelineKey};
+use vgem_proto::ids::{ClientKey, DomainId, InstanceId, TimelineKey};
 use vgem_proto::layout::fence_page;
 
+use crate::accounts::Charge;
 use crate::broker::Broker;
 use crate::pairs::Party;
 use crate::requests::Outcome;
@@ -61,9 +62,43 @@ impl Broker {
     }
 
     /// Gives the pairs that [`Self::find_spares`] found.
-    pub(crate) fn give_spares(&mut self, lacking: Lacking) {
+    /// `charge`: what the observer's domain owes for them, one each.
+    pub(crate) fn give_spares(&mut self, lacking: Lacking, mut charge: Option<Charge>) {
         for (signaller, observer) in lacking {
-            self.give_pair(signaller, observer);
+            let Some(id) = self.give_pair(signaller, observer) else { continue };
+            if let (Some(pair), Some(charge)) = (self.pairs.get_mut(id), &mut charge) {
+                pair.charge = Some(charge.split(1));
+            }
         }
+        if let Some(charge) = charge {
+            self.accounts.give_back(charge);
+        }
+    }
+
+    /// Whether an instance of another domain has room for the pages that a client lacks: it signals in each of them, so
+    /// those who look must not be able to slow it down.
+    pub(crate) fn find_guest_pages(&self, domain: DomainId, lacking: &Lacking) -> Outcome {
+        let most = self.config.bounds.guest_pages;
+        let mut wanted = BTreeMap::<InstanceId, usize>::new();
+        lacking.iter().for_each(|(signaller, _)| *wanted.entry(*signaller).or_default() += 1);
+        for (signaller, new) in wanted {
+            let Some(instance) = self.instances.get(&signaller).filter(|i| i.domain != domain) else {
+                continue;
+            };
+            let (mut own, mut all) = (new, new);
+            for pair in instance.signals.iter().filter_map(|id| self.pairs.get(*id)) {
+                let Party::Client(client) = pair.observer else { continue };
+                let Some(of) = self.clients.get(client).map(|client| client.peer.domain) else { continue };
+                own += usize::from(of == domain);
+                all += usize::from(of != instance.domain);
+            }
+            for (count, most) in [(own, most), (all, most.saturating_mul(8))] {
+                if count > most {
+                    let text = "pages in which one device of another domain shows its fences to others";
+                    return Err(Refusal::new(ErrorCode::Exhausted, text).with(count as u64, most as u64));
+                }
+            }
+        }
+        Ok(())
     }
 }

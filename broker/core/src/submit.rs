@@ -14,6 +14,8 @@
 //!
 //! Storage for all of this lives in [`Batch`] and is used again, so that an ordinary job allocates nothing.
 
+use std::collections::BTreeSet;
+
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{
@@ -191,7 +193,7 @@ impl Broker {
         }
         let checked = self
             .check_jobs(client, grant.domain(), submit, batch)
-            .and_then(|weight| self.plan(client, batch, weight));
+            .and_then(|weight| self.plan(client, grant.domain(), batch, weight));
         match checked {
             Ok(()) => self.change(now, submit, charge, batch),
             Err(refusal) => return Err(Refused::Points(refusal, charge)),
@@ -323,6 +325,7 @@ impl Broker {
             copied: 0,
             devices: &self.devices,
             instance: InstanceId(0),
+            timeline: TimelineKey::default(),
             crosses: false,
         };
         let mut weight = Weight::default();
@@ -339,6 +342,7 @@ impl Broker {
             let queue = batch.jobs.get(place).map_or(0, |planned| planned.queue);
             let named = batch.queues.get(queue);
             checker.instance = named.map_or(InstanceId(0), |queue| queue.instance);
+            checker.timeline = named.map(|queue| queue.timeline).unwrap_or_default();
             let device = named.and_then(|queue| self.devices.get(queue.device));
             let operation = device.and_then(|device| device.description.by_number(job.op));
             let checked = match operation {
@@ -367,10 +371,10 @@ impl Broker {
     }
 
     /// Computes every wait and enters every point.
-    fn plan(&mut self, client: ClientKey, batch: &mut Batch, weight: Weight) -> Outcome {
+    fn plan(&mut self, client: ClientKey, domain: DomainId, batch: &mut Batch, weight: Weight) -> Outcome {
         let bounds = self.config.bounds;
         if weight.most <= bounds.job_waits && weight.all <= bounds.batch_waits && !weight.crosses {
-            return plan_jobs(&mut self.objects, batch, &bounds);
+            return plan_jobs(&mut self.objects, batch, domain, &bounds);
         }
         let before: Vec<(ObjectKey, Reservation)> = batch
             .uses
@@ -378,9 +382,10 @@ impl Broker {
             .filter_map(|used| self.objects.get(used.object).map(|object| (used.object, object)))
             .map(|(key, object)| (key, object.reservation.clone()))
             .collect();
-        let mut planned = plan_jobs(&mut self.objects, batch, &bounds);
+        let mut planned = plan_jobs(&mut self.objects, batch, domain, &bounds);
         if planned.is_ok() && weight.crosses {
-            planned = self.prepare_crossings(client, batch);
+            planned =
+                self.find_guest_room(domain, batch).and_then(|()| self.prepare_crossings(client, batch));
         }
         if planned.is_err() {
             for (key, reservation) in before {
@@ -390,6 +395,36 @@ impl Broker {
             }
         }
         planned
+    }
+
+    /// Whether the batch leaves room in the objects of others: their own domain's jobs have to wait for everything that
+    /// is unfinished there, and a job can only wait for so much.
+    fn find_guest_room(&self, domain: DomainId, batch: &Batch) -> Outcome {
+        let most = self.config.bounds.guest_fences;
+        let mut looked_at = BTreeSet::new();
+        for used in &batch.uses {
+            let Some(object) = self.objects.get(used.object).filter(|object| object.domain != domain) else {
+                continue;
+            };
+            if !looked_at.insert((used.object.index, used.object.generation)) {
+                continue;
+            }
+            let (mut own, mut all) = (BTreeSet::new(), BTreeSet::new());
+            for fence in object.reservation.fences().filter(|fence| fence.domain != object.domain) {
+                all.insert(fence.timeline);
+                if fence.domain == domain {
+                    own.insert(fence.timeline);
+                }
+            }
+            for (count, most) in [(own.len(), most), (all.len(), most.saturating_mul(4))] {
+                if count > most {
+                    let text =
+                        "queues with unfinished jobs on an object of another domain; wait for some to end";
+                    return Err(Refusal::new(ErrorCode::Exhausted, text).with(count as u64, most as u64));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives the pairs that the batch's instances lack to see those of other domains.
@@ -403,7 +438,7 @@ impl Broker {
         }
         let lacking = self.lacking_for(wanted.into_iter());
         self.find_spares(client, &lacking)?;
-        self.give_spares(lacking);
+        self.give_spares(lacking, None);
         Ok(())
     }
 
@@ -441,6 +476,7 @@ impl Broker {
                     run_ns: planned.run_ns,
                     uses: u32::try_from(own_uses.len()).unwrap_or(u32::MAX),
                     waits: u32::try_from(queue.waits.len() - waits_before).unwrap_or(u32::MAX),
+                    cancelled: false,
                 });
             }
             let driver_job = DriverJob {
@@ -494,7 +530,9 @@ impl Broker {
             if let Some(queue) = self.queues.get_mut(named.timeline) {
                 queue.promised = job.point;
                 match named.life {
-                    Life::Runs | Life::Ends => queue.jobs.push_back(Job { run_ns: 0, uses: 0, waits: 0 }),
+                    Life::Runs | Life::Ends => {
+                        queue.jobs.push_back(Job { run_ns: 0, uses: 0, waits: 0, cancelled: false });
+                    }
                     Life::Gone => {
                         queue.ended = job.point;
                         queue.note_failure(job.point, Failure { code: ErrorCode::Refused, cause });
@@ -588,7 +626,7 @@ impl Broker {
         timeline: TimelineKey,
         point: Point,
     ) -> Option<DriverWait> {
-        let Fence { timeline: awaited, point: until, signaller } = wait.fence;
+        let Fence { timeline: awaited, point: until, signaller, .. } = wait.fence;
         let (mut page, mut slot) = (PAGE_LOCAL, 0);
         if signaller != instance {
             let observer = Party::Instance(instance);
@@ -649,7 +687,12 @@ impl Weight {
     }
 }
 
-fn plan_jobs(objects: &mut Table<ObjectKey, Object>, batch: &mut Batch, bounds: &Bounds) -> Outcome {
+fn plan_jobs(
+    objects: &mut Table<ObjectKey, Object>,
+    batch: &mut Batch,
+    domain: DomainId,
+    bounds: &Bounds,
+) -> Outcome {
     let Batch { queues, jobs, uses, explicit, waits, .. } = batch;
     let (mut uses, mut explicit) = (uses.as_slice(), explicit.as_slice());
     queues.iter_mut().for_each(|queue| queue.so_far = 0);
@@ -657,10 +700,10 @@ fn plan_jobs(objects: &mut Table<ObjectKey, Object>, batch: &mut Batch, bounds: 
         let Some(queue) = queues.get_mut(job.queue) else { continue };
         queue.so_far += 1;
         let point = Point(queue.promised.0.saturating_add(u64::from(queue.so_far)));
-        let fence = Fence { timeline: queue.timeline, point, signaller: queue.instance };
+        let fence = Fence { timeline: queue.timeline, point, signaller: queue.instance, domain };
         let failures = if job.runs_anyway { Failures::Ignored } else { Failures::Matter };
         let own_uses = take(&mut uses, job.uses);
-        let mut list = JobWaits::begin(waits, fence.timeline, failures);
+        let mut list = JobWaits::begin(waits, fence.timeline, failures, bounds.job_waits);
         for wait in take(&mut explicit, job.explicit) {
             list.add(wait.fence, wait.kind);
         }

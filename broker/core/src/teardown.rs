@@ -79,6 +79,7 @@ impl Broker {
         self.pairs.wanted.remove(&key);
         self.accounts.give_back(client.connection);
         self.accounts.give_back(client.unreceived);
+        self.accounts.give_back(client.monitors);
         self.log(Some(client.peer.domain), Event::ClientGone { client: client_number(key) });
     }
 
@@ -142,9 +143,18 @@ impl Broker {
         }
     }
 
+    /// Takes a pair out of the table and gives its charge back.
+    fn forget_pair(&mut self, id: PairId) -> Option<Pair> {
+        let mut pair = self.pairs.remove(id)?;
+        if let Some(charge) = pair.charge.take() {
+            self.accounts.give_back(charge);
+        }
+        Some(pair)
+    }
+
     /// Ends a pair whose observer is gone: its signaller, which lives, forgets the page.
     fn drop_pair_at_signaller(&mut self, id: PairId) {
-        let Some(pair) = self.pairs.remove(id) else { return };
+        let Some(pair) = self.forget_pair(id) else { return };
         let signaller = pair.signaller;
         if let Some(numbers) = pair.numbers {
             let page = numbers.signal;
@@ -366,7 +376,7 @@ impl Broker {
                     if let Some(client) = self.clients.get_mut(client) {
                         client.pairs.retain(|other| other != id);
                     }
-                    self.pairs.remove(*id);
+                    self.forget_pair(*id);
                     self.out.push(Effect::DropPair { pair: *id });
                 }
                 Party::Instance(observer) => {
@@ -397,7 +407,7 @@ impl Broker {
         }
         instance.dead_pages.retain(|pair| !over.contains(pair));
         for pair in over {
-            let numbers = self.pairs.remove(pair).and_then(|pair| pair.numbers);
+            let numbers = self.forget_pair(pair).and_then(|pair| pair.numbers);
             if let Some(numbers) = numbers {
                 if let Some(instance) = self.instances.get_mut(&id) {
                     instance.observe_numbers.give_back(numbers.observe.0);
@@ -420,7 +430,7 @@ impl Broker {
         if self.instances.contains_key(&signaller) {
             self.drop_pair_at_signaller(id);
         } else {
-            self.pairs.remove(id);
+            self.forget_pair(id);
             self.out.push(Effect::DropPair { pair: id });
         }
     }

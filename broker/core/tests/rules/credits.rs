@@ -67,7 +67,8 @@ fn t16_who_has_taken_everything_is_not_looked_at() {
     world.apply(Input::Received { link: client });
     world.let_ms_pass(5000);
     assert!(world.said.is_empty());
-    world.apply(Input::Unreceived { link: client });
+    let since = world.now;
+    world.apply(Input::Unreceived { link: client, fds: u64::MAX, since });
     assert!(world.disconnected.is_empty());
 }
 

@@ -12,6 +12,7 @@ mod deadlines;
 mod domains;
 mod driver;
 mod failures;
+mod hostile;
 mod imports;
 mod instances;
 mod jobs;

@@ -267,7 +267,11 @@ impl World {
             }
             Effect::CheckReceived { link } => {
                 self.said.push(effect);
-                Some(if self.clients_read { Input::Received { link } } else { Input::Unreceived { link } })
+                Some(if self.clients_read {
+                    Input::Received { link }
+                } else {
+                    Input::Unreceived { link, fds: u64::MAX, since: Time(0) }
+                })
             }
             Effect::CollectInFlight | Effect::Monitor { .. } => {
                 self.said.push(effect);
