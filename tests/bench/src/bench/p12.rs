@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use vgem_os::clock;
 use vgem_os::process::limits;
 use vgem_proto::ids::Handle;
+use vgem_proto::snapshot::Status;
 
 use crate::harness::{Bench, Context, Repetition};
 use crate::machine::{Cores, Raised, Seat, kernel_bytes};
@@ -112,12 +113,23 @@ impl P12 {
     }
 
     fn until_objects(&self, count: usize) -> anyhow::Result<()> {
+        self.until("objects", count, |status| status.objects)
+    }
+
+    fn until_clients(&self, count: usize) -> anyhow::Result<()> {
+        self.until("clients", count, |status| status.clients)
+    }
+
+    fn until(&self, what: &str, count: usize, of: impl Fn(&Status) -> u64) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
-        while self.vgemd.client.status()?.objects != count as u64 {
-            anyhow::ensure!(Instant::now() < end, "{:?}: not {count} objects", self.vgemd.client.status()?);
+        loop {
+            let found = of(&self.vgemd.client.status()?);
+            if found == count as u64 {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < end, "{found} {what} instead of {count} after {PATIENCE:?}");
             pause(Duration::from_millis(1));
         }
-        Ok(())
     }
 
     fn clients(&self, found: &mut Repetition) -> anyhow::Result<()> {
@@ -126,16 +138,18 @@ impl P12 {
         for _ in 0..50 {
             fills.round_trip()?;
         }
-        alone.each(self.rounds, || fills.round_trip())?;
+        alone.each(self.rounds / 2, || fills.round_trip())?;
         let before = self.memory()?;
         let socket = self.vgemd.embedded.socket();
         let idle = (0..self.idle).map(|_| Raw::connect(&socket)).collect::<anyhow::Result<Vec<_>>>()?;
         let after = self.memory()?;
         beside.each(self.rounds, || fills.round_trip())?;
-        found.times(ALONE, alone);
-        found.times(BESIDE, beside);
         found.number(PER_CLIENT, Unit::Count, (after.0 - before.0) / ns_f64(self.idle as u64));
         drop(idle);
+        self.until_clients(1)?;
+        alone.each(self.rounds / 2, || fills.round_trip())?;
+        found.times(ALONE, alone);
+        found.times(BESIDE, beside);
         let with_queue = self.idle / 16;
         let before = self.memory()?;
         let clients: Vec<_> =
