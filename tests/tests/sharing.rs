@@ -193,6 +193,8 @@ fn f10_a_failure_crosses_to_another_user_with_its_cause() {
         Err(FenceError::Failed(failure)) => assert_eq!(failure.cause, begun.cause),
         other => panic!("it reads what was never written: {other:?}"),
     }
+    let read = imported.read(.., soon()).map(|bytes| bytes.len()).expect_err("nor does the CPU read it");
+    assert_eq!(read.code(), Some(ErrorCode::DeviceLost), "{read}");
 }
 
 /// A receiver that is a process of its own, and another user.
@@ -316,12 +318,16 @@ fn a_sealed_result_is_forged_by_nobody_its_creator_and_the_machines_root_include
     batch.job(&theirs, "copy").input(&imported).output(&copied);
     batch.submit().expect("accepted").wait(soon()).expect("done");
     assert!(copied.read(.., soon()).expect("copied").iter().all(|byte| *byte == 42));
-    processes::signal(driver_of(&machine.root, "copy", USERS[0]), "KILL");
-    processes::until(Duration::from_secs(10), "nobody may write it any more", || {
-        let mut batch = machine.a.batch();
-        batch.job(&ours, "fill").output(&result).param("byte", 1);
-        batch.submit_acknowledged().is_err()
+    let driver = driver_of(&machine.root, "copy", USERS[0]);
+    processes::signal(driver, "KILL");
+    processes::until(Duration::from_secs(10), "its writer is gone", || {
+        let entries = machine.root.device_entries().expect("devices");
+        entries.iter().flat_map(|device| &device.instances).all(|instance| instance.pid != driver)
     });
+    let said = refused(&machine.a, |batch| {
+        batch.job(&ours, "fill").output(&result).param("byte", 1);
+    });
+    assert!(said.contains("gone"), "{said}");
     assert!(imported.read(.., soon()).expect("still").iter().all(|byte| *byte == 42));
     drop((imported, result));
     processes::until(Duration::from_secs(5), "it is freed", || {
