@@ -45,6 +45,9 @@ const BACKLOG: i32 = 128;
 /// `SO_PASSRIGHTS`, Linux 6.16: not in the C library's headers yet.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
+/// `SO_PASSPIDFD`, Linux 6.5: not in the C library's headers yet.
+const SO_PASSPIDFD: libc::c_int = 76;
+
 /// What a receive found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Packet {
@@ -363,15 +366,17 @@ impl Listener {
         Ok(Self { fd })
     }
 
-    /// Accepts one connection, blocking, close-on-exec. It inherits what was set on the listener.
+    /// Accepts one connection, blocking, close-on-exec. It inherits what was set on the listener, except that its packets
+    /// carry no credentials and pidfds of their senders.
     ///
     /// # Errors
     /// `EAGAIN` when non-blocking and nobody waits; `EMFILE`, `ENFILE`, `ENOMEM`: one connection's failure, but
     /// the listener stays readable, so wait a while before the next try.
     pub fn accept(&self) -> Result<Socket> {
-        uninterrupted(|| rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC))
-            .map(Socket::from)
-            .attempt("accept4")
+        let fd =
+            uninterrupted(|| rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC)).attempt("accept4")?;
+        attach_nothing(fd.as_fd())?;
+        Ok(Socket::from(fd))
     }
 
     /// As [`Socket::set_nonblocking`], for `accept`.
@@ -429,17 +434,30 @@ fn remove_stale(path: &Path) -> Result<()> {
 }
 
 fn set_pass_rights(fd: BorrowedFd<'_>, pass: bool) -> Result<bool> {
-    let value = libc::c_int::from(pass);
+    set(fd, SO_PASSRIGHTS, pass).attempt("setsockopt(SO_PASSRIGHTS)")
+}
+
+/// Has the kernel attach nothing to packets but what their senders do. A listener that was made elsewhere may hand such
+/// wishes on to its connections; nobody here would close the pidfds that then come, one with each packet.
+fn attach_nothing(fd: BorrowedFd<'_>) -> Result<()> {
+    for option in [libc::SO_PASSCRED, libc::SO_PASSSEC, SO_PASSPIDFD] {
+        set(fd, option, false).attempting("setsockopt", || format!("option {option}"))?;
+    }
+    Ok(())
+}
+
+/// Switches an option of a socket; false if the kernel does not have it.
+fn set(fd: BorrowedFd<'_>, option: libc::c_int, on: bool) -> core::result::Result<bool, Errno> {
+    let value = libc::c_int::from(on);
     let len = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
-    // SAFETY: U6. The option takes a C int, `value` is one and outlives the call.
-    let done = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const value).cast(), len)
-    };
+    // SAFETY: U6. The options switched here take a C int, `value` is one and outlives the call.
+    let done =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), len) };
     if done == 0 {
         return Ok(true);
     }
     match errno_of(&std::io::Error::last_os_error()) {
-        Errno::NOPROTOOPT => Ok(false),
-        errno => Err(OsError::new("setsockopt(SO_PASSRIGHTS)", errno)),
+        Errno::NOPROTOOPT | Errno::OPNOTSUPP => Ok(false),
+        errno => Err(errno),
     }
 }

@@ -1,10 +1,11 @@
 //! Sockets and listeners, beyond what the kernel conformance suite pins down.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, too")]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
+use nix::libc;
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 use vgem_os::seqpacket::{Listener, Packet, Socket};
@@ -162,6 +163,37 @@ fn only_a_listening_socket_is_taken_for_one() {
     assert!(Listener::from_fd(OwnedFd::from(listener)).is_ok());
     let (a, _b) = Socket::pair().unwrap();
     assert_eq!(errno(Listener::from_fd(OwnedFd::from(a))), Some(Errno::INVAL));
+}
+
+/// Pidfds that this process has open.
+fn pidfds() -> usize {
+    let links =
+        std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fd.unwrap().path().read_link().ok());
+    links.filter(|link| link.to_string_lossy().contains("pidfd")).count()
+}
+
+#[test]
+fn what_was_set_on_a_listener_before_adds_no_fds_to_its_packets() {
+    const SO_PASSPIDFD: libc::c_int = 76;
+    let home = home();
+    let listener = Listener::bind(home.path().join("s"), 0o600).unwrap();
+    let (fd, on): (_, libc::c_int) = (listener.as_fd().as_raw_fd(), 1);
+    // As a service manager may, for every connection to come. (Before Linux 6.5 there is no such option.)
+    // SAFETY: U6. The option takes a C int, and `on` is one.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, SO_PASSPIDFD, (&raw const on).cast(), 4) };
+    nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::PassCred, &true).unwrap();
+    // One connection waits already, as where a service is started by its first client.
+    let early = Socket::connect(home.path().join("s")).unwrap();
+    let listener = Listener::from_fd(OwnedFd::from(listener)).unwrap();
+    let late = Socket::connect(home.path().join("s")).unwrap();
+    for client in [early, late] {
+        let server = listener.accept().unwrap();
+        client.send(b"question", &[]).unwrap();
+        let (mut buf, mut fds) = ([0; 64], Vec::new());
+        assert_eq!(server.recv(&mut buf, &mut fds), Ok(Packet::Data { len: 8 }));
+        assert_eq!((fds.len(), pidfds()), (0, 0), "a pidfd came with the packet, and nobody closes it");
+        assert_eq!(nix::sys::socket::getsockopt(&server, nix::sys::socket::sockopt::PassCred), Ok(false));
+    }
 }
 
 #[test]
