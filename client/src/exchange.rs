@@ -10,6 +10,9 @@
 //!                                                                     or, if its points were not used, told by its number
 //! ```
 //!
+//! A broker takes so many imports of one client at a time and refuses more, so an import gets its number only when it is
+//! its turn; it is under way until it is answered, whoever still waits for that.
+//!
 //! Both fronts use it: the blocking one under a mutex with one receiver at a time, the asynchronous one likewise.
 //!
 //! Invariants: an answer is delivered once; every fd that arrives is taken with its answer or closed, and every object
@@ -25,6 +28,9 @@ use vgem_proto::message::Sender;
 use vgem_proto::message::client::{ClientMessage, Event, Refused};
 
 use crate::monitor::KEPT;
+
+/// Imports of one client that a broker takes at a time.
+pub const IMPORTS: usize = 16;
 
 /// Refusals of pipelined submits that are remembered.
 const REFUSALS: usize = 64;
@@ -70,6 +76,8 @@ pub struct Exchange {
     arrived: u64,
     pending: HashMap<u64, Pending>,
     forsaken: usize,
+    /// Imports under way, and whether they were sent.
+    imports: HashMap<u64, bool>,
     refusals: VecDeque<(CauseId, Refusal)>,
     unused: Vec<(RequestId, Refusal)>,
     strays: Vec<Handle>,
@@ -94,6 +102,25 @@ impl Exchange {
         id
     }
 
+    /// Numbers an import, if it is its turn: less than [`IMPORTS`] are under way.
+    #[must_use]
+    pub fn begin_import(&mut self) -> Option<RequestId> {
+        if self.imports.len() >= IMPORTS {
+            return None;
+        }
+        let id = self.begin();
+        self.imports.insert(id.0, false);
+        Some(id)
+    }
+
+    /// An import was sent: it is under way until it is answered.
+    pub fn sent_import(&mut self, id: RequestId) {
+        // It may be answered already.
+        if let Some(sent) = self.imports.get_mut(&id.0) {
+            *sent = true;
+        }
+    }
+
     /// Numbers a request whose answer interests nobody.
     #[must_use]
     pub fn begin_unheard(&mut self) -> RequestId {
@@ -110,8 +137,14 @@ impl Exchange {
         RequestId(self.last)
     }
 
-    /// Gives up on an answer. If it comes after all it is dropped.
-    pub fn forsake(&mut self, id: RequestId) {
+    /// Gives up on an answer. If it comes after all it is dropped. An import that was not sent never was:
+    /// true if it is another's turn for that.
+    pub fn forsake(&mut self, id: RequestId) -> bool {
+        if self.imports.get(&id.0) == Some(&false) {
+            self.imports.remove(&id.0);
+            self.pending.remove(&id.0);
+            return true;
+        }
         if let Some(pending) = self.pending.get_mut(&id.0) {
             match pending {
                 Pending::Awaited => {
@@ -129,6 +162,7 @@ impl Exchange {
                 Pending::Forsaken => {}
             }
         }
+        false
     }
 
     /// The answer to a request, once, if it is here.
@@ -157,6 +191,7 @@ impl Exchange {
         let (head, message) = ClientMessage::decode(bytes, Sender::Broker, fds.len())?;
         self.arrived += 1;
         let order = self.arrived;
+        self.imports.remove(&head.request);
         match self.pending.get_mut(&head.request) {
             Some(pending @ Pending::Awaited) => *pending = Pending::Arrived(Reply { message, fds, order }),
             Some(Pending::Forsaken) => {
@@ -310,6 +345,20 @@ mod tests {
         exchange.receive(&answer, vec![theirs.into()]).expect("expected");
         let gone = crate::patience::ready(&ours, crate::patience::Ready::Read, std::time::Duration::ZERO);
         assert!(gone && exchange.unheard() == 0);
+    }
+
+    #[test]
+    fn the_seventeenth_import_waits_for_an_answer_to_one_that_was_sent_or_the_end_of_one_that_was_not() {
+        let mut exchange = Exchange::new();
+        let all: Vec<_> = (0..IMPORTS).filter_map(|_| exchange.begin_import()).collect();
+        all.iter().skip(1).for_each(|id| exchange.sent_import(*id));
+        assert!(all.len() == IMPORTS && exchange.begin_import().is_none());
+        exchange.forsake(all[0]);
+        let unsent = exchange.begin_import();
+        exchange.forsake(all[1]);
+        assert!(unsent.is_some() && exchange.begin_import().is_none(), "the broker has it still");
+        exchange.receive(&refused(all[1].0, 0), Vec::new()).expect("expected");
+        assert!(exchange.begin_import().is_some());
     }
 
     #[test]

@@ -16,6 +16,8 @@
 //! A read-only fd makes a read-only buffer. Should the same memory come again with a writable one, there are two
 //! buffers of one handle, which still share the ledger.
 //!
+//! A broker takes 16 imports of one client at a time; the library lets no more of them begin, and the next waits its turn.
+//!
 //! Invariants: every `Imported` that arrives is given up exactly once (also that of a request nobody waits for any
 //! more, by [`crate::exchange`]); a porter that stalls holds up nobody but who imports.
 
@@ -102,8 +104,11 @@ fn bring(core: &Core, fd: BorrowedFd<'_>, options: &ImportOptions, deadline: Dea
     let mut porters = 0;
     loop {
         porters += 1;
-        let channel = core.porter.open(&core.link, deadline)?;
-        let id = core.link.start(&options.request(), deadline, deadline)?;
+        let id = core.link.begin_import(deadline)?;
+        let started = core.porter.open(&core.link, deadline).and_then(|channel| {
+            core.link.send_import(id, &options.request(), deadline, deadline).map(|()| channel)
+        });
+        let channel = started.inspect_err(|_| core.link.forsake(id))?;
         let handed = hand_patiently(&channel, id, fd, deadline);
         if !matches!(handed, Ok(Handed::Sent)) {
             core.link.forsake(id);

@@ -110,9 +110,49 @@ impl Link {
         patience: Deadline,
     ) -> Result<RequestId> {
         let id = self.state().exchange.begin();
-        self.send(&message.encode(id.0, deadline.time(), 0), patience)
-            .inspect_err(|_| self.state().exchange.forsake(id))?;
+        self.send(&message.encode(id.0, deadline.time(), 0), patience).inspect_err(|_| {
+            self.state().exchange.forsake(id);
+        })?;
         Ok(id)
+    }
+
+    /// Numbers an import when it is its turn; sleeps for that until the deadline. It is to be forsaken if nobody waits for its
+    /// answer.
+    pub(crate) fn begin_import(&self, deadline: Deadline) -> Result<RequestId> {
+        let mut state = self.state();
+        loop {
+            if let Some(id) = state.exchange.begin_import() {
+                return Ok(id);
+            }
+            self.check()?;
+            let remaining = deadline.remaining();
+            if remaining.is_zero() {
+                return Err(Error::Timeout { what: "waiting for other imports of this client" });
+            }
+            state = self.turn(state, remaining.min(SLICE));
+        }
+    }
+
+    /// The same if it is its turn already.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn begin_import_now(&self) -> Result<Option<RequestId>> {
+        match self.state().exchange.begin_import() {
+            Some(id) => Ok(Some(id)),
+            None => self.check().map(|()| None),
+        }
+    }
+
+    /// Sends an import that has its number; waits for room until `patience` ends.
+    pub(crate) fn send_import(
+        &self,
+        id: RequestId,
+        message: &ClientMessage,
+        deadline: Deadline,
+        patience: Deadline,
+    ) -> Result<()> {
+        self.send(&message.encode(id.0, deadline.time(), 0), patience)?;
+        self.state().exchange.sent_import(id);
+        Ok(())
     }
 
     /// Sends a batch, in the storage of `scratch`. With an answer to collect, or pipelined; waits for room until
@@ -137,7 +177,9 @@ impl Link {
         }
         drop(state);
         *scratch = batch.encode_into(std::mem::take(scratch), id.0, deadline.time(), flags);
-        self.send(scratch, patience).inspect_err(|_| self.state().exchange.forsake(id))?;
+        self.send(scratch, patience).inspect_err(|_| {
+            self.state().exchange.forsake(id);
+        })?;
         if read {
             self.drain();
         }
@@ -237,8 +279,12 @@ impl Link {
     /// Gives up on an answer.
     pub(crate) fn forsake(&self, id: RequestId) {
         let mut state = self.state();
-        state.exchange.forsake(id);
+        let turn = state.exchange.forsake(id);
         self.give_up_strays(&mut state);
+        drop(state);
+        if turn {
+            self.tell_all();
+        }
     }
 
     /// Told whenever something has arrived.
@@ -378,9 +424,7 @@ impl Link {
             }
         }
         state.room = Some(room);
-        self.arrived.notify_all();
-        #[cfg(feature = "tokio")]
-        self.news.notify_waiters();
+        self.tell_all();
         state
     }
 
@@ -407,6 +451,11 @@ impl Link {
     fn lose(&self, why: String) {
         // The first reason stands.
         drop(self.lost.set(why));
+        self.tell_all();
+    }
+
+    /// Wakes everybody who waits for something to arrive.
+    fn tell_all(&self) {
         self.arrived.notify_all();
         #[cfg(feature = "tokio")]
         self.news.notify_waiters();

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use vgem::{
-    Access, Buffer, BufferOptions, Client, Deadline, Embedded, Error, ErrorCode, HugePages, ImportOptions,
-    LocalError, PageVec,
+    Access, Buffer, BufferOptions, Client, Deadline, Embedded, Error, ErrorCode, FenceError, HugePages,
+    ImportOptions, LocalError, PageVec,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -169,6 +169,40 @@ fn f10_a_received_buffer_fails_with_the_senders_job() {
     let failed = received.buffer.read(.., SOON).map(drop);
     assert_eq!(failed.map_err(|error| error.code()), Err(Some(ErrorCode::CorruptInput)));
     drop((received, junk, frame, long, copy, zip, fences, other));
+    real.ends_empty();
+}
+
+#[test]
+fn f10_a_receiver_that_comes_after_the_failure_fails_until_a_job_replaces_the_bytes() {
+    let real = real();
+    let (near, far) = UnixStream::pair().expect("a pair");
+    let other = real.broker.client().expect("another client");
+    let junk = filled(&real.client, 1 << 20, 0xa5);
+    let frame = real.client.create_with(2 << 20, &BufferOptions::new().name("frame")).expect("memory");
+    let zip = real.client.device("zip").expect("it is there").queue(0).expect("a queue");
+    frame.send(&near, Access::Write, SOON).expect("there is room");
+    let mut batch = real.client.batch();
+    batch.job(&zip, "decompress").input(&junk).output(frame.slice(..1 << 20)).param("format", "gzip");
+    let failed = batch.submit().expect("sent").wait(SOON).expect_err("it is no gzip");
+    let FenceError::Failed(failure) = failed else { panic!("{failed:?}") };
+    let is_noted = || {
+        let entries = real.client.object_entries().expect("an answer");
+        entries.iter().any(|one| one.name == "frame" && one.uses == 0 && !one.poison.is_empty())
+    };
+    eventually("the broker has taken note of the failure", is_noted);
+    let received = other.receive(&far, SOON).expect("a buffer").buffer;
+    for read in [received.read(.., SOON).map(drop), received.try_read(..1).map(drop)] {
+        let Err(Error::Job(seen)) = read else { panic!("{read:?}") };
+        assert_eq!((seen.code, seen.cause), (ErrorCode::CorruptInput, failure.cause));
+    }
+    assert!(received.read(1 << 20.., SOON).is_ok(), "the job was not to write these");
+    let fill = other.device("copy").expect("it is there").queue(0).expect("a queue");
+    let mut batch = other.batch();
+    batch.job(&fill, "fill").output(received.slice(..1 << 20)).param("byte", 9);
+    batch.submit().expect("sent");
+    assert!(received.read(..1 << 20, SOON).expect("it is replaced").iter().all(|byte| *byte == 9));
+    assert_eq!(frame.read(.., SOON).expect("for its sender too")[0], 9);
+    drop((received, junk, frame, zip, fill, other));
     real.ends_empty();
 }
 

@@ -612,6 +612,36 @@ fn threads_import_different_memory_at_once() {
 }
 
 #[test]
+fn the_seventeenth_import_at_once_waits_its_turn_and_no_longer_than_its_deadline() {
+    let (broker, socket) = FakeBroker::pair(Mood::PorterStalls);
+    let client = options().request_timeout(Duration::from_millis(300)).over(socket).expect("a greeting");
+    let late: Vec<String> = std::thread::scope(|threads| {
+        let importing: Vec<_> =
+            (0..17).map(|_| threads.spawn(|| client.import_fd(memfd(4096)).map(drop))).collect();
+        let ends = importing.into_iter().map(|thread| thread.join().expect("no panic"));
+        ends.map(|end| end.expect_err("nobody takes its fd").to_string()).collect()
+    });
+    let turn = late.iter().filter(|said| said.starts_with("waiting for other imports of this client"));
+    let asked = asked(&broker, &client, |message| matches!(message, ClientMessage::Import(_)));
+    assert_eq!((asked, turn.count()), (16, 1), "{late:?}");
+}
+
+#[test]
+fn a_hundred_imports_at_once_all_get_their_turn() {
+    let (_broker, client) = FakeBroker::with_client();
+    let start = std::sync::Barrier::new(100);
+    std::thread::scope(|threads| {
+        for _ in 0..100 {
+            threads.spawn(|| {
+                let fd = memfd(4096);
+                start.wait();
+                client.import_fd(fd).expect("a turn");
+            });
+        }
+    });
+}
+
+#[test]
 fn an_export_is_mapped_and_copied_without_a_broker() {
     let (_broker, client) = FakeBroker::with_client();
     let buffer = client.create(8192).expect("memory");

@@ -319,6 +319,35 @@ fn a_task_waits_for_what_others_write() {
 }
 
 #[test]
+fn a_task_that_reads_poison_gets_its_cause_with_what_is_behind_it() {
+    run(async {
+        let (broker, client) = with_client(Mood::Honest).await;
+        let buffer = client.create(8192).await.expect("memory");
+        drop(client.export(&buffer, vgem::Access::Write).await.expect("an export"));
+        broker.sharing.poison(0..4096, ErrorCode::Io, cause());
+        let failed = client.read(&buffer, .., SOON).await.map(drop).expect_err("the bytes are bad");
+        let Error::Job(failure) = &failed else { panic!("{failed:?}") };
+        assert_eq!((failure.code, failure.cause), (ErrorCode::Io, cause()));
+        assert!(failed.to_string().ends_with("zip: needs 90 bytes, has 10 (pid 321)"), "{failed}");
+        assert!(client.read(&buffer, 4096.., SOON).await.is_ok());
+        broker.sharing.replaced();
+        assert!(client.read(&buffer, .., SOON).await.is_ok());
+        broker.others_write(0, 1);
+        let _woke: Woke = broker.others_signal(0, 1, Some((ErrorCode::Io, cause())));
+        let before = client.counters().messages_sent;
+        let (reader, shared) = (client.clone(), buffer);
+        let reading =
+            tokio::spawn(async move { reader.read(&shared, 4096.., SOON).await.map(|guard| guard.len()) });
+        // It asks again when it is told a failure that is not noted yet.
+        while client.counters().messages_sent < before + 2 {
+            tokio::task::yield_now().await;
+        }
+        broker.others_noted(0, 1, Some((ErrorCode::Io, cause())));
+        assert_eq!(reading.await.expect("no panic").map_err(|error| error.to_string()), Ok(4096));
+    });
+}
+
+#[test]
 fn a_point_whose_slot_went_does_not_hold_a_task() {
     run(async {
         let (broker, client) = with_client(Mood::Honest).await;

@@ -62,10 +62,12 @@ impl Client {
         let mut porters = 0;
         loop {
             porters += 1;
-            let channel = self.channel(deadline).await?;
-            let id = call.when_writable(|| link.start(&message, deadline, Deadline::NOW)).await?;
+            let turn = call.until(|| link.begin_import_now()).await?;
+            let id = turn.ok_or(Error::Timeout { what: "waiting for other imports of this client" })?;
             // Given up if anything fails from here on, or this future is dropped.
             let awaited = Awaited { link, id };
+            let channel = self.channel(deadline).await?;
+            call.when_writable(|| link.send_import(id, &message, deadline, Deadline::NOW)).await?;
             let handed = loop {
                 match hand(&channel, id, fd, deadline) {
                     Ok(Handed::Full) if !deadline.passed() => tokio::time::sleep(AGAIN).await,

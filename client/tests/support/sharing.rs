@@ -158,6 +158,11 @@ impl Sharing {
     /// The client asks for an import.
     pub(crate) fn import(&self, request: u64, broker: &Socket) {
         let mut halves = self.halves.lock().expect("not poisoned");
+        if halves.values().filter(|half| half.is_none()).count() >= 16 {
+            let refused = super::refused(ErrorCode::Exhausted, "imports under way of one client");
+            drop(broker.send(&refused.encode(request, Time(0), 0), &[]));
+            return;
+        }
         match halves.remove(&request) {
             Some(Some(fd)) => {
                 drop(halves);
