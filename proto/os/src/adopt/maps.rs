@@ -73,7 +73,8 @@ fn objection(area: &Area<'_>) -> Option<String> {
     if access.ends_with('s') {
         return Some(format!("is shared memory ({name}), private memory is wanted"));
     }
-    if !access.starts_with("rw") {
+    // Memory to execute would not be that any more.
+    if *access != "rw-p" {
         return Some(format!("has the access {access}, reading and writing are wanted"));
     }
     if name.starts_with("/anon_hugepage") {
@@ -106,6 +107,7 @@ mod tests {
 00018000-00019000 rw-p 00000000 00:00 0                                  [heap]
 00019000-0001a000 rw-p 00000000 00:00 0                                  [anon:arena]
 0001a000-0021a000 rw-p 00000000 00:0f 9                                  /anon_hugepage (deleted)
+0021b000-0021c000 rwxp 00000000 00:00 0 
 ";
 
     fn why(start: usize, end: usize) -> String {
@@ -131,6 +133,7 @@ mod tests {
     fn what_is_not_ordinary_private_memory_is_named() {
         assert!(why(0x16000, 0x17000).contains("shared memory (/memfd:x (deleted))"));
         assert!(why(0x17000, 0x18000).contains("is [stack]"));
+        assert!(why(0x21b000, 0x21c000).contains("has the access rwxp"));
     }
 
     #[test]
