@@ -333,9 +333,12 @@ fn memory_that_cannot_be_written_is_not_adopted() {
 
 #[test]
 fn the_stack_is_not_adopted() {
-    let mut here = 0_u8;
-    let page = (&raw mut here).map_addr(|at| at / PAGE * PAGE);
-    assert!(refusal(page, PAGE).contains("the stack of the calling thread"));
+    // Pages away from the frame in which it is found out.
+    let mut here = [0_u8; 16 * PAGE];
+    let page = (&raw mut here).cast::<u8>().map_addr(|at| at.next_multiple_of(PAGE));
+    for at in [0, PAGE, 14 * PAGE] {
+        assert!(refusal(page.wrapping_add(at), PAGE).contains("the stack of the calling thread"));
+    }
 }
 
 #[test]

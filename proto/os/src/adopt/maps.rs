@@ -1,5 +1,10 @@
 //! What may be adopted, by what `/proc/self/maps` says of it.
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use nix::libc;
+
 use crate::error::{Attempt, Result};
 
 use super::unfit;
@@ -18,13 +23,30 @@ pub(super) fn check(start: usize, len: usize) -> Result<()> {
     let page = rustix::param::page_size();
     let end = whole_pages(start, len, page)?;
     let here = 0_u8;
-    let stack = std::ptr::from_ref(&here).addr();
-    if (start..end).contains(&stack) {
+    let frame = std::ptr::from_ref(&here).addr();
+    let stack = own_stack();
+    // A coroutine's frame is not on the stack of its thread.
+    if (start..end).contains(&frame) || (start < stack.end && stack.start < end) {
         return Err(unfit(format!("{start:#x}-{end:#x} is the stack of the calling thread")));
     }
     let path = "/proc/self/maps";
     let maps = std::fs::read_to_string(path).attempting("read", || path.into())?;
     covered(&maps, start, end)
+}
+
+/// The stack of the calling thread, whose frames the caller's are; nothing if the system does not tell.
+fn own_stack() -> Range<usize> {
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    // SAFETY: U6. Of the calling thread, into memory of the type, which it initialises unless it fails.
+    if unsafe { libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) } != 0 {
+        return 0..0;
+    }
+    let (mut start, mut len) = (std::ptr::null_mut(), 0);
+    // SAFETY: U6. Initialised above; both places live during the call.
+    let told = unsafe { libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut start, &raw mut len) };
+    // SAFETY: U6. Initialised above, and not used again.
+    unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
+    if told == 0 { start.addr()..start.addr().saturating_add(len) } else { 0..0 }
 }
 
 /// The end of the range, if it is made of whole pages.
