@@ -142,7 +142,7 @@ impl Ledger {
         let Told { points, poison, order } = told;
         if order >= state.told {
             state.told = order;
-            state.uses.retain_mut(|one| one.is_left(access, &poison, |named| points.iter().any(named)));
+            state.uses.retain_mut(|one| one.is_left(access, &poison, &points));
             state.poisons.tell(&poison);
         }
         for (seen, kind) in points {
@@ -264,12 +264,7 @@ impl State {
 
 impl Use {
     /// Whether it is still of account after an answer of the broker to who asked for `access`.
-    fn is_left(
-        &mut self,
-        access: Access,
-        poison: &[Poison],
-        is_named: impl Fn(&dyn Fn(&SeenPoint) -> bool) -> bool,
-    ) -> bool {
+    fn is_left(&mut self, access: Access, poison: &[Poison], points: &[SeenPoint]) -> bool {
         let Obstacle::Others(seen) = &self.by else {
             let PointState::Failed { cause, .. } = self.by.look() else { return true };
             let mine = |told: &Poison| told.cause.0 == cause && overlap(&told.range, &self.range);
@@ -281,10 +276,10 @@ impl Use {
             // Not named any more, though this access would wait for it: it ended, and its slot is gone.
             PointState::Pending => {
                 let asked = access == Access::Write || self.access == Access::Write;
-                !asked || is_named(&|(other, _)| seen.is_behind(other))
+                !asked || points.iter().any(|(other, _)| seen.is_behind(other))
             }
-            // Not named any more: what it has left is told as poison.
-            PointState::Failed { .. } | PointState::Overrun => is_named(&|(other, _)| seen.is(other)),
+            // Named again, it comes again; if not, what it has left is told as poison.
+            PointState::Failed { .. } | PointState::Overrun => false,
         }
     }
 

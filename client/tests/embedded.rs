@@ -196,6 +196,7 @@ fn f10_a_receiver_that_comes_after_the_failure_fails_until_a_job_replaces_the_by
         assert_eq!((seen.code, seen.cause), (ErrorCode::CorruptInput, failure.cause));
     }
     assert!(received.read(1 << 20.., SOON).is_ok(), "the job was not to write these");
+    assert!(frame.read(.., SOON).is_err(), "for its sender too");
     let fill = other.device("copy").expect("it is there").queue(0).expect("a queue");
     let mut batch = other.batch();
     batch.job(&fill, "fill").output(received.slice(..1 << 20)).param("byte", 9);
