@@ -306,7 +306,10 @@ impl ObjectMemory {
             let detail = format!("inode {} can be read only", self.identity.inode);
             return Err(OsError::with_detail("export", Errno::ACCESS, detail));
         }
-        reopen(self.fd.as_fd(), access)
+        // Each number that is opened through /proc stays in the kernel's caches, with a kibibyte. A duplicate has the
+        // lowest free number, which is nearly always the same one; the object's own is another for every object.
+        let passing = self.duplicate()?;
+        reopen(passing.as_fd(), access)
     }
 
     /// A duplicate of the owner's own fd, for the keeper. The lease probe does not see it.
