@@ -12,6 +12,26 @@ fn the_first_steps_work() {
 }
 
 #[test]
+fn shared_memory_outlives_its_producer_and_its_consumer_and_ends_with_its_last_mapping() {
+    let out = run(own("examples/share_between_processes"), [""; 0]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{said}");
+    let course = [
+        "producer: killed",
+        "consumer: killed",
+        "is orphaned",
+        "stranger: killed",
+        " freed: ",
+        "0 objects are left",
+    ];
+    let mut rest = said.as_str();
+    for next in course {
+        let found = rest.split_once(next);
+        rest = found.unwrap_or_else(|| panic!("no {next:?} after what comes before it:\n{said}")).1;
+    }
+}
+
+#[test]
 fn the_readme_shows_the_first_steps_as_they_are() {
     let top = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let read = |name: &str| std::fs::read_to_string(format!("{top}/{name}")).expect("a file of the tree");
