@@ -47,7 +47,9 @@ impl Watcher {
     /// # Errors
     /// The errno of `inotify_add_watch`: `ENOSPC` at the limit of watches (`max_user_watches`).
     pub fn add(&self, object: &ObjectMemory) -> Result<WatchId> {
-        let path = proc_path(object.as_fd());
+        // By a passing number, as exports are opened: the object's own would stay in the kernel's caches.
+        let passing = object.duplicate()?;
+        let path = proc_path(passing.as_fd());
         let closes = WatchFlags::CLOSE_WRITE.union(WatchFlags::CLOSE_NOWRITE);
         let id = inotify::add_watch(&self.fd, path.as_str(), closes)
             .attempting("inotify_add_watch", || path.clone())?;

@@ -38,6 +38,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, SealFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use self::create::create_memfd;
+use self::verify::reopen_itself;
 pub use self::verify::{Identity, identity, reopen, verify_export};
 pub(crate) use self::verify::{is_on_hugetlbfs, proc_path, verify_mapping};
 use crate::error::{Attempt, OsError, Result, uninterrupted};
@@ -133,7 +134,7 @@ impl ObjectMemory {
         rustix::fs::ftruncate(&first, len).attempting("ftruncate", || format!("{len} bytes"))?;
         rustix::fs::fcntl_add_seals(&first, origin.seals())
             .attempting("fcntl(F_ADD_SEALS)", || name.into())?;
-        let fd = reopen(first.as_fd(), Access::Write)?;
+        let fd = reopen_itself(first.as_fd(), Access::Write)?;
         drop(first);
         Self::hold(fd, len, origin, Access::Write)
     }
@@ -180,7 +181,7 @@ impl ObjectMemory {
         if len == 0 {
             return Err(OsError::with_detail("from_foreign", Errno::INVAL, "0 bytes, at least 1 wanted"));
         }
-        let own = reopen(fd.as_fd(), access).map_err(|error| match stat_of(fd.as_fd()) {
+        let own = reopen_itself(fd.as_fd(), access).map_err(|error| match stat_of(fd.as_fd()) {
             Ok(stat) => {
                 let detail = format!(
                     "the memory belongs to uid {} with mode {:o}, which keeps uid {} from opening it for {access:?}",
@@ -306,10 +307,7 @@ impl ObjectMemory {
             let detail = format!("inode {} can be read only", self.identity.inode);
             return Err(OsError::with_detail("export", Errno::ACCESS, detail));
         }
-        // Each number that is opened through /proc stays in the kernel's caches, with a kibibyte. A duplicate has the
-        // lowest free number, which is nearly always the same one; the object's own is another for every object.
-        let passing = self.duplicate()?;
-        reopen(passing.as_fd(), access)
+        reopen(self.fd.as_fd(), access)
     }
 
     /// A duplicate of the owner's own fd, for the keeper. The lease probe does not see it.

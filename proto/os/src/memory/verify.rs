@@ -3,7 +3,7 @@
 //! Nothing here decides who may have memory: it says what an fd is, so that a mapping of it can raise no signal
 //! (U3) and an answer about it is about the inode that was meant.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, SealFlags, Stat};
 use rustix::io::Errno;
@@ -40,6 +40,14 @@ impl Identity {
 /// # Errors
 /// The errno of `open`: `EACCES` if the inode's mode refuses the access, `EPERM` if a seal does.
 pub fn reopen(fd: BorrowedFd<'_>, access: Access) -> Result<OwnedFd> {
+    // Each number that is opened through /proc stays in the kernel's caches, with a kibibyte. A duplicate has the
+    // lowest free number, which is nearly always the same one; the fd's own is another for every object.
+    let passing = rustix::io::fcntl_dupfd_cloexec(fd, 0).attempt("fcntl(F_DUPFD_CLOEXEC)")?;
+    reopen_itself(passing.as_fd(), access)
+}
+
+/// As [`reopen`], by the fd's own number: for one that is closed soon.
+pub(super) fn reopen_itself(fd: BorrowedFd<'_>, access: Access) -> Result<OwnedFd> {
     let flags = match access {
         Access::Read => OFlags::RDONLY,
         Access::Write => OFlags::RDWR,
