@@ -56,8 +56,9 @@ impl Shell {
                 self.inputs.push_back(Input::Probed { object, free });
             }
             Effect::Free { object } => {
-                let gone = self.memory.free(object);
-                self.inputs.push_back(Input::Freed { object, gone });
+                if let Some(gone) = self.memory.free(object) {
+                    self.inputs.push_back(Input::Freed { object, gone });
+                }
             }
             Effect::MakePair { pair } => {
                 let outcome = self.make_pair(pair).map_err(|e| errno(&e));
@@ -163,6 +164,7 @@ impl Shell {
         if let Err(e) = self.keeper.flush(&self.poller) {
             self.end(Err(e.into()));
         }
+        self.keeper_lost();
     }
 }
 

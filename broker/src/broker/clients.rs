@@ -7,7 +7,7 @@ use vgem_os::peer::PeerIdentity;
 use vgem_os::seqpacket::{Packet as Received, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{CauseId, Time};
+use vgem_proto::ids::{CauseId, DomainId, Time};
 use vgem_proto::limits;
 use vgem_proto::message::client::{ClientMessage, Refused};
 use vgem_proto::message::{Head, Sender};
@@ -16,6 +16,7 @@ use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Instead, Packet};
 use super::poller::{Source, TURN, TURN_BYTES};
 use super::shell::{Shell, domain_of};
+use super::unread::Unread;
 
 /// Connections let in before others have their turn.
 const ACCEPTS: usize = 16;
@@ -26,8 +27,8 @@ const NONE: u16 = u16::MAX;
 #[derive(Debug)]
 pub(super) struct Client {
     link: Link,
-    /// An fd was sent of which it is not known whether it was taken.
-    fd_sent: bool,
+    /// The fds on their way to it.
+    on_way: Unread,
     // Held for the life of the connection: the process itself, not a number that may be used again.
     peer: PeerIdentity,
 }
@@ -38,9 +39,18 @@ impl Client {
         if self.link.is_drained() { self.link.socket().unread() } else { Ok(usize::MAX) }
     }
 
-    /// Notes that it has read everything; false if it was sent no fd since that was noted last.
-    pub(super) fn took_fds(&mut self) -> bool {
-        std::mem::take(&mut self.fd_sent)
+    /// Looks which fds it has taken; whether there were some.
+    fn settle(&mut self) -> bool {
+        !self.on_way.is_empty()
+            && match self.link.unread() {
+                Ok(unread) => self.on_way.settle(unread),
+                Err(_) => false,
+            }
+    }
+
+    /// Its domain.
+    pub(super) fn domain(&self) -> DomainId {
+        domain_of(self.peer.uid)
     }
 }
 
@@ -101,7 +111,8 @@ impl Shell {
         let id = LinkId(self.next_link);
         let link = Link::new(socket, Source::Client(id), CLIENT_BYTES, &self.poller)?;
         self.next_link += 1;
-        self.clients.insert(id, Client { link, fd_sent: false, peer });
+        self.clients.insert(id, Client { link, on_way: Unread::default(), peer });
+        self.turns.connected(domain);
         self.happen(Input::Connected { link: id, peer: facts });
         Ok(())
     }
@@ -118,8 +129,9 @@ impl Shell {
                 Ok(Some(Received::Data { len })) => {
                     bytes += len;
                     // Asked only after an fd was sent: most messages cost no call more.
-                    if client.fd_sent && client.unread() == Ok(0) && client.took_fds() {
-                        self.happen(Input::Received { link: id });
+                    if client.settle() {
+                        let told = client.on_way.told(id);
+                        self.happen(told);
                     }
                     self.happen(request(id, self.buffer.get(..len).unwrap_or_default()));
                 }
@@ -180,19 +192,25 @@ impl Shell {
     /// Looks whether a client has read everything.
     pub(super) fn check_received(&mut self, id: LinkId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let read = client.link.is_read().inspect_err(|e| debug!("{id:?}: {e}"));
-        self.inputs.push_back(if read == Ok(true) {
-            client.fd_sent = false;
-            Input::Received { link: id }
-        } else {
-            Input::Unreceived { link: id }
-        });
+        client.settle();
+        self.inputs.push_back(client.on_way.told(id));
+    }
+
+    /// Notes what a client has taken, before it is sent what nobody waits for.
+    pub(super) fn settle(&mut self, id: LinkId) {
+        if let Some(client) = self.clients.get_mut(&id)
+            && client.settle()
+        {
+            self.inputs.push_back(client.on_way.told(id));
+        }
     }
 
     /// Sends a client a message; drops one that does not read.
     pub(super) fn send_client(&mut self, id: LinkId, packet: Packet) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        client.fd_sent |= !packet.fds.is_empty();
+        // Another may be sent in its place.
+        let instead = packet.instead.as_ref().map_or(usize::MAX, |instead| instead.bytes.len());
+        client.on_way.note(packet.bytes.len().min(instead), packet.fds.len(), Time(clock::now()));
         let sent = client.link.send(packet, &self.poller);
         self.undelivered(id);
         match sent {
@@ -207,7 +225,7 @@ impl Shell {
 
     /// Closes a connection. What was sent can still be read.
     pub(super) fn disconnect(&mut self, id: LinkId, why: &str) {
-        let domain = self.clients.get(&id).map(|client| domain_of(client.peer.uid));
+        let domain = self.clients.get(&id).map(Client::domain);
         if self.may_log(domain, Level::INFO) {
             info!("client connection {} is dropped: {why:?}", id.0);
         }
@@ -221,10 +239,13 @@ impl Shell {
 
     /// A connection is gone. Core hears of it after what is being carried out.
     fn forget(&mut self, id: LinkId) {
-        let Some(client) = self.clients.remove(&id) else { return };
-        if client.fd_sent {
-            let domain = domain_of(client.peer.uid);
-            self.lingering.keep(id, domain, client.link.into_socket(), &self.poller);
+        let Some(mut client) = self.clients.remove(&id) else { return };
+        let domain = client.domain();
+        self.turns.gone(domain, id);
+        client.settle();
+        let unread = client.on_way.fds();
+        if unread > 0 {
+            self.lingering.keep(id, domain, unread, client.link.into_socket(), &self.poller);
         }
         self.monitors.forget(id);
         self.inputs.push_back(Input::Hangup { link: id });

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 use tracing::{Level, debug, error, info, trace, warn};
-use vgem_core::io::{Event, Input, LinkId, Scope};
+use vgem_core::io::{Event, LinkId, Scope};
 use vgem_os::clock;
 use vgem_proto::ids::{DomainId, Time};
 use vgem_proto::limits;
@@ -156,18 +156,9 @@ impl Shell {
             return;
         };
         let message = EventMessage { lost: std::mem::take(&mut monitor.lost), json: json.to_vec() };
-        if unread == 0 {
-            // It has read all there was, fds included, and from here on that could not be told any more.
-            self.received(link);
-        }
+        // From here on it would take longer until what it has read could be told.
+        self.settle(link);
         self.send_client(link, Packet::plain(message.encode(0, Time(0), 0)));
-    }
-
-    /// Notes that a client has taken everything, if it is waited for.
-    fn received(&mut self, link: LinkId) {
-        if self.clients.get_mut(&link).is_some_and(|client| client.took_fds()) {
-            self.inputs.push_back(Input::Received { link });
-        }
     }
 }
 

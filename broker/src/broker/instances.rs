@@ -14,13 +14,14 @@ use std::os::fd::OwnedFd;
 
 use tracing::{info, warn};
 use vgem_core::io::{Attach, Input, InstanceEnd, PairId, Settled};
-use vgem_os::OsError;
 use vgem_os::fence::{KeeperFace, Slot};
 use vgem_os::seqpacket::{Packet as Received, Socket};
+use vgem_os::{Errno, OsError};
+use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, InstanceId, PageId, Point, Time, TimelineKey};
 use vgem_proto::message::Sender;
-use vgem_proto::message::driver::DriverMessage;
+use vgem_proto::message::driver::{DriverMessage, NotMapped};
 use vgem_proto::message::keeper::KillInstance;
 
 use super::link::Link;
@@ -126,7 +127,9 @@ impl Shell {
     /// Sends what waits for an instance.
     pub(super) fn instance_writable(&mut self, id: InstanceId) {
         let Some(instance) = self.instances.get_mut(&id) else { return };
-        if let Err(e) = instance.link.flush(&self.poller) {
+        let flushed = instance.link.flush(&self.poller);
+        self.drivers_lost(id);
+        if let Err(e) = flushed {
             tracing::debug!("{id}: {e}");
             self.fault(id, InstanceEnd::HungUp);
         }
@@ -138,7 +141,7 @@ impl Shell {
             Ok(fds) => fds,
             Err(e) => {
                 warn!("{id} does not get {}: {e}", message.row().name);
-                return;
+                return self.driver_lost(id, message, e.errno());
             }
         };
         let Some(instance) = self.instances.get_mut(&id) else { return };
@@ -147,9 +150,30 @@ impl Shell {
         }
         instance.told(message, attach);
         let packet = Packet { bytes: message.encode(0, Time(0), 0), fds, instead: None };
-        if let Err(e) = instance.link.send(packet, &self.poller) {
+        let sent = instance.link.send(packet, &self.poller);
+        self.drivers_lost(id);
+        if let Err(e) = sent {
             tracing::debug!("{id}: {e}");
             self.fault(id, InstanceEnd::HungUp);
+        }
+    }
+
+    /// Answers for a driver where the kernel refused what it was to have.
+    fn drivers_lost(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        for bytes in instance.link.lost() {
+            if let Ok((_, message)) = DriverMessage::decode(&bytes, Sender::Broker, 1) {
+                self.driver_lost(id, &message, Errno::TOOMANYREFS);
+            }
+        }
+    }
+
+    /// What a driver was not sent it cannot map: the next job that needs it has it sent again, and nobody waits for it.
+    fn driver_lost(&mut self, id: InstanceId, message: &DriverMessage, errno: Errno) {
+        if let DriverMessage::Map(map) = message {
+            let (object, errno) = (map.object, errno.raw_os_error());
+            let message = DriverMessage::from(NotMapped { object, errno, reserved: Zero });
+            self.inputs.push_back(Input::Driver { instance: id, message });
         }
     }
 

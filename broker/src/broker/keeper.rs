@@ -82,6 +82,18 @@ impl Shell {
         if let Err(e) = self.keeper.send(packet, &self.poller) {
             self.end(Err(Failure::new(Exit::Internal, format!("the keeper does not hear: {e}"))));
         }
+        self.keeper_lost();
+    }
+
+    /// Answers for the keeper where the kernel refused what it was to have: nobody waits for ever.
+    pub(super) fn keeper_lost(&mut self) {
+        for bytes in self.keeper.lost() {
+            if let Ok((_, KeeperMessage::Keep(keep))) = KeeperMessage::decode(&bytes, Sender::Broker, 1) {
+                // Works unkept and unpinned; a broker crash would lose it.
+                tracing::warn!("{} is not kept: too many fds are on their way", keep.object);
+                self.inputs.push_back(Input::Kept { object: keep.object, pinned: 0 });
+            }
+        }
     }
 
     fn keeper_said(&mut self, message: KeeperMessage, fds: Vec<OwnedFd>) {

@@ -21,16 +21,27 @@ use super::poller::{Interest, Poller, Source};
 
 /// Such connections of one domain.
 const MOST: usize = 16;
+/// Fds in them that may be unread. They are not charged any more, and together with those of live connections must be
+/// few of what the process may have on its way.
+const MOST_FDS: u64 = 1024;
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Lingering {
-    all: BTreeMap<LinkId, (DomainId, Socket)>,
+    all: BTreeMap<LinkId, Lingerer>,
+}
+
+#[derive(Debug)]
+struct Lingerer {
+    domain: DomainId,
+    /// At most so many are unread in it.
+    fds: u64,
+    socket: Socket,
 }
 
 impl Lingering {
-    /// Keeps a socket if there is something unread in it; else it is closed.
-    pub(super) fn keep(&mut self, link: LinkId, domain: DomainId, socket: Socket, poller: &Poller) {
+    /// Keeps a socket if there is something unread in it, at most `fds` fds; else it is closed.
+    pub(super) fn keep(&mut self, link: LinkId, domain: DomainId, fds: u64, socket: Socket, poller: &Poller) {
         if is_read(&socket) {
             return;
         }
@@ -39,7 +50,7 @@ impl Lingering {
             .and_then(|()| poller.change(&socket, Source::Client(link), Interest::End));
         match kept {
             Ok(()) => {
-                self.all.insert(link, (domain, socket));
+                self.all.insert(link, Lingerer { domain, fds, socket });
             }
             Err(e) => debug!("{link:?}: {e}"),
         }
@@ -52,10 +63,16 @@ impl Lingering {
 
     /// Whether a domain may connect.
     pub(super) fn admits(&mut self, domain: DomainId) -> bool {
-        if self.all.len() >= MOST {
-            self.all.retain(|_, (of, socket)| *of != domain || !is_read(socket));
+        if self.has_room(domain) {
+            return true;
         }
-        self.all.values().filter(|(of, _)| *of == domain).count() < MOST
+        self.all.retain(|_, lingerer| lingerer.domain != domain || !is_read(&lingerer.socket));
+        self.has_room(domain)
+    }
+
+    fn has_room(&self, domain: DomainId) -> bool {
+        let own = || self.all.values().filter(|lingerer| lingerer.domain == domain);
+        own().count() < MOST && own().map(|lingerer| lingerer.fds).sum::<u64>() < MOST_FDS
     }
 }
 
@@ -76,7 +93,7 @@ mod tests {
             let (ours, theirs) = Socket::pair().expect("a pair");
             poller.add(&ours, Source::Client(LinkId(number))).expect("a socket");
             ours.send(&[1], &[]).expect("room");
-            lingering.keep(LinkId(number), DOMAIN, ours, poller);
+            lingering.keep(LinkId(number), DOMAIN, 1, ours, poller);
             theirs
         };
         (0..MOST as u64).map(one).collect()
@@ -86,6 +103,22 @@ mod tests {
     fn a_domain_with_too_much_unread_is_not_let_in_and_others_are() {
         let (mut lingering, poller) = (Lingering::default(), Poller::new().expect("a poller"));
         let _clients = full(&mut lingering, &poller);
+        assert!(!lingering.admits(DOMAIN) && lingering.admits(DomainId(8)));
+    }
+
+    #[test]
+    fn atk_few_connections_with_many_fds_are_as_bad_as_many() {
+        let (mut lingering, poller) = (Lingering::default(), Poller::new().expect("a poller"));
+        let keep = |lingering: &mut Lingering, number| {
+            let (ours, theirs) = Socket::pair().expect("a pair");
+            poller.add(&ours, Source::Client(LinkId(number))).expect("a socket");
+            ours.send(&[1], &[]).expect("room");
+            lingering.keep(LinkId(number), DOMAIN, MOST_FDS / 2, ours, &poller);
+            theirs
+        };
+        let _first = keep(&mut lingering, 1);
+        assert!(lingering.admits(DOMAIN));
+        let _second = keep(&mut lingering, 2);
         assert!(!lingering.admits(DOMAIN) && lingering.admits(DomainId(8)));
     }
 

@@ -62,12 +62,17 @@ impl Link {
         self.outbox.is_empty()
     }
 
-    /// Whether the peer has taken everything, also from the socket.
+    /// What the peer has not taken, as the kernel counts it; what waits here is counted as it would be at least.
     ///
     /// # Errors
     /// As [`Socket::unread`].
-    pub(super) fn is_read(&self) -> Result<bool, OsError> {
-        Ok(self.is_drained() && self.socket.unread()? == 0)
+    pub(super) fn unread(&self) -> Result<u64, OsError> {
+        Ok((self.socket.unread()? as u64).saturating_add(self.outbox.cost()))
+    }
+
+    /// Messages whose fds the kernel refused and nothing was sent for.
+    pub(super) fn lost(&mut self) -> Vec<Vec<u8>> {
+        self.outbox.lost()
     }
 
     /// Messages to a client that others were sent for, because their fds could not be sent.

@@ -50,6 +50,8 @@ pub(super) struct Memory {
     known: Known,
     pinning: Pinning,
     events: Vec<WatchEvent>,
+    /// Freed memory that could not be cleared, and is there for as long as somebody hides a reference to it.
+    hidden: HashMap<WatchId, (ObjectKey, Inode)>,
 }
 
 impl Memory {
@@ -63,6 +65,7 @@ impl Memory {
             known: Known::default(),
             pinning: Pinning::default(),
             events: Vec::new(),
+            hidden: HashMap::new(),
         })
     }
 
@@ -94,6 +97,11 @@ impl Memory {
     /// Which memory of ours an fd is of, if any.
     pub(super) fn what(&self, fd: BorrowedFd<'_>) -> Result<Option<What>, OsError> {
         Ok(self.known.what(Inode::of(fd)?))
+    }
+
+    /// Whether an object's memory is here, and not only hidden somewhere.
+    pub(super) fn holds(&self, key: ObjectKey) -> bool {
+        self.objects.contains_key(&key)
     }
 
     /// Notes the two pages of a pair, so that nobody imports one.
@@ -139,6 +147,16 @@ impl Memory {
         creator: Option<LinkId>,
     ) -> Result<u64, OsError> {
         self.add(key, ObjectMemory::from_foreign(fd)?, creator)
+    }
+
+    /// Holds a client's memory for writing from now on, if it was held for reading only and somebody shows that it may be
+    /// written: who came first with a read-only fd must not decide what others can do with their own.
+    pub(super) fn widen(&mut self, key: ObjectKey, fd: OwnedFd, access: Access) -> Result<(), OsError> {
+        let object = self.objects.get_mut(&key).ok_or(NO_SUCH_OBJECT)?;
+        if access == Access::Write && object.memory.is_foreign() && object.memory.access() == Access::Read {
+            object.memory = ObjectMemory::from_foreign(fd)?;
+        }
+        Ok(())
     }
 
     fn add(&mut self, key: ObjectKey, memory: ObjectMemory, creator: Option<LinkId>) -> Result<u64, OsError> {
@@ -213,9 +231,20 @@ impl Memory {
     }
 
     /// Frees an object; false if somebody has it after all.
-    pub(super) fn free(&mut self, key: ObjectKey) -> bool {
-        let Some(object) = self.objects.remove(&key) else { return true };
+    ///
+    /// Nothing if it is let go of, but nobody knows yet whether it is free: what is sealed against writing cannot be
+    /// cleared, and a reference that the probe does not see (`O_PATH`) keeps all of it. Then the end of its file is told
+    /// among the [`Self::hints`].
+    pub(super) fn free(&mut self, key: ObjectKey) -> Option<bool> {
+        let Some(mut object) = self.objects.remove(&key) else { return Some(true) };
         let len = object.memory.len();
+        let is_sealed = self.exact
+            && !object.memory.is_foreign()
+            && object.memory.is_sealed_against_writing().unwrap_or(false);
+        if is_sealed && object.watch.is_none() {
+            let watched = self.watcher.add(&object.memory);
+            object.watch = watched.inspect_err(|e| tracing::warn!("{key} is let go of unseen: {e}")).ok();
+        }
         // Without a lease there is no moment at which punching is safe. Closing always is: the kernel frees what
         // nobody has any more.
         let freed = if self.exact { object.memory.free() } else { Ok(()) };
@@ -226,16 +255,20 @@ impl Memory {
         match freed {
             Ok(()) => {
                 self.pinning.remove(len, object.pinned);
-                self.known.forget(object.inode);
                 if let Some(watch) = object.watch {
                     self.watched.remove(&watch);
                 }
-                true
+                if let Some(watch) = object.watch.filter(|_| is_sealed) {
+                    self.hidden.insert(watch, (key, object.inode));
+                    return None;
+                }
+                self.known.forget(object.inode);
+                Some(true)
             }
             Err((memory, e)) => {
                 tracing::debug!("{key} is not free: {e}");
                 self.objects.insert(key, Object { memory, ..object });
-                false
+                Some(false)
             }
         }
     }
@@ -247,10 +280,15 @@ impl Memory {
             tracing::warn!("{e}");
             events.push(WatchEvent::Overflow);
         }
+        let (watched, hidden, known) = (&self.watched, &mut self.hidden, &mut self.known);
         let hint = |event| match event {
             WatchEvent::Closed(watch) => {
-                self.watched.get(&watch).map(|key| Input::ExportHint { object: Some(*key) })
+                watched.get(&watch).map(|key| Input::ExportHint { object: Some(*key) })
             }
+            WatchEvent::Gone(watch) => hidden.remove(&watch).map(|(object, inode)| {
+                known.forget(inode);
+                Input::Freed { object, gone: true }
+            }),
             WatchEvent::Overflow => Some(Input::ExportHint { object: None }),
         };
         let hints = events.drain(..).filter_map(hint).collect();
@@ -305,9 +343,9 @@ mod tests {
     fn an_exported_object_is_not_freed() {
         let mut memory = memory(&LeaseSupport::Exact);
         let export = memory.export(KEY, Access::Read).expect("an export");
-        assert!(!memory.probe(KEY, |_| false) && !memory.free(KEY));
+        assert!(!memory.probe(KEY, |_| false) && memory.free(KEY) == Some(false));
         drop(export);
-        assert!(memory.probe(KEY, |_| true) && memory.free(KEY));
+        assert!(memory.probe(KEY, |_| true) && memory.free(KEY) == Some(true));
     }
 
     #[test]
@@ -322,7 +360,7 @@ mod tests {
         let mut memory = memory(&LeaseSupport::Exact);
         memory.pinned(KEY, Some(4096));
         assert_eq!(memory.pinning(), Pinning { kept: 4096, pinned: 4096 });
-        assert!(memory.free(KEY));
+        assert_eq!(memory.free(KEY), Some(true));
         assert_eq!(memory.pinning(), Pinning::default());
     }
 
@@ -331,12 +369,12 @@ mod tests {
         let mut memory = memory(&LeaseSupport::Exact);
         let export = memory.export(KEY, Access::Read).expect("an export");
         assert_eq!(memory.what(export.as_fd()), Ok(Some(What::Object(KEY))));
-        assert!(!memory.free(KEY));
+        assert_eq!(memory.free(KEY), Some(false));
         assert_eq!(memory.what(export.as_fd()), Ok(Some(What::Object(KEY))));
         // Its file lives as long as this fd, which the lease does not see.
         let hidden = memory.duplicate(KEY).expect("a duplicate");
         drop(export);
-        assert!(memory.free(KEY));
+        assert_eq!(memory.free(KEY), Some(true));
         assert_eq!(memory.what(hidden.as_fd()), Ok(None));
     }
 
@@ -346,7 +384,7 @@ mod tests {
         let other = ObjectKey { index: 1, generation: 1 };
         let export = memory.export(KEY, Access::Write).expect("an export");
         assert_eq!(memory.take(other, export, None).map_err(|e| e.errno()), Err(Errno::EXIST));
-        assert!(memory.free(KEY));
+        assert_eq!(memory.free(KEY), Some(true));
     }
 
     #[test]

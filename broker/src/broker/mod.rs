@@ -42,10 +42,12 @@ mod poller;
 mod porters;
 mod serve;
 mod shell;
+mod turns;
+mod unread;
 
 use tracing::{debug, info};
 use vgem_core::Broker;
-use vgem_core::config::Config;
+use vgem_core::config::{Bounds, Config};
 use vgem_os::confine::{self, ConfineSpec};
 use vgem_os::seqpacket::{Listener, Socket};
 use vgem_os::{process, selftest};
@@ -54,6 +56,15 @@ use self::features::Features;
 use crate::cli::Cli;
 use crate::exit::{Exit, Failure};
 use crate::keeper::{BROKER_LINK, BROKER_LISTENER};
+
+/// Files that are the broker's own: links, pages made ahead, fds on their way.
+const OWN_FILES: u64 = 2048;
+
+/// Files that domains may cost, where there are several: as the process may have, less some of its own.
+fn files(is_one_users: bool) -> Option<u64> {
+    let most = process::limits::nofile();
+    (!is_one_users).then(|| most.saturating_sub(OWN_FILES.min(most / 4)))
+}
 
 /// Runs the role to its end.
 pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
@@ -75,6 +86,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         devices: told.devices,
         quotas: told.setup.quota.quotas(),
         times: told.setup.times.times(),
+        bounds: Bounds { files: files(told.setup.prestart.is_some()), ..Bounds::default() },
         ..Config::default()
     };
     let mut shell = shell::Shell::new(Broker::new(config), link, listener, lease.clone())?;

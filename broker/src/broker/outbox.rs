@@ -11,6 +11,8 @@ use vgem_os::OsError;
 use vgem_os::seqpacket::Socket;
 use vgem_proto::message::client::ClientMessage;
 
+use super::unread::cost;
+
 /// Most bytes that wait for a client, beyond what its socket holds.
 pub(super) const CLIENT_BYTES: usize = 64 * 1024;
 /// One fd may wait per so many bytes that may: each is an open file of the broker's.
@@ -53,8 +55,16 @@ pub(super) struct Outbox {
     waiting: VecDeque<Packet>,
     bytes: usize,
     limit: usize,
-    /// Messages that others were sent for.
+    fates: Fates,
+}
+
+/// What became of messages whose fds the kernel refused.
+#[derive(Debug, Default)]
+struct Fates {
+    /// Others were sent for these.
     undelivered: Vec<ClientMessage>,
+    /// Nothing was sent for these.
+    lost: Vec<Vec<u8>>,
 }
 
 impl Packet {
@@ -67,7 +77,8 @@ impl Packet {
 impl Outbox {
     /// An empty one that may hold `limit` bytes.
     pub(super) const fn new(limit: usize) -> Self {
-        Self { waiting: VecDeque::new(), bytes: 0, limit, undelivered: Vec::new() }
+        let fates = Fates { undelivered: Vec::new(), lost: Vec::new() };
+        Self { waiting: VecDeque::new(), bytes: 0, limit, fates }
     }
 
     /// Whether nothing waits.
@@ -77,7 +88,17 @@ impl Outbox {
 
     /// The messages that others were sent for since this was asked last.
     pub(super) fn undelivered(&mut self) -> Vec<ClientMessage> {
-        std::mem::take(&mut self.undelivered)
+        std::mem::take(&mut self.fates.undelivered)
+    }
+
+    /// The bytes of messages that were given up since this was asked last.
+    pub(super) fn lost(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.fates.lost)
+    }
+
+    /// What waits, as it would cost the kernel at least.
+    pub(super) fn cost(&self) -> u64 {
+        cost(self.waiting.len(), self.bytes)
     }
 
     /// Fds that wait.
@@ -92,7 +113,7 @@ impl Outbox {
     pub(super) fn send(&mut self, socket: &Socket, packet: Packet) -> Result<Sent, OsError> {
         let mut packet = packet;
         if self.waiting.is_empty() {
-            match transmit(socket, &mut packet, &mut self.undelivered)? {
+            match transmit(socket, &mut packet, &mut self.fates)? {
                 Sent::All => return Ok(Sent::All),
                 Sent::Waiting | Sent::Overflow => {}
             }
@@ -112,7 +133,7 @@ impl Outbox {
     pub(super) fn flush(&mut self, socket: &Socket) -> Result<Sent, OsError> {
         while let Some(packet) = self.waiting.front_mut() {
             let waits = packet.bytes.len();
-            let sent = transmit(socket, packet, &mut self.undelivered)?;
+            let sent = transmit(socket, packet, &mut self.fates)?;
             // Another may have taken its place, of another length.
             self.bytes = self.bytes.saturating_sub(waits).saturating_add(packet.bytes.len());
             if sent == Sent::Waiting {
@@ -127,11 +148,7 @@ impl Outbox {
 }
 
 /// Sends one message, or what is to be sent instead; [`Sent::Waiting`] if there is no room.
-fn transmit(
-    socket: &Socket,
-    packet: &mut Packet,
-    undelivered: &mut Vec<ClientMessage>,
-) -> Result<Sent, OsError> {
+fn transmit(socket: &Socket, packet: &mut Packet, fates: &mut Fates) -> Result<Sent, OsError> {
     if packet.fds.is_empty() {
         return outcome(socket.send(&packet.bytes, &[]));
     }
@@ -144,10 +161,13 @@ fn transmit(
             match packet.instead.take() {
                 Some(instead) => {
                     packet.bytes = instead.bytes;
-                    undelivered.push(instead.message);
+                    fates.undelivered.push(instead.message);
                     outcome(socket.send(&packet.bytes, &[]))
                 }
-                None => Ok(Sent::All),
+                None => {
+                    fates.lost.push(std::mem::take(&mut packet.bytes));
+                    Ok(Sent::All)
+                }
             }
         }
         sent => outcome(sent),
@@ -206,6 +226,19 @@ mod tests {
         fill(&a);
         let sent = (0..=CLIENT_BYTES / 1024).map(|_| outbox.send(&a, Packet::plain(vec![0; 1024])));
         assert_eq!(sent.last(), Some(Ok(Sent::Overflow)));
+    }
+
+    #[test]
+    fn atk_a_message_that_is_given_up_is_told() {
+        let (a, b) = pair();
+        if !b.set_pass_rights(false).expect("the option") {
+            // This kernel cannot refuse fds, so none are refused.
+            return;
+        }
+        let fds = vec![OwnedFd::from(Socket::pair().expect("a pair").0)];
+        let mut outbox = Outbox::new(CLIENT_BYTES);
+        assert_eq!(outbox.send(&a, Packet { bytes: vec![7; 10], fds, instead: None }), Ok(Sent::All));
+        assert_eq!((outbox.lost(), outbox.lost()), (vec![vec![7; 10]], vec![]));
     }
 
     #[test]

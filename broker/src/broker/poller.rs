@@ -19,7 +19,7 @@ pub(super) const TURN: usize = 16;
 /// After so many bytes a client's turn is over too: work is bytes rather than messages.
 pub(super) const TURN_BYTES: usize = 8 * 1024;
 /// Events taken from the kernel at once.
-const EVENTS: usize = 256;
+pub(super) const EVENTS: usize = 256;
 const NUMBER_BITS: u32 = 61;
 
 /// What an event belongs to.

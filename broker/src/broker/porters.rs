@@ -62,7 +62,12 @@ pub(super) struct Porters {
     held: HashMap<ArrivalId, Held>,
     next_arrival: u64,
     admission: Admission,
+    /// What porters sent that is no memory: closing it may take for ever, so it never is.
+    quarantine: Vec<OwnedFd>,
 }
+
+/// Fds in quarantine with which no more porters are started: so many were taken over, or there is a bug of ours.
+const QUARANTINE: usize = 64;
 
 impl Porters {
     /// None yet. Made before confinement.
@@ -73,6 +78,7 @@ impl Porters {
             held: HashMap::new(),
             next_arrival: 1,
             admission: Admission::new()?,
+            quarantine: Vec::new(),
         })
     }
 
@@ -103,6 +109,11 @@ impl Porters {
 impl Shell {
     /// Has the keeper start a porter.
     pub(super) fn start_porter(&mut self, porter: PorterId) {
+        let kept = self.porters.quarantine.len();
+        if kept >= QUARANTINE {
+            let why = format!("{kept} porters have sent what none may; start vgemd again");
+            return self.inputs.push_back(Input::PorterFailed { porter, why });
+        }
         self.porters.asked.insert(porter, self.asking);
         self.ask_keeper(&StartPorter { porter }.into(), Vec::new());
     }
@@ -173,7 +184,11 @@ impl Shell {
                             refusal: refusal(unfit),
                         }),
                         (Ok((_, other)), _) => return self.porter_broke(id, other.row().name),
-                        (Err(e), _) => return self.porter_broke(id, &e.to_string()),
+                        (Err(e), fd) => {
+                            self.porters.quarantine.extend(fd);
+                            self.porters.quarantine.append(&mut fds);
+                            return self.porter_broke(id, &e.to_string());
+                        }
                     }
                 }
                 Ok(Some(Received::TooLong { len })) => {
@@ -203,10 +218,23 @@ impl Shell {
                 let what = format!("memory of {} bytes as one of {}", fitting.len, brought.len);
                 return self.porter_broke(id, &what);
             }
-            Err(unfit) => return self.porter_broke(id, &unfit.to_string()),
+            Err(unfit) => {
+                self.porters.quarantine.push(fd);
+                return self.porter_broke(id, &unfit.to_string());
+            }
         };
         let arrival = match self.memory.what(fd.as_fd()) {
-            Ok(Some(What::Object(object))) => Arrival::Object(object),
+            Ok(Some(What::Object(object))) if !self.memory.holds(object) => {
+                let refusal =
+                    Refusal::new(ErrorCode::Gone, "the object is gone, and only its content is kept");
+                return self.happen(Input::Unfit { porter: id, request, refusal });
+            }
+            Ok(Some(What::Object(object))) => {
+                if let Err(e) = self.memory.widen(object, fd, fitting.access) {
+                    debug!("{object} stays as it is held: {e}");
+                }
+                Arrival::Object(object)
+            }
             Ok(Some(What::Page)) => Arrival::Page,
             Ok(None) => {
                 let client = self.porters.porters.get(&id).and_then(|porter| porter.client);

@@ -3,7 +3,7 @@
 use vgem_core::io::Input;
 use vgem_os::clock;
 
-use super::poller::{Readiness, Source, TURN};
+use super::poller::{EVENTS, Readiness, Source, TURN};
 use super::shell::Shell;
 use crate::exit::Failure;
 
@@ -17,14 +17,14 @@ pub(super) fn serve(shell: &mut Shell) -> Result<(), Failure> {
         }
         let timeout = timeout(shell);
         shell.poller.wait(timeout, &mut ready)?;
+        let were_all = ready.len() < EVENTS;
         // Drivers before clients: what has ended makes room for what is asked, and a client that saw its points
         // pass must not be refused for jobs whose end is already in our socket.
         for (source, readiness) in ready.iter().filter(|(source, _)| !source.asks()) {
             dispatch(shell, *source, *readiness);
         }
-        for (source, readiness) in ready.iter().filter(|(source, _)| source.asks()) {
-            dispatch(shell, *source, *readiness);
-        }
+        ready.retain(|(source, _)| source.asks());
+        serve_in_turn(shell, &mut ready, were_all);
         ready.clear();
         on_time(shell);
     }
@@ -34,6 +34,39 @@ pub(super) fn serve(shell: &mut Shell) -> Result<(), Failure> {
 fn timeout(shell: &Shell) -> Option<u64> {
     let next = [shell.core.next_deadline().map(|at| at.0), shell.gate.opens_at()];
     next.into_iter().flatten().min().map(|at| at.saturating_sub(clock::now()))
+}
+
+/// Lets those who ask for work have their turns, by domain if there are several.
+fn serve_in_turn(shell: &mut Shell, ready: &mut [(Source, Readiness)], were_all: bool) {
+    if !shell.turns.are_shared() {
+        for (source, readiness) in ready {
+            dispatch(shell, *source, *readiness);
+        }
+        return;
+    }
+    ready.sort_by_key(|(source, _)| match source {
+        Source::Client(link) => shell.turns.place(*link),
+        _ => 0,
+    });
+    let mut connections = 0;
+    for (source, mut readiness) in ready.iter().copied() {
+        let domain = match source {
+            Source::Client(link) => shell.clients.get(&link).map(|client| (client.domain(), link)),
+            _ => None,
+        };
+        let Some((domain, link)) = domain else {
+            dispatch(shell, source, readiness);
+            continue;
+        };
+        connections += 1;
+        readiness.readable &= shell.turns.has(domain, link);
+        if readiness.readable || readiness.writable {
+            let began = clock::now();
+            dispatch(shell, source, readiness);
+            shell.turns.took(domain, clock::now().saturating_sub(began));
+        }
+    }
+    shell.turns.looked_at(connections, were_all);
 }
 
 fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness) {

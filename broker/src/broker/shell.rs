@@ -29,6 +29,7 @@ use super::link::Link;
 use super::memory::Memory;
 use super::poller::{Poller, Source};
 use super::porters::Porters;
+use super::turns::Turns;
 use crate::exit::Failure;
 
 /// A pair of fence pages.
@@ -47,6 +48,7 @@ pub(super) struct Shell {
     pub(super) keeper: Link,
     pub(super) listener: Listener,
     pub(super) gate: Gate,
+    pub(super) turns: Turns,
     pub(super) clients: HashMap<LinkId, Client>,
     pub(super) lingering: Lingering,
     /// The number of the next connection.
@@ -90,6 +92,7 @@ impl Shell {
             keeper,
             listener,
             gate: Gate::default(),
+            turns: Turns::default(),
             clients: HashMap::new(),
             lingering: Lingering::default(),
             next_link: 1,

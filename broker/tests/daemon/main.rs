@@ -3,6 +3,7 @@
 
 mod common;
 mod events;
+mod hostile;
 mod import;
 mod objects;
 mod porter;

@@ -22,6 +22,8 @@ pub struct WatchId(i32);
 pub enum WatchEvent {
     /// An open file of this object was closed: probe it.
     Closed(WatchId),
+    /// The file of this object is no more: nothing of it is left, no open file, no mapping, no name.
+    Gone(WatchId),
     /// Events were lost: probe every object.
     Overflow,
 }
@@ -76,7 +78,9 @@ impl Watcher {
                 Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
                     events.push(WatchEvent::Overflow);
                 }
-                Ok(event) if event.events().contains(ReadFlags::IGNORED) => {}
+                Ok(event) if event.events().contains(ReadFlags::IGNORED) => {
+                    events.push(WatchEvent::Gone(WatchId(event.wd())));
+                }
                 Ok(event) => events.push(WatchEvent::Closed(WatchId(event.wd()))),
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
