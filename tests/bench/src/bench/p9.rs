@@ -34,7 +34,7 @@ const FRESH: &str = "two buffers of 64 KiB, fresh";
 /// When one cannot start, or tracing is forbidden.
 pub fn open(context: &Context<'_>) -> anyhow::Result<Box<dyn Bench>> {
     let vgemd = Vgemd::start()?;
-    let connection = Socket::connect(&vgemd.embedded.socket())?;
+    let connection = Socket::connect(vgemd.embedded.socket())?;
     let (link, there) = Socket::pair()?;
     let user = Role::start(Part::PoolUser, vec![connection.into(), there.into()])?;
     let traced = Traced::new(Pid::from_raw(user.pid()), link)?;
