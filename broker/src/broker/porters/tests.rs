@@ -96,6 +96,21 @@ fn a_porter_that_brings_what_is_no_memory_is_killed() {
 }
 
 #[test]
+fn atk_what_a_porter_must_not_send_is_never_closed_and_too_much_of_it_ends_importing() {
+    let mut rig = Rig::new();
+    // Closing what may be anything may take for ever.
+    rig.bring(LEN, &rustix::pipe::pipe().expect("a pipe").0);
+    assert_eq!(rig.shell.porters.quarantine.len(), 1);
+    let mut rig = Rig::new();
+    rig.send(&[7; 64], &[&memory(), &memory()]);
+    assert_eq!(rig.shell.porters.quarantine.len(), 2);
+    rig.shell.porters.quarantine.resize_with(QUARANTINE, memory);
+    rig.shell.start_porter(PorterId(2));
+    let refused = rig.shell.inputs.pop_front();
+    assert!(matches!(refused, Some(Input::PorterFailed { porter: PorterId(2), .. })), "{refused:?}");
+}
+
+#[test]
 fn a_porter_that_lies_about_a_length_is_killed() {
     let mut rig = Rig::new();
     rig.bring(2 * LEN, &memory());
