@@ -742,8 +742,10 @@ class Session:
             client.close_object(foreign)
             odd = os.memfd_create("odd", os.MFD_ALLOW_SEALING)
             os.ftruncate(odd, 5000)
-            looked_at = os.open(f"/proc/self/fd/{odd}", os.O_RDONLY)
-            for stranger, name in [(os.pipe()[0], "pipe"), (odd, "5000"), (looked_at, "read-only")]:
+            unsealed = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+            os.ftruncate(unsealed, PAGE_LEN)
+            looked_at = os.open(f"/proc/self/fd/{unsealed}", os.O_RDONLY)
+            for stranger, name in [(os.pipe()[0], "pipe"), (odd, "5000"), (looked_at, "reading only")]:
                 try:
                     client.hand(channel, stranger, -1)
                     raise AssertionError(f"[M-046, M-047] {name} was taken")

@@ -191,8 +191,16 @@ impl Broker {
                 }
             }
             Err(errno) => {
+                let is_foreign = object.kind == Kind::Foreign;
                 self.forget_object(key);
-                let text = format!("memory of {len} bytes: errno {errno}");
+                let why = match errno {
+                    13 if is_foreign => {
+                        ": its owner and mode keep the broker out; make it readable and writable for all"
+                    }
+                    17 if is_foreign => ": it became an object meanwhile; import it again",
+                    _ => "",
+                };
+                let text = format!("memory of {len} bytes: errno {errno}{why}");
                 let refusal = Refusal::new(ErrorCode::System, text).with(u64::from(errno.unsigned_abs()), 0);
                 self.fail_creation(id, &refusal);
             }

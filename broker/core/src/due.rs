@@ -46,7 +46,7 @@ impl Broker {
                 Timer::Look(object) => {
                     if let Some(orphan) = self.objects.get_mut(object) {
                         orphan.look_at = None;
-                        if orphan.probes == 2 {
+                        if orphan.probes >= 2 {
                             self.collect_in_flight();
                         }
                     }

@@ -122,7 +122,8 @@ impl Shell {
         match self.limiter.admit(domain, is_news, clock::now()) {
             Some(0) => true,
             Some(suppressed) => {
-                warn!("{suppressed} lines about {domain:?} were left out: more than ten per second");
+                let whom = domain.map_or_else(|| "the broker".to_owned(), |domain| domain.to_string());
+                warn!("{suppressed} lines about {whom} were left out: more than ten per second");
                 true
             }
             None => false,
