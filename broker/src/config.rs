@@ -64,6 +64,10 @@ pub struct Quota {
     pub connections: Option<u64>,
     /// Porters, those that hang in the kernel included.
     pub porters: Option<u64>,
+    /// Clients that monitor.
+    pub monitors: Option<u64>,
+    /// Fence pages given so that its clients can observe others.
+    pub pages: Option<u64>,
 }
 
 /// How long things may take; what is not said is as [`CoreTimes::default`] has it.
@@ -139,6 +143,8 @@ impl Config {
         replace(&mut mine.jobs, theirs.jobs);
         replace(&mut mine.connections, theirs.connections);
         replace(&mut mine.porters, theirs.porters);
+        replace(&mut mine.monitors, theirs.monitors);
+        replace(&mut mine.pages, theirs.pages);
         replace(&mut self.times.import_ms, other.times.import_ms);
         replace(&mut self.times.unread_ms, other.times.unread_ms);
         for (name, device) in other.devices {
@@ -162,6 +168,8 @@ impl Quota {
             jobs: self.jobs.unwrap_or(usual.jobs),
             connections: self.connections.unwrap_or(usual.connections),
             porters: self.porters.unwrap_or(usual.porters),
+            monitors: self.monitors.unwrap_or(usual.monitors),
+            pages: self.pages.unwrap_or(usual.pages),
             ..usual
         }
     }
