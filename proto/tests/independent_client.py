@@ -758,7 +758,7 @@ class Session:
     def observing(self):
         """What a reader has to wait for is the job that writes [M-049], and nothing once that has ended."""
         client, queue, point = self.client, self.queue, self.queue.next
-        client.submit([queue.job(self.fill, 1, 1)], [self.filling(0, 2 * LENGTH)], [param(self.fill_byte, 9)])
+        client.submit([queue.job(self.fill, 1, 1)], [self.filling(0, 2 * LENGTH)], [param(self.fill_byte, 1)])
         request = message(OBSERVE, client.number(), struct.pack("<QB7x", self.data, READ))
         pages, points, poison = client.ask(request, OBSERVED).arrays(8, 32, 32)
         check(poison == [], f"[M-049] {poison}")

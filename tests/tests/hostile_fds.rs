@@ -402,13 +402,14 @@ fn atk_noread_sixty_four_connections_that_do_not_read_exports() {
             }
             true
         });
-        // Their silence is the attack, not a flood.
-        std::thread::park_timeout(Duration::from_millis(5));
+        // Their silence is the attack, not a flood: some thousand exports are far beyond what a domain may leave unread.
+        std::thread::park_timeout(Duration::from_millis(50));
     });
     eprintln!("{sent} exports asked for and not read, {dropped} connections dropped");
     felt.assert_within_twice("64 connections that do not read");
-    assert!(dropped > 0, "whoever does not read for two seconds is dropped");
-    // All of them go, whether or not they ask for more, and what was on its way to them.
+    assert!(sent > 2000, "only {sent} exports were asked for");
+    // All of them go, whether or not they ask for more, and what was on its way to them. One that is dropped may not
+    // notice: its end stays as it is, with what lies unread there, until it reads or closes it.
     processes::until(SOON, "the silent are dropped", || client.status().expect("a status").clients == 2);
     drop(silent);
     processes::until(SOON, "their objects are gone", || client.status().expect("a status").objects == 1);
