@@ -237,6 +237,11 @@ fn memory_alone(held: BTreeMap<(String, u32), Held>) -> BTreeMap<(String, u32), 
     held.into_iter().map(|(who, held)| (who, (held.memory_fds, held.watches, held.mappings))).collect()
 }
 
+/// Whether any of three numbers is above another.
+fn exceeds(now: (usize, usize, usize), before: (usize, usize, usize)) -> bool {
+    now.0 > before.0 || now.1 > before.1 || now.2 > before.2
+}
+
 #[test]
 fn l1_ten_thousand_rounds_of_export_map_dup_reopen_fork_and_sigkill_leave_nothing() {
     const WORKERS: u64 = 4;
@@ -262,11 +267,17 @@ fn l1_ten_thousand_rounds_of_export_map_dup_reopen_fork_and_sigkill_leave_nothin
     let quiet = begun.elapsed() - played;
     eprintln!("{} rounds in {played:?}, quiet {quiet:?} later", WORKERS * ROUNDS);
     // Pages of queues that were closed just now are let go by their driver a little later.
-    let mut after = BTreeMap::new();
+    let mut more = Vec::new();
     let end = Instant::now() + SOON;
-    while after != before && Instant::now() < end {
-        after = memory_alone(audit(keeper));
+    while Instant::now() < end {
+        // The first rounds may have been looked at before the last of them had been let go: less is no leak.
+        let at_first = |who| before.get(who).copied().unwrap_or_default();
+        let after = memory_alone(audit(keeper)).into_iter();
+        more = after.filter(|(who, now)| exceeds(*now, at_first(who))).collect();
+        if more.is_empty() {
+            break;
+        }
     }
-    assert_eq!(after, before, "fds of memory, watches, mappings");
+    assert_eq!(more, [], "fds of memory, watches, mappings; at first {before:?}");
     assert_eq!(rig.objects(), []);
 }
