@@ -271,7 +271,7 @@ fn l1_ten_thousand_rounds_of_export_map_dup_reopen_fork_and_sigkill_leave_nothin
     let end = Instant::now() + SOON;
     while Instant::now() < end {
         // The first rounds may have been looked at before the last of them had been let go: less is no leak.
-        let at_first = |who| before.get(who).copied().unwrap_or_default();
+        let at_first = |who: &(String, u32)| before.get(who).copied().unwrap_or_default();
         let after = memory_alone(audit(keeper)).into_iter();
         more = after.filter(|(who, now)| exceeds(*now, at_first(who))).collect();
         if more.is_empty() {
