@@ -17,7 +17,7 @@
 use std::sync::{Arc, PoisonError};
 
 use vgem_proto::codec::{Field, HEAD_LEN, Zero};
-use vgem_proto::ids::{CauseId, Point, QueueHandle};
+use vgem_proto::ids::{CauseId, Point, QueueHandle, TimelineHandle};
 use vgem_proto::jobs::{ClientJob, ClientOperand, ClientParam, Job as WireJob, Wait};
 use vgem_proto::limits;
 use vgem_proto::message::client::Submit;
@@ -233,7 +233,7 @@ impl Batch {
         }
         for (place, on) in &self.inner_waits {
             if let (Some(wait), Some(fence)) = (self.message.waits.get_mut(*place), fences.get(on.0)) {
-                (wait.queue, wait.point) = (fence.queue().handle, fence.point());
+                (wait.timeline, wait.point) = (TimelineHandle(fence.queue().handle.0), fence.point());
             }
         }
         fences

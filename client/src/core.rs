@@ -310,7 +310,7 @@ pub(crate) fn describe(device: DeviceId) -> Describe {
 }
 
 pub(crate) fn open_queue(device: DeviceId, depth: u32) -> OpenQueue {
-    OpenQueue { device, depth: room_for(depth), reserved: vgem_proto::codec::Zero }
+    OpenQueue { device, depth: room_for(depth), priority: 0, reserved: vgem_proto::codec::Zero }
 }
 
 pub(crate) fn inspect(topic: Topic, cursor: u64) -> Inspect {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Direction, Operation, ParamKind};
-use vgem_proto::ids::{Handle, Point, QueueHandle};
+use vgem_proto::ids::{Handle, Point, Time, TimelineHandle};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, JOB_EXPLICIT, JOB_RUN_ANYWAY, OPERAND_DISCARD, OPERAND_INDIRECT,
     Operand, Param, ParamSource, Wait,
@@ -389,22 +389,29 @@ impl<'b> Job<'b> {
 
     fn try_wait(&mut self, on: WaitOn<'_>, kind: WaitKind) -> Result<(), LocalError> {
         at_most("waits of a job", usize::from(self.wire().waits) + 1, limits::JOB_WAITS)?;
-        let (queue, point) = match on {
+        let (timeline, point) = match on {
             WaitOn::Fence(fence) => {
                 if !Arc::ptr_eq(&fence.queue().core, self.batch.core()) {
                     return Err(LocalError::Foreign { what: "fence" });
                 }
-                (fence.queue().handle, fence.point())
+                (TimelineHandle(fence.queue().handle.0), fence.point())
             }
             WaitOn::Job(job) => {
                 if job >= self.id() {
                     return Err(LocalError::NotBefore { job: self.id().0, waits_for: job.0 });
                 }
                 self.batch.inner_waits.push((self.batch.message.waits.len(), job));
-                (QueueHandle(0), Point(0))
+                (TimelineHandle(0), Point(0))
             }
         };
-        self.batch.message.waits.push(Wait { queue, point, kind, reserved: Zero });
+        self.batch.message.waits.push(Wait {
+            timeline,
+            point,
+            until: Time(0),
+            kind,
+            flags: 0,
+            reserved: Zero,
+        });
         self.wire().waits += 1;
         Ok(())
     }

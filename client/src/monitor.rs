@@ -128,6 +128,21 @@ fn words(event: &Happened) -> String {
         Happened::JobTimedOut { device, timeline, point } => {
             format!("job {point} of {timeline} on {device} took too long")
         }
+        Happened::PromiseBroken { client, pid, timeline, point, age_ns } => {
+            let ms = age_ns / 1_000_000;
+            format!(
+                "client {client} (process {pid}) has not kept its promise of point {point} of {timeline}, {ms} ms old"
+            )
+        }
+        Happened::NeverPromised { client, timeline, point, waiter, waiter_point } => {
+            format!(
+                "client {client} never promised point {point} of {timeline}, which job {waiter_point} of {waiter} \
+                 waited for"
+            )
+        }
+        Happened::JobsRunAgain { instance, device, jobs, cancelled } => {
+            format!("driver {device} (instance {instance}) runs {jobs} jobs again, {cancelled} could not be")
+        }
         Happened::Refused { client, why } => format!("client {client} was refused: {why}"),
         Happened::Bug { what } => format!("a bug of vgemd, without harm: {what}"),
     }

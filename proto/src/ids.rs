@@ -100,6 +100,10 @@ id32! {
     QueueHandle, "queue"
 }
 id32! {
+    /// A client's own number for a timeline. A queue's number names its timeline too. 0 is "no timeline".
+    TimelineHandle, "timeline"
+}
+id32! {
     /// A device, as listed by the broker. Stable while the broker lives.
     DeviceId, "device"
 }

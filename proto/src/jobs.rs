@@ -7,7 +7,7 @@
 
 use crate::codec::{Field, Malformed, Reader, Writer, Zero};
 use crate::error::ErrorCode;
-use crate::ids::{CauseId, Handle, ObjectKey, PageId, Point, QueueHandle, Time, TimelineKey};
+use crate::ids::{CauseId, Handle, ObjectKey, PageId, Point, QueueHandle, Time, TimelineHandle, TimelineKey};
 use crate::record;
 use crate::rights::{Access, WaitKind};
 
@@ -26,6 +26,13 @@ pub const OPERAND_INDIRECT: u8 = 2;
 pub const OPERAND_FOREIGN: u8 = 4;
 /// Flags a client may set on an operand.
 pub const OPERAND_FLAGS: u8 = OPERAND_DISCARD | OPERAND_INDIRECT;
+
+/// The point need not be promised yet; `until` says until when it must be.
+pub const WAIT_FOR_SUBMIT: u8 = 1;
+/// Flags a client may set on a wait.
+pub const WAIT_FLAGS: u8 = WAIT_FOR_SUBMIT;
+/// Set by the broker: the point is a client's promise, so the driver says when the job has waited enough.
+pub const WAIT_PROMISE: u8 = 1;
 
 /// The page number in a [`DriverWait`] that means "a timeline of this very instance".
 pub const PAGE_LOCAL: u16 = u16::MAX;
@@ -170,16 +177,20 @@ record! {
 }
 
 record! {
-    /// An explicit wait, as a client names it: a point of one of its own queues.
+    /// An explicit wait, as a client names it: a point of a timeline that it has a handle of, or of its own queue.
     pub struct Wait {
-        /// The queue.
-        pub queue: QueueHandle,
+        /// The timeline, or the queue.
+        pub timeline: TimelineHandle,
         /// The point.
         pub point: Point,
+        /// With [`WAIT_FOR_SUBMIT`]: until when the point must have been promised. Otherwise 0.
+        pub until: Time,
         /// What a failure means.
         pub kind: WaitKind,
+        /// `WAIT_*`.
+        pub flags: u8,
         /// Zero.
-        pub reserved: Zero<7>,
+        pub reserved: Zero<6>,
     }
 }
 
@@ -196,8 +207,40 @@ record! {
         pub slot: u16,
         /// What a failure means.
         pub kind: WaitKind,
+        /// [`WAIT_PROMISE`] or 0.
+        pub flags: u8,
         /// Zero.
-        pub reserved: Zero<3>,
+        pub reserved: Zero<2>,
+    }
+}
+
+record! {
+    /// A failure of a timeline so far, for whoever goes on signalling it.
+    pub struct PointFailure {
+        /// The point that failed.
+        pub point: Point,
+        /// Its cause.
+        pub cause: CauseId,
+        /// Its code.
+        pub code: ErrorCode,
+        /// Zero.
+        pub reserved: Zero<4>,
+    }
+}
+
+record! {
+    /// A place where a client shows, or stops showing, a timeline that it signals.
+    pub struct ShownTimeline {
+        /// The timeline.
+        pub timeline: TimelineHandle,
+        /// The client's number of the signal page.
+        pub page: PageId,
+        /// The slot in the page.
+        pub slot: u16,
+        /// 1: show it there, the broker has filled the slot; 0: stop showing it there.
+        pub shown: u8,
+        /// Zero.
+        pub reserved: Zero<5>,
     }
 }
 
@@ -250,6 +293,6 @@ pub type DriverParam = Param<ObjectKey>;
 const _: () = assert!(<ClientJob as Field>::SIZE == 48);
 const _: () = assert!(<ClientOperand as Field>::SIZE == 48);
 const _: () = assert!(<ClientParam as Field>::SIZE == 32);
-const _: () = assert!(<Wait as Field>::SIZE == 24);
+const _: () = assert!(<Wait as Field>::SIZE == 32);
 const _: () = assert!(<DriverWait as Field>::SIZE == 24);
 const _: () = assert!(<Completion as Field>::SIZE == 64);

@@ -74,6 +74,9 @@ pub mod interest_page {
     pub const H_VERSION: usize = 4;
     /// Header: number of slots, u16.
     pub const H_SLOTS: usize = 6;
+    /// Header: in the interest page of a primary page (signaller: a client, observer: the broker) changes when the
+    /// client should ask what to show, u32.
+    pub const NEWS: usize = 32;
     /// Where the wanted points begin: slot k at `WANT + 8 * k`, u64; 0 is nobody sleeps.
     pub const WANT: usize = 64;
 }

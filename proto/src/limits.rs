@@ -36,5 +36,13 @@ pub const OBJECTS_AT_ONCE: usize = 64;
 pub const OBSERVED_PAGES: usize = 64;
 /// Points in one answer to Observe.
 pub const OBSERVED_POINTS: usize = 512;
+/// Pages, and places, in one answer to TakeShown.
+pub const SHOWN_PAGES: usize = 32;
+/// Places in one answer to TakeShown.
+pub const SHOWN_PLACES: usize = 512;
+/// Failures that a timeline is opened with: one more than a slot shows, so that a full ring shows that it is full.
+pub const FAILURES_TOLD: usize = 9;
+/// Highest priority of a queue; 0 is the ordinary one.
+pub const PRIORITY: u8 = 7;
 /// Poisoned ranges in one answer to Observe: as many as the broker remembers of one object.
 pub const OBSERVED_POISON: usize = 64;

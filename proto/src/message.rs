@@ -286,6 +286,9 @@ macro_rules! message_table {
 /// Head flag of Submit: answer with Accepted also when all is well.
 pub const SUBMIT_REPLY: u16 = 1;
 
+/// Head flag of Promise: answer with Done also when all is well.
+pub const PROMISE_REPLY: u16 = 1;
+
 pub mod client;
 pub mod driver;
 pub mod keeper;

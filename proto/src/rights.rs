@@ -15,6 +15,28 @@ bitflags::bitflags! {
     }
 }
 
+bitflags::bitflags! {
+    /// What a handle of a timeline allows. The handle of a queue allows to wait.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub struct TimelineRights: u32 {
+        /// Points may be waited for, by the client and by its jobs.
+        const WAIT = 1;
+        /// Points may be promised and signalled. One handle of all has it.
+        const SIGNAL = 2;
+    }
+}
+
+impl Field for TimelineRights {
+    const SIZE: usize = 4;
+    fn put(&self, w: &mut Writer) {
+        self.bits().put(w);
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let raw = u32::take(r)?;
+        Self::from_bits(raw).ok_or(Malformed::BadValue { field: "timeline rights", value: u64::from(raw) })
+    }
+}
+
 impl Field for Rights {
     const SIZE: usize = 4;
     fn put(&self, w: &mut Writer) {

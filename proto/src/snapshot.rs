@@ -20,6 +20,10 @@ pub enum Topic {
     Clients,
     /// [`QueueEntry`]s.
     Queues,
+    /// [`TimelineEntry`]s.
+    Timelines,
+    /// [`ObligationEntry`]s.
+    Obligations,
 }
 
 impl Field for Topic {
@@ -31,6 +35,8 @@ impl Field for Topic {
             Self::Objects => 3,
             Self::Clients => 4,
             Self::Queues => 5,
+            Self::Timelines => 6,
+            Self::Obligations => 7,
         }
         .put(w);
     }
@@ -41,6 +47,8 @@ impl Field for Topic {
             3 => Ok(Self::Objects),
             4 => Ok(Self::Clients),
             5 => Ok(Self::Queues),
+            6 => Ok(Self::Timelines),
+            7 => Ok(Self::Obligations),
             other => Err(Malformed::BadValue { field: "topic", value: u64::from(other) }),
         }
     }
@@ -226,6 +234,73 @@ pub struct QueueEntry {
     pub state: String,
 }
 
+/// One timeline that a client signals.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TimelineEntry {
+    /// The timeline.
+    pub timeline: String,
+    /// Its name.
+    pub name: String,
+    /// The client that signals it; 0 while the right to is on its way.
+    pub client: u64,
+    /// That client's process.
+    pub pid: u32,
+    /// Its domain.
+    pub domain: u32,
+    /// The last point promised.
+    pub promised: u64,
+    /// The last point known to have been signalled: as it was when the broker last looked.
+    pub signalled: u64,
+    /// `open`, `passing`, `broken` or `closed`.
+    pub state: String,
+    /// Clients and instances that see it.
+    pub observers: u64,
+    /// When the next promise must have been kept, CLOCK_MONOTONIC nanoseconds; 0 if none is open.
+    pub due_ns: u64,
+}
+
+/// A point that somebody owes and others may wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ObligationEntry {
+    /// The timeline.
+    pub timeline: String,
+    /// The point.
+    pub point: u64,
+    /// `job`, `promise`, or `submission` (a point that a job waits for and that nobody has promised yet).
+    pub kind: String,
+    /// A job's device.
+    pub device: String,
+    /// Whose job or promise it is.
+    pub client: u64,
+    /// That client's name.
+    pub client_name: String,
+    /// The domain.
+    pub domain: u32,
+    /// The process that owes it now: the driver's for a job, the client's for a promise.
+    pub pid: u32,
+    /// `running` (its waits have passed), `waiting`, `queued` (behind another job of its queue), `promised`, `awaited`
+    /// or `restarting` (its driver is being started again).
+    pub state: String,
+    /// Since when, CLOCK_MONOTONIC nanoseconds.
+    pub since_ns: u64,
+    /// When it must have ended; 0 while nothing runs against it.
+    pub due_ns: u64,
+    /// What it waits for.
+    pub waits: Vec<AwaitedEntry>,
+}
+
+/// A point that an obligation waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AwaitedEntry {
+    /// The timeline.
+    pub timeline: String,
+    /// The point.
+    pub point: u64,
+}
+
 /// Something that happened: a line of the log, and of what a client that monitors is told.
 ///
 /// Texts that peers chose are already made harmless.
@@ -348,6 +423,43 @@ pub enum Event {
         timeline: String,
         /// Its point.
         point: u64,
+    },
+    /// A client did not keep a promise.
+    PromiseBroken {
+        /// Whose it was.
+        client: u64,
+        /// Its process.
+        pid: u32,
+        /// The timeline.
+        timeline: String,
+        /// The point.
+        point: u64,
+        /// How long ago it was promised, nanoseconds.
+        age_ns: u64,
+    },
+    /// A point that a job waits for was not promised in time: the job fails.
+    NeverPromised {
+        /// Who should have.
+        client: u64,
+        /// The timeline.
+        timeline: String,
+        /// The point.
+        point: u64,
+        /// The timeline of the job that waited.
+        waiter: String,
+        /// Its point.
+        waiter_point: u64,
+    },
+    /// Jobs of an instance that was ended run again in another.
+    JobsRunAgain {
+        /// The instance that runs them now.
+        instance: u32,
+        /// Its device's name.
+        device: String,
+        /// How many jobs.
+        jobs: u64,
+        /// How many more were in flight and could not be run again.
+        cancelled: u64,
     },
     /// A request was refused.
     Refused {

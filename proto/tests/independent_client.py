@@ -185,7 +185,7 @@ def param(number, value):
 
 
 def submit(request, jobs, operands=(), params=(), waits=(), blob=b"", flags=0):
-    lists = [(jobs, 48), (operands, 48), (params, 32), (waits, 24)]
+    lists = [(jobs, 48), (operands, 48), (params, 32), (waits, 32)]
     arrays = [(len(items), size, b"".join(items)) for items, size in lists]
     return message(SUBMIT, request, b"", arrays + [(len(blob), 1, blob)], flags)
 
@@ -606,7 +606,7 @@ class Session:
         short_cell = operand(self.crc_result, self.cells, 64, 32, WRITE, DISCARD)
         whole = operand(read, self.data, 0, LENGTH, READ)
         outside = operand(read, self.data, 2**64 - 1, 2, READ)
-        promised = struct.pack("<QQB7x", queue.handle, 1000, ORDER)
+        promised = struct.pack("<QQQB7x", queue.handle, 1000, 0, ORDER)
         for codes, numbers, operands, waits in [
             ([NO_SUCH_OPERATION], (999, 0, 0, 0), [], []),
             ([NOT_READY], (fill, 1, 0, 0), [operand(self.fill_output, young, 0, 64, WRITE, DISCARD)], []),  # [M-035]
@@ -626,7 +626,7 @@ class Session:
             check(state == ("failed", REFUSED_BATCH, refusal.cause), f"[M-055] point {point}: {state}")
         explain = message(EXPLAIN, self.client.number(), struct.pack("<Q", refusal.cause))
         check(self.client.ask(explain, EXPLAINED).take("Q") == refusal.cause, "another cause was explained")
-        itself = struct.pack("<QQB7x", queue.handle, queue.next, ORDER)
+        itself = struct.pack("<QQQB7x", queue.handle, queue.next, 0, ORDER)
         own = submit(self.client.number(), [queue.job(fill, 1, 0, 1)], [self.filling(0, 64)], waits=[itself])
         self.client.refused(own, DEADLOCK)  # [M-058]
         self.client.close_object(young)

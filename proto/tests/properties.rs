@@ -13,7 +13,7 @@ use proptest::sample::Index;
 use support::{Link, Message, golden, hex, sender_named};
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, OperandSpec, Operation, ParamKind, ParamSpec, Touch};
-use vgem_proto::ids::{CauseId, Handle, ObjectKey, Point, QueueHandle, Time, TimelineKey};
+use vgem_proto::ids::{CauseId, Handle, ObjectKey, Point, QueueHandle, Time, TimelineHandle, TimelineKey};
 use vgem_proto::jobs::{DriverWait, Job, Operand, Param, ParamSource, Wait};
 use vgem_proto::message::client::{ClientMessage, Submit};
 use vgem_proto::message::driver::{DriverMessage, Run};
@@ -148,10 +148,15 @@ prop_compose! {
 prop_compose! {
     fn submit()(
         jobs in vec(job(), 0..20), operands in vec(operand(), 0..40), params in vec(param(), 0..40),
-        waits in vec((any::<u32>(), any::<u64>(), wait_kind()), 0..40), bytes in vec(any::<u8>(), 0..300),
+        waits in vec((any::<u32>(), any::<u64>(), wait_kind(), any::<u64>(), any::<u8>()), 0..40), bytes in vec(any::<u8>(), 0..300),
     ) -> Submit {
-        let wait = |(queue, point, kind)| {
-            Wait { queue: QueueHandle(queue), point: Point(point), kind, reserved: Zero }
+        let wait = |(timeline, point, kind, until, flags)| Wait {
+            timeline: TimelineHandle(timeline),
+            point: Point(point),
+            until: Time(until),
+            kind,
+            flags,
+            reserved: Zero,
         };
         Submit { jobs, operands, params, waits: waits.into_iter().map(wait).collect(), bytes }
     }
@@ -179,7 +184,15 @@ prop_compose! {
             source: p.source, cell_word: p.cell_word,
         });
         let wait = |(key, point, page, slot, kind)| {
-            DriverWait { timeline: timeline(key), point: Point(point), page, slot, kind, reserved: Zero }
+            DriverWait {
+                timeline: timeline(key),
+                point: Point(point),
+                page,
+                slot,
+                kind,
+                flags: 1,
+                reserved: Zero,
+            }
         };
         Run {
             jobs: jobs.collect(), operands: operands.collect(), params: params.collect(),

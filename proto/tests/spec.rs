@@ -13,12 +13,16 @@ use vgem_proto::describe::Description;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, QueueHandle};
 use vgem_proto::jobs::{
-    self, Completion, DriverWait, Job, ObservedPoint, Operand, Param, ParamSource, PoisonedRange, Wait,
+    self, Completion, DriverWait, Job, ObservedPoint, Operand, Param, ParamSource, PointFailure,
+    PoisonedRange, ShownTimeline, Wait,
 };
 use vgem_proto::layout::{self, fence_page as f, interest_page, result_cell};
 use vgem_proto::message::Row;
-use vgem_proto::rights::{Access, HugePages, Rights, WaitKind};
-use vgem_proto::snapshot::{ClientEntry, DeviceEntry, InstanceEntry, ObjectEntry, QueueEntry, Status, Topic};
+use vgem_proto::rights::{Access, HugePages, Rights, TimelineRights, WaitKind};
+use vgem_proto::snapshot::{
+    ClientEntry, DeviceEntry, InstanceEntry, ObjectEntry, ObligationEntry, QueueEntry, Status, TimelineEntry,
+    Topic,
+};
 use vgem_proto::{VERSION, limits};
 
 #[test]
@@ -86,6 +90,8 @@ fn the_records_of_the_specification_are_those_of_the_code() {
     record("Completion", Completion::FIELDS);
     record("ObservedPoint", ObservedPoint::FIELDS);
     record("PoisonedRange", PoisonedRange::FIELDS);
+    record("PointFailure", PointFailure::FIELDS);
+    record("ShownTimeline", ShownTimeline::FIELDS);
 }
 
 #[test]
@@ -113,12 +119,20 @@ fn the_closed_sets_of_the_specification_are_those_of_the_code() {
 
 #[test]
 fn the_rights_of_the_specification_are_those_of_the_code() {
-    let part = part("bits Rights");
-    let table = part.table();
-    let said: Vec<(u32, &str)> =
-        table.rows.iter().map(|row| (number(table.cell(row, "value")), table.cell(row, "name"))).collect();
     let is: Vec<(u32, &str)> = Rights::all().iter_names().map(|(name, right)| (right.bits(), name)).collect();
-    assert_eq!(said, is);
+    let of_timelines = TimelineRights::all();
+    let of_timelines: Vec<(u32, &str)> =
+        of_timelines.iter_names().map(|(name, right)| (right.bits(), name)).collect();
+    for (bits, is) in [("bits Rights", is), ("bits TimelineRights", of_timelines)] {
+        let part = part(bits);
+        let table = part.table();
+        let said: Vec<(u32, &str)> = table
+            .rows
+            .iter()
+            .map(|row| (number(table.cell(row, "value")), table.cell(row, "name")))
+            .collect();
+        assert_eq!(said, is);
+    }
 }
 
 #[test]
@@ -155,6 +169,10 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("OBSERVED_PAGES", limits::OBSERVED_PAGES as u64),
         ("OBSERVED_POINTS", limits::OBSERVED_POINTS as u64),
         ("OBSERVED_POISON", limits::OBSERVED_POISON as u64),
+        ("SHOWN_PAGES", limits::SHOWN_PAGES as u64),
+        ("SHOWN_PLACES", limits::SHOWN_PLACES as u64),
+        ("FAILURES_TOLD", limits::FAILURES_TOLD as u64),
+        ("PRIORITY", u64::from(limits::PRIORITY)),
     ];
     let part = part("limits");
     let table = part.table();
@@ -190,6 +208,7 @@ fn the_layouts_of_the_specification_are_those_of_the_code() {
         ("MAGIC", interest_page::H_MAGIC),
         ("VERSION", interest_page::H_VERSION),
         ("SLOTS", interest_page::H_SLOTS),
+        ("NEWS", interest_page::NEWS),
         ("WANT", interest_page::WANT),
     ];
     let cell = [
@@ -238,6 +257,8 @@ fn the_keys_of_the_specification_are_those_of_the_json() {
     assert_eq!(keys_said("Objects"), keys(&ObjectEntry::default()));
     assert_eq!(keys_said("Clients"), keys(&ClientEntry::default()));
     assert_eq!(keys_said("Queues"), keys(&QueueEntry::default()));
+    assert_eq!(keys_said("Timelines"), keys(&TimelineEntry::default()));
+    assert_eq!(keys_said("Obligations"), keys(&ObligationEntry::default()));
 }
 
 #[test]

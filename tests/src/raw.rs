@@ -347,7 +347,7 @@ impl Raw {
     /// # Panics
     /// If it cannot be had.
     pub fn queue(&mut self, device: DeviceId, depth: u32) -> QueueHandle {
-        match self.ask(OpenQueue { device, depth, reserved: Zero }) {
+        match self.ask(OpenQueue { device, depth, priority: 0, reserved: Zero }) {
             ClientMessage::QueueOpened(opened) => opened.queue,
             other => panic!("no queue: {other:?}"),
         }

@@ -74,7 +74,7 @@ impl Stage {
         stage.ask(CreateObject { len: 1 << 20, writer: DeviceId(0), count: 1, huge, reserved, name });
         stage.ask(Commit { objects: vec![stage.object] });
         for device in [DeviceId(1), DeviceId(2)] {
-            stage.ask(OpenQueue { device, depth: 1024, reserved: Zero });
+            stage.ask(OpenQueue { device, depth: 1024, priority: 0, reserved: Zero });
         }
         assert_eq!(stage.queues.len(), 2, "both queues are open");
         stage

@@ -7,7 +7,7 @@
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Direction, OperandSpec, Operation, ParamKind, ParamSpec};
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{DomainId, Handle, InstanceId, ObjectKey, TimelineKey};
+use vgem_proto::ids::{DomainId, Handle, InstanceId, ObjectKey, QueueHandle, TimelineKey};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, DriverOperand, DriverParam, JOB_FLAGS, OPERAND_DISCARD,
     OPERAND_FLAGS, OPERAND_FOREIGN, OPERAND_INDIRECT, ParamSource, Wait,
@@ -341,10 +341,9 @@ impl Checker<'_> {
 
     /// A point of one of the client's queues that was promised before this job (T1, J2).
     fn explicit_wait(&mut self, wait: &Wait, batch: &mut Batch) -> Result<(), Refusal> {
-        let Some(&timeline) = self.client.queues.get(wait.queue.0) else {
-            return Err(no_such_queue(wait.queue));
-        };
-        let Some(queue) = self.queues.get(timeline) else { return Err(no_such_queue(wait.queue)) };
+        let handle = QueueHandle(wait.timeline.0);
+        let Some(&timeline) = self.client.queues.get(handle.0) else { return Err(no_such_queue(handle)) };
+        let Some(queue) = self.queues.get(timeline) else { return Err(no_such_queue(handle)) };
         let planned = batch.planned_on(timeline);
         let (so_far, in_all) = planned.unwrap_or((0, 0));
         let (point, promised) = (wait.point.0, queue.promised.0);
@@ -356,7 +355,7 @@ impl Checker<'_> {
             let text = format!(
                 "the job waits for job {point} of {}, which comes with or after it in the same batch: \
                  neither could ever begin",
-                wait.queue
+                handle
             );
             return Err(refusal(ErrorCode::Deadlock, text, point, promised + so_far));
         }

@@ -40,6 +40,7 @@ impl Broker {
             DriverMessage::TimelineClosed(message) => self.timeline_closed(now, id, message.timeline),
             DriverMessage::Complete(message) => self.completed(now, id, &message.completions),
             DriverMessage::Cause(message) => self.cause_told(id, &message),
+            DriverMessage::Unblocked(_) => Ok(()),
             DriverMessage::Start(_)
             | DriverMessage::Map(_)
             | DriverMessage::Unmap(_)
@@ -52,7 +53,8 @@ impl Broker {
             | DriverMessage::Publish(_)
             | DriverMessage::Retire(_)
             | DriverMessage::Run(_)
-            | DriverMessage::CancelJob(_) => Err("sent a message that only the broker sends".to_owned()),
+            | DriverMessage::CancelJob(_)
+            | DriverMessage::Boost(_) => Err("sent a message that only the broker sends".to_owned()),
         };
         if let Err(why) = outcome {
             self.kill_instance(id, Verdict::Broke(why));

@@ -44,6 +44,7 @@ pub(crate) struct Opening {
     pub(crate) device: usize,
     pub(crate) domain: DomainId,
     depth: u32,
+    priority: u8,
     /// The charge for the queue.
     pub(crate) charge: Charge,
     /// The charge for the page that may come with the answer.
@@ -105,6 +106,11 @@ impl Broker {
                     .with(u64::from(depth), u64::from(limits::QUEUE_DEPTH)));
             }
         };
+        if open.priority > limits::PRIORITY {
+            let text = format!("priorities are 0 to {}", limits::PRIORITY);
+            let (value, limit) = (u64::from(open.priority), u64::from(limits::PRIORITY));
+            return Err(Refusal::new(ErrorCode::OutOfRange, text).with(value, limit));
+        }
         let bound = self.config.bounds.pending_opens;
         if client.opening >= bound {
             let text = format!("queues being opened by one client: at most {bound} at a time");
@@ -130,7 +136,9 @@ impl Broker {
         if deadline != Time(0) {
             self.timers.arm(Timer::Opening(id), &mut until, deadline);
         }
-        self.openings.waiting.insert(id, Opening { asker, device, domain, depth, charge, export, until });
+        let priority = open.priority;
+        let opening = Opening { asker, device, domain, depth, priority, charge, export, until };
+        self.openings.waiting.insert(id, opening);
         self.want_instance(now, device, domain);
         self.try_to_open(now, id);
         if deadline == Time(0) && self.openings.waiting.contains_key(&id) {
@@ -354,7 +362,7 @@ impl Broker {
 
     fn open_now(&mut self, now: Time, id: u64, mut opening: Opening, instance: InstanceId) {
         self.timers.disarm(Timer::Opening(id), &mut opening.until);
-        let Opening { asker, device, domain, depth, charge, export, .. } = opening;
+        let Opening { asker, device, domain, depth, priority, charge, export, .. } = opening;
         let Some(client) = self.clients.get_mut(asker.client) else {
             self.accounts.give_back(charge);
             self.accounts.give_back(export);
@@ -371,6 +379,7 @@ impl Broker {
                 device,
                 instance,
                 depth,
+                priority,
                 promised: Point(0),
                 ended: Point(0),
                 jobs: VecDeque::new(),
@@ -391,7 +400,17 @@ impl Broker {
             instance.queues.push(key);
         }
         self.rest_instance(now, instance);
-        self.tell_driver(instance, OpenTimeline { timeline: key, client: asker.client });
+        let open = OpenTimeline {
+            timeline: key,
+            client: asker.client,
+            domain,
+            value: Point(0),
+            at: Time(0),
+            priority,
+            reserved: Zero,
+            failures: Vec::new(),
+        };
+        self.tell_driver(instance, open);
         self.show_to_client(asker, key, depth, export);
     }
 

@@ -109,6 +109,8 @@ pub(crate) struct Queue {
     pub(crate) instance: InstanceId,
     /// Most jobs in flight.
     pub(crate) depth: u32,
+    /// 0, the ordinary one, to 7.
+    pub(crate) priority: u8,
     pub(crate) promised: Point,
     pub(crate) ended: Point,
     pub(crate) jobs: VecDeque<Job>,

@@ -144,7 +144,23 @@ impl Broker {
             ClientMessage::OpenPorter(_) => self.open_porter(now, asker),
             ClientMessage::Import(import) => self.import(now, asker, import.name),
             ClientMessage::Observe(observe) => self.observe(asker, &observe),
-            ClientMessage::Welcome(_)
+            ClientMessage::CreateTimeline(_)
+            | ClientMessage::CloseTimeline(_)
+            | ClientMessage::ExportTimeline(_)
+            | ClientMessage::ImportTimeline(_)
+            | ClientMessage::ObserveTimeline(_)
+            | ClientMessage::TakeShown(_)
+            | ClientMessage::Promise(_)
+            | ClientMessage::FailPoint(_)
+            | ClientMessage::QueryPoint(_)
+            | ClientMessage::Rewritten(_)
+            | ClientMessage::TimelineOpened(_)
+            | ClientMessage::TimelineExported(_)
+            | ClientMessage::TimelineObserved(_)
+            | ClientMessage::Shown(_)
+            | ClientMessage::CauseIssued(_)
+            | ClientMessage::PointState(_)
+            | ClientMessage::Welcome(_)
             | ClientMessage::Done(_)
             | ClientMessage::Refused(_)
             | ClientMessage::ObjectCreated(_)
@@ -289,7 +305,8 @@ impl Broker {
             let text = "cancelled by the client that submitted it".to_owned();
             let cause = Cause { at: now, point, pid: 0, code: ErrorCode::Cancelled, device, text };
             let cause = self.causes.issue(domain, cause);
-            self.tell_driver(instance, CancelJob { timeline: key, point, cause });
+            let code = ErrorCode::Cancelled;
+            self.tell_driver(instance, CancelJob { timeline: key, point, cause, code, reserved: Zero });
         }
         self.reply(asker.link, asker.request, Cancelling { state, reserved: Zero });
         Ok(())
@@ -306,6 +323,9 @@ impl Broker {
             point: cause.point,
             pid: cause.pid,
             code: cause.code,
+            timeline: TimelineKey::default(),
+            client: 0,
+            object: Vec::new(),
             device: cause.device.clone().into_bytes(),
             text: cause.text.clone().into_bytes(),
         };

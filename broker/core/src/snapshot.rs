@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 
 use vgem_proto::ids::{DomainId, InstanceId, Time};
-use vgem_proto::snapshot::{ClientEntry, DeviceEntry, InstanceEntry, ObjectEntry, QueueEntry, Status, Topic};
+use vgem_proto::snapshot::{
+    ClientEntry, DeviceEntry, InstanceEntry, ObjectEntry, ObligationEntry, QueueEntry, Status, TimelineEntry,
+    Topic,
+};
 
 use crate::accounts::Usage;
 use crate::broker::{Broker, client_number};
@@ -38,6 +41,10 @@ pub enum Entries {
     Clients(Vec<ClientEntry>),
     /// Queues.
     Queues(Vec<QueueEntry>),
+    /// Timelines of clients.
+    Timelines(Vec<TimelineEntry>),
+    /// Points that somebody owes.
+    Obligations(Vec<ObligationEntry>),
 }
 
 /// Everything that must come back when everybody is gone and quiet (DESIGN 12.12). Equal ledgers mean: the
@@ -115,6 +122,8 @@ impl Broker {
                 });
                 Snapshot { entries: Entries::Queues(entries), next }
             }
+            Topic::Timelines => Snapshot { entries: Entries::Timelines(Vec::new()), next: 0 },
+            Topic::Obligations => Snapshot { entries: Entries::Obligations(Vec::new()), next: 0 },
         }
     }
 

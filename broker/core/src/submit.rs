@@ -649,7 +649,8 @@ impl Broker {
                 }
             }
         }
-        Some(DriverWait { timeline: awaited, point: until, page, slot, kind: wait.kind, reserved: Zero })
+        let (timeline, point, kind) = (awaited, until, wait.kind);
+        Some(DriverWait { timeline, point, page, slot, kind, flags: 0, reserved: Zero })
     }
 
     /// The failure of a job whose wait could not be shown to its instance. The rules about routes say that this

@@ -226,6 +226,9 @@ fn level(event: &Event) -> Level {
         Event::ObjectTampered { .. }
         | Event::PorterStalled { .. }
         | Event::InstanceLost { .. }
+        | Event::JobsRunAgain { .. }
+        | Event::PromiseBroken { .. }
+        | Event::NeverPromised { .. }
         | Event::JobTimedOut { .. } => Level::WARN,
         Event::Bug { .. } => Level::ERROR,
     }
@@ -256,6 +259,19 @@ fn log(event: &Event) {
         }
         Event::ObjectTampered { object, what } => {
             warn!("{object} was tampered with and its content is destroyed: {what:?}");
+        }
+        Event::PromiseBroken { client, pid, timeline, point, age_ns } => {
+            warn!(
+                "client {client}, process {pid}, promised point {point} of {timeline} {age_ns} ns ago: not kept"
+            );
+        }
+        Event::NeverPromised { client, timeline, point, waiter, waiter_point } => {
+            warn!(
+                "client {client} never promised point {point} of {timeline} to job {waiter_point} of {waiter}"
+            );
+        }
+        Event::JobsRunAgain { instance, device, jobs, cancelled } => {
+            warn!("instance {instance} of {device} runs {jobs} jobs again, {cancelled} are cancelled");
         }
         Event::PorterStalled { client, pid } => {
             warn!("process {pid}, the porter of client {client}, is held by what it was handed: killed");

@@ -61,5 +61,7 @@ fn to_json(entries: &Entries) -> Result<Vec<u8>, serde_json::Error> {
         Entries::Objects(objects) => serde_json::to_vec(objects),
         Entries::Clients(clients) => serde_json::to_vec(clients),
         Entries::Queues(queues) => serde_json::to_vec(queues),
+        Entries::Timelines(timelines) => serde_json::to_vec(timelines),
+        Entries::Obligations(obligations) => serde_json::to_vec(obligations),
     }
 }

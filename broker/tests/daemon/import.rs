@@ -283,6 +283,7 @@ impl crate::common::Client {
         let open = vgem_proto::message::client::OpenQueue {
             device: vgem_proto::ids::DeviceId(1),
             depth: 0,
+            priority: 0,
             reserved: vgem_proto::codec::Zero,
         };
         let (answer, fds) = self.ask(&open.into());

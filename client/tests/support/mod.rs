@@ -501,6 +501,9 @@ fn explained(cause: CauseId) -> ClientMessage {
         point: Point(1),
         pid: 321,
         code: ErrorCode::OutputTooSmall,
+        timeline: TimelineKey { index: 2, generation: 3 },
+        client: 4,
+        object: b"packed".to_vec(),
         device: b"zip".to_vec(),
         text: b"needs 90 bytes, has 10".to_vec(),
     }

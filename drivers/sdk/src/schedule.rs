@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use vgem_os::fence::{ObserverFace, PointState, Slot};
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::{CauseId, PageId, Point, TimelineKey};
+use vgem_proto::ids::{PageId, Point, TimelineKey};
 use vgem_proto::jobs::{DriverJob, DriverOperand, DriverParam, DriverWait, JOB_RUN_ANYWAY, PAGE_LOCAL};
 use vgem_proto::message::driver::Run;
 use vgem_proto::rights::WaitKind;
@@ -201,11 +201,11 @@ impl Schedule {
         true
     }
 
-    /// Has a job that has not started end Cancelled.
-    pub(crate) fn cancel(&mut self, key: TimelineKey, point: Point, cause: CauseId) {
+    /// Has a job that has not started end with a failure.
+    pub(crate) fn cancel(&mut self, key: TimelineKey, point: Point, failure: Failure) {
         let Some(queue) = self.queue_mut(key) else { return };
         if let Some(pending) = queue.jobs.iter_mut().find(|p| p.job.point == point) {
-            pending.failed.get_or_insert(Failure { code: ErrorCode::Cancelled, cause });
+            pending.failed.get_or_insert(failure);
         }
     }
 

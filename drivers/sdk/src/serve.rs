@@ -17,6 +17,7 @@ use vgem_os::mapping::{Mapping, Populate};
 use vgem_os::memory::identity;
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_proto::codec::Zero;
+use vgem_proto::error::Failure;
 use vgem_proto::ids::{PageId, Time};
 use vgem_proto::jobs::PAGE_LOCAL;
 use vgem_proto::limits;
@@ -222,13 +223,18 @@ impl<E: Engine> Control<'_, E> {
                 }
             }
             DriverMessage::Run(run) => self.instance.accept(run).map_err(Fault::Broke)?,
-            DriverMessage::CancelJob(m) => self.instance.schedule().cancel(m.timeline, m.point, m.cause),
+            DriverMessage::CancelJob(m) => {
+                let failure = Failure { code: m.code, cause: m.cause };
+                self.instance.schedule().cancel(m.timeline, m.point, failure);
+            }
+            DriverMessage::Boost(_) => {}
             DriverMessage::Ready(_)
             | DriverMessage::Mapped(_)
             | DriverMessage::NotMapped(_)
             | DriverMessage::Unmapped(_)
             | DriverMessage::TimelineClosed(_)
             | DriverMessage::Complete(_)
+            | DriverMessage::Unblocked(_)
             | DriverMessage::Cause(_) => return Err(Fault::Broke("a driver's own message".into())),
         }
         Ok(())

@@ -4,8 +4,10 @@ message_table! {
     enum ClientMessage;
     uses {
         use crate::error::ErrorCode;
-        use crate::jobs::{ClientJob, ClientOperand, ClientParam, ObservedPoint, PoisonedRange, Wait};
-        use crate::rights::{Access, HugePages, Rights};
+        use crate::jobs::{
+            ClientJob, ClientOperand, ClientParam, ObservedPoint, PoisonedRange, ShownTimeline, Wait,
+        };
+        use crate::rights::{Access, HugePages, Rights, TimelineRights};
         use crate::snapshot::Topic;
     }
 
@@ -74,6 +76,15 @@ message_table! {
         /// Zero.
         reserved: Zero<7>,
     } []
+    /// Says that the client itself has replaced a range: what failed there is forgotten; answered by Done.
+    17 Rewritten since 1 from Client fds [] flags 0 {
+        /// The object.
+        object: Handle,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    } []
     /// Asks for the list of devices; answered by Devices.
     20 ListDevices since 1 from Client fds [] flags 0 {} []
     /// Asks how a device describes itself; answered by Described.
@@ -87,14 +98,47 @@ message_table! {
         device: DeviceId,
         /// Most jobs in flight; 0 is the default.
         depth: u32,
+        /// 0, the ordinary one, to 7: which queues of a device go first.
+        priority: u8,
         /// Zero.
-        reserved: Zero<4>,
+        reserved: Zero<3>,
     } []
     /// Closes a queue; its jobs finish; answered by Done.
     23 CloseQueue since 1 from Client fds [] flags 0 {
         /// The queue.
         queue: QueueHandle,
     } []
+    /// Makes a timeline that the client signals; answered by TimelineOpened.
+    24 CreateTimeline since 1 from Client fds [] flags 0 {} [
+        /// A name for people.
+        name: u8, max limits::NAME_LEN;
+    ]
+    /// Gives a handle of a timeline up; the signaller's ends the timeline; answered by Done.
+    25 CloseTimeline since 1 from Client fds [] flags 0 {
+        /// The timeline.
+        timeline: TimelineHandle,
+    } []
+    /// Asks for a token with which another client gets a handle; answered by TimelineExported.
+    26 ExportTimeline since 1 from Client fds [] flags 0 {
+        /// The timeline.
+        timeline: TimelineHandle,
+        /// What the new handle allows.
+        rights: TimelineRights,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// Asks for the handle that a token is for; answered by TimelineOpened.
+    27 ImportTimeline since 1 from Client fds [] flags 0 {
+        /// The token.
+        token: [u64; 2],
+    } []
+    /// Asks where the client sees a timeline; answered by TimelineObserved.
+    28 ObserveTimeline since 1 from Client fds [] flags 0 {
+        /// The timeline.
+        timeline: TimelineHandle,
+    } []
+    /// Asks where to show the timelines that the client signals; answered by Shown.
+    29 TakeShown since 1 from Client fds [] flags 0 {} []
     /// Submits a batch; answered by Refused, or with SUBMIT_REPLY by Accepted.
     30 Submit since 1 from Client fds [] flags 1 {} [
         /// The jobs, in order.
@@ -113,6 +157,36 @@ message_table! {
         /// The queue.
         queue: QueueHandle,
         /// The job's point.
+        point: Point,
+    } []
+    /// Promises that points of a timeline will be signalled in time; answered by Refused, or with PROMISE_REPLY by Done.
+    32 Promise since 1 from Client fds [] flags 1 {
+        /// The timeline.
+        timeline: TimelineHandle,
+        /// The last point that is promised.
+        point: Point,
+        /// Until when it will have been signalled.
+        until: Time,
+    } []
+    /// Tells why a point is about to fail; answered by CauseIssued.
+    33 FailPoint since 1 from Client fds [] flags 0 {
+        /// The timeline.
+        timeline: TimelineHandle,
+        /// The point.
+        point: Point,
+        /// What went wrong.
+        code: ErrorCode,
+        /// Zero.
+        reserved: Zero<4>,
+    } [
+        /// In words.
+        text: u8, max limits::TEXT_LEN;
+    ]
+    /// Asks how a point stands; answered by PointState.
+    34 QueryPoint since 1 from Client fds [] flags 0 {
+        /// The timeline.
+        timeline: TimelineHandle,
+        /// The point.
         point: Point,
     } []
     /// Asks what is behind a cause; answered by Explained.
@@ -244,6 +318,58 @@ message_table! {
         /// Zero.
         reserved: Zero<2>,
     } []
+    /// Answers CreateTimeline and ImportTimeline. The fds come with the first timeline in a signal page.
+    123 TimelineOpened since 1 from Broker fds ["page" "interest"] optional true flags 0 {
+        /// The client's handle.
+        timeline: TimelineHandle,
+        /// The timeline; its generation is that of its slots.
+        key: TimelineKey,
+        /// With the right SIGNAL: the client's number of the signal page, else 0.
+        page: PageId,
+        /// What the handle allows.
+        rights: TimelineRights,
+        /// With the right SIGNAL: the slot in the page, else 0.
+        slot: u16,
+        /// Zero.
+        reserved: Zero<2>,
+    } []
+    /// Answers ExportTimeline.
+    124 TimelineExported since 1 from Broker fds [] flags 0 {
+        /// 128 bits that are good for one ImportTimeline.
+        token: [u64; 2],
+        /// Until when.
+        until: Time,
+    } []
+    /// Answers ObserveTimeline. The fds come with the first timeline that is seen in a page.
+    125 TimelineObserved since 1 from Broker fds ["page" "interest"] optional true flags 0 {
+        /// The timeline; its generation is that of the slot.
+        key: TimelineKey,
+        /// The client's number of the page.
+        page: PageId,
+        /// The last point promised so far.
+        promised: Point,
+        /// The slot in the page.
+        slot: u16,
+        /// Zero.
+        reserved: Zero<6>,
+    } []
+    /// Answers TakeShown.
+    126 Shown since 1 from Broker fds ["page" "interest"] each pages flags 0 {
+        /// The value of NEWS that this answers.
+        news: u32,
+        /// 1: there is more, ask again.
+        more: u8,
+        /// Zero.
+        reserved: Zero<3>,
+    } [
+        /// New signal pages, in the order of their fds.
+        pages: PageId, max limits::SHOWN_PAGES;
+        /// Where to show a timeline, or to stop.
+        places: ShownTimeline, max limits::SHOWN_PLACES;
+        /// Signal pages that will not be used again: unmap them, after the places.
+        dropped: PageId, max limits::SHOWN_PAGES;
+    ]
+
     /// Answers Submit when it asked for an answer.
     130 Accepted since 1 from Broker fds [] flags 0 {} []
     /// Answers Cancel.
@@ -253,23 +379,45 @@ message_table! {
         /// Zero.
         reserved: Zero<4>,
     } []
+    /// Answers FailPoint.
+    132 CauseIssued since 1 from Broker fds [] flags 0 {
+        /// The cause that the point is to fail with.
+        cause: CauseId,
+    } []
+    /// Answers QueryPoint.
+    133 PointState since 1 from Broker fds [] flags 0 {
+        /// 0: nobody has promised it; 1: promised; 2: ended well; 3: failed.
+        state: u32,
+        /// The code, if it failed; 0 otherwise.
+        code: u32,
+        /// The cause, if it failed.
+        cause: CauseId,
+        /// The last point promised.
+        promised: Point,
+    } []
     /// Answers Explain.
     140 Explained since 1 from Broker fds [] flags 0 {
         /// The cause.
         cause: CauseId,
         /// When it happened.
         at: Time,
-        /// The job's point, 0 if none.
+        /// The point that failed first, 0 if none.
         point: Point,
-        /// The process at fault, 0 if unknown.
+        /// The process at fault, 0 if unknown, or not to be told in this domain.
         pid: u32,
         /// What went wrong there.
         code: ErrorCode,
+        /// The timeline of that point, all 0 if none.
+        timeline: TimelineKey,
+        /// The number of the client whose job or promise it was, 0 if none, or not to be told in this domain.
+        client: u64,
     } [
         /// The device, if one.
         device: u8, max limits::NAME_LEN;
         /// What happened, in words.
         text: u8, max limits::TEXT_LEN;
+        /// The object that the job was to write, by name or key, if one.
+        object: u8, max limits::NAME_LEN;
     ]
     /// Answers Inspect.
     141 Page since 1 from Broker fds [] flags 0 {

@@ -4,7 +4,7 @@ message_table! {
     enum DriverMessage;
     uses {
         use crate::error::ErrorCode;
-        use crate::jobs::{Completion, DriverJob, DriverOperand, DriverParam, DriverWait};
+        use crate::jobs::{Completion, DriverJob, DriverOperand, DriverParam, DriverWait, PointFailure};
         use crate::rights::Access;
     }
 
@@ -65,6 +65,13 @@ message_table! {
         /// In words.
         text: u8, max limits::TEXT_LEN;
     ]
+    /// Every wait of a job has passed; sent for jobs that wait for promises.
+    42 Unblocked since 1 from Driver fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The job's point.
+        point: Point,
+    } []
 
     /// First message: who the instance is.
     100 Start since 1 from Broker fds [] flags 0 {
@@ -115,7 +122,20 @@ message_table! {
         timeline: TimelineKey,
         /// Whose it is, for the engine to keep contexts apart.
         client: ClientKey,
-    } []
+        /// The domain of that client.
+        domain: DomainId,
+        /// The last point that was signalled: not 0 if another instance signalled the timeline before.
+        value: Point,
+        /// When that was.
+        at: Time,
+        /// 0, the ordinary one, to 7: which queues go first.
+        priority: u8,
+        /// Zero.
+        reserved: Zero<7>,
+    } [
+        /// The failures so far, oldest first; one more than a slot shows if there were more.
+        failures: PointFailure, max limits::FAILURES_TOLD;
+    ]
     /// A queue closes once its jobs have ended; answered by TimelineClosed.
     131 CloseTimeline since 1 from Broker fds [] flags 0 {
         /// Its timeline.
@@ -156,7 +176,7 @@ message_table! {
         /// The bytes of their byte parameters.
         bytes: u8, max limits::BATCH_BYTES;
     ]
-    /// End a job that has not started with Cancelled.
+    /// End a job that has not started.
     141 CancelJob since 1 from Broker fds [] flags 0 {
         /// The queue's timeline.
         timeline: TimelineKey,
@@ -164,5 +184,20 @@ message_table! {
         point: Point,
         /// The cause it ends with.
         cause: CauseId,
+        /// The code it ends with.
+        code: ErrorCode,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// Let jobs go first that somebody more important waits for.
+    142 Boost since 1 from Broker fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The last job that it concerns.
+        point: Point,
+        /// The priority of who waits.
+        priority: u8,
+        /// Zero.
+        reserved: Zero<7>,
     } []
 }

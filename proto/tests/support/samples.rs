@@ -7,14 +7,15 @@ use vgem_proto::describe::{Description, Direction, Operation, Touch};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{
     CauseId, ClientKey, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, Point, PorterId,
-    QueueHandle, Time, TimelineKey,
+    QueueHandle, Time, TimelineHandle, TimelineKey,
 };
 use vgem_proto::jobs::{
     Completion, DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, Job, OPERAND_DISCARD, OPERAND_FOREIGN,
-    OPERAND_INDIRECT, ObservedPoint, Operand, Param, ParamSource, PoisonedRange, Wait,
+    OPERAND_INDIRECT, ObservedPoint, Operand, Param, ParamSource, PointFailure, PoisonedRange, ShownTimeline,
+    WAIT_FOR_SUBMIT, WAIT_PROMISE, Wait,
 };
-use vgem_proto::message::{SUBMIT_REPLY, client as c, driver as d, keeper as k, porter as p};
-use vgem_proto::rights::{Access, HugePages, Rights, WaitKind};
+use vgem_proto::message::{PROMISE_REPLY, SUBMIT_REPLY, client as c, driver as d, keeper as k, porter as p};
+use vgem_proto::rights::{Access, HugePages, Rights, TimelineRights, WaitKind};
 use vgem_proto::snapshot::Topic;
 
 use super::{Link, Message, Sample};
@@ -81,16 +82,28 @@ fn client() -> Vec<Sample> {
     add(0, c::OpenPorter {}.into());
     add(0, c::Import { name: text("frame 2") }.into());
     add(0, c::Observe { object, access: Access::Write, reserved: Zero }.into());
+    add(0, c::Rewritten { object, offset: 8192, len: 512 }.into());
     add(0, c::ListDevices {}.into());
     add(0, c::Describe { device: DeviceId(3) }.into());
-    add(0, c::OpenQueue { device: DeviceId(3), depth: 64, reserved: Zero }.into());
+    add(0, c::OpenQueue { device: DeviceId(3), depth: 64, priority: 3, reserved: Zero }.into());
     add(0, c::CloseQueue { queue }.into());
+    let timeline = TimelineHandle(0x0030_0005);
+    let token = [0x2122_2324_2526_2728, 0x3132_3334_3536_3738];
+    add(0, c::CreateTimeline { name: text("frames") }.into());
+    add(0, c::CloseTimeline { timeline }.into());
+    add(0, c::ExportTimeline { timeline, rights: TimelineRights::SIGNAL, reserved: Zero }.into());
+    add(0, c::ImportTimeline { token }.into());
+    add(0, c::ObserveTimeline { timeline }.into());
+    add(0, c::TakeShown {}.into());
     add(SUBMIT_REPLY, submit().into());
     add(0, c::Cancel { queue, point: Point(9) }.into());
+    add(PROMISE_REPLY, c::Promise { timeline, point: Point(12), until: Time(0x5152_5354) }.into());
+    let (point, code) = (Point(12), ErrorCode::CorruptInput);
+    add(0, c::FailPoint { timeline, point, code, reserved: Zero, text: text("bad frame") }.into());
+    add(0, c::QueryPoint { timeline, point }.into());
     add(0, c::Explain { cause: CAUSE }.into());
     add(0, c::Inspect { cursor: 77, topic: Topic::Objects, reserved: Zero }.into());
     add(0, c::Monitor {}.into());
-    let token = [0x2122_2324_2526_2728, 0x3132_3334_3536_3738];
     let (domain, client) = (DomainId(1000), 5);
     let welcome =
         c::Welcome { token, features: 4, domain, client, version: 1, reserved: Zero, message_len: 65_536 };
@@ -130,11 +143,26 @@ fn client() -> Vec<Sample> {
     let opened =
         c::QueueOpened { queue, page: PageId(6), timeline: TIMELINE, depth: 64, slot: 14, reserved: Zero };
     add(0, opened.into());
+    let rights = TimelineRights::all();
+    let (key, page) = (TIMELINE, PageId(6));
+    add(0, c::TimelineOpened { timeline, key, page, rights, slot: 14, reserved: Zero }.into());
+    add(0, c::TimelineExported { token, until: Time(0x5152_5354) }.into());
+    let promised = Point(12);
+    add(0, c::TimelineObserved { key, page, promised, slot: 14, reserved: Zero }.into());
+    let shown = |slot, shown| ShownTimeline { timeline, page, slot, shown, reserved: Zero };
+    let (pages, places) = (vec![PageId(6), PageId(7)], vec![shown(14, 1), shown(3, 0)]);
+    add(0, c::Shown { news: 9, more: 1, reserved: Zero, pages, places, dropped: vec![PageId(5)] }.into());
     add(0, c::Accepted {}.into());
     add(0, c::Cancelling { state: 1, reserved: Zero }.into());
+    add(0, c::CauseIssued { cause: CAUSE }.into());
+    add(0, c::PointState { state: 3, code: 71, cause: CAUSE, promised }.into());
     let (device, at, point, pid) = (text("zip"), Time(0x4142), Point(9), 321);
     let code = ErrorCode::CorruptInput;
-    add(0, c::Explained { cause: CAUSE, at, point, pid, code, device, text: text("bad magic") }.into());
+    let (timeline, client, object) = (TIMELINE, 5, text("frame 1"));
+    let words = text("bad magic");
+    let explained =
+        c::Explained { cause: CAUSE, at, point, pid, code, timeline, client, device, text: words, object };
+    add(0, explained.into());
     add(0, c::Page { next: 78, json: text("[{\"object\":\"object:1.1\"}]") }.into());
     let event = r#"{"at_ns":5,"domain":1000,"event":"client_gone","client":5}"#;
     add(0, c::Event { lost: 3, json: text(event) }.into());
@@ -190,8 +218,14 @@ pub(crate) fn submit() -> c::Submit {
         source,
         cell_word: word,
     };
-    let wait =
-        |queue, point, kind| Wait { queue: QueueHandle(queue), point: Point(point), kind, reserved: Zero };
+    let wait = |timeline, point, until, kind, flags| Wait {
+        timeline: TimelineHandle(timeline),
+        point: Point(point),
+        until: Time(until),
+        kind,
+        flags,
+        reserved: Zero,
+    };
     c::Submit {
         jobs: vec![job(1, 7, JOB_EXPLICIT, 1, 2, 1), job(2, 8, JOB_RUN_ANYWAY, 1, 1, 1)],
         operands: vec![indirect, output],
@@ -200,7 +234,10 @@ pub(crate) fn submit() -> c::Submit {
             param(4, ParamSource::Bytes, 2, 3, 0, 0),
             param(1, ParamSource::Cell, 192, 0, 1_000, 7),
         ],
-        waits: vec![wait(0x0020_0004, 11, WaitKind::Data), wait(0x0020_0002, 1, WaitKind::Order)],
+        waits: vec![
+            wait(0x0020_0004, 11, 0x6162, WaitKind::Data, WAIT_FOR_SUBMIT),
+            wait(0x0020_0002, 1, 0, WaitKind::Order, 0),
+        ],
         bytes: text("a/b/c"),
     }
 }
@@ -231,6 +268,7 @@ fn driver() -> Vec<Sample> {
     let (point, at, code) = (Point(2), Time(2_002), ErrorCode::CorruptInput);
     let (timeline, reserved) = (TIMELINE, Zero);
     add(d::Cause { cause: CAUSE, timeline, point, at, code, reserved, text: text("bad magic") }.into());
+    add(d::Unblocked { timeline, point: Point(3) }.into());
     add(d::Start { instance: InstanceId(5), domain: DomainId(1000) }.into());
     add(d::Map { object: OBJECT, len: 0x20_3000, access: Access::Write, reserved: Zero }.into());
     add(d::Unmap { object: OBJECT }.into());
@@ -238,12 +276,25 @@ fn driver() -> Vec<Sample> {
     add(d::ObservePage { page: PageId(3) }.into());
     add(d::DropSignalPage { page: PageId(2) }.into());
     add(d::DropObservePage { page: PageId(3) }.into());
-    add(d::OpenTimeline { timeline, client: ClientKey { index: 4, generation: 6 } }.into());
+    let failures = vec![PointFailure { point: Point(6), cause: CAUSE, code, reserved: Zero }];
+    let opened = d::OpenTimeline {
+        timeline,
+        client: ClientKey { index: 4, generation: 6 },
+        domain: DomainId(1000),
+        value: Point(7),
+        at,
+        priority: 3,
+        reserved: Zero,
+        failures,
+    };
+    add(opened.into());
     add(d::CloseTimeline { timeline }.into());
     add(d::Publish { timeline, page: PageId(2), slot: 14, reserved: Zero }.into());
     add(d::Retire { timeline, page: PageId(2), slot: 14, reserved: Zero }.into());
     add(run().into());
-    add(d::CancelJob { timeline, point: Point(9), cause: CAUSE }.into());
+    let (point, cause, code) = (Point(9), CAUSE, ErrorCode::Cancelled);
+    add(d::CancelJob { timeline, point, cause, code, reserved: Zero }.into());
+    add(d::Boost { timeline, point, priority: 3, reserved: Zero }.into());
     samples
 }
 
@@ -285,19 +336,20 @@ pub(crate) fn run() -> d::Run {
         source: param.source,
         cell_word: param.cell_word,
     });
-    let wait = |page, slot, point, kind| DriverWait {
+    let wait = |page, slot, point, kind, flags| DriverWait {
         timeline: OTHER,
         point: Point(point),
         page,
         slot,
         kind,
+        flags,
         reserved: Zero,
     };
     d::Run {
         jobs: jobs.collect(),
         operands: operands.collect(),
         params: params.collect(),
-        waits: vec![wait(3, 14, 11, WaitKind::Data), wait(u16::MAX, 0, 1, WaitKind::Order)],
+        waits: vec![wait(3, 14, 11, WaitKind::Data, WAIT_PROMISE), wait(u16::MAX, 0, 1, WaitKind::Order, 0)],
         bytes: batch.bytes,
     }
 }

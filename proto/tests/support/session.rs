@@ -62,7 +62,7 @@ pub(crate) fn messages() -> Vec<Sample> {
     );
     add(5, c::Commit { objects: vec![OBJECT] }.into());
     add(5, c::Committed { pinned: 8192 }.into());
-    add(6, c::OpenQueue { device: DeviceId(1), depth: 0, reserved: Zero }.into());
+    add(6, c::OpenQueue { device: DeviceId(1), depth: 0, priority: 0, reserved: Zero }.into());
     let timeline = TimelineKey { index: 0, generation: 1 };
     let opened =
         c::QueueOpened { queue: QUEUE, page: PageId(0), timeline, depth: 256, slot: 0, reserved: Zero };

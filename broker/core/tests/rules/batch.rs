@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use vgem_proto::codec::Zero;
-use vgem_proto::ids::{CauseId, Handle, Point, QueueHandle};
+use vgem_proto::ids::{CauseId, Handle, Point, QueueHandle, Time, TimelineHandle};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, OPERAND_DISCARD, OPERAND_INDIRECT, ParamSource, Wait,
 };
@@ -149,7 +149,9 @@ impl Batch {
 
     pub(crate) fn waits(mut self, queue: QueueHandle, point: u64, kind: WaitKind) -> Self {
         self.last().waits += 1;
-        self.0.waits.push(Wait { queue, point: Point(point), kind, reserved: Zero });
+        let timeline = TimelineHandle(queue.0);
+        let wait = Wait { timeline, point: Point(point), until: Time(0), kind, flags: 0, reserved: Zero };
+        self.0.waits.push(wait);
         self
     }
 }

@@ -126,7 +126,7 @@ fn t17_a_porter_whose_channel_could_not_be_delivered_is_ended() {
 fn t17_a_queue_whose_page_could_not_be_delivered_is_closed_and_the_next_brings_the_page() {
     let mut world = World::new();
     let client = world.client();
-    let open = || OpenQueue { device: COPY, depth: 0, reserved: Zero };
+    let open = || OpenQueue { device: COPY, depth: 0, priority: 0, reserved: Zero };
     undeliver(&mut world, client, open());
     world.flush(world.instance(COPY));
     assert_eq!(world.broker.ledger().queues, 0);
@@ -141,7 +141,12 @@ fn t17_a_client_that_was_told_of_another_queue_in_a_page_it_never_got_is_disconn
     let client = world.client();
     world.hold = |effect| matches!(effect, Effect::Reply { message: ClientMessage::QueueOpened(_), .. });
     for _ in 0..2 {
-        world.send(client, OpenQueue { device: COPY, depth: 0, reserved: Zero }, 0, world.now.after(MS));
+        world.send(
+            client,
+            OpenQueue { device: COPY, depth: 0, priority: 0, reserved: Zero },
+            0,
+            world.now.after(MS),
+        );
     }
     world.hold = |_| false;
     let Effect::Reply { message, .. } = world.held.remove(0) else { panic!() };

@@ -11,7 +11,7 @@ use crate::reservations::stage;
 use crate::world::{COPY, DOMAIN, MS, OTHER_DOMAIN, World, ZIP};
 
 fn open() -> OpenQueue {
-    OpenQueue { device: COPY, depth: 0, reserved: Zero }
+    OpenQueue { device: COPY, depth: 0, priority: 0, reserved: Zero }
 }
 
 #[test]

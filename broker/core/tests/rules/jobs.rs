@@ -265,7 +265,7 @@ fn a_batch_that_would_wait_for_too_much_is_refused_and_leaves_no_trace() {
 #[test]
 fn a_queue_takes_as_many_jobs_as_it_is_deep() {
     let mut s = stage();
-    let open = OpenQueue { device: COPY, depth: 2, reserved: Zero };
+    let open = OpenQueue { device: COPY, depth: 2, priority: 0, reserved: Zero };
     let Some(ClientMessage::QueueOpened(opened)) = s.world.ask(s.client, open) else { panic!("not opened") };
     let q = opened.queue;
     let refused = s.world.refused(s.client, Batch::new().job(q, 1).job(q, 2).job(q, 3).0);

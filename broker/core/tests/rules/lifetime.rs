@@ -207,7 +207,7 @@ fn l3_a_client_that_dies_while_its_queue_opens_leaves_nothing() {
     let before = world.broker.ledger();
     let client = world.client();
     world.hold = |effect| matches!(effect, Effect::StartInstance { .. });
-    let open = vgem_proto::message::client::OpenQueue { device: COPY, depth: 0, reserved: Zero };
+    let open = vgem_proto::message::client::OpenQueue { device: COPY, depth: 0, priority: 0, reserved: Zero };
     world.send(client, open, 0, world.now.after(1_000_000_000));
     world.hang_up(client);
     let Some(Effect::StartInstance { instance, .. }) = world.held.pop() else { panic!("nothing is started") };

@@ -296,7 +296,7 @@ fn more_than_a_quota_allows() {
     world.raw_object(client, 4096);
     assert_eq!(refuses_untouched(&mut world, client, create(4096)), (ErrorCode::Exhausted, 12_288, 10_000));
     world.queue(client, COPY);
-    let open = OpenQueue { device: COPY, depth: 0, reserved: vgem_proto::codec::Zero };
+    let open = OpenQueue { device: COPY, depth: 0, priority: 0, reserved: vgem_proto::codec::Zero };
     assert_eq!(refuses_untouched(&mut world, client, open), (ErrorCode::Exhausted, 2, 1));
 }
 
@@ -336,7 +336,7 @@ fn memory_that_the_kernel_refuses() {
 fn a_device_that_is_not_there() {
     let mut world = World::new();
     let client = world.client();
-    let open = OpenQueue { device: DeviceId(9), depth: 0, reserved: vgem_proto::codec::Zero };
+    let open = OpenQueue { device: DeviceId(9), depth: 0, priority: 0, reserved: vgem_proto::codec::Zero };
     assert_eq!(refuses_untouched(&mut world, client, open), (ErrorCode::NoSuchDevice, 9, 0));
 }
 
@@ -344,7 +344,7 @@ fn a_device_that_is_not_there() {
 fn a_queue_that_is_too_deep() {
     let mut world = World::new();
     let client = world.client();
-    let open = OpenQueue { device: COPY, depth: 5000, reserved: vgem_proto::codec::Zero };
+    let open = OpenQueue { device: COPY, depth: 5000, priority: 0, reserved: vgem_proto::codec::Zero };
     assert_eq!(refuses_untouched(&mut world, client, open), (ErrorCode::OutOfRange, 5000, 1024));
 }
 

@@ -103,7 +103,7 @@ fn a_commit_while_the_writers_instance_is_still_starting_is_refused() {
     let client = world.client();
     let Some(ClientMessage::ObjectCreated(created)) = world.ask(client, writer(COPY)) else { panic!() };
     world.hold = |effect| matches!(effect, Effect::StartInstance { .. });
-    let open = OpenQueue { device: COPY, depth: 0, reserved: Zero };
+    let open = OpenQueue { device: COPY, depth: 0, priority: 0, reserved: Zero };
     world.send(client, open, 0, world.now.after(1_000_000));
     assert_eq!(world.refused(client, commit(created.objects[0])).code, ErrorCode::NotReady);
 }

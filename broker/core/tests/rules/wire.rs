@@ -57,7 +57,8 @@ fn w2_zero_means_do_not_wait() {
     let mut world = World::new();
     let client = world.client();
     world.queue(client, COPY);
-    let request = world.send(client, OpenQueue { device: COPY, depth: 0, reserved: Zero }, 0, Time(0));
+    let request =
+        world.send(client, OpenQueue { device: COPY, depth: 0, priority: 0, reserved: Zero }, 0, Time(0));
     assert!(matches!(world.answer_to(request).map(|r| r.message), Some(ClientMessage::QueueOpened(_))));
 }
 

@@ -486,7 +486,7 @@ impl World {
     }
 
     pub(crate) fn open(&mut self, link: LinkId, device: DeviceId) -> QueueOpened {
-        match self.ask(link, OpenQueue { device, depth: 0, reserved: Zero }) {
+        match self.ask(link, OpenQueue { device, depth: 0, priority: 0, reserved: Zero }) {
             Some(ClientMessage::QueueOpened(opened)) => opened,
             other => panic!("not opened: {other:?}"),
         }

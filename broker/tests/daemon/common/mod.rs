@@ -210,7 +210,7 @@ impl Client {
 
     /// Opens a queue on the device of the tests.
     pub(crate) fn open_queue(&mut self) -> Queue {
-        let open = OpenQueue { device: DeviceId(1), depth: 0, reserved: Zero };
+        let open = OpenQueue { device: DeviceId(1), depth: 0, priority: 0, reserved: Zero };
         let (answer, fds) = self.ask(&open.into());
         let ClientMessage::QueueOpened(opened) = answer else { panic!("no queue: {answer:?}") };
         let [page, interest] = <[OwnedFd; 2]>::try_from(fds).expect("the first queue brings its page");

@@ -1,6 +1,7 @@
 use super::*;
 use vgem_os::fence::{PagePair, SignallerFace};
 use vgem_proto::codec::Zero;
+use vgem_proto::ids::CauseId;
 
 const A: TimelineKey = TimelineKey { index: 0, generation: 1 };
 const B: TimelineKey = TimelineKey { index: 1, generation: 2 };
@@ -31,7 +32,7 @@ fn job(queue: TimelineKey, point: u64, waits: &[DriverWait]) -> Run {
 }
 
 fn wait(timeline: TimelineKey, point: u64, page: u16, kind: WaitKind) -> DriverWait {
-    DriverWait { timeline, point: Point(point), page, slot: 0, kind, reserved: Zero }
+    DriverWait { timeline, point: Point(point), page, slot: 0, kind, flags: 0, reserved: Zero }
 }
 
 fn push(schedule: &mut Schedule, run: Run) {
@@ -131,9 +132,9 @@ fn j5_a_cancelled_job_ends_cancelled_in_its_turn() {
     let mut schedule = schedule();
     push(&mut schedule, job(A, 1, &[]));
     push(&mut schedule, job(A, 2, &[]));
-    schedule.cancel(A, Point(2), CauseId(5));
-    assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
     let cancelled = Failure { code: ErrorCode::Cancelled, cause: CauseId(5) };
+    schedule.cancel(A, Point(2), cancelled);
+    assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
     assert_eq!(step(&mut schedule, None), Some((A, Point(2), Some(cancelled))));
 }
 

@@ -97,6 +97,19 @@ struct Rig {
     gate: Arc<Gate>,
 }
 
+fn open(timeline: TimelineKey) -> OpenTimeline {
+    OpenTimeline {
+        timeline,
+        client: ClientKey::default(),
+        domain: DomainId(0),
+        value: Point(0),
+        at: Time(0),
+        priority: 0,
+        reserved: Zero,
+        failures: Vec::new(),
+    }
+}
+
 impl Rig {
     fn new(inline: u64) -> Self {
         let (link, theirs) = Socket::pair().expect("a socket pair");
@@ -112,7 +125,7 @@ impl Rig {
         let fds = rig.page.signaller_fds().expect("fds");
         rig.tell(SignalPage { page: PageId(0) }, &[fds.page.as_fd(), fds.interest.as_fd()]);
         for (slot, timeline) in [(0, QUEUE), (1, OTHER)] {
-            rig.tell(OpenTimeline { timeline, client: ClientKey::default() }, &[]);
+            rig.tell(open(timeline), &[]);
             rig.tell(Publish { timeline, page: PageId(0), slot, reserved: Zero }, &[]);
         }
         rig.map(DATA, &rig.memory, Access::Write);
@@ -386,8 +399,15 @@ fn a_job_waits_for_another_process_and_starts_when_that_signals() {
     let fds = far.observer_fds().expect("fds");
     rig.tell(ObservePage { page: PageId(0) }, &[fds.page.as_fd(), fds.interest.as_fd()]);
     let timeline = TimelineKey { index: 70, generation: 71 };
-    let wait =
-        DriverWait { timeline, point: Point(1), page: 0, slot: 4, kind: WaitKind::Data, reserved: Zero };
+    let wait = DriverWait {
+        timeline,
+        point: Point(1),
+        page: 0,
+        slot: 4,
+        kind: WaitKind::Data,
+        flags: 0,
+        reserved: Zero,
+    };
     rig.tell(run(QUEUE, 1, vec![operand(0, 8)], vec![], vec![wait]), &[]);
     // A job that does not wait overtakes it on another queue: so the first is parked by now.
     rig.tell(run(OTHER, 1, vec![operand(8, 8)], vec![], vec![]), &[]);
@@ -416,6 +436,7 @@ fn a_thousand_jobs_on_two_queues_end_in_order_and_are_all_told() {
             page: PAGE_LOCAL,
             slot: 0,
             kind: WaitKind::Data,
+            flags: 0,
             reserved: Zero,
         };
         rig.tell(run(OTHER, point, vec![operand(64, 1)], vec![], vec![wait]), &[]);
@@ -505,10 +526,11 @@ fn what_the_broker_tells_is_done_in_its_order() {
     let from = TimelineKey { index: 70, generation: 71 };
     signaller.publish(Slot::new(4).expect("a slot"), from.generation, 1, 1, &[]);
     let kind = WaitKind::Data;
-    let wait = DriverWait { timeline: from, point: Point(1), page: 3, slot: 4, kind, reserved: Zero };
+    let wait =
+        DriverWait { timeline: from, point: Point(1), page: 3, slot: 4, kind, flags: 0, reserved: Zero };
     let data = DriverOperand { object: key, ..operand(0, 8) };
     // Nothing is waited for on the way: queue, slot, object and page are each told just before they are named.
-    rig.tell(OpenTimeline { timeline: third, client: ClientKey::default() }, &[]);
+    rig.tell(open(third), &[]);
     rig.tell(Publish { timeline: third, page: PageId(0), slot: 2, reserved: Zero }, &[]);
     let fds = far.observer_fds().expect("fds");
     rig.tell(ObservePage { page: PageId(3) }, &[fds.page.as_fd(), fds.interest.as_fd()]);
@@ -531,7 +553,7 @@ fn a_broker_that_breaks_the_protocol_is_left() {
     let slot = |slot| Publish { timeline: QUEUE, page: PageId(0), slot, reserved: Zero };
     let wrong: [DriverMessage; 7] = [
         Unmapped { object: DATA }.into(),
-        OpenTimeline { timeline: QUEUE, client: ClientKey::default() }.into(),
+        open(QUEUE).into(),
         run(nobody, 1, vec![], vec![], vec![]).into(),
         slot(15).into(),
         Publish { page: PageId(1), ..slot(3) }.into(),

@@ -285,7 +285,7 @@ impl Model {
         let device = self.some_device();
         let depth = if self.dice.one_in(4) { 3 } else { 0 };
         let link = self.members[place].link;
-        self.ask_later(link, OpenQueue { device, depth, reserved: Zero }, Pending::OpenQueue);
+        self.ask_later(link, OpenQueue { device, depth, priority: 0, reserved: Zero }, Pending::OpenQueue);
     }
 
     /// Takes in the answers that have come, and forgets members that are gone.
