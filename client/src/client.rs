@@ -12,7 +12,9 @@ use vgem_os::seqpacket::Socket;
 use vgem_proto::ids::{CauseId, DomainId};
 use vgem_proto::message::client as message;
 use vgem_proto::rights::Access;
-use vgem_proto::snapshot::{ClientEntry, DeviceEntry, ObjectEntry, QueueEntry, Status, Topic};
+use vgem_proto::snapshot::{
+    ClientEntry, DeviceEntry, ObjectEntry, ObligationEntry, QueueEntry, Status, TimelineEntry, Topic,
+};
 
 use crate::adopt::{self, AdoptedBuffer, AdoptedPages, NotDone};
 use crate::batch::Batch;
@@ -341,6 +343,22 @@ impl Client {
     /// As every request.
     pub fn queue_entries(&self) -> Result<Vec<QueueEntry>> {
         self.inspect(Topic::Queues)
+    }
+
+    /// Every timeline of a client one may see.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn timeline_entries(&self) -> Result<Vec<TimelineEntry>> {
+        self.inspect(Topic::Timelines)
+    }
+
+    /// Every point that somebody owes, and what it waits for, as far as one may see.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn obligation_entries(&self) -> Result<Vec<ObligationEntry>> {
+        self.inspect(Topic::Obligations)
     }
 
     /// What this client did since it connected.

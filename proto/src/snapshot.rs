@@ -226,12 +226,30 @@ pub struct QueueEntry {
     pub device: String,
     /// The client's number.
     pub client: u64,
+    /// The domain.
+    pub domain: u32,
+    /// 0, the ordinary one, to 7.
+    pub priority: u8,
     /// The last point promised.
     pub promised: u64,
     /// The last point known to have ended.
     pub ended: u64,
     /// `idle`, `waiting`, `ready`, `gone`.
     pub state: String,
+    /// The last points that failed, oldest first.
+    pub failures: Vec<FailureEntry>,
+}
+
+/// A point that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailureEntry {
+    /// The point.
+    pub point: u64,
+    /// The name of its code.
+    pub code: String,
+    /// Its cause.
+    pub cause: String,
 }
 
 /// One timeline that a client signals.
@@ -283,7 +301,7 @@ pub struct ObligationEntry {
     /// `running` (its waits have passed), `waiting`, `queued` (behind another job of its queue), `promised`, `awaited`
     /// or `restarting` (its driver is being started again).
     pub state: String,
-    /// Since when, CLOCK_MONOTONIC nanoseconds.
+    /// Since when, CLOCK_MONOTONIC nanoseconds: a running job's waits have passed since then, any other was submitted then.
     pub since_ns: u64,
     /// When it must have ended; 0 while nothing runs against it.
     pub due_ns: u64,
@@ -295,10 +313,12 @@ pub struct ObligationEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AwaitedEntry {
-    /// The timeline.
+    /// The timeline; empty if the reader may not see that domain.
     pub timeline: String,
-    /// The point.
+    /// The point; 0 if the reader may not see that domain.
     pub point: u64,
+    /// The timeline's domain.
+    pub domain: u32,
 }
 
 /// Something that happened: a line of the log, and of what a client that monitors is told.

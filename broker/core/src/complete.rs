@@ -115,7 +115,12 @@ impl Broker {
         queue.watching = None;
         match next {
             Head::None => self.timers.disarm(Timer::Job(key), &mut queue.limit),
-            Head::Ready(limit) => self.timers.arm(Timer::Job(key), &mut queue.limit, limit),
+            Head::Ready(limit) => {
+                self.timers.arm(Timer::Job(key), &mut queue.limit, limit);
+                if let Some(job) = queue.jobs.front_mut() {
+                    job.since = now;
+                }
+            }
             Head::Waits(timeline) => {
                 queue.watching = Some(timeline);
                 self.timers.disarm(Timer::Job(key), &mut queue.limit);

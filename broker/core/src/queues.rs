@@ -63,10 +63,12 @@ impl QueueState {
 pub(crate) struct Job {
     /// Longest run time once ready, nanoseconds.
     pub(crate) run_ns: u64,
+    /// When it was submitted; for the head of a queue, once it is ready, when it became so.
+    pub(crate) since: Time,
     /// How many of the ring's uses are its own.
-    pub(crate) uses: u32,
+    pub(crate) uses: u16,
     /// How many of the ring's waits are its own.
-    pub(crate) waits: u32,
+    pub(crate) waits: u16,
     /// Its driver was told to cancel it.
     pub(crate) cancelled: bool,
 }
@@ -156,7 +158,7 @@ impl Queue {
 
     /// The points that the job at the head waits for.
     pub(crate) fn head_waits(&self) -> impl Iterator<Item = (TimelineKey, Point)> {
-        let count = self.jobs.front().map_or(0, |job| job.waits as usize);
+        let count = self.jobs.front().map_or(0, |job| usize::from(job.waits));
         self.waits.iter().take(count).copied()
     }
 

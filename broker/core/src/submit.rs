@@ -474,8 +474,9 @@ impl Broker {
                 queue.waits.extend(others.map(|fence| (fence.timeline, fence.point)));
                 queue.jobs.push_back(Job {
                     run_ns: planned.run_ns,
-                    uses: u32::try_from(own_uses.len()).unwrap_or(u32::MAX),
-                    waits: u32::try_from(queue.waits.len() - waits_before).unwrap_or(u32::MAX),
+                    since: now,
+                    uses: u16::try_from(own_uses.len()).unwrap_or(u16::MAX),
+                    waits: u16::try_from(queue.waits.len() - waits_before).unwrap_or(u16::MAX),
                     cancelled: false,
                 });
             }
@@ -531,7 +532,8 @@ impl Broker {
                 queue.promised = job.point;
                 match named.life {
                     Life::Runs | Life::Ends => {
-                        queue.jobs.push_back(Job { run_ns: 0, uses: 0, waits: 0, cancelled: false });
+                        let (run_ns, since) = (0, now);
+                        queue.jobs.push_back(Job { run_ns, since, uses: 0, waits: 0, cancelled: false });
                     }
                     Life::Gone => {
                         queue.ended = job.point;

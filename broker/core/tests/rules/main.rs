@@ -18,6 +18,7 @@ mod instances;
 mod jobs;
 mod lifetime;
 mod model;
+mod obligations;
 mod oracle;
 mod refusals;
 mod reservations;

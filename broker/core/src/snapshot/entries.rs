@@ -1,0 +1,161 @@
+//! The entries of most topics, made from the tables.
+
+use vgem_proto::ids::{InstanceId, Time, TimelineKey};
+use vgem_proto::snapshot::{
+    ClientEntry, DeviceEntry, FailureEntry, InstanceEntry, ObjectEntry, QueueEntry, Status,
+};
+
+use crate::broker::{Broker, client_number};
+use crate::clients::Client;
+use crate::devices::{Device, Instance, InstanceState, Outlook};
+use crate::io::Scope;
+use crate::objects::{Kind, Object};
+use crate::queues::Queue;
+use crate::snapshot::sees;
+
+/// Failed points of a queue that its entry names, the last ones.
+const FAILURES: usize = 16;
+
+impl Broker {
+    pub(super) fn status(&self) -> Status {
+        let count = |number: usize| number as u64;
+        Status {
+            clients: count(self.clients.len()),
+            objects: count(self.objects.len()),
+            object_bytes: self.accounts.usage().values().map(|usage| usage.bytes).sum(),
+            pinned_bytes: self.objects.iter().map(|(_, object)| object.pinned).sum(),
+            queues: count(self.queues.len()),
+            timelines: count(self.queues.len()),
+            jobs_in_flight: self.queues.iter().map(|(_, queue)| count(queue.in_flight())).sum(),
+            instances: count(self.instances.len()),
+            pages: count(self.pairs.len()),
+            counters: self.counters,
+            ..Status::default()
+        }
+    }
+
+    pub(super) fn device_entry(&self, scope: Scope, device: &Device) -> DeviceEntry {
+        let seen: Vec<(InstanceId, &Instance)> = device
+            .instances
+            .iter()
+            .filter(|(domain, _)| sees(scope, **domain))
+            .filter_map(|(_, id)| self.instances.get(id).map(|instance| (*id, instance)))
+            .collect();
+        DeviceEntry {
+            id: device.id.0,
+            name: device.name().to_owned(),
+            summary: device.description.summary.clone(),
+            operations: device.description.operations.iter().map(|o| o.name.clone()).collect(),
+            state: device_state(scope, device, &seen).to_owned(),
+            instances: seen.into_iter().map(|(id, instance)| instance_entry(id, instance)).collect(),
+        }
+    }
+
+    pub(super) fn object_entry(&self, key: String, object: &Object) -> ObjectEntry {
+        let mapped_by = object
+            .mappings
+            .iter()
+            .filter_map(|mapping| self.instances.get(&mapping.instance))
+            .filter_map(|instance| self.devices.get(instance.device))
+            .map(|device| device.name().to_owned())
+            .collect();
+        let poison = object
+            .reservation
+            .poison()
+            .iter()
+            .map(|poison| format!("{:?} {} {}", poison.range, poison.failure.code, poison.failure.cause));
+        let writer = match object.kind {
+            Kind::Sealed(writer) => self.devices.get(writer.device).map(|device| device.name().to_owned()),
+            Kind::Own | Kind::Foreign => None,
+        };
+        let writer = writer.unwrap_or_default();
+        ObjectEntry {
+            object: key,
+            inode: object.inode,
+            kind: object.kind.name().to_owned(),
+            writer,
+            shared_with: object.shares.iter().map(|share| share.charge.domain().0).collect(),
+            name: object.name.to_string(),
+            len: object.len,
+            pinned: object.pinned,
+            state: object.state.name().to_owned(),
+            domain: object.domain.0,
+            clients: object.holders.iter().map(|holder| client_number(holder.client)).collect(),
+            mapped_by,
+            uses: u64::from(object.uses),
+            poison: poison.collect(),
+        }
+    }
+
+    pub(super) fn queue_entry(&self, key: TimelineKey, queue: &Queue) -> QueueEntry {
+        let failures = queue.failures.iter().skip(queue.failures.len().saturating_sub(FAILURES));
+        let failures = failures.map(|(point, failure)| FailureEntry {
+            point: point.0,
+            code: failure.code.name().to_owned(),
+            cause: failure.cause.to_string(),
+        });
+        QueueEntry {
+            timeline: key.to_string(),
+            device: self.devices.get(queue.device).map(|d| d.name().to_owned()).unwrap_or_default(),
+            client: client_number(queue.client),
+            domain: queue.domain.0,
+            priority: queue.priority,
+            promised: queue.promised.0,
+            ended: queue.ended.0,
+            state: queue.state_name().to_owned(),
+            failures: failures.collect(),
+        }
+    }
+
+    pub(super) fn client_entry(&self, number: u64, client: &Client) -> ClientEntry {
+        let bytes = client.objects.iter().filter_map(|held| self.objects.get(held.object)).map(|o| o.len);
+        let jobs = client.queues.iter().filter_map(|key| self.queues.get(*key)).map(|q| q.in_flight() as u64);
+        ClientEntry {
+            client: number,
+            name: client.name.clone(),
+            pid: client.peer.pid,
+            uid: client.peer.uid,
+            domain: client.peer.domain.0,
+            handles: client.objects.len() as u64,
+            bytes: bytes.sum(),
+            queues: client.queues.len() as u64,
+            jobs_in_flight: jobs.sum(),
+            messages: client.messages,
+        }
+    }
+}
+
+fn device_state(scope: Scope, device: &Device, instances: &[(InstanceId, &Instance)]) -> &'static str {
+    if instances.iter().any(|(_, instance)| instance.state == InstanceState::Ready) {
+        return "ready";
+    }
+    if !instances.is_empty() {
+        return "starting";
+    }
+    // The moments that matter here are in the future until their timers, if any, have gone off.
+    let outlooks = device.health.iter().filter(|(domain, _)| sees(scope, **domain));
+    let outlooks: Vec<Outlook> =
+        outlooks.map(|(_, health)| health.outlook(health.restart.unwrap_or(Time(0)))).collect();
+    let failed = outlooks.iter().any(|outlook| matches!(outlook, Outlook::Failed(_)));
+    let restarts =
+        device.health.iter().any(|(domain, health)| sees(scope, *domain) && health.restart.is_some());
+    match (failed, restarts) {
+        (true, _) => "failed",
+        (false, true) => "backing off",
+        (false, false) => "idle",
+    }
+}
+
+fn instance_entry(id: InstanceId, instance: &Instance) -> InstanceEntry {
+    InstanceEntry {
+        instance: id.0,
+        domain: instance.domain.0,
+        pid: instance.pid,
+        jobs: instance.tally.jobs,
+        in_flight: u64::from(instance.in_flight),
+        busy_ns: instance.tally.busy_ns,
+        bytes: instance.tally.bytes,
+        staged_bytes: instance.tally.staged,
+        mapped: instance.mapped.len() as u64,
+    }
+}
