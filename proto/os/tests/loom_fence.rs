@@ -10,9 +10,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
+use vgem_os::fence::late;
 use vgem_os::fence::protocol::{self, Failure, Page, PointState, Ring, Slot};
 use vgem_proto::layout::{fence_page as f, interest_page};
 
@@ -40,7 +41,7 @@ impl Model {
     }
 
     fn interest() -> Self {
-        Self::of(&[interest_page::WANT], &[])
+        Self::of(&[interest_page::WANT], &[interest_page::NEWS])
     }
 
     fn of(words: &[usize], halves: &[usize]) -> Self {
@@ -356,5 +357,115 @@ fn a_slot_that_changes_its_timeline_answers_for_neither_with_the_others_value() 
         let state = protocol::state(&*page, slot(), GENERATION, 5);
         assert!(matches!(state, PointState::Pending | PointState::Overrun), "{state:?}");
         assert_eq!(signaller.join().unwrap(), Ring::Quiet);
+    });
+}
+
+/// A client's timeline: the primary page, which the broker observes, and the page of an observer that comes late.
+struct Late {
+    primary: (Arc<Model>, Arc<Model>),
+    page: (Arc<Model>, Arc<Model>),
+    /// The broker has told the observer, and answers the signaller that asks.
+    told: (Mutex<bool>, Condvar),
+    /// The signaller has taken the late place over.
+    shown: AtomicBool,
+}
+
+impl Late {
+    fn new(entries: usize) -> Arc<Self> {
+        let late = (Arc::new(Model::page(entries)), Arc::new(Model::interest()));
+        let told = (Mutex::new(false), Condvar::new());
+        Arc::new(Self { primary: pages(entries), page: late, told, shown: AtomicBool::new(false) })
+    }
+
+    /// The signaller: one signal, and the look for news. In `places` it shows its timeline already.
+    fn signal(&self, point: u64, places: usize, failure: Option<Failure>) {
+        let primary = Own::of(&self.primary.0, point - 1, 0);
+        let page = Own::of(&self.page.0, point - 1, 0);
+        let all = [(&primary, &*self.primary.1, slot()), (&page, &*self.page.1, slot())];
+        let wake = |own: &Own| own.page.wake(Ring::Wake);
+        late::signal_everywhere(all.into_iter().take(places), point, 0, failure, wake).unwrap();
+        if late::news(&*self.primary.1) != 0 && !self.shown.load(Ordering::Relaxed) {
+            self.take_over();
+        }
+    }
+
+    fn take_over(&self) {
+        let (told, answer) = &self.told;
+        let mut told = told.lock().unwrap();
+        while !*told {
+            told = answer.wait(told).unwrap();
+        }
+        drop(told);
+        let (page, interest) = (&self.page.0, &*self.page.1);
+        let ring = late::take_over(&**page, interest, slot(), GENERATION, &*self.primary.0, slot());
+        page.wake(ring.unwrap());
+        self.shown.store(true, Ordering::Relaxed);
+    }
+
+    /// The broker: an observer has come.
+    fn show(&self) {
+        late::bump_news(&*self.primary.1);
+        late::fill(&*self.page.0, slot(), GENERATION, &*self.primary.0, slot());
+        *self.told.0.lock().unwrap() = true;
+        self.told.1.notify_all();
+    }
+}
+
+#[test]
+fn no_signal_is_lost_to_an_observer_that_comes_late() {
+    explore(3, || {
+        let late = Late::new(0);
+        let own = late.clone();
+        let signaller = thread::spawn(move || own.signal(1, 1, None));
+        late.show();
+        assert_eq!(wait_for(&late.page.0, &late.page.1, 1), PointState::Ok { time_ns: 0 });
+        signaller.join().unwrap();
+    });
+}
+
+#[test]
+fn no_second_signal_is_lost_to_an_observer_that_comes_late() {
+    explore(3, || {
+        let late = Late::new(0);
+        let own = late.clone();
+        let signaller = thread::spawn(move || {
+            own.signal(1, 1, None);
+            let shown = own.shown.load(Ordering::Relaxed);
+            own.signal(2, 1 + usize::from(shown), None);
+        });
+        late.show();
+        assert_eq!(wait_for(&late.page.0, &late.page.1, 2), PointState::Ok { time_ns: 0 });
+        signaller.join().unwrap();
+    });
+}
+
+#[test]
+fn a_late_place_never_shows_a_failed_point_as_ok() {
+    explore(3, || {
+        let late = Late::new(1);
+        let own = late.clone();
+        let signaller = thread::spawn(move || own.signal(1, 1, Some(failure(1))));
+        late.show();
+        let failed = PointState::Failed { code: 1, cause: 1, time_ns: 0 };
+        let state = protocol::state(&*late.page.0, slot(), GENERATION, 1);
+        assert!(state == PointState::Pending || state == failed, "{state:?}");
+        assert_eq!(wait_for(&late.page.0, &late.page.1, 1), failed);
+        signaller.join().unwrap();
+    });
+}
+
+#[test]
+fn one_fence_is_enough_for_the_sleepers_of_every_place() {
+    explore(2, || {
+        let late = Late::new(0);
+        late.show();
+        late.take_over();
+        let (own, second) = (late.clone(), late.clone());
+        let signaller = thread::spawn(move || own.signal(1, 2, None));
+        let sleeper = thread::spawn(move || wait_for(&second.page.0, &second.page.1, 1));
+        let state = wait_for(&late.primary.0, &late.primary.1, 1);
+        assert_eq!(state, PointState::Ok { time_ns: 0 });
+        assert_eq!(sleeper.join().unwrap(), state);
+        signaller.join().unwrap();
     });
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use vgem_proto::layout::PAGE_LEN;
 
+use super::late;
 use super::page::{Kind, MappedPage};
 use super::protocol::{self, Failure, Slot, SlotSnapshot};
 use super::{ObserverFds, SignallerFds};
@@ -33,7 +34,7 @@ impl PagePair {
         let interest = ObjectMemory::create(PAGE_LEN as u64, HugePages::None, "vgem-interest")?;
         let mapped = MappedPage::format(page.as_fd(), Kind::Fence)?;
         MappedPage::format(interest.as_fd(), Kind::Interest)?;
-        Ok(KeeperFace { page, interest, mapped })
+        Ok(KeeperFace { page, interest, mapped, news: None })
     }
 }
 
@@ -43,6 +44,8 @@ pub struct KeeperFace {
     page: ObjectMemory,
     interest: ObjectMemory,
     mapped: MappedPage,
+    /// The interest page, if the broker is the observer: of the primary page of a client that signals.
+    news: Option<MappedPage>,
 }
 
 impl KeeperFace {
@@ -55,7 +58,7 @@ impl KeeperFace {
         let interest = ObjectMemory::from_kept(interest)?;
         let mapped = MappedPage::map(page.as_fd(), Access::Write, Kind::Fence)?;
         MappedPage::map(interest.as_fd(), Access::Read, Kind::Interest)?;
-        Ok(Self { page, interest, mapped })
+        Ok(Self { page, interest, mapped, news: None })
     }
 
     /// Duplicates for the keeper process: (fence page, interest page).
@@ -116,6 +119,34 @@ impl KeeperFace {
     pub fn settle(&self, slot: Slot, value: u64, failures: &[Failure]) {
         protocol::settle(&self.mapped, slot, value, failures);
         self.wake_all();
+    }
+
+    /// Takes the observer's side too, as of a client's primary page: maps the interest page for writing.
+    ///
+    /// # Errors
+    /// As `mmap`.
+    pub fn take_interest(&mut self) -> Result<()> {
+        self.news = Some(MappedPage::map(self.interest.as_fd(), Access::Write, Kind::Interest)?);
+        Ok(())
+    }
+
+    /// Tells the signaller that there is news for it. Only after [`KeeperFace::take_interest`]; otherwise nothing.
+    pub fn bump_news(&self) {
+        if let Some(interest) = &self.news {
+            late::bump_news(interest);
+        }
+    }
+
+    /// How often there was news; 0 without [`KeeperFace::take_interest`].
+    #[must_use]
+    pub fn news(&self) -> u32 {
+        self.news.as_ref().map_or(0, late::news)
+    }
+
+    /// Fills a slot with what the primary page shows, the verdict included, while nobody else writes or knows it. The
+    /// caller has just bumped the news of `primary`: so the newest signal is read here, or its signaller sees the news.
+    pub fn fill(&self, slot: Slot, generation: u32, primary: &Self, primary_slot: Slot) {
+        late::fill(&self.mapped, slot, generation, &primary.mapped, primary_slot);
     }
 
     fn wake_all(&self) {

@@ -31,9 +31,11 @@
 //!    └──────retire──────────┘      broker: dead_from <= p, or the page is dead and p > value ─► Failed
 //! ```
 //!
-//! The exact order of stores and looks, and why no wake-up is lost, is in [`protocol`]; a loom test runs it.
+//! The exact order of stores and looks, and why no wake-up is lost, is in [`protocol`]; that of a timeline in several
+//! pages, of which some come late, in [`late`]. A loom test runs both.
 
 mod keeper;
+pub mod late;
 mod observer;
 mod page;
 pub mod protocol;
@@ -44,7 +46,7 @@ use std::os::fd::OwnedFd;
 pub use self::keeper::{KeeperFace, PagePair};
 pub use self::observer::ObserverFace;
 pub use self::protocol::{Failure, NotNewer, PointState, Slot, SlotSnapshot};
-pub use self::signaller::{SignallerFace, Woke};
+pub use self::signaller::{SignallerFace, Verdict, Woke, signal_everywhere};
 
 /// What the signaller of a pair is given.
 #[derive(Debug)]

@@ -43,7 +43,7 @@ const COUNT_GOES_ON_AT: u32 = 16;
 const _: () = assert!(COUNT_GOES_ON_AT as usize == 2 * FAILURES);
 
 /// How often a look at a slot starts again while failures pour in.
-const RETRIES: usize = 16;
+pub(super) const RETRIES: usize = 16;
 
 /// A page of 4096 bytes, reached word by word. Offsets are bytes and multiples of the word's size.
 ///
@@ -93,12 +93,12 @@ impl Slot {
     }
 
     #[inline]
-    fn at(self, field: usize) -> usize {
+    pub(super) fn at(self, field: usize) -> usize {
         f::SLOT_LEN * (1 + usize::from(self.0)) + field
     }
 
     #[inline]
-    fn failure_at(self, entry: usize, field: usize) -> usize {
+    pub(super) fn failure_at(self, entry: usize, field: usize) -> usize {
         self.at(f::S_FAILURES + (entry % FAILURES) * f::FAILURE_LEN + field)
     }
 
@@ -205,6 +205,20 @@ pub fn signal<P: Page, I: Page>(
     time_ns: u64,
     failure: Option<Failure>,
 ) -> Result<Ring, NotNewer> {
+    store(page, slot, point, time_ns, failure)?;
+    page.fence(Ordering::SeqCst);
+    Ok(ring_if_wanted(page, interest, slot, point))
+}
+
+/// The stores of a signal.
+#[inline]
+pub(super) fn store<P: Page>(
+    page: &P,
+    slot: Slot,
+    point: u64,
+    time_ns: u64,
+    failure: Option<Failure>,
+) -> Result<(), NotNewer> {
     let value = page.load64(slot.at(f::S_VALUE));
     if point <= value {
         return Err(NotNewer::Point { point, value });
@@ -217,7 +231,7 @@ pub fn signal<P: Page, I: Page>(
     }
     page.store64(slot.at(f::S_TIME), time_ns);
     page.release64(slot.at(f::S_VALUE), point);
-    Ok(ring_if_wanted(page, interest, slot, point))
+    Ok(())
 }
 
 /// Puts a timeline into a slot: value and failures so far, then the generation that makes it visible.
@@ -244,6 +258,7 @@ pub fn publish<P: Page, I: Page>(
     page.store64(slot.at(f::S_TIME), time_ns);
     page.store64(slot.at(f::S_VALUE), value);
     page.release32(slot.at(f::S_GENERATION), generation);
+    page.fence(Ordering::SeqCst);
     ring_if_wanted(page, interest, slot, value)
 }
 
@@ -348,10 +363,9 @@ pub fn snapshot<P: Page>(page: &P, slot: Slot) -> SlotSnapshot {
     }
 }
 
-/// The signaller's look after its store.
+/// The signaller's look after its store and a sequentially consistent fence.
 #[inline]
-fn ring_if_wanted<P: Page, I: Page>(page: &P, interest: &I, slot: Slot, value: u64) -> Ring {
-    page.fence(Ordering::SeqCst);
+pub(super) fn ring_if_wanted<P: Page, I: Page>(page: &P, interest: &I, slot: Slot, value: u64) -> Ring {
     let want = interest_in(interest, slot);
     if want == 0 || want > value {
         return Ring::Quiet;
@@ -437,7 +451,7 @@ fn search_ring<P: Page>(page: &P, slot: Slot, point: u64, time_ns: u64, count: u
 }
 
 /// An entry of the ring, whole; nothing if it is empty or being rewritten.
-fn read_entry<P: Page>(page: &P, slot: Slot, entry: usize) -> Option<Failure> {
+pub(super) fn read_entry<P: Page>(page: &P, slot: Slot, entry: usize) -> Option<Failure> {
     let point = page.load64(slot.failure_at(entry, f::F_POINT));
     if point == 0 {
         return None;
@@ -456,7 +470,7 @@ fn is_recorded<P: Page>(page: &P, slot: Slot, point: u64) -> bool {
 
 /// Appends to the ring of failures.
 #[cold]
-fn record<P: Page>(page: &P, slot: Slot, failure: Failure) {
+pub(super) fn record<P: Page>(page: &P, slot: Slot, failure: Failure) {
     let count = page.load32(slot.at(f::S_FAIL_COUNT));
     let entry = usize::try_from(count).unwrap_or(0) % FAILURES;
     // A reader that finds the entry taken down also sees the count that the failure before it left.
