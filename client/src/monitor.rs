@@ -73,6 +73,37 @@ impl Told {
     }
 }
 
+impl Told {
+    /// Whether it is about something that was owed and came late, or never: a job that took too long and what became of
+    /// the others of its driver, a promise that was broken or never made.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        let Some(entry) = &self.entry else { return false };
+        match &entry.event {
+            Happened::JobTimedOut { .. }
+            | Happened::PromiseBroken { .. }
+            | Happened::NeverPromised { .. }
+            | Happened::JobsRunAgain { .. } => true,
+            Happened::ClientConnected { .. }
+            | Happened::ClientGone { .. }
+            | Happened::ObjectCreated { .. }
+            | Happened::ObjectReady { .. }
+            | Happened::ObjectExported { .. }
+            | Happened::ObjectImported { .. }
+            | Happened::HandleClosed { .. }
+            | Happened::ObjectReleased { .. }
+            | Happened::ObjectOrphaned { .. }
+            | Happened::ObjectFreed { .. }
+            | Happened::ObjectTampered { .. }
+            | Happened::PorterStalled { .. }
+            | Happened::InstanceReady { .. }
+            | Happened::InstanceLost { .. }
+            | Happened::Refused { .. }
+            | Happened::Bug { .. } => false,
+        }
+    }
+}
+
 impl fmt::Display for Told {
     /// One line for people: when, whom it concerns, what.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,6 +116,11 @@ impl fmt::Display for Told {
         }
         f.write_str(&words(&entry.event))
     }
+}
+
+/// Whole milliseconds.
+fn ms(ns: u64) -> u64 {
+    ns / 1_000_000
 }
 
 /// An event in words.
@@ -125,19 +161,23 @@ fn words(event: &Happened) -> String {
         Happened::InstanceLost { instance, device, why, jobs } => {
             format!("driver {device} is lost (instance {instance}), {jobs} jobs with it: {why}")
         }
-        Happened::JobTimedOut { device, timeline, point } => {
-            format!("job {point} of {timeline} on {device} took too long")
-        }
-        Happened::PromiseBroken { client, pid, timeline, point, age_ns } => {
-            let ms = age_ns / 1_000_000;
+        Happened::JobTimedOut { device, timeline, point, client, pid, ran_ns, allowed_ns } => {
+            let (ran, allowed) = (ms(*ran_ns), ms(*allowed_ns));
             format!(
-                "client {client} (process {pid}) has not kept its promise of point {point} of {timeline}, {ms} ms old"
+                "job {point} of {timeline} on {device}, of client {client}, took too long: {ran} of {allowed} ms in process {pid}"
             )
         }
-        Happened::NeverPromised { client, timeline, point, waiter, waiter_point } => {
+        Happened::PromiseBroken { client, pid, timeline, point, age_ns } => {
+            let age = ms(*age_ns);
             format!(
-                "client {client} never promised point {point} of {timeline}, which job {waiter_point} of {waiter} \
-                 waited for"
+                "client {client} (process {pid}) has not kept its promise of point {point} of {timeline}, {age} ms old"
+            )
+        }
+        Happened::NeverPromised { client, timeline, point, waiter, waiter_point, waited_ns } => {
+            let waited = ms(*waited_ns);
+            format!(
+                "client {client} never promised point {point} of {timeline}: job {waiter_point} of {waiter} waited for \
+                 it, {waited} ms"
             )
         }
         Happened::JobsRunAgain { instance, device, jobs, cancelled } => {
@@ -163,6 +203,28 @@ mod tests {
         let line = "5.000007  domain 4  object:3.1 is orphaned: an fd or a mapping of it is left somewhere";
         assert_eq!(told(json), line);
         assert!(told(r#"{"at_ns":1,"domain":null,"event":"client_gone","client":7}"#).contains("  broker  "));
+    }
+
+    #[test]
+    fn a_job_that_is_late_says_whose_it_was_where_it_ran_and_for_how_long() {
+        let json = r#"{"at_ns":1,"domain":4,"event":"job_timed_out","device":"zip","timeline":"timeline:1.4","point":7,
+            "client":4,"pid":4711,"ran_ns":5100000000,"allowed_ns":5100000000}"#;
+        let said =
+            "job 7 of timeline:1.4 on zip, of client 4, took too long: 5100 of 5100 ms in process 4711";
+        assert!(told(json).ends_with(said), "{}", told(json));
+    }
+
+    #[test]
+    fn what_is_late_is_told_from_the_rest() {
+        let late = |event: &str| {
+            let json = format!(r#"{{"at_ns":1,"domain":4,{event}}}"#);
+            Told::of(Event { lost: 0, json: json.into_bytes() }).expect("a text").is_late()
+        };
+        let timeline = r#""timeline":"timeline:1.4","point":7"#;
+        assert!(late(&format!(r#""event":"job_timed_out","device":"zip",{timeline}"#)));
+        assert!(late(&format!(r#""event":"promise_broken","client":4,"pid":1,"age_ns":5,{timeline}"#)));
+        assert!(late(r#""event":"jobs_run_again","instance":4,"device":"zip","jobs":1,"cancelled":0"#));
+        assert!(!late(r#""event":"client_gone","client":7"#) && !late(r#""event":"moon_landed""#));
     }
 
     #[test]

@@ -443,6 +443,18 @@ pub enum Event {
         timeline: String,
         /// Its point.
         point: u64,
+        /// Whose it was.
+        #[serde(default)]
+        client: u64,
+        /// The driver's process.
+        #[serde(default)]
+        pid: u32,
+        /// How long it could run, nanoseconds.
+        #[serde(default)]
+        ran_ns: u64,
+        /// How long it might have, with the time to begin, nanoseconds.
+        #[serde(default)]
+        allowed_ns: u64,
     },
     /// A client did not keep a promise.
     PromiseBroken {
@@ -469,6 +481,9 @@ pub enum Event {
         waiter: String,
         /// Its point.
         waiter_point: u64,
+        /// How long it waited, nanoseconds.
+        #[serde(default)]
+        waited_ns: u64,
     },
     /// Jobs of an instance that was ended run again in another.
     JobsRunAgain {

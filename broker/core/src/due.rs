@@ -3,7 +3,7 @@
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{ClientKey, InstanceId, ObjectKey, Time, TimelineKey};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, client_number};
 use crate::causes::Cause;
 use crate::clients::Standing;
 use crate::deadlines::Timer;
@@ -66,7 +66,10 @@ impl Broker {
         queue.limit = None;
         let Some(job) = queue.jobs.front() else { return };
         let (point, run_ms) = (queue.ended.next(), job.run_ns / 1_000_000);
+        let ran_ns = now.since(job.since);
+        let allowed_ns = self.config.times.scheduling_ns.saturating_add(job.run_ns);
         let (instance, domain, device) = (queue.instance, queue.domain, queue.device);
+        let client = client_number(queue.client);
         let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
         let pid = self.instances.get(&instance).map_or(0, |instance| instance.pid);
         let delay_ms = self.config.times.scheduling_ns / 1_000_000;
@@ -76,7 +79,9 @@ impl Broker {
         );
         let cause = Cause { at: now, point, pid, code: ErrorCode::TimedOut, device: device.clone(), text };
         let cause = self.causes.issue(domain, cause);
-        let event = Event::JobTimedOut { device, timeline: key.to_string(), point: point.0 };
+        let (timeline, point_number) = (key.to_string(), point.0);
+        let event =
+            Event::JobTimedOut { device, timeline, point: point_number, client, pid, ran_ns, allowed_ns };
         self.log(Some(domain), event);
         self.kill_instance(instance, Verdict::TimedOut { timeline: key, point, cause });
     }

@@ -265,9 +265,10 @@ fn log(event: &Event) {
                 "client {client}, process {pid}, promised point {point} of {timeline} {age_ns} ns ago: not kept"
             );
         }
-        Event::NeverPromised { client, timeline, point, waiter, waiter_point } => {
+        Event::NeverPromised { client, timeline, point, waiter, waiter_point, waited_ns } => {
             warn!(
-                "client {client} never promised point {point} of {timeline} to job {waiter_point} of {waiter}"
+                "client {client} never promised point {point} of {timeline}: job {waiter_point} of {waiter} waited \
+                 {waited_ns} ns"
             );
         }
         Event::JobsRunAgain { instance, device, jobs, cancelled } => {
@@ -280,8 +281,11 @@ fn log(event: &Event) {
         Event::InstanceLost { instance, device, why, jobs } => {
             warn!("instance:{instance} of {device:?} is lost with {jobs} jobs: {why:?}");
         }
-        Event::JobTimedOut { device, timeline, point } => {
-            warn!("a job of {device:?} took too long: point {point} of {timeline}");
+        Event::JobTimedOut { device, timeline, point, client, pid, ran_ns, allowed_ns } => {
+            warn!(
+                "a job of {device:?} took too long: point {point} of {timeline}, of client {client}, in process {pid}, \
+                 {ran_ns} ns of {allowed_ns}"
+            );
         }
         Event::Refused { client, why } => debug!("client {client} is refused: {why:?}"),
         Event::Bug { what } => error!("a bug of ours: {what:?}"),

@@ -168,8 +168,11 @@ pub(crate) struct Who {
 ///
 /// Root is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  vgemctl monitor\n  vgemctl monitor --format jsonl | grep object_freed")]
+#[command(after_help = "Example:\n  vgemctl monitor\n  vgemctl monitor --late --format jsonl")]
 pub(crate) struct Monitor {
+    /// Only what was owed and came late: jobs that took too long, promises that were broken or never made
+    #[arg(long)]
+    pub(crate) late: bool,
     /// End after so many events
     #[arg(long, value_name = "NUMBER")]
     pub(crate) count: Option<u64>,

@@ -47,6 +47,22 @@ fn f7_nothing_is_submitted_to_a_queue_once_its_job_was_late() {
 }
 
 #[test]
+fn f7_a_late_job_is_told_of_with_whose_it_was_where_it_ran_and_how_long() {
+    let mut s = stage();
+    let instance = s.world.instance(COPY);
+    s.submit(Batch::new().job(s.queues[0], 1));
+    s.world.wait_for_deadline();
+    let told = |event: &Event| match event {
+        Event::JobTimedOut { point: 1, client: 1, pid, ran_ns, allowed_ns, .. } => {
+            Some((*pid, *ran_ns, *allowed_ns))
+        }
+        _ => None,
+    };
+    let told: Vec<_> = s.world.events.iter().filter_map(told).collect();
+    assert_eq!(told, [(100 + instance.0, 6000 * MS, 6000 * MS)]);
+}
+
+#[test]
 fn f7_a_late_job_on_one_device_leaves_others_alone() {
     let mut s = stage();
     s.submit(Batch::new().job(s.queues[0], 1));

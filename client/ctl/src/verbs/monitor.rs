@@ -23,8 +23,13 @@ pub(crate) fn run(common: &Common, asked: &Monitor) -> anyhow::Result<()> {
     while left > 0 && !interrupted.load(Ordering::Acquire) {
         match monitor.next(SLICE) {
             Ok(Some(told)) => {
-                print(common.format, &told)?;
-                left -= 1;
+                if told.lost > 0 {
+                    print::note(&format!("{} events were left out here", told.lost));
+                }
+                if !asked.late || told.is_late() {
+                    print(common.format, &told)?;
+                    left -= 1;
+                }
             }
             Ok(None) => {}
             Err(Error::BrokerLost { .. }) => {
@@ -39,9 +44,6 @@ pub(crate) fn run(common: &Common, asked: &Monitor) -> anyhow::Result<()> {
 
 fn print(format: Format, told: &Told) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    if told.lost > 0 {
-        print::note(&format!("{} events were left out here", told.lost));
-    }
     match format {
         Format::Json | Format::Jsonl => writeln!(out, "{}", told.json)?,
         Format::Table => writeln!(out, "{told}")?,
