@@ -21,7 +21,7 @@ use vgem_os::futex::{self, Word};
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::link::Link;
-use crate::pages::{SLICE_NS, Watch};
+use crate::pages::{Lookout, Watch};
 use crate::together::Pages;
 
 /// How long the thread sleeps when there is nothing to watch, nanoseconds.
@@ -125,14 +125,16 @@ impl Drop for Ticket {
 
 impl Shared {
     fn run(&self) {
+        let mut lookout = Lookout::new();
         loop {
             let seen = self.word.load();
-            let Some((pages, wakers, until)) = self.look() else { return };
+            let Some((pages, wakers, until)) = self.look(&lookout) else { return };
             wakers.into_iter().for_each(Waker::wake);
             let woken = pages.sleep(Some((self.word.futex(), seen)), until);
             if woken && self.word.load() == seen {
                 self.counters.woke();
-            } else if !woken {
+            }
+            if lookout.is_due() {
                 // The end of the broker is read too.
                 self.link.drain();
             }
@@ -140,7 +142,7 @@ impl Shared {
     }
 
     /// What to sleep on, whom to wake, and until when; nothing when it is time to end.
-    fn look(&self) -> Option<(Pages, Vec<Waker>, u64)> {
+    fn look(&self, lookout: &Lookout) -> Option<(Pages, Vec<Waker>, u64)> {
         let mut state = self.state();
         if state.stop {
             return None;
@@ -155,7 +157,7 @@ impl Shared {
                 entry.fired = true;
                 wakers.push(entry.waker.clone());
             } else {
-                until = until.min(entry.deadline.or_in(SLICE_NS));
+                until = until.min(lookout.or(entry.deadline));
             }
         }
         Some((pages, wakers, until))

@@ -44,11 +44,6 @@ impl Deadline {
     pub fn passed(self) -> bool {
         self.0.0 <= clock::now()
     }
-
-    /// The earlier of this moment and `slice_ns` nanoseconds from now, as nanoseconds of the clock.
-    pub(crate) fn or_in(self, slice_ns: u64) -> u64 {
-        self.0.0.min(clock::deadline_in(slice_ns))
-    }
 }
 
 impl From<Duration> for Deadline {

@@ -95,7 +95,7 @@ impl Fence {
     ///
     /// # Errors
     /// [`FenceError::Failed`] with the cause and what is behind it; [`FenceError::Timeout`];
-    /// [`FenceError::BrokerLost`] within a quarter of a second of the broker's end.
+    /// [`FenceError::BrokerLost`] within a tenth of a second of the broker's end.
     pub fn wait(&self, deadline: impl Into<Deadline>) -> Result<(), FenceError> {
         let core = &self.queue.core;
         core.void_unused();
@@ -171,7 +171,7 @@ impl Fence {
         void.then_some(PointState::Failed { code: refused, cause: CauseId::NONE.0, time_ns: 0 })
     }
 
-    /// Between long sleeps: has the broker refused the job, or gone?
+    /// Now and then: has the broker refused the job, or gone?
     pub(crate) fn ask(&self) -> Option<Outcome> {
         self.queue.core.refresh();
         match self.void() {

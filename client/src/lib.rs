@@ -60,7 +60,7 @@
 //! | [`host`] | what this machine offers, for `vgemctl doctor` |
 //!
 //! Invariants:
-//! - Every wait has a deadline; a broker that dies ends every wait within a quarter of a second.
+//! - Every wait has a deadline; a broker that dies ends every wait within a tenth of a second.
 //! - Submitting is one system call and awaits no answer; waiting for a fence asks nobody, and neither does a guard of
 //!   memory that nobody else has.
 //! - Nothing is freed under a guard, a job or a fence: each keeps what it needs alive.

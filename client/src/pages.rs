@@ -30,8 +30,9 @@ use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::error;
 
-/// Longest sleep before the sleeper looks whether the broker has something to say, nanoseconds.
-pub(crate) const SLICE_NS: u64 = 250_000_000;
+/// How often a sleeper looks whether the broker has something to say, nanoseconds. Nobody would wake it if the broker
+/// was killed, so this is how late it knows then: as late as the shortest usual deadline of a job.
+pub(crate) const SLICE_NS: u64 = 100_000_000;
 
 /// Longest spin before a sleep, nanoseconds: less than what a wake-up across cores costs.
 const SPIN_NS: u64 = 5_000;
@@ -64,20 +65,45 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Ended(PointState),
-    Rung,
-    Slept,
+    /// It was rung, or slept long enough.
+    Woke,
+}
+
+/// When a sleeper looks next whether the broker has something to say. It goes by the clock: one that is rung for
+/// other reasons, again and again, looks all the same.
+#[derive(Debug)]
+pub(crate) struct Lookout {
+    next_ns: u64,
+}
+
+impl Lookout {
+    pub(crate) fn new() -> Self {
+        Self { next_ns: clock::deadline_in(SLICE_NS) }
+    }
+
+    /// Until when to sleep, by the clock.
+    pub(crate) fn or(&self, deadline: Deadline) -> u64 {
+        self.next_ns.min(deadline.time().0)
+    }
+
+    /// Whether it is time.
+    pub(crate) fn is_due(&mut self) -> bool {
+        let now = clock::now();
+        if now < self.next_ns {
+            return false;
+        }
+        self.next_ns = now.saturating_add(SLICE_NS);
+        true
+    }
 }
 
 impl Step {
     fn of(wake: vgem_os::Result<Wake>, counters: &Counters) -> Self {
-        match wake {
-            Ok(Wake::Rung) => {
-                counters.woke();
-                Self::Rung
-            }
-            // A futex on a mapped page does not fail; if it did, the deadline would still end the wait.
-            Ok(Wake::TimedOut) | Err(_) => Self::Slept,
+        // A futex on a mapped page does not fail; if it did, the deadline would still end the wait.
+        if matches!(wake, Ok(Wake::Rung)) {
+            counters.woke();
         }
+        Self::Woke
     }
 }
 
@@ -128,7 +154,7 @@ impl Observer {
         &self.face
     }
 
-    /// Waits for a point; asks nobody but the page. Between long sleeps `ask` may end the wait.
+    /// Waits for a point; asks nobody but the page. Ten times a second `ask` may end the wait.
     pub(crate) fn wait(
         &self,
         target: Target,
@@ -150,21 +176,22 @@ impl Observer {
         bell.store(QUIET);
         let (id, mut leads) = self.enter(target, &bell);
         counters.slept();
+        let mut lookout = Lookout::new();
         let outcome = loop {
             leads = leads || bell.load() == LEAD;
+            let until_ns = lookout.or(deadline);
             let step = if leads {
-                self.lead(id, target, deadline, counters)
+                self.lead(id, target, until_ns, counters)
             } else {
-                self.follow(&bell, target, deadline, counters)
+                self.follow(&bell, target, until_ns, counters)
             };
-            match step {
-                Step::Ended(state) => break Outcome::Ended(state),
-                Step::Rung => {}
-                Step::Slept => {
-                    if let Some(outcome) = ask() {
-                        break ended().map_or(outcome, Outcome::Ended);
-                    }
-                }
+            if let Step::Ended(state) = step {
+                break Outcome::Ended(state);
+            }
+            if lookout.is_due()
+                && let Some(outcome) = ask()
+            {
+                break ended().map_or(outcome, Outcome::Ended);
             }
             if deadline.passed() {
                 break ended().map_or(Outcome::TimedOut, Outcome::Ended);
@@ -193,22 +220,22 @@ impl Observer {
     }
 
     /// One round of the leader: look at everybody's points, ring, sleep.
-    fn lead(&self, id: u64, target: Target, deadline: Deadline, counters: &Counters) -> Step {
+    fn lead(&self, id: u64, target: Target, until_ns: u64, counters: &Counters) -> Step {
         let seen = self.face.doorbell();
         self.ring_followers(id);
         match self.state(target) {
-            PointState::Pending => Step::of(self.face.sleep(seen, deadline.or_in(SLICE_NS)), counters),
+            PointState::Pending => Step::of(self.face.sleep(seen, until_ns), counters),
             state => Step::Ended(state),
         }
     }
 
     /// One round of a follower: look at the own point, sleep on the own bell.
-    fn follow(&self, bell: &Word, target: Target, deadline: Deadline, counters: &Counters) -> Step {
+    fn follow(&self, bell: &Word, target: Target, until_ns: u64, counters: &Counters) -> Step {
         match self.state(target) {
             PointState::Pending => {}
             state => return Step::Ended(state),
         }
-        let step = Step::of(futex::wait(bell.futex(), QUIET, deadline.or_in(SLICE_NS)), counters);
+        let step = Step::of(futex::wait(bell.futex(), QUIET, until_ns), counters);
         // LOOK is answered by the look of the next round; LEAD stays until the wait ends.
         let _was: Result<u32, u32> =
             bell.atomic().compare_exchange(LOOK, QUIET, Ordering::AcqRel, Ordering::Acquire);

@@ -11,7 +11,7 @@ use vgem_os::futex::{self, FutexWord, WAIT_ANY_MAX};
 use crate::deadline::Deadline;
 use crate::error::FenceError;
 use crate::fence::Fence;
-use crate::pages::{Observer, SLICE_NS, Watch};
+use crate::pages::{Lookout, Observer, Watch};
 
 /// Between looks when there are more pages than one call takes, nanoseconds.
 const CROWD_SLICE_NS: u64 = 1_000_000;
@@ -60,6 +60,7 @@ pub fn wait_any(fences: &[Fence], deadline: impl Into<Deadline>) -> Result<Optio
     let watches: Vec<Watch> = fences.iter().map(Fence::watch).collect();
     let core = &first.queue().core;
     core.counters.slept();
+    let mut lookout = Lookout::new();
     loop {
         let pages = Pages::of(watches.iter());
         if let Some(place) = ended() {
@@ -68,9 +69,12 @@ pub fn wait_any(fences: &[Fence], deadline: impl Into<Deadline>) -> Result<Optio
         if deadline.passed() {
             return Err(first.timeout());
         }
-        if pages.sleep(None, deadline.or_in(SLICE_NS)) {
+        if pages.sleep(None, lookout.or(deadline)) {
             core.counters.woke();
-        } else if let Some(asked) = fences.iter().find(|fence| fence.ask().is_some()) {
+        }
+        if lookout.is_due()
+            && let Some(asked) = fences.iter().find(|fence| fence.ask().is_some())
+        {
             return ended().map_or_else(|| Err(asked.lost()), |place| Ok(Some(place)));
         }
     }

@@ -564,8 +564,29 @@ fn who_waits_for_any_passes_a_wake_up_on() {
             let _woke: Woke = bench.broker.signal(1, round + 1);
         });
     }
-    // A wake-up that is lost costs a slice of a quarter of a second.
+    // A wake-up that is lost costs a tenth of a second.
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_dead_broker_ends_the_waits_of_all_threads_within_a_tenth_of_a_second() {
+    let mut bench = bench();
+    let fence = bench.compress().last().clone();
+    let any = [fence.clone(), bench.compress().last().clone()];
+    std::thread::scope(|threads| {
+        let mut waiting: Vec<_> = (0..8).map(|_| threads.spawn(|| word(fence.wait(SOON)))).collect();
+        waiting.push(threads.spawn(|| word(wait_any(&any, SOON).map(drop))));
+        while bench.client.counters().sleeps < 9 {
+            std::thread::yield_now();
+        }
+        bench.broker.hang_up();
+        let begin = Instant::now();
+        for wait in waiting {
+            assert_eq!(wait.join().expect("no panic"), "lost");
+        }
+        // One after the other would take most of a second.
+        assert!(begin.elapsed() < Duration::from_millis(300), "{:?}", begin.elapsed());
+    });
 }
 
 #[test]
