@@ -9,6 +9,8 @@
 //! bytes_mib = 4096
 //! [times]
 //! import_ms = 1000
+//! [restart]
+//! pause_ms = 100
 //! [devices.blk]
 //! roots = ["/srv/data"]
 //! executors = 2
@@ -22,7 +24,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vgem_core::config::{Quotas, Times as CoreTimes};
+use vgem_core::config::{Bounds, Quotas, Times as CoreTimes};
 
 use crate::exit::{Exit, Failure};
 
@@ -31,6 +33,12 @@ const EXECUTORS: std::ops::RangeInclusive<u16> = 1..=64;
 
 /// How long a time can be said to be, milliseconds: long enough for a healthy peer, short enough to bound a sick one.
 const TIMES_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
+
+/// The same for times between restarts, where short is no danger to a peer.
+const RESTARTS_MS: std::ops::RangeInclusive<u64> = 1..=3_600_000;
+
+/// How many losses can be said to be too many.
+const LOSSES: std::ops::RangeInclusive<u64> = 1..=1000;
 
 /// What the files say. Nothing said is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -42,6 +50,8 @@ pub struct Config {
     pub quota: Quota,
     /// How long things may take.
     pub times: Times,
+    /// How a device that was lost comes back.
+    pub restart: Restart,
     /// Devices, by name.
     pub devices: BTreeMap<String, Device>,
 }
@@ -74,10 +84,29 @@ pub struct Quota {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Times {
+    /// From the moment a job is ready until a driver that is busy with others must have begun it, milliseconds.
+    pub scheduling_ms: Option<u64>,
     /// Until what an import needs has come through its porter, milliseconds.
     pub import_ms: Option<u64>,
     /// Until a client has read the fds it asked for, milliseconds.
     pub unread_ms: Option<u64>,
+}
+
+/// How a device whose driver was lost comes back to a domain; what is not said is as [`CoreTimes::default`] and
+/// [`Bounds::default`] have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Restart {
+    /// Pause before it is started again after the first loss, milliseconds; doubles with each.
+    pub pause_ms: Option<u64>,
+    /// Longest such pause, milliseconds.
+    pub pause_most_ms: Option<u64>,
+    /// Losses until it counts as failed.
+    pub losses: Option<u32>,
+    /// Losses older than this are forgotten, milliseconds.
+    pub within_ms: Option<u64>,
+    /// How long it then counts as failed, milliseconds.
+    pub failed_ms: Option<u64>,
 }
 
 /// One device.
@@ -124,10 +153,21 @@ impl Config {
                 return Err(wrong(&format!("devices.{name}.executors must be from 1 to 64")));
             }
         }
-        let times = [("import_ms", config.times.import_ms), ("unread_ms", config.times.unread_ms)];
-        if let Some((name, _)) = times.iter().find(|(_, ms)| ms.is_some_and(|ms| !TIMES_MS.contains(&ms))) {
-            let (least, most) = (TIMES_MS.start(), TIMES_MS.end());
-            return Err(wrong(&format!("times.{name} must be from {least} to {most}")));
+        let (times, restart) = (&config.times, &config.restart);
+        for (name, value, range) in [
+            ("times.scheduling_ms", times.scheduling_ms, TIMES_MS),
+            ("times.import_ms", times.import_ms, TIMES_MS),
+            ("times.unread_ms", times.unread_ms, TIMES_MS),
+            ("restart.pause_ms", restart.pause_ms, RESTARTS_MS),
+            ("restart.pause_most_ms", restart.pause_most_ms, RESTARTS_MS),
+            ("restart.losses", restart.losses.map(u64::from), LOSSES),
+            ("restart.within_ms", restart.within_ms, RESTARTS_MS),
+            ("restart.failed_ms", restart.failed_ms, RESTARTS_MS),
+        ] {
+            if value.is_some_and(|value| !range.contains(&value)) {
+                let (least, most) = (range.start(), range.end());
+                return Err(wrong(&format!("{name} must be from {least} to {most}")));
+            }
         }
         Ok(config)
     }
@@ -145,8 +185,16 @@ impl Config {
         replace(&mut mine.porters, theirs.porters);
         replace(&mut mine.monitors, theirs.monitors);
         replace(&mut mine.pages, theirs.pages);
-        replace(&mut self.times.import_ms, other.times.import_ms);
-        replace(&mut self.times.unread_ms, other.times.unread_ms);
+        let (mine, theirs) = (&mut self.times, other.times);
+        replace(&mut mine.scheduling_ms, theirs.scheduling_ms);
+        replace(&mut mine.import_ms, theirs.import_ms);
+        replace(&mut mine.unread_ms, theirs.unread_ms);
+        let (mine, theirs) = (&mut self.restart, other.restart);
+        replace(&mut mine.pause_ms, theirs.pause_ms);
+        replace(&mut mine.pause_most_ms, theirs.pause_most_ms);
+        replace(&mut mine.losses, theirs.losses);
+        replace(&mut mine.within_ms, theirs.within_ms);
+        replace(&mut mine.failed_ms, theirs.failed_ms);
         for (name, device) in other.devices {
             let mine = self.devices.entry(name).or_default();
             replace(&mut mine.roots, device.roots);
@@ -178,14 +226,29 @@ impl Quota {
 impl Times {
     /// The times as the rules want them.
     #[must_use]
-    pub fn times(&self) -> CoreTimes {
+    pub fn times(&self, restart: &Restart) -> CoreTimes {
         let usual = CoreTimes::default();
         let ns = |ms: Option<u64>, usual: u64| ms.map_or(usual, |ms| ms.saturating_mul(1_000_000));
         CoreTimes {
+            scheduling_ns: ns(self.scheduling_ms, usual.scheduling_ns),
             import_ns: ns(self.import_ms, usual.import_ns),
             unread_ns: ns(self.unread_ms, usual.unread_ns),
+            pause_first_ns: ns(restart.pause_ms, usual.pause_first_ns),
+            pause_most_ns: ns(restart.pause_most_ms, usual.pause_most_ns),
+            losses_ns: ns(restart.within_ms, usual.losses_ns),
+            failed_ns: ns(restart.failed_ms, usual.failed_ns),
             ..usual
         }
+    }
+}
+
+impl Restart {
+    /// The bounds as the rules want them.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        let usual = Bounds::default();
+        let losses = self.losses.and_then(|losses| usize::try_from(losses).ok());
+        Bounds { losses: losses.unwrap_or(usual.losses), ..usual }
     }
 }
 
@@ -278,13 +341,24 @@ mod tests {
             let said = parse(&format!("[times]\nunread_ms = {ms}")).expect_err("out of range");
             assert_eq!(said, "v.toml: times.unread_ms must be from 10 to 60000");
         }
+        let said = parse("[restart]\nlosses = 0").expect_err("out of range");
+        assert_eq!(said, "v.toml: restart.losses must be from 1 to 1000");
     }
 
     #[test]
     fn a_time_that_is_said_is_in_force_and_the_others_stay() {
         let config = parse("[times]\nimport_ms = 500\n[quota]\nporters = 2").expect("right");
         let times = CoreTimes { import_ns: 500_000_000, ..CoreTimes::default() };
-        assert_eq!((config.times.times(), config.quota.quotas().porters), (times, 2));
+        assert_eq!((config.times.times(&config.restart), config.quota.quotas().porters), (times, 2));
+    }
+
+    #[test]
+    fn how_a_lost_device_comes_back_can_be_said() {
+        let config =
+            parse("[times]\nscheduling_ms = 20\n[restart]\npause_ms = 1\nlosses = 9").expect("right");
+        let usual = CoreTimes::default();
+        let times = CoreTimes { scheduling_ns: 20_000_000, pause_first_ns: 1_000_000, ..usual };
+        assert_eq!((config.times.times(&config.restart), config.restart.bounds().losses), (times, 9));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Quota, Times};
+use crate::config::{Quota, Restart, Times};
 
 /// The keeper's word to the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -15,6 +15,8 @@ pub struct Setup {
     pub quota: Quota,
     /// How long things may take.
     pub times: Times,
+    /// How a device that was lost comes back.
+    pub restart: Restart,
     /// The user whose instances are to run before it asks (user and embedded mode).
     pub prestart: Option<u32>,
     /// What the keeper found out about machine and process, one line per feature, for tools.

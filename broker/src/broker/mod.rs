@@ -85,8 +85,8 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     let config = Config {
         devices: told.devices,
         quotas: told.setup.quota.quotas(),
-        times: told.setup.times.times(),
-        bounds: Bounds { files: files(told.setup.prestart.is_some()), ..Bounds::default() },
+        times: told.setup.times.times(&told.setup.restart),
+        bounds: Bounds { files: files(told.setup.prestart.is_some()), ..told.setup.restart.bounds() },
         ..Config::default()
     };
     let mut shell = shell::Shell::new(Broker::new(config), link, listener, lease.clone())?;

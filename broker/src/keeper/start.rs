@@ -87,6 +87,7 @@ pub(super) fn broker(
     let setup = Setup {
         quota: config.quota,
         times: config.times,
+        restart: config.restart,
         prestart: match mode {
             Mode::System => None,
             Mode::User | Mode::Embedded(_) => Some(rustix::process::geteuid().as_raw()),

@@ -27,17 +27,17 @@ use crate::schedule::{Claimed, Pending};
 use super::instance::Instance;
 
 impl<E: Engine> Instance<E> {
-    /// Runs a claimed job and signals its point.
-    pub(crate) fn execute(&self, claimed: Claimed, held: Held) {
+    /// Runs a claimed job and signals its point. Lets go of what it held.
+    pub(crate) fn execute(&self, claimed: Claimed, held: &mut Held) {
         let Claimed { timeline, pending } = claimed;
         let job = *pending.job();
         let started = Time(clock::now());
         let mut produced = Produced::default();
         let outcome = match pending.failed() {
             Some(failure) => Err(Outcome::Inherited(failure)),
-            None => self.run(&pending, &held, started, &mut produced).map_err(Outcome::Own),
+            None => self.run(&pending, held, started, &mut produced).map_err(Outcome::Own),
         };
-        drop(held);
+        held.clear();
         let ended = Time(clock::now());
         let failure = match outcome {
             Ok(()) => None,

@@ -107,10 +107,10 @@ impl<E: Engine> Instance<E> {
         claimed: Claimed,
         schedule: MutexGuard<'a, Schedule>,
     ) -> MutexGuard<'a, Schedule> {
-        let held: Held = operands::mappings_of(&claimed.pending, &schedule.objects);
+        let mut held: Held = operands::mappings_of(&claimed.pending, &schedule.objects);
         let key = claimed.timeline.key;
         drop(schedule);
-        self.execute(claimed, held);
+        self.execute(claimed, &mut held);
         let mut schedule = self.schedule();
         let closed = schedule.ended(key);
         schedule.review(Look::Passing);

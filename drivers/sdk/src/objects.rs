@@ -100,11 +100,16 @@ impl Objects {
     }
 
     /// What can go since jobs have ended. Costs nothing where nothing lingers.
+    #[inline]
     pub(crate) fn settle(&mut self) -> Gone {
-        let mut gone = Gone::default();
         if self.lingering.is_empty() && self.leaving.is_empty() {
-            return gone;
+            return Gone::default();
         }
+        self.settle_lingering()
+    }
+
+    fn settle_lingering(&mut self) -> Gone {
+        let mut gone = Gone::default();
         // Uses are taken under the lock that guards this and are only given back without it: 1 stays 1.
         let free = self.lingering.extract_if(.., |(_, mapping)| Arc::strong_count(mapping) == 1);
         gone.mappings.extend(free.map(|(_, mapping)| mapping));

@@ -17,7 +17,7 @@ use vgem_proto::limits;
 use vgem_proto::rights::Access;
 
 use crate::engine::{JobError, OperandBytes, ParamValue, TaskOperand};
-use crate::objects::{MappedObject, Objects};
+use crate::objects::Objects;
 use crate::schedule::Pending;
 
 /// An operation as the SDK needs it for each job, worked out once.
@@ -65,14 +65,17 @@ impl Prepared {
 }
 
 /// The mappings a job uses, held until it has ended. In the order in which [`mappings_of`] asks for them.
-pub(crate) type Held = ArrayVec<Option<MappedObject>, { 2 * limits::JOB_OPERANDS + limits::JOB_PARAMS }>;
+///
+/// Half a KiB, and moved with every job that is not passed by reference: nothing is kept here that a mapping knows.
+pub(crate) type Held = ArrayVec<Option<Arc<Mapping>>, { 2 * limits::JOB_OPERANDS + limits::JOB_PARAMS }>;
 
 /// Takes hold of every mapping the job names: for each operand its object and its cell's object if it has one,
 /// then for each parameter its cell's object if it has one.
 pub(crate) fn mappings_of(pending: &Pending, objects: &Objects) -> Held {
     let mut held = Held::new();
     let mut hold = |object: ObjectKey| {
-        let _full = held.try_push(objects.find(object).cloned()).is_err();
+        let found = objects.find(object).map(|found| Arc::clone(&found.mapping));
+        let _full = held.try_push(found).is_err();
     };
     for operand in pending.operands() {
         hold(operand.object);
@@ -113,7 +116,7 @@ pub(crate) fn resolve<'a>(
             0 => operand.len,
             _ => {
                 let cells = mapped(held.next().flatten(), operand.cell_object)?;
-                let len = read_cell(&cells.mapping, operand.cell_offset, operand.cell_word)?;
+                let len = read_cell(cells, operand.cell_offset, operand.cell_word)?;
                 bounded(len, operand.len, || format!("length of operand {}", operand.number))?
             }
         };
@@ -137,7 +140,7 @@ pub(crate) fn resolve<'a>(
             ParamSource::Bytes => ParamValue::Bytes(param_bytes(pending, param)?),
             ParamSource::Cell => {
                 let cells = mapped(held.next().flatten(), param.cell_object)?;
-                let value = read_cell(&cells.mapping, param.value, param.cell_word)?;
+                let value = read_cell(cells, param.value, param.cell_word)?;
                 let name = || format!("parameter {}", param.number);
                 ParamValue::Number(bounded(value, param.max, name)?)
             }
@@ -157,8 +160,10 @@ fn push<T, const N: usize>(list: &mut ArrayVec<T, N>, item: T) -> Result<(), Job
     list.try_push(item).map_err(|_| JobError::new(ErrorCode::BadOperand, format!("more than {N} in one job")))
 }
 
-fn mapped(found: Option<&MappedObject>, object: ObjectKey) -> Result<&MappedObject, JobError> {
-    found.ok_or_else(|| JobError::new(ErrorCode::MapFailed, format!("{object} is not mapped by this driver")))
+fn mapped(found: Option<&Arc<Mapping>>, object: ObjectKey) -> Result<&Mapping, JobError> {
+    found
+        .map(AsRef::as_ref)
+        .ok_or_else(|| JobError::new(ErrorCode::MapFailed, format!("{object} is not mapped by this driver")))
 }
 
 fn bounded(value: u64, limit: u64, what: impl Fn() -> String) -> Result<u64, JobError> {
@@ -169,7 +174,7 @@ fn bounded(value: u64, limit: u64, what: impl Fn() -> String) -> Result<u64, Job
     Err(JobError::new(ErrorCode::IndirectTooLong, text))
 }
 
-fn read_cell(mapping: &Arc<Mapping>, offset: u64, word: u8) -> Result<u64, JobError> {
+fn read_cell(mapping: &Mapping, offset: u64, word: u8) -> Result<u64, JobError> {
     let outside = || JobError::new(ErrorCode::OutOfRange, format!("cell at {offset}, word {word}"));
     let offset = usize::try_from(offset).map_err(|_| outside())?;
     let cell = mapping.span().sub(offset, result_cell::LEN).ok_or_else(outside)?;
@@ -177,7 +182,7 @@ fn read_cell(mapping: &Arc<Mapping>, offset: u64, word: u8) -> Result<u64, JobEr
 }
 
 fn bytes_of<'a>(
-    object: &'a MappedObject,
+    mapping: &'a Mapping,
     operand: &DriverOperand,
     len: u64,
 ) -> Result<OperandBytes<'a>, JobError> {
@@ -188,10 +193,9 @@ fn bytes_of<'a>(
     let offset = usize::try_from(operand.offset).map_err(|_| outside())?;
     let len = usize::try_from(len).map_err(|_| outside())?;
     match operand.access {
-        Access::Read => object.mapping.span().sub(offset, len).map(OperandBytes::Read).ok_or_else(outside),
-        Access::Write if object.access == Access::Write => {
-            let all =
-                object.mapping.span_mut().map_err(|e| JobError::new(ErrorCode::MapFailed, e.to_string()))?;
+        Access::Read => mapping.span().sub(offset, len).map(OperandBytes::Read).ok_or_else(outside),
+        Access::Write if mapping.access() == Access::Write => {
+            let all = mapping.span_mut().map_err(|e| JobError::new(ErrorCode::MapFailed, e.to_string()))?;
             all.sub(offset, len).map(OperandBytes::Write).ok_or_else(outside)
         }
         Access::Write => {

@@ -1,8 +1,8 @@
 //! Futexes: sleeping on a 32-bit word until somebody changes it and says so.
 //!
 //! Two kinds of word. A [`Word`] lives in private memory and is for the threads of one process; the kernel finds
-//! it by address. A shared word lives in a page two processes map (the doorbell of a fence page); the kernel
-//! finds it by inode, also through a read-only mapping. The kinds never wake each other, so a [`FutexWord`]
+//! it by address. A shared word lives in a page two processes map (the doorbell of a fence page, a [`SharedWord`]); the
+//! kernel finds it by inode, also through a read-only mapping. The kinds never wake each other, so a [`FutexWord`]
 //! carries its kind with it, and one [`wait_any`] may mix both.
 //!
 //! Every wait has an end: an absolute time of [`crate::clock::now`]. Waits may return [`Wake::Rung`] for no reason;
@@ -20,6 +20,7 @@ use rustix::time::ClockId;
 
 use crate::clock::{now, timespec};
 use crate::error::{OsError, Result};
+use crate::mapping::{OutOfRange, SpanMut};
 
 /// Most words one [`wait_any`] takes (`FUTEX_WAITV_MAX`).
 pub const WAIT_ANY_MAX: usize = 128;
@@ -138,6 +139,41 @@ impl<'a> FutexWord<'a> {
     }
 }
 
+/// A word of memory that other processes map too, to change and to sleep on.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedWord<'a>(&'a AtomicU32);
+
+impl<'a> SharedWord<'a> {
+    /// The aligned word at `offset`.
+    ///
+    /// # Errors
+    /// [`OutOfRange::Beyond`], [`OutOfRange::Misaligned`].
+    #[inline]
+    pub fn of(memory: SpanMut<'a>, offset: usize) -> Result<Self, OutOfRange> {
+        let beyond = OutOfRange::Beyond { offset, len: size_of::<u32>(), available: memory.len() };
+        let word = memory.sub(offset, size_of::<u32>()).ok_or(beyond)?.as_mut_ptr().cast::<u32>();
+        if !word.is_aligned() {
+            return Err(OutOfRange::Misaligned { offset, align: align_of::<u32>() });
+        }
+        // SAFETY: U1, U2. Four mapped, aligned, writable bytes for 'a, reached by this atomic.
+        Ok(Self(unsafe { AtomicU32::from_ptr(word) }))
+    }
+
+    /// The atomic itself.
+    #[must_use]
+    #[inline]
+    pub const fn atomic(self) -> &'a AtomicU32 {
+        self.0
+    }
+
+    /// The word as the waiting functions take it.
+    #[must_use]
+    #[inline]
+    pub const fn futex(self) -> FutexWord<'a> {
+        FutexWord::shared(self.0)
+    }
+}
+
 /// Sleeps while `word` holds `seen`, until `deadline_ns`.
 ///
 /// # Errors
@@ -236,6 +272,47 @@ fn wait_in_slices(words: &[(FutexWord<'_>, u32)], deadline_ns: u64) -> Result<Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mapping::Mapping;
+    use crate::memory::{Access, HugePages, ObjectMemory};
+    use std::os::fd::AsFd as _;
+
+    fn twice_mapped() -> [Mapping; 2] {
+        let object = ObjectMemory::create(4096, HugePages::None, "words").expect("a page");
+        [(); 2].map(|()| {
+            let export = object.export(Access::Write).expect("an fd");
+            Mapping::map(export.as_fd(), 4096, Access::Write, crate::mapping::Populate::Now).expect("mapped")
+        })
+    }
+
+    #[test]
+    fn a_shared_word_wakes_who_sleeps_on_it_through_another_mapping() {
+        let [here, there] = twice_mapped();
+        let at = |mapping: &Mapping| mapping.span_mut().expect("writable").as_mut_ptr().addr();
+        assert_ne!(at(&here), at(&there));
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let word = SharedWord::of(there.span_mut().expect("writable"), 64).expect("inside");
+                while word.atomic().load(Ordering::Acquire) == 0 {
+                    wait(word.futex(), 0, now() + 5_000_000_000).expect("a valid word");
+                }
+            });
+            let word = SharedWord::of(here.span_mut().expect("writable"), 64).expect("inside");
+            word.atomic().store(1, Ordering::Release);
+            wake(word.futex(), 1).expect("a valid word");
+        });
+    }
+
+    #[test]
+    fn a_shared_word_is_aligned_and_inside() {
+        let [here, _] = twice_mapped();
+        let span = here.span_mut().expect("writable");
+        assert!(SharedWord::of(span, 4092).is_ok());
+        assert_eq!(
+            SharedWord::of(span, 4096).err(),
+            Some(OutOfRange::Beyond { offset: 4096, len: 4, available: 4096 })
+        );
+        assert_eq!(SharedWord::of(span, 2).err(), Some(OutOfRange::Misaligned { offset: 2, align: 4 }));
+    }
 
     #[test]
     fn the_fall_back_sees_a_word_that_is_not_the_first() {
