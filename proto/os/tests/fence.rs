@@ -200,6 +200,39 @@ fn a_verdict_on_a_slot_holds_whatever_an_undead_signaller_signals() {
 }
 
 // M-072
+// M-082
+#[test]
+fn a_slot_that_shows_all_of_it_already_is_left_as_it_is() {
+    for (last, told) in [(0, 0..0), (3, 0..3), (8, 0..8), (12, 3..12)] {
+        let faces = published();
+        faces.fail_up_to(last);
+        let history: Vec<Failure> = told.map(|n| failure(n + 1)).collect();
+        let heir = SignallerFace::map(faces.keeper.signaller_fds().unwrap()).unwrap();
+
+        heir.publish(slot(0), GENERATION, last, TIME + 1, &history);
+
+        let untouched = if last == 0 { 0 } else { TIME };
+        assert_eq!(faces.keeper.slot(slot(0)).time_ns, untouched, "{last} failures");
+        heir.signal(slot(0), last + 1, TIME, None).unwrap();
+        assert_eq!((faces.state(last + 1), faces.state(last + 2)), (OK, PointState::Pending));
+    }
+}
+
+// M-082
+#[test]
+fn a_slot_that_shows_anything_else_is_written_anew() {
+    for (value, history) in [(2, vec![1]), (4, vec![1]), (3, vec![]), (3, vec![2]), (3, vec![1, 2])] {
+        let faces = published();
+        for point in 1..=3 {
+            faces.signal(point, (point == 1).then(|| failure(1))).unwrap();
+        }
+        let history: Vec<Failure> = history.into_iter().map(failure).collect();
+        faces.signaller.publish(slot(0), GENERATION, value, TIME + 1, &history);
+        let shown = faces.keeper.slot(slot(0));
+        assert_eq!((shown.value, shown.time_ns, shown.failures), (value, TIME + 1, history));
+    }
+}
+
 #[test]
 fn a_verdict_may_come_before_the_slot_is_published() {
     let faces = faces();
