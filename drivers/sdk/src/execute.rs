@@ -3,12 +3,12 @@
 //! ```text
 //!   claim ─► failed already? ─yes─────────────────────────────┐
 //!              no                                             │
-//!              └► resolve ─► engine ─► result cell ─► let go ─► (cause) ─► completion ─► signal ─► next
+//!              └► resolve ─► engine ─► result cell ─► let go ─► (cause) ─► signal ─► completion ─► next
 //! ```
 //!
 //! Everything a waiter may look at is written before the signal: outputs, the result cell, and, if the job failed
-//! here, the cause's detail at the broker. Mappings are let go before the completion leaves, because with it the
-//! broker may ask to unmap. A panic in an engine is that job's failure.
+//! here, the cause's detail at the broker. Nothing else is: the completion may have to wait for a link that is full.
+//! Mappings are let go before the completion leaves, because with it the broker may ask to unmap. A panic in an engine is that job's failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -48,6 +48,8 @@ impl<E: Engine> Instance<E> {
         };
         // A job that never ran has no start: it kept no engine busy.
         let started = if pending.failed().is_some() { Time(0) } else { started };
+        let signalled = timeline.signal(job.point, ended.0, failure);
+        debug_assert!(signalled.is_ok(), "a queue takes jobs in the order of their points: {signalled:?}");
         self.outbox.complete(Completion {
             timeline: job.queue,
             point: job.point,
@@ -59,7 +61,6 @@ impl<E: Engine> Instance<E> {
             code: failure.map_or(0, |f| f.code.number()),
             reserved: Zero,
         });
-        timeline.signal(job.point, ended.0, failure);
     }
 
     fn run(

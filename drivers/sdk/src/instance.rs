@@ -24,7 +24,7 @@ use crate::engine::Engine;
 use crate::objects::Gone;
 use crate::operands::{self, Held, Operations};
 use crate::outbox::Outbox;
-use crate::schedule::{Claimed, Look, Pending, Schedule, split};
+use crate::schedule::{Claimed, Look, NotTaken, Pending, Schedule, split};
 use crate::timeline::Timeline;
 
 /// Bytes of short jobs that the control thread runs in a row before it leaves the rest to the executors.
@@ -75,13 +75,10 @@ impl<E: Engine> Instance<E> {
     }
 
     /// Takes the jobs of a message; runs the short ones that may run now.
-    pub(crate) fn accept(&self, run: Run) -> Result<(), String> {
+    pub(crate) fn accept(&self, run: Run) -> Result<(), NotTaken> {
         let mut schedule = self.schedule();
         for pending in split(run) {
-            let queue = pending.job().queue;
-            if !schedule.push(pending) {
-                return Err(format!("a job for {queue}, which is not open"));
-            }
+            schedule.push(pending)?;
         }
         self.run_short_jobs(schedule);
         Ok(())

@@ -98,6 +98,8 @@ pub(crate) fn split(run: Run) -> impl Iterator<Item = Pending> {
 #[derive(Debug)]
 struct Queue {
     timeline: Arc<Timeline>,
+    /// The point of the last job taken; the next one's is above it.
+    last: Point,
     jobs: VecDeque<Pending>,
     state: QueueState,
     closing: bool,
@@ -117,6 +119,15 @@ enum QueueState {
 pub(crate) struct Claimed {
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) pending: Pending,
+}
+
+/// A job that no queue takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotTaken {
+    #[error("a job for {0}, which is not open")]
+    NoQueue(TimelineKey),
+    #[error("point {point:?} of {key} comes after {last:?}")]
+    NotNewer { key: TimelineKey, point: Point, last: Point },
 }
 
 /// Whether the looker is about to sleep: then what it still waits for goes into the interest pages.
@@ -151,7 +162,8 @@ impl Schedule {
         if self.queues.contains_key(&index) {
             return false;
         }
-        let queue = Queue { timeline, jobs: VecDeque::new(), state: QueueState::Empty, closing: false };
+        let last = timeline.value();
+        let queue = Queue { timeline, last, jobs: VecDeque::new(), state: QueueState::Empty, closing: false };
         self.queues.insert(index, queue);
         true
     }
@@ -190,15 +202,22 @@ impl Schedule {
 
     // Jobs.
 
-    /// Puts a job at the end of its queue; `false` if there is no such queue.
-    pub(crate) fn push(&mut self, pending: Pending) -> bool {
-        let key = pending.job.queue;
-        let Some(queue) = self.queue_mut(key) else { return false };
+    /// Puts a job at the end of its queue.
+    ///
+    /// # Errors
+    /// [`NotTaken`]; nothing has changed then.
+    pub(crate) fn push(&mut self, pending: Pending) -> Result<(), NotTaken> {
+        let (key, point) = (pending.job.queue, pending.job.point);
+        let queue = self.queue_mut(key).ok_or(NotTaken::NoQueue(key))?;
+        if point <= queue.last {
+            return Err(NotTaken::NotNewer { key, point, last: queue.last });
+        }
+        queue.last = point;
         queue.jobs.push_back(pending);
         if queue.state == QueueState::Empty {
             self.place(key.index, Look::Passing);
         }
-        true
+        Ok(())
     }
 
     /// Has a job that has not started end with a failure.

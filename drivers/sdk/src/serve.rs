@@ -199,7 +199,9 @@ impl<E: Engine> Control<'_, E> {
                 self.instance.renew_watch();
             }
             DriverMessage::OpenTimeline(m) => {
-                if !self.instance.schedule().open(Arc::new(Timeline::new(m.timeline))) {
+                let timeline = Timeline::going_on(m.timeline, m.value, m.at, &m.failures)
+                    .map_err(|bad| Fault::Broke(bad.to_string()))?;
+                if !self.instance.schedule().open(Arc::new(timeline)) {
                     return Err(Fault::Broke(format!("{} is open already", m.timeline)));
                 }
             }
@@ -222,7 +224,9 @@ impl<E: Engine> Control<'_, E> {
                     None => face.retire(slot),
                 }
             }
-            DriverMessage::Run(run) => self.instance.accept(run).map_err(Fault::Broke)?,
+            DriverMessage::Run(run) => {
+                self.instance.accept(run).map_err(|not| Fault::Broke(not.to_string()))?;
+            }
             DriverMessage::CancelJob(m) => {
                 let failure = Failure { code: m.code, cause: m.cause };
                 self.instance.schedule().cancel(m.timeline, m.point, failure);

@@ -1,17 +1,34 @@
-//! One timeline as its signaller keeps it: value, failures, and the slots that show it.
+//! One timeline as its signaller keeps it: the places that show it, of which one is its own.
 //!
-//! A timeline has one lock of its own. Whoever ends a job holds it while it writes the slots, and the control
-//! thread holds it while it publishes or retires one: so a slot that is added late is filled with exactly what
-//! the others show, and no point falls between. Looking at the value takes no lock.
+//! ```text
+//!   end of a job ──signal──► own slot (private memory) ──► slot in a page of each observer
+//!                                │ no lock
+//!                                ▼
+//!                     waiting jobs of this instance look
+//! ```
+//!
+//! A timeline has one lock. Whoever ends a job holds it while it writes the slots, and the control thread holds it
+//! while it publishes or retires one: so a slot that is added late is filled with exactly what the others show, and
+//! no point falls between. Nobody who waits takes it: a look goes to the own slot, by the protocol of fence pages,
+//! or to the page of another process. Signalling allocates nothing.
+//!
+//! A timeline may have a past: an instance that takes over from one that was ended is told value and failures so
+//! far, and goes on in the same pages.
+//!
+//! Invariants: points only grow, and a point is signalled once (F1); every slot shows what the own slot shows, or is
+//! about to.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod own;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vgem_os::fence::protocol::NotNewer;
 use vgem_os::fence::{Failure as SlotFailure, PointState, SignallerFace, Slot};
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::{CauseId, PageId, Point, TimelineKey};
-use vgem_proto::layout::fence_page::FAILURES;
+use vgem_proto::ids::{CauseId, PageId, Point, Time, TimelineKey};
+use vgem_proto::jobs::PointFailure;
+
+use self::own::OwnSlot;
 
 /// A place where a timeline is shown.
 #[derive(Debug, Clone)]
@@ -21,83 +38,98 @@ struct Shown {
     face: Arc<SignallerFace>,
 }
 
-#[derive(Debug, Default)]
-struct Shows {
-    time_ns: u64,
-    /// The last failures, oldest first; one more than a slot holds, so that a full ring shows that it is full.
-    failures: VecDeque<SlotFailure>,
-    places: Vec<Shown>,
-}
-
 /// A timeline that this instance signals.
 #[derive(Debug)]
 pub(crate) struct Timeline {
     pub(crate) key: TimelineKey,
-    value: AtomicU64,
-    shows: Mutex<Shows>,
+    own: OwnSlot,
+    places: Mutex<Vec<Shown>>,
+}
+
+/// What a timeline is opened with makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a failure of {failed:?} on a timeline that is at {value:?}: failures come in order, up to the value"
+)]
+pub(crate) struct BadPast {
+    failed: Point,
+    value: Point,
 }
 
 impl Timeline {
+    /// A timeline of which nothing was signalled yet.
+    #[cfg(test)]
     pub(crate) fn new(key: TimelineKey) -> Self {
-        Self { key, value: AtomicU64::new(0), shows: Mutex::default() }
+        Self { key, own: OwnSlot::new(key.generation, 0, 0, &[]), places: Mutex::default() }
+    }
+
+    /// A timeline that another instance signalled up to `value`, with the failures so far, oldest first; one more
+    /// than a slot shows if there were more.
+    pub(crate) fn going_on(
+        key: TimelineKey,
+        value: Point,
+        at: Time,
+        failures: &[PointFailure],
+    ) -> Result<Self, BadPast> {
+        let mut before = Point(0);
+        for failure in failures {
+            if failure.point <= before || failure.point > value {
+                return Err(BadPast { failed: failure.point, value });
+            }
+            before = failure.point;
+        }
+        let in_slot =
+            |f: &PointFailure| SlotFailure { point: f.point.0, code: f.code.number(), cause: f.cause.0 };
+        let failures: Vec<SlotFailure> = failures.iter().map(in_slot).collect();
+        let own = OwnSlot::new(key.generation, value.0, at.0, &failures);
+        Ok(Self { key, own, places: Mutex::default() })
     }
 
     /// The last point signalled.
     pub(crate) fn value(&self) -> Point {
-        Point(self.value.load(Ordering::Acquire))
+        Point(self.own.value())
     }
 
     /// How a point stands, for waiters in this process.
     pub(crate) fn state(&self, point: Point) -> PointState {
-        if self.value() < point {
-            return PointState::Pending;
-        }
-        let shows = self.lock();
-        match shows.failures.iter().find(|f| f.point == point.0) {
-            Some(f) => PointState::Failed { code: f.code, cause: f.cause, time_ns: shows.time_ns },
-            None if shows.failures.len() > FAILURES
-                && shows.failures.front().is_some_and(|f| point.0 < f.point) =>
-            {
-                PointState::Overrun
-            }
-            None => PointState::Ok { time_ns: shows.time_ns },
-        }
+        self.own.state(self.key.generation, point.0)
     }
 
     /// Signals the next point, in every slot that shows the timeline. Only the owner of the running job calls it.
-    pub(crate) fn signal(&self, point: Point, time_ns: u64, failure: Option<Failure>) {
+    ///
+    /// # Errors
+    /// [`NotNewer`] if the point was signalled already; nothing has changed then.
+    pub(crate) fn signal(
+        &self,
+        point: Point,
+        time_ns: u64,
+        failure: Option<Failure>,
+    ) -> Result<(), NotNewer> {
         let failure =
             failure.map(|f| SlotFailure { point: point.0, code: f.code.number(), cause: f.cause.0 });
-        let mut shows = self.lock();
-        shows.time_ns = time_ns;
-        if let Some(failure) = failure {
-            if shows.failures.len() > FAILURES {
-                shows.failures.pop_front();
-            }
-            shows.failures.push_back(failure);
-        }
-        self.value.store(point.0, Ordering::Release);
-        for shown in &shows.places {
+        let places = self.places();
+        self.own.signal(point.0, time_ns, failure)?;
+        for shown in places.iter() {
             // Refused only if the slot is ahead already, which a single signaller in order cannot make happen.
             let signalled = shown.face.signal(shown.slot, point.0, time_ns, failure);
             debug_assert!(signalled.is_ok(), "{:?} {point:?}: {signalled:?}", self.key);
         }
+        Ok(())
     }
 
     /// Shows the timeline in one more slot.
     pub(crate) fn publish(&self, page: PageId, slot: Slot, face: Arc<SignallerFace>) {
-        let mut shows = self.lock();
-        let failures: Vec<SlotFailure> = shows.failures.iter().copied().collect();
-        let value = self.value.load(Ordering::Acquire);
-        face.publish(slot, self.key.generation, value, shows.time_ns, &failures);
-        shows.places.push(Shown { page, slot, face });
+        let mut places = self.places();
+        let so_far = self.own.snapshot();
+        face.publish(slot, self.key.generation, so_far.value, so_far.time_ns, &so_far.failures);
+        places.push(Shown { page, slot, face });
     }
 
     /// Stops showing the timeline in a slot.
     pub(crate) fn retire(&self, page: PageId, slot: Slot) {
-        let mut shows = self.lock();
-        if let Some(at) = shows.places.iter().position(|s| s.page == page && s.slot == slot) {
-            let shown = shows.places.swap_remove(at);
+        let mut places = self.places();
+        if let Some(at) = places.iter().position(|s| s.page == page && s.slot == slot) {
+            let shown = places.swap_remove(at);
             shown.face.retire(shown.slot);
         }
     }
@@ -105,11 +137,11 @@ impl Timeline {
     /// Lets go of its places, for a timeline that signals nothing more. What they show stays until the broker has them
     /// retired; what is kept of the timeline must not keep pages of clients that are gone.
     pub(crate) fn leave(&self) {
-        self.lock().places = Vec::new();
+        *self.places() = Vec::new();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Shows> {
-        self.shows.lock().unwrap_or_else(PoisonError::into_inner)
+    fn places(&self) -> std::sync::MutexGuard<'_, Vec<Shown>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,6 +165,26 @@ mod tests {
         Timeline::new(TimelineKey { index: 3, generation: 7 })
     }
 
+    fn slot() -> Slot {
+        Slot::new(2).expect("a page has 15 slots")
+    }
+
+    fn faces() -> (Arc<SignallerFace>, ObserverFace) {
+        let keeper = PagePair::create().expect("memory for two pages");
+        let face = SignallerFace::map(keeper.signaller_fds().expect("fds")).expect("pages");
+        (Arc::new(face), ObserverFace::map(keeper.observer_fds().expect("fds")).expect("pages"))
+    }
+
+    fn signal(timeline: &Timeline, point: u64, time_ns: u64, failure: Option<Failure>) {
+        timeline.signal(Point(point), time_ns, failure).expect("a newer point");
+    }
+
+    fn told(failure: &SlotFailure) -> PointFailure {
+        let code = ErrorCode::from_number(failure.code);
+        let (point, cause) = (Point(failure.point), CauseId(failure.cause));
+        PointFailure { point, cause, code, reserved: vgem_proto::codec::Zero }
+    }
+
     fn failed(n: u32) -> Failure {
         Failure { code: ErrorCode::Io, cause: CauseId(u64::from(n)) }
     }
@@ -140,31 +192,111 @@ mod tests {
     // M-082
     #[test]
     fn a_slot_added_late_shows_value_and_failures_so_far() {
-        let keeper = PagePair::create().expect("memory for two pages");
-        let face = Arc::new(SignallerFace::map(keeper.signaller_fds().expect("fds")).expect("pages"));
-        let observer = ObserverFace::map(keeper.observer_fds().expect("fds")).expect("pages");
-        let slot = Slot::new(2).expect("a page has 15 slots");
+        let (face, observer) = faces();
         let timeline = timeline();
-        timeline.signal(Point(1), 10, Some(failed(5)));
-        timeline.signal(Point(2), 20, None);
-        assert_eq!(observer.state(slot, 7, 1), PointState::Pending);
+        signal(&timeline, 1, 10, Some(failed(5)));
+        signal(&timeline, 2, 20, None);
+        assert_eq!(observer.state(slot(), 7, 1), PointState::Pending);
 
-        timeline.publish(PageId(0), slot, face);
+        timeline.publish(PageId(0), slot(), face);
 
         assert_eq!(
-            observer.state(slot, 7, 1),
+            observer.state(slot(), 7, 1),
             PointState::Failed { code: ErrorCode::Io.number(), cause: 5, time_ns: 20 }
         );
-        assert_eq!(observer.state(slot, 7, 2), PointState::Ok { time_ns: 20 });
-        timeline.signal(Point(3), 30, None);
-        assert_eq!(observer.state(slot, 7, 3), PointState::Ok { time_ns: 30 });
+        assert_eq!(observer.state(slot(), 7, 2), PointState::Ok { time_ns: 20 });
+        signal(&timeline, 3, 30, None);
+        assert_eq!(observer.state(slot(), 7, 3), PointState::Ok { time_ns: 30 });
+    }
+
+    // M-082
+    #[test]
+    fn a_timeline_that_goes_on_shows_what_its_first_signaller_signalled() {
+        for fails in [0, 3, 8, 20] {
+            let (face, observer) = faces();
+            let first = timeline();
+            for point in 1..=fails {
+                signal(&first, point, point, Some(failed(1)));
+            }
+            signal(&first, 21, 21, None);
+            let told: Vec<PointFailure> = first.own.snapshot().failures.iter().map(told).collect();
+            let states = |timeline: &Timeline| (1..=23).map(|p| timeline.state(Point(p))).collect::<Vec<_>>();
+
+            // The broker keeps nine, of which the first is one that a slot does not show any more.
+            let nine = told.iter().enumerate().map(|(at, f)| PointFailure {
+                point: if at == 0 && fails > 8 { Point(fails - 8) } else { f.point },
+                ..*f
+            });
+            let nine: Vec<PointFailure> = nine.collect();
+            let heir = Timeline::going_on(first.key, Point(21), Time(21), &nine).expect("a good past");
+            assert_eq!(states(&heir), states(&first), "{fails} failures");
+            heir.publish(PageId(4), slot(), face);
+            let shown: Vec<_> = (1..=23).map(|p| observer.state(slot(), 7, p)).collect();
+            assert_eq!(shown, states(&first), "{fails} failures");
+            signal(&heir, 22, 22, None);
+            assert_eq!(observer.state(slot(), 7, 22), PointState::Ok { time_ns: 22 });
+        }
+    }
+
+    #[test]
+    fn a_past_that_cannot_be_is_refused() {
+        let past = |value, points: &[u64]| {
+            let failures: Vec<PointFailure> =
+                points.iter().map(|p| told(&SlotFailure { point: *p, code: 1, cause: 1 })).collect();
+            Timeline::going_on(timeline().key, Point(value), Time(1), &failures)
+        };
+        assert!(past(9, &[1, 5, 9]).is_ok());
+        for (value, points) in [(9, [10].as_slice()), (9, &[0]), (9, &[5, 5]), (9, &[5, 4]), (0, &[1])] {
+            assert!(past(value, points).is_err(), "{points:?} at {value}");
+        }
+    }
+
+    #[test]
+    fn f1_a_second_signal_is_refused_and_changes_nothing() {
+        let (face, observer) = faces();
+        let timeline = timeline();
+        timeline.publish(PageId(0), slot(), face);
+        signal(&timeline, 1, 10, Some(failed(5)));
+        signal(&timeline, 2, 20, None);
+        let states = || {
+            let shown: Vec<_> = (1..=4).map(|p| observer.state(slot(), 7, p)).collect();
+            let own: Vec<_> = (1..=4).map(|p| timeline.state(Point(p))).collect();
+            (own, shown)
+        };
+        let before = states();
+        for (point, failure) in [(2, None), (2, Some(failed(9))), (1, None), (0, None)] {
+            let again = timeline.signal(Point(point), 30, failure);
+            assert_eq!(again, Err(NotNewer::Point { point, value: 2 }));
+            assert_eq!(states(), before);
+        }
+    }
+
+    #[test]
+    fn f3_a_point_signalled_means_every_smaller_one_is_done() {
+        let timeline = timeline();
+        signal(&timeline, 3, 10, Some(failed(5)));
+        for point in 1..=2 {
+            assert!(matches!(timeline.state(Point(point)), PointState::Ok { .. }), "point {point}");
+        }
+        assert!(matches!(timeline.state(Point(3)), PointState::Failed { .. }));
+        assert_eq!(timeline.state(Point(4)), PointState::Pending);
+    }
+
+    #[test]
+    fn f6_a_waiter_looks_while_a_signal_is_under_way() {
+        let timeline = timeline();
+        signal(&timeline, 1, 1, None);
+        let _signalling = timeline.places();
+        // Would never come back if a look took the lock that a signal holds.
+        assert!(matches!(timeline.state(Point(1)), PointState::Ok { .. }));
+        assert_eq!((timeline.state(Point(2)), timeline.value()), (PointState::Pending, Point(1)));
     }
 
     #[test]
     fn a_later_success_does_not_hide_an_earlier_failure() {
         let timeline = timeline();
-        timeline.signal(Point(1), 1, Some(failed(9)));
-        timeline.signal(Point(2), 2, None);
+        signal(&timeline, 1, 1, Some(failed(9)));
+        signal(&timeline, 2, 2, None);
         assert_eq!(failure_in(timeline.state(Point(1))), Some(failed(9)));
         assert_eq!(failure_in(timeline.state(Point(2))), None);
     }
@@ -174,7 +306,7 @@ mod tests {
     fn a_point_older_than_the_kept_failures_is_overrun() {
         let timeline = timeline();
         for point in 1..=20 {
-            timeline.signal(Point(point), point, Some(failed(1)));
+            signal(&timeline, point, point, Some(failed(1)));
         }
         assert_eq!(timeline.state(Point(3)), PointState::Overrun);
         let unknown = Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE };

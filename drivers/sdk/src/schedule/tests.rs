@@ -37,7 +37,7 @@ fn wait(timeline: TimelineKey, point: u64, page: u16, kind: WaitKind) -> DriverW
 
 fn push(schedule: &mut Schedule, run: Run) {
     for pending in split(run) {
-        assert!(schedule.push(pending));
+        schedule.push(pending).expect("its queue takes it");
     }
 }
 
@@ -45,7 +45,7 @@ fn push(schedule: &mut Schedule, run: Run) {
 fn step(schedule: &mut Schedule, outcome: Option<Failure>) -> Option<(TimelineKey, Point, Option<Failure>)> {
     let Claimed { timeline, pending } = schedule.claim()?;
     let (key, point, failed) = (timeline.key, pending.job().point, pending.failed());
-    timeline.signal(point, 1, failed.or(outcome));
+    timeline.signal(point, 1, failed.or(outcome)).expect("in order");
     let _closed = schedule.ended(key);
     schedule.review(Look::Passing);
     Some((key, point, failed))
@@ -61,7 +61,7 @@ fn a_queue_runs_in_order_and_one_at_a_time() {
     push(&mut schedule, job(A, 2, &[]));
     let first = schedule.claim().expect("the head is runnable");
     assert!(schedule.claim().is_none(), "the second job must wait for the first");
-    first.timeline.signal(Point(1), 1, None);
+    first.timeline.signal(Point(1), 1, None).expect("in order");
     let _closed = schedule.ended(A);
     assert_eq!(step(&mut schedule, None), Some((A, Point(2), None)));
 }
@@ -120,7 +120,7 @@ fn a_closing_queue_closes_when_its_last_job_has_ended_and_its_failures_stay_know
     push(&mut schedule, job(B, 1, &[]));
     assert!(schedule.close(B).is_none());
     let claimed = schedule.claim().expect("the head is runnable");
-    claimed.timeline.signal(Point(1), 1, Some(BROKEN));
+    claimed.timeline.signal(Point(1), 1, Some(BROKEN)).expect("in order");
     assert_eq!(schedule.ended(B).map(|t| t.key), Some(B));
     push(&mut schedule, job(A, 1, &[wait(B, 1, PAGE_LOCAL, WaitKind::Data)]));
     assert_eq!(step(&mut schedule, None), Some((A, Point(1), Some(BROKEN))));
@@ -143,7 +143,7 @@ fn a_job_for_an_older_life_of_a_queue_is_refused() {
     let mut schedule = schedule();
     let stale = TimelineKey { generation: 99, ..A };
     let pending = split(job(stale, 1, &[])).next().expect("one job");
-    assert!(!schedule.push(pending));
+    assert_eq!(schedule.push(pending), Err(NotTaken::NoQueue(stale)));
 }
 
 /// A remote timeline: the signaller's face, and a schedule that observes it as page 0.

@@ -1,5 +1,6 @@
 //! A whole instance on a socket pair, with the test as its broker.
 
+mod going_on;
 mod leaving;
 mod sealed;
 
@@ -94,6 +95,7 @@ struct Rig {
     page: KeeperFace,
     client: ObserverFace,
     completions: Vec<Completion>,
+    inline: u64,
     gate: Arc<Gate>,
 }
 
@@ -113,23 +115,29 @@ fn open(timeline: TimelineKey) -> OpenTimeline {
 impl Rig {
     fn new(inline: u64) -> Self {
         let (link, theirs) = Socket::pair().expect("a socket pair");
-        let options = Options { unconfined: true, ..Options::default() };
         let gate = Arc::new(Gate::default());
-        let adder = Adder { inline, gate: Arc::clone(&gate) };
-        let driver = std::thread::spawn(move || serve_on(adder, theirs, &options));
         let memory = ObjectMemory::create(4096, HugePages::None, "test").expect("a page");
         let page = PagePair::create().expect("two pages");
         let client = ObserverFace::map(page.observer_fds().expect("fds")).expect("pages");
-        let rig = Self { link, driver: Some(driver), memory, page, client, completions: Vec::new(), gate };
-        rig.tell(Start { instance: InstanceId(3), domain: DomainId(0) }, &[]);
-        let fds = rig.page.signaller_fds().expect("fds");
-        rig.tell(SignalPage { page: PageId(0) }, &[fds.page.as_fd(), fds.interest.as_fd()]);
+        let (driver, completions) = (None, Vec::new());
+        let mut rig = Self { link, driver, memory, page, client, completions, inline, gate };
+        rig.start(theirs, InstanceId(3));
         for (slot, timeline) in [(0, QUEUE), (1, OTHER)] {
             rig.tell(open(timeline), &[]);
             rig.tell(Publish { timeline, page: PageId(0), slot, reserved: Zero }, &[]);
         }
         rig.map(DATA, &rig.memory, Access::Write);
         rig
+    }
+
+    /// Starts an instance and gives it the page to signal in.
+    fn start(&mut self, link: Socket, instance: InstanceId) {
+        let options = Options { unconfined: true, ..Options::default() };
+        let adder = Adder { inline: self.inline, gate: Arc::clone(&self.gate) };
+        self.driver = Some(std::thread::spawn(move || serve_on(adder, link, &options)));
+        self.tell(Start { instance, domain: DomainId(0) }, &[]);
+        let fds = self.page.signaller_fds().expect("fds");
+        self.tell(SignalPage { page: PageId(0) }, &[fds.page.as_fd(), fds.interest.as_fd()]);
     }
 
     /// Has an object mapped, as long as its memory is.
