@@ -76,8 +76,10 @@ pub struct Quota {
     pub porters: Option<u64>,
     /// Clients that monitor.
     pub monitors: Option<u64>,
-    /// Fence pages given so that its clients can observe others.
+    /// Fence pages given so that its clients can observe others, and signal.
     pub pages: Option<u64>,
+    /// Handles of timelines that clients signal.
+    pub timelines: Option<u64>,
 }
 
 /// How long things may take; what is not said is as [`CoreTimes::default`] has it.
@@ -90,6 +92,8 @@ pub struct Times {
     pub import_ms: Option<u64>,
     /// Until a client has read the fds it asked for, milliseconds.
     pub unread_ms: Option<u64>,
+    /// How far ahead a client may promise a point, or a job wait for one that nobody has promised yet, milliseconds.
+    pub promise_ms: Option<u64>,
 }
 
 /// How a device whose driver was lost comes back to a domain; what is not said is as [`CoreTimes::default`] and
@@ -158,6 +162,7 @@ impl Config {
             ("times.scheduling_ms", times.scheduling_ms, TIMES_MS),
             ("times.import_ms", times.import_ms, TIMES_MS),
             ("times.unread_ms", times.unread_ms, TIMES_MS),
+            ("times.promise_ms", times.promise_ms, TIMES_MS),
             ("restart.pause_ms", restart.pause_ms, RESTARTS_MS),
             ("restart.pause_most_ms", restart.pause_most_ms, RESTARTS_MS),
             ("restart.losses", restart.losses.map(u64::from), LOSSES),
@@ -185,10 +190,12 @@ impl Config {
         replace(&mut mine.porters, theirs.porters);
         replace(&mut mine.monitors, theirs.monitors);
         replace(&mut mine.pages, theirs.pages);
+        replace(&mut mine.timelines, theirs.timelines);
         let (mine, theirs) = (&mut self.times, other.times);
         replace(&mut mine.scheduling_ms, theirs.scheduling_ms);
         replace(&mut mine.import_ms, theirs.import_ms);
         replace(&mut mine.unread_ms, theirs.unread_ms);
+        replace(&mut mine.promise_ms, theirs.promise_ms);
         let (mine, theirs) = (&mut self.restart, other.restart);
         replace(&mut mine.pause_ms, theirs.pause_ms);
         replace(&mut mine.pause_most_ms, theirs.pause_most_ms);
@@ -218,6 +225,7 @@ impl Quota {
             porters: self.porters.unwrap_or(usual.porters),
             monitors: self.monitors.unwrap_or(usual.monitors),
             pages: self.pages.unwrap_or(usual.pages),
+            timelines: self.timelines.unwrap_or(usual.timelines),
             ..usual
         }
     }
@@ -233,6 +241,7 @@ impl Times {
             scheduling_ns: ns(self.scheduling_ms, usual.scheduling_ns),
             import_ns: ns(self.import_ms, usual.import_ns),
             unread_ns: ns(self.unread_ms, usual.unread_ns),
+            promise_ns: ns(self.promise_ms, usual.promise_ns),
             pause_first_ns: ns(restart.pause_ms, usual.pause_first_ns),
             pause_most_ns: ns(restart.pause_most_ms, usual.pause_most_ns),
             losses_ns: ns(restart.within_ms, usual.losses_ns),

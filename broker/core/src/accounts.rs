@@ -24,6 +24,8 @@ pub(crate) enum Resource {
     Porters,
     Monitors,
     Pages,
+    /// Handles of timelines.
+    Timelines,
 }
 
 impl Resource {
@@ -39,7 +41,8 @@ impl Resource {
             Self::Exports => "exports not yet received",
             Self::Porters => "porters, those that hang included",
             Self::Monitors => "clients that monitor",
-            Self::Pages => "pages to observe others in",
+            Self::Pages => "pages to observe others in, and to signal in",
+            Self::Timelines => "handles of timelines",
         }
     }
 
@@ -49,7 +52,13 @@ impl Resource {
             Self::Objects => 1,
             Self::Connections | Self::Pages => 2,
             Self::Porters => 3,
-            Self::Bytes | Self::Handles | Self::Queues | Self::Jobs | Self::Exports | Self::Monitors => 0,
+            Self::Bytes
+            | Self::Handles
+            | Self::Queues
+            | Self::Jobs
+            | Self::Exports
+            | Self::Monitors
+            | Self::Timelines => 0,
         }
     }
 }
@@ -75,8 +84,10 @@ pub struct Usage {
     pub porters: u64,
     /// Clients that monitor.
     pub monitors: u64,
-    /// Pages in which its clients observe others.
+    /// Pages in which its clients observe others, and primary pages.
     pub pages: u64,
+    /// Handles of timelines.
+    pub timelines: u64,
 }
 
 impl Usage {
@@ -92,6 +103,7 @@ impl Usage {
             Resource::Porters => self.porters,
             Resource::Monitors => self.monitors,
             Resource::Pages => self.pages,
+            Resource::Timelines => self.timelines,
         }
     }
 
@@ -107,6 +119,7 @@ impl Usage {
             Resource::Porters => &mut self.porters,
             Resource::Monitors => &mut self.monitors,
             Resource::Pages => &mut self.pages,
+            Resource::Timelines => &mut self.timelines,
         }
     }
 }
@@ -123,6 +136,7 @@ fn limit_of(quotas: &Quotas, resource: Resource) -> u64 {
         Resource::Porters => quotas.porters,
         Resource::Monitors => quotas.monitors,
         Resource::Pages => quotas.pages,
+        Resource::Timelines => quotas.timelines,
     }
 }
 

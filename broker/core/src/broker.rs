@@ -12,7 +12,9 @@
 //! | `creations`, `commits` | objects until they are ready |
 //! | `porters`, `import` | what comes from strangers |
 //! | `credits` | fds on their way to clients |
-//! | `submit`, `check` | batches |
+//! | `submit`, `check`, `cycles` | batches |
+//! | `promises`, `passing`, `showing` | timelines that clients signal |
+//! | `awaiting` | points that nobody has promised yet |
 //! | `opening` | queues that are being opened, instances that are started for them |
 //! | `drivers`, `complete` | what drivers say |
 //! | `due` | timers |
@@ -27,6 +29,8 @@ use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::snapshot::Counters;
 
 use crate::accounts::Accounts;
+use crate::awaiting::{Futures, Query};
+use crate::batch::Batch;
 use crate::causes::{BROKER, Causes};
 use crate::clients::Clients;
 use crate::commits::Committing;
@@ -38,10 +42,11 @@ use crate::io::{Attach, Effect, Effects, Event, Input, LinkId};
 use crate::objects::Object;
 use crate::opening::Openings;
 use crate::pairs::Pairs;
+use crate::passing::Tokens;
 use crate::porters::Porter;
 use crate::queues::Queue;
-use crate::submit::Batch;
 use crate::tables::Table;
+use crate::timelines::{self, Promises, Signals};
 
 /// The rules of the broker: what it knows, and how that changes.
 #[derive(Debug)]
@@ -62,6 +67,14 @@ pub struct Broker {
     /// The last number given to an instance; the broker itself is number 1.
     pub(crate) last_instance: InstanceId,
     pub(crate) pairs: Pairs,
+    /// Timelines that clients signal.
+    pub(crate) promises: Table<TimelineKey, Promises>,
+    /// What clients that are gone signalled in, until the last of it is settled.
+    pub(crate) leavers: BTreeMap<ClientKey, Signals>,
+    pub(crate) tokens: Tokens,
+    pub(crate) futures: Futures,
+    /// Clients that wait for a point to be promised, by the number that they wait under.
+    pub(crate) queries: BTreeMap<u64, Query>,
     pub(crate) openings: Openings,
     /// Domains whose instances run before anybody asks.
     pub(crate) prestarted: BTreeSet<DomainId>,
@@ -105,6 +118,11 @@ impl Broker {
             instances: BTreeMap::new(),
             last_instance: BROKER,
             pairs: Pairs::default(),
+            promises: Table::from_index(timelines::FIRST),
+            leavers: BTreeMap::new(),
+            tokens: Tokens::default(),
+            futures: Futures::default(),
+            queries: BTreeMap::new(),
             openings: Openings::default(),
             prestarted: BTreeSet::new(),
             timers: Timers::default(),
@@ -178,6 +196,8 @@ impl Broker {
             Input::Unfit { porter, request, refusal } => self.unfit(now, porter, request, refusal),
             Input::Sealed { object, outcome } => self.sealed(object, outcome),
             Input::Tampered { object, what } => self.tampered(object, what),
+            Input::TokenDrawn { id, token } => self.token_drawn(now, id, token),
+            Input::Looked { timeline, value, failures } => self.looked(now, timeline, value, &failures),
             Input::Tick => {}
         }
     }

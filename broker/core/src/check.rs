@@ -7,26 +7,28 @@
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Direction, OperandSpec, Operation, ParamKind, ParamSpec};
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{DomainId, Handle, InstanceId, ObjectKey, QueueHandle, TimelineKey};
+use vgem_proto::ids::{DomainId, Handle, InstanceId, ObjectKey, QueueHandle, Time, TimelineKey};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, DriverOperand, DriverParam, JOB_FLAGS, OPERAND_DISCARD,
-    OPERAND_FLAGS, OPERAND_FOREIGN, OPERAND_INDIRECT, ParamSource, Wait,
+    OPERAND_FLAGS, OPERAND_FOREIGN, OPERAND_INDIRECT, ParamSource, WAIT_FLAGS, WAIT_FOR_SUBMIT, Wait,
 };
 use vgem_proto::layout::result_cell;
 use vgem_proto::limits;
-use vgem_proto::rights::{Access, WaitKind};
+use vgem_proto::rights::{Access, TimelineRights, WaitKind};
 
+use crate::batch::Batch;
 use crate::clients::Client;
 use crate::config::{Bounds, Times};
 use crate::devices::Device;
+use crate::gates::{Gate, NewFuture};
 use crate::objects::{Kind, Object, ObjectState, Writer};
 use crate::policy;
-use crate::queues::{Queue, Use};
+use crate::queues::{Queue, QueueState, Use};
 use crate::ranges::ByteRange;
 use crate::requests::{no_such_handle, no_such_queue};
 use crate::reservation::{Fence, PlannedWait, Touching};
-use crate::submit::Batch;
 use crate::tables::Table;
+use crate::timelines::{Promises, is_of_client};
 
 /// Looks at the jobs of one batch.
 pub(crate) struct Checker<'a> {
@@ -45,6 +47,10 @@ pub(crate) struct Checker<'a> {
     pub(crate) instance: InstanceId,
     /// Its queue's timeline.
     pub(crate) timeline: TimelineKey,
+    /// Its place in the batch.
+    pub(crate) place: usize,
+    pub(crate) promises: &'a Table<TimelineKey, Promises>,
+    pub(crate) now: Time,
     /// Whether some object is, or was, used by several domains.
     pub(crate) crosses: bool,
 }
@@ -341,23 +347,48 @@ impl Checker<'_> {
 
     /// A point of one of the client's queues that was promised before this job (T1, J2).
     fn explicit_wait(&mut self, wait: &Wait, batch: &mut Batch) -> Result<(), Refusal> {
-        let handle = QueueHandle(wait.timeline.0);
-        let Some(&timeline) = self.client.queues.get(handle.0) else { return Err(no_such_queue(handle)) };
-        let Some(queue) = self.queues.get(timeline) else { return Err(no_such_queue(handle)) };
-        let planned = batch.planned_on(timeline);
-        let (so_far, in_all) = planned.unwrap_or((0, 0));
-        let (point, promised) = (wait.point.0, queue.promised.0);
-        if point > promised + in_all {
-            let text = "nobody has promised this point";
-            return Err(refusal(ErrorCode::BadPoint, text, point, promised + so_far));
+        let unknown = wait.flags & !WAIT_FLAGS;
+        if unknown != 0 {
+            return Err(refusal(ErrorCode::UnknownFlag, "unknown flags of the wait", unknown, WAIT_FLAGS));
         }
+        let handle = QueueHandle(wait.timeline.0);
+        let timeline = match self.client.queues.get(handle.0) {
+            Some(queue) => *queue,
+            None => {
+                let Some(held) = self.client.timelines.get(handle.0) else {
+                    return Err(no_such_queue(handle));
+                };
+                policy::authorise_timeline(held.key, held.rights, TimelineRights::WAIT)?.timeline()
+            }
+        };
+        if is_of_client(timeline) {
+            return self.gate(wait, timeline, batch);
+        }
+        let Some(queue) = self.queues.get(timeline) else {
+            return Err(Refusal::new(ErrorCode::Gone, "the queue behind this timeline is no more"));
+        };
+        let (so_far, in_all) = batch.planned_on(timeline).unwrap_or((0, 0));
+        let (point, promised) = (wait.point.0, queue.promised.0);
+        let may_come = wait.flags & WAIT_FOR_SUBMIT != 0;
         if point > promised + so_far {
-            let text = format!(
-                "the job waits for job {point} of {}, which comes with or after it in the same batch: \
-                 neither could ever begin",
-                handle
-            );
-            return Err(refusal(ErrorCode::Deadlock, text, point, promised + so_far));
+            if timeline == self.timeline && (may_come || point <= promised + in_all)
+                || !may_come && point <= promised + in_all
+            {
+                let text = format!(
+                    "the job waits for job {point} of {handle}, which comes with or after it: neither could ever begin"
+                );
+                return Err(refusal(ErrorCode::Deadlock, text, point, promised + so_far));
+            }
+            if !may_come {
+                let text = "nobody has promised this point";
+                return Err(refusal(ErrorCode::BadPoint, text, point, promised + so_far));
+            }
+            if queue.state != QueueState::Open {
+                let text =
+                    "the queue behind this timeline takes no more jobs: the point will never be promised";
+                return Err(Refusal::new(ErrorCode::Gone, text).with(point, promised));
+            }
+            self.future(wait, timeline, promised + in_all, batch)?;
         }
         if wait.point > queue.ended {
             let (signaller, domain) = (queue.instance, queue.domain);
@@ -366,6 +397,61 @@ impl Checker<'_> {
         } else if wait.kind == WaitKind::Data && batch.failed.is_none() {
             batch.failed = queue.failure_of(wait.point);
         }
+        Ok(())
+    }
+
+    /// A point that a client promises, or is to (M-087).
+    fn gate(&mut self, wait: &Wait, timeline: TimelineKey, batch: &mut Batch) -> Result<(), Refusal> {
+        let Some(promises) = self.promises.get(timeline) else {
+            return Err(Refusal::new(ErrorCode::Gone, "the timeline is no more"));
+        };
+        if promises.domain != self.domain {
+            let text = "jobs wait for promises of their own domain only; wait for this one in the client";
+            return Err(Refusal::new(ErrorCode::Denied, text));
+        }
+        if promises.has_passed(wait.point) {
+            if wait.kind == WaitKind::Data && batch.failed.is_none() {
+                batch.failed = promises.failure_of(wait.point);
+            }
+            return Ok(());
+        }
+        if promises.signaller.is_none() {
+            let text = "nobody signals this timeline yet: the right to is on its way";
+            return Err(Refusal::new(ErrorCode::NotReady, text));
+        }
+        let promised = promises.promised;
+        if wait.point > promised {
+            if wait.flags & WAIT_FOR_SUBMIT == 0 {
+                let text = "nobody has promised this point";
+                return Err(refusal(ErrorCode::BadPoint, text, wait.point.0, promised.0));
+            }
+            self.future(wait, timeline, u64::MAX, batch)?;
+        }
+        batch.gates.push(Gate { timeline, point: wait.point, kind: wait.kind });
+        Ok(())
+    }
+
+    /// A point that somebody is to promise; `promised` is the last that is, `u64::MAX` if points may leave gaps.
+    fn future(
+        &mut self,
+        wait: &Wait,
+        timeline: TimelineKey,
+        promised: u64,
+        batch: &mut Batch,
+    ) -> Result<(), Refusal> {
+        let farthest = promised.saturating_add(u64::from(limits::QUEUE_DEPTH));
+        if wait.point.0 > farthest {
+            let text = "the point is farther ahead than a queue can ever be";
+            return Err(refusal(ErrorCode::OutOfRange, text, wait.point.0, farthest));
+        }
+        let latest = self.now.after(self.times.promise_ns);
+        if wait.until <= self.now || wait.until > latest {
+            let text =
+                format!("a point is to be promised within {} ms from now", self.times.promise_ns / 1_000_000);
+            return Err(refusal(ErrorCode::OutOfRange, text, wait.until.0, latest.0));
+        }
+        let awaited = (timeline, wait.point);
+        batch.futures.push(NewFuture { job: self.place, awaited, until: wait.until });
         Ok(())
     }
 }

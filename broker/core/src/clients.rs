@@ -13,6 +13,7 @@ use crate::import::Hands;
 use crate::io::{LinkId, PairId, PeerFacts};
 use crate::policy::Subject;
 use crate::tables::{HandleTable, Table};
+use crate::timelines::{Signals, TimelineHeld};
 use vgem_proto::ids::Time;
 
 /// How far a connection is.
@@ -46,6 +47,9 @@ pub(crate) struct Client {
     pub(crate) standing: Standing,
     pub(crate) objects: HandleTable<ObjectHandle>,
     pub(crate) queues: HandleTable<TimelineKey>,
+    /// Its timelines, and those that it imported. Its numbers for queues and timelines are apart.
+    pub(crate) timelines: HandleTable<TimelineHeld>,
+    pub(crate) signals: Signals,
     /// Pages it observes, those of dead instances not counted.
     pub(crate) pairs: Vec<PairId>,
     /// The next number for a page of its own.

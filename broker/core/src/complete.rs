@@ -5,16 +5,16 @@
 //! now, and so may the heads of queues that watch this timeline: that starts their clocks (F8).
 
 use vgem_proto::error::Failure;
-use vgem_proto::ids::{InstanceId, ObjectKey, Time, TimelineKey};
+use vgem_proto::ids::{InstanceId, ObjectKey, Point, Time, TimelineKey};
 use vgem_proto::jobs::Completion;
 
 use crate::broker::Broker;
 use crate::deadlines::Timer;
 use crate::devices::InstanceState;
 use crate::objects::Object;
-use crate::pairs::is_done;
-use crate::queues::Queue;
+use crate::queues::{Job, Queue};
 use crate::tables::Table;
+use crate::timelines::is_of_client;
 
 impl Broker {
     /// Jobs of an instance have ended.
@@ -81,20 +81,54 @@ impl Broker {
         let over = queue.owed.amount() - queue.jobs.len() as u64;
         let charge = queue.owed.split(over);
         let (id, watchers) = (queue.instance, std::mem::take(&mut queue.watchers));
+        let has_queries = !self.queries.is_empty();
         self.accounts.give_back(charge);
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.in_flight = instance.in_flight.saturating_sub(u32::try_from(over).unwrap_or(u32::MAX));
         }
         self.look_at_head(now, key);
+        self.watchers_look(now, key, watchers);
+        if has_queries {
+            self.answer_queries(key);
+        }
+        if over > 0 {
+            self.close_idle_queue(now, key);
+        }
+    }
+
+    /// Those whose heads waited for a timeline look again.
+    pub(crate) fn watchers_look(&mut self, now: Time, key: TimelineKey, watchers: Vec<TimelineKey>) {
         for watcher in watchers {
             if let Some(queue) = self.queues.get_mut(watcher).filter(|queue| queue.watching == Some(key)) {
                 queue.watching = None;
                 self.look_at_head(now, watcher);
             }
         }
-        if over > 0 {
-            self.close_idle_queue(now, key);
+    }
+
+    /// A driver says that every wait of a job has passed: its clock starts. For the clocks of jobs that wait for
+    /// promises, which nobody else can tell; a driver that does not say so gets no more than until the promise is due.
+    pub(crate) fn unblocked(
+        &mut self,
+        now: Time,
+        id: InstanceId,
+        key: TimelineKey,
+        point: Point,
+    ) -> Result<(), String> {
+        let Some(queue) = self.queues.get_mut(key).filter(|queue| queue.instance == id) else {
+            return Err(format!("unblocked a job of {key}, which is not its own"));
+        };
+        let is_head = queue.ended.next() == point;
+        let has_ended = point <= queue.ended;
+        match queue.job_mut(point) {
+            Some(job) => job.unblocked = true,
+            None if has_ended => return Ok(()),
+            None => return Err(format!("unblocked {point:?} of {key}, which nobody submitted")),
         }
+        if is_head && queue.limit.is_none() {
+            self.look_at_head(now, key);
+        }
+        Ok(())
     }
 
     /// Starts the clock of the job at the head of a queue if it is ready, else watches what it waits for.
@@ -102,17 +136,16 @@ impl Broker {
         let Some(queue) = self.queues.get(key) else { return };
         let runs = self.instances.get(&queue.instance).is_some_and(|i| i.state == InstanceState::Ready);
         let next = match queue.jobs.front() {
-            Some(job) if runs => match queue.head_waits().find(|(t, p)| !is_done(&self.queues, *t, *p)) {
+            // One that was cancelled ends without waiting for anything.
+            Some(job) if runs && (job.unblocked || job.cancelled) => self.head_is_ready(now, job),
+            Some(job) if runs => match queue.head_waits().find(|(t, p)| !self.has_ended(*t, *p)) {
                 Some((timeline, _)) => Head::Waits(timeline),
-                None => {
-                    let run = self.config.times.scheduling_ns.saturating_add(job.run_ns);
-                    Head::Ready(now.after(run))
-                }
+                None => self.head_is_ready(now, job),
             },
             Some(_) | None => Head::None,
         };
         let Some(queue) = self.queues.get_mut(key) else { return };
-        queue.watching = None;
+        let watched = queue.watching.take();
         match next {
             Head::None => self.timers.disarm(Timer::Job(key), &mut queue.limit),
             Head::Ready(limit) => {
@@ -124,13 +157,40 @@ impl Broker {
             Head::Waits(timeline) => {
                 queue.watching = Some(timeline);
                 self.timers.disarm(Timer::Job(key), &mut queue.limit);
-                if let Some(watched) = self.queues.get_mut(timeline)
-                    && !watched.watchers.contains(&key)
+                if let Some(watchers) = self.watchers_of(timeline)
+                    && !watchers.contains(&key)
                 {
-                    watched.watchers.push(key);
+                    watchers.push(key);
                 }
             }
         }
+        if let Some(watched) = watched {
+            self.watch_no_more(key, watched);
+        }
+    }
+
+    /// A queue whose head waited for a timeline may wait for another one now, or for none.
+    fn watch_no_more(&mut self, key: TimelineKey, watched: TimelineKey) {
+        if self.queues.get(key).is_some_and(|queue| queue.watching == Some(watched)) {
+            return;
+        }
+        if let Some(watchers) = self.watchers_of(watched) {
+            watchers.retain(|watcher| *watcher != key);
+        }
+    }
+
+    /// The queues whose heads wait for a timeline.
+    fn watchers_of(&mut self, timeline: TimelineKey) -> Option<&mut Vec<TimelineKey>> {
+        match is_of_client(timeline) {
+            true => self.promises.get_mut(timeline).map(|promises| &mut promises.watchers),
+            false => self.queues.get_mut(timeline).map(|queue| &mut queue.watchers),
+        }
+    }
+}
+
+impl Broker {
+    fn head_is_ready(&self, now: Time, job: &Job) -> Head {
+        Head::Ready(now.after(self.config.times.scheduling_ns.saturating_add(job.run_ns)))
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Quotas {
     pub monitors: u64,
     /// Pages given so that its clients can observe others.
     pub pages: u64,
+    /// Handles of timelines, those of queues not counted.
+    pub timelines: u64,
     /// Requests per second, with a burst of one second; `None` is no bound.
     pub requests_per_s: Option<u32>,
 }
@@ -61,6 +63,7 @@ impl Default for Quotas {
             porters: 64,
             monitors: 16,
             pages: 8192,
+            timelines: 65_536,
             requests_per_s: None,
         }
     }
@@ -89,6 +92,11 @@ pub struct Times {
     pub import_ns: u64,
     /// How long a client may leave fds unread that it asked for.
     pub unread_ns: u64,
+    /// How far ahead a client may promise a point, or a job wait for one that is not promised yet: as long as that
+    /// it can hold up who waits for it.
+    pub promise_ns: u64,
+    /// How long a token for a timeline is good.
+    pub token_ns: u64,
     /// One more porter may be started for a domain after this long: each is a process.
     pub porter_ns: u64,
 }
@@ -107,6 +115,8 @@ impl Default for Times {
             failed_ns: 60_000 * MS,
             import_ns: 1_000 * MS,
             unread_ns: 2_000 * MS,
+            promise_ns: 60_000 * MS,
+            token_ns: 10_000 * MS,
             porter_ns: 25 * MS,
         }
     }
@@ -144,6 +154,14 @@ pub struct Bounds {
     pub job_waits: usize,
     /// Points all jobs of one batch together may wait for.
     pub batch_waits: usize,
+    /// Promises of one timeline that may be open: each is looked after until its moment.
+    pub promises: usize,
+    /// Exports of timelines by one client that nobody has taken yet.
+    pub tokens: usize,
+    /// Points that one client may wait for to be promised.
+    pub queries: usize,
+    /// Points not promised yet that jobs of one domain may wait for.
+    pub futures: usize,
     /// Probes of orphaned objects sent in one go.
     pub sweep: usize,
     /// Files that all domains together may cost, where several share what the process may open; none is no bound.
@@ -168,6 +186,10 @@ impl Default for Bounds {
             guest_pages: 64,
             job_waits: 512,
             batch_waits: 8192,
+            promises: 64,
+            tokens: 64,
+            queries: 64,
+            futures: 1024,
             sweep: 256,
             files: None,
         }

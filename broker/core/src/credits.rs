@@ -7,7 +7,7 @@
 //! never sent.
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{ClientKey, Handle, PageId, QueueHandle, Time};
+use vgem_proto::ids::{ClientKey, Handle, PageId, QueueHandle, Time, TimelineHandle};
 use vgem_proto::message::client::ClientMessage;
 
 use crate::accounts::Charge;
@@ -109,6 +109,18 @@ impl Broker {
                 self.pages_unsent(key, &[opened.page]);
                 self.undo_queue(now, key, opened.queue);
             }
+            ClientMessage::TimelineOpened(opened) => {
+                self.take_credits(key, FDS_OF_PAIR);
+                self.undo_timeline(now, key, opened.timeline, opened.page);
+            }
+            ClientMessage::TimelineObserved(observed) => {
+                self.take_credits(key, FDS_OF_PAIR);
+                self.pages_unsent(key, &[observed.page]);
+            }
+            ClientMessage::Shown(_) => {
+                // It signals into pages that it can never be given again.
+                self.drop_client(key, "the pages it is to signal in could not be sent".to_owned());
+            }
             ClientMessage::Observed(observed) => {
                 self.take_credits(key, FDS_OF_PAIR * observed.pages.len() as u64);
                 self.pages_unsent(key, &observed.pages);
@@ -140,10 +152,7 @@ impl Broker {
             | ClientMessage::Promise(_)
             | ClientMessage::FailPoint(_)
             | ClientMessage::QueryPoint(_)
-            | ClientMessage::TimelineOpened(_)
             | ClientMessage::TimelineExported(_)
-            | ClientMessage::TimelineObserved(_)
-            | ClientMessage::Shown(_)
             | ClientMessage::CauseIssued(_)
             | ClientMessage::PointState(_)
             | ClientMessage::Welcome(_)
@@ -178,6 +187,17 @@ impl Broker {
             {
                 pair.sent = false;
             }
+        }
+    }
+
+    /// A timeline that the client was never told of ends; the next one brings its primary page.
+    fn undo_timeline(&mut self, now: Time, key: ClientKey, handle: TimelineHandle, page: PageId) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if let Some(primary) = client.signals.primaries.iter_mut().find(|primary| primary.page == page) {
+            primary.sent = false;
+        }
+        if let Some(held) = client.timelines.remove(handle.0) {
+            self.drop_timeline_handle(now, key, held);
         }
     }
 

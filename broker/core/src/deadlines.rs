@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use vgem_proto::ids::{ClientKey, DomainId, InstanceId, ObjectKey, Time, TimelineKey};
+use vgem_proto::ids::{ClientKey, DomainId, InstanceId, ObjectKey, Point, Time, TimelineKey};
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +27,15 @@ pub(crate) enum Timer {
     Import(ClientKey, u64),
     /// A client has left fds unread for long.
     Unread(ClientKey),
+    /// The first open promise of a timeline is due.
+    Promise(TimelineKey),
+    /// A point that a job waits for must have been promised: the timeline's index and generation, the point, and a
+    /// number.
+    Future((u32, u32), Point, u64),
+    /// A client has waited long enough for a point to be promised.
+    Query(u64),
+    /// A token for a timeline is good no longer.
+    Token(u64),
     /// An orphaned object may be free by now.
     Look(ObjectKey),
     /// All orphaned objects, or the next of them, should be looked at.

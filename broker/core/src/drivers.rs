@@ -40,7 +40,7 @@ impl Broker {
             DriverMessage::TimelineClosed(message) => self.timeline_closed(now, id, message.timeline),
             DriverMessage::Complete(message) => self.completed(now, id, &message.completions),
             DriverMessage::Cause(message) => self.cause_told(id, &message),
-            DriverMessage::Unblocked(_) => Ok(()),
+            DriverMessage::Unblocked(message) => self.unblocked(now, id, message.timeline, message.point),
             DriverMessage::Start(_)
             | DriverMessage::Map(_)
             | DriverMessage::Unmap(_)

@@ -43,6 +43,15 @@ impl Broker {
                 }
                 Timer::Import(client, request) => self.import_is_late(client, request),
                 Timer::Unread(client) => self.fds_are_late(client),
+                Timer::Promise(timeline) => self.promise_is_due(timeline),
+                Timer::Future(timeline, point, number) => self.future_is_due(now, (timeline, point, number)),
+                Timer::Query(id) => self.query_is_due(id),
+                Timer::Token(id) => {
+                    if let Some(token) = self.tokens.live.get_mut(&id) {
+                        token.until = None;
+                        self.drop_token(now, id, "nobody took it in time");
+                    }
+                }
                 Timer::Look(object) => {
                     if let Some(orphan) = self.objects.get_mut(object) {
                         orphan.look_at = None;

@@ -6,14 +6,17 @@
 use std::collections::BTreeMap;
 
 use vgem_proto::ids::{DomainId, InstanceId, ObjectKey, TimelineKey};
+use vgem_proto::rights::TimelineRights;
 
 use crate::accounts::{Charge, Resource, Usage};
 use crate::broker::Broker;
+use crate::clients::Client;
 use crate::deadlines::Timer;
 use crate::devices::InstanceState;
 use crate::objects::{MappingState, Object, ObjectState};
 use crate::pairs::{Party, Slot};
 use crate::queues::{Queue, QueueState};
+use crate::timelines::{Promises, TimelineState};
 
 pub(crate) type Check = Result<(), String>;
 
@@ -38,6 +41,9 @@ impl Broker {
         for id in self.instances.keys() {
             self.instance_fits(*id)?;
         }
+        for (key, promises) in self.promises.iter() {
+            self.promises_fit(key, promises)?;
+        }
         self.pairs_fit()?;
         self.timers_fit()
     }
@@ -55,6 +61,8 @@ impl Broker {
             add(&client.unreceived);
             add(&client.monitors);
             client.objects.iter().for_each(|held| add(&held.charge));
+            client.timelines.iter().for_each(|held| add(&held.charge));
+            client.signals.primaries.iter().for_each(|page| add(&page.charge));
         }
         for (_, object) in self.objects.iter() {
             object.charges.iter().chain(&object.handle_charge).for_each(&mut add);
@@ -68,6 +76,7 @@ impl Broker {
             add(&queue.owed);
         }
         self.pairs.iter().flat_map(|(_, pair)| &pair.charge).for_each(&mut add);
+        self.leavers.values().flat_map(|signals| &signals.primaries).for_each(|page| add(&page.charge));
         self.openings.waiting.values().flat_map(|o| [&o.charge, &o.export]).for_each(&mut add);
         let ledger = self.accounts.usage();
         ensure(sums == ledger, || format!("charges {sums:?} are not the ledger {ledger:?}"))?;
@@ -140,7 +149,8 @@ impl Broker {
         ensure(uses == queue.uses.len() as u64, || format!("{key}: uses of nobody"))?;
         let waits: u64 = queue.jobs.iter().map(|job| u64::from(job.waits)).sum();
         ensure(waits == queue.waits.len() as u64, || format!("{key}: waits of nobody"))?;
-        ensure(queue.watchers.is_empty() || in_flight > 0, || format!("{key}: watched, but idle"))?;
+        let is_awaited = in_flight > 0 || self.futures.names(key);
+        ensure(queue.watchers.is_empty() || is_awaited, || format!("{key}: watched, but idle"))?;
         let instance = self.instances.get(&queue.instance);
         match queue.state {
             QueueState::Gone => {
@@ -163,7 +173,7 @@ impl Broker {
         for shown in &queue.shown {
             let is_there = self.pairs.get(shown.pair).is_some_and(|pair| {
                 pair.observer == shown.observer
-                    && pair.signaller == queue.instance
+                    && pair.signaller == Party::Instance(queue.instance)
                     && pair.numbers.is_some()
                     && matches!(pair.slots.get(usize::from(shown.slot)), Some(Slot::Shown(t)) if *t == key)
             });
@@ -181,7 +191,9 @@ impl Broker {
         match (queue.limit, queue.watching) {
             (Some(_), None) => Ok(()),
             (None, Some(watched)) => {
-                let is_known = self.queues.get(watched).is_some_and(|other| other.watchers.contains(&key));
+                let of_queue = self.queues.get(watched).map(|other| &other.watchers);
+                let watchers = of_queue.or_else(|| self.promises.get(watched).map(|other| &other.watchers));
+                let is_known = watchers.is_some_and(|watchers| watchers.contains(&key));
                 ensure(is_known, || format!("{key}: watches {watched}, which does not know"))
             }
             (Some(_), Some(_)) => Err(format!("{key}: ready and waiting at once")),
@@ -207,7 +219,10 @@ impl Broker {
             return Ok(());
         }
         for (other, peer) in self.neighbours(id) {
-            let (unseen, room) = (self.unseen(id, other), self.pairs.room(&peer.observes, id, &self.queues));
+            let (unseen, room) = (self.unseen(id, other), {
+                let from = Party::Instance(id);
+                self.pairs.room(&peer.observes, from, &self.queues)
+            });
             ensure(unseen <= room, || format!("{other} has room for {room} of {unseen} timelines of {id}"))?;
         }
         Ok(())
@@ -220,9 +235,57 @@ impl Broker {
         mapped.into_iter()
     }
 
+    fn promises_fit(&self, key: TimelineKey, promises: &Promises) -> Check {
+        let handles: usize = self
+            .clients
+            .iter()
+            .map(|(_, client)| client.timelines.iter().filter(|held| held.key == key).count())
+            .sum();
+        ensure(handles == promises.handles as usize, || {
+            format!("{key}: {handles} handles, not {}", promises.handles)
+        })?;
+        let may_signal = |client: &Client| {
+            let signals = TimelineRights::SIGNAL;
+            client.timelines.iter().any(|held| held.key == key && held.rights.contains(signals))
+        };
+        let signallers = self.clients.iter().filter(|(_, client)| may_signal(client)).count();
+        ensure(signallers <= 1, || format!("{key}: {signallers} clients may signal it"))?;
+        let is_open = promises.state == TimelineState::Open;
+        ensure(is_open <= (promises.signaller.is_some() && promises.primary.is_some()), || {
+            format!("{key}: open without a signaller")
+        })?;
+        let is_due = is_open && !promises.obligations.is_empty() && !promises.is_looked_at;
+        ensure(is_due == promises.due.is_some() || promises.is_looked_at, || {
+            format!("{key}: {} promises and the timer {:?}", promises.obligations.len(), promises.due)
+        })?;
+        let is_over = promises.state == TimelineState::Ended;
+        ensure(is_over == promises.verdict.is_some(), || {
+            format!("{key}: {:?} without a verdict", promises.state)
+        })?;
+        let is_kept = promises.handles > 0 || promises.state != TimelineState::Ended;
+        ensure(is_kept, || format!("{key}: nobody has it and it stays"))?;
+        for shown in &promises.shown {
+            let is_there = self.pairs.get(shown.pair).is_some_and(|pair| {
+                pair.observer == shown.observer
+                    && matches!(pair.slots.get(usize::from(shown.slot)), Some(Slot::Shown(t)) if *t == key)
+            });
+            ensure(is_there, || format!("{key}: not in the slot {shown:?}"))?;
+        }
+        Ok(())
+    }
+
     fn pairs_fit(&self) -> Check {
         for (id, pair) in self.pairs.iter() {
-            let signals = self.instances.get(&pair.signaller).is_some_and(|i| i.signals.contains(&id));
+            let signals = match pair.signaller {
+                Party::Instance(signaller) => {
+                    self.instances.get(&signaller).is_some_and(|instance| instance.signals.contains(&id))
+                }
+                Party::Client(signaller) => {
+                    let living = self.clients.get(signaller).map(|client| &client.signals);
+                    let signals = living.or_else(|| self.leavers.get(&signaller));
+                    signals.is_some_and(|signals| signals.pairs.contains(&id))
+                }
+            };
             let observes = match pair.observer {
                 Party::Client(client) => match self.clients.get(client) {
                     Some(client) => client.pairs.contains(&id),
@@ -238,10 +301,8 @@ impl Broker {
             })?;
             for slot in &pair.slots {
                 if let Slot::Shown(timeline) = slot {
-                    let knows = self
-                        .queues
-                        .get(*timeline)
-                        .is_some_and(|queue| queue.shown.iter().any(|shown| shown.pair == id));
+                    let places = self.shown_places(*timeline);
+                    let knows = places.is_some_and(|places| places.iter().any(|shown| shown.pair == id));
                     ensure(knows, || format!("{id:?}: shows {timeline}, which does not know"))?;
                 }
             }
@@ -271,6 +332,12 @@ impl Broker {
                     .and_then(|client| client.hands.get(&request))
                     .and_then(|hand| hand.until),
                 Timer::Unread(key) => self.clients.get(key).and_then(|client| client.unread_at),
+                Timer::Promise(key) => self.promises.get(key).and_then(|promises| promises.due),
+                Timer::Future(timeline, point, number) => {
+                    self.futures.live.get(&(timeline, point, number)).and_then(|future| future.until)
+                }
+                Timer::Query(id) => self.queries.get(&id).and_then(|query| query.until),
+                Timer::Token(id) => self.tokens.live.get(&id).and_then(|token| token.until),
                 Timer::Look(key) => self.objects.get(key).and_then(|object| object.look_at),
                 Timer::Sweep => self.sweep_at,
             };

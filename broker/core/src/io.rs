@@ -276,6 +276,22 @@ pub enum Input {
         /// What its pages show.
         settled: Vec<Settled>,
     },
+    /// [`Effect::DrawToken`] was carried out.
+    TokenDrawn {
+        /// What it is for.
+        id: u64,
+        /// 128 random bits.
+        token: [u64; 2],
+    },
+    /// [`Effect::Look`] was carried out: what the signaller of a timeline claims in its primary page.
+    Looked {
+        /// The timeline.
+        timeline: TimelineKey,
+        /// The last point signalled; 0 if the client shows no such timeline there.
+        value: Point,
+        /// The failures still in the ring.
+        failures: Vec<(Point, Failure)>,
+    },
     /// The moment [`crate::Broker::next_deadline`] named has come, or nothing else happened.
     Tick,
 }
@@ -328,6 +344,8 @@ pub enum Attach {
     Signaller(PairId),
     /// The observer's side of a pair: page read-only, interest read-write.
     Observer(PairId),
+    /// The signaller's side of several pairs, in this order.
+    Signallers(Vec<PairId>),
 }
 
 /// Something the shell must do.
@@ -433,6 +451,51 @@ pub enum Effect {
         value: Point,
         /// Its failures.
         failures: Vec<(Point, Failure)>,
+        /// Every point from here on has failed.
+        dead_from: Point,
+        /// With this code.
+        code: ErrorCode,
+        /// And this cause.
+        cause: CauseId,
+    },
+    /// Draw 128 random bits; [`Input::TokenDrawn`] follows.
+    DrawToken {
+        /// What they are for.
+        id: u64,
+    },
+    /// Read a slot of a client's primary page; [`Input::Looked`] follows.
+    Look {
+        /// The timeline.
+        timeline: TimelineKey,
+        /// The primary page.
+        pair: PairId,
+        /// The slot.
+        slot: u16,
+    },
+    /// Store this value into NEWS of all primary pages of a client, each in its interest page.
+    News {
+        /// The primary pages.
+        pairs: Vec<PairId>,
+        /// The value.
+        news: u32,
+    },
+    /// Fill a slot that nobody signals in yet from a client's primary page, after the last [`Effect::News`] of that client.
+    Fill {
+        /// The primary page, and the slot there.
+        primary: (PairId, u16),
+        /// The page in which the slot is.
+        pair: PairId,
+        /// The slot.
+        slot: u16,
+        /// The timeline.
+        timeline: TimelineKey,
+    },
+    /// Kill the rest of a timeline in one slot, whose signaller lives.
+    KillSlot {
+        /// The pair.
+        pair: PairId,
+        /// The slot.
+        slot: u16,
         /// Every point from here on has failed.
         dead_from: Point,
         /// With this code.

@@ -23,6 +23,7 @@ use crate::policy::{self, UseGrant};
 use crate::ranges::ByteRange;
 use crate::requests::{Outcome, no_such_handle};
 use crate::reservation::{Failures, JobWaits, PlannedWait, Touching};
+use crate::spares::Sight;
 
 impl Broker {
     /// A client asks what its own access to an object has to wait for.
@@ -36,7 +37,7 @@ impl Broker {
             return Err(Refusal::new(ErrorCode::Exhausted, text).with(waits.len() as u64, most as u64));
         }
         let observer = Party::Client(asker.client);
-        let lacking = self.lacking_for(waits.iter().map(|wait| (wait.fence, observer)));
+        let lacking = self.lacking_for(waits.iter().map(|wait| Sight::of(&wait.fence, observer)));
         let pages = lacking.len() + self.unsent_pages(asker.client);
         let most = limits::OBSERVED_PAGES;
         if pages > most {
@@ -70,7 +71,7 @@ impl Broker {
     }
 
     /// Pages a client has not been sent, or not successfully.
-    fn unsent_pages(&self, client: ClientKey) -> usize {
+    pub(crate) fn unsent_pages(&self, client: ClientKey) -> usize {
         let pairs = self.clients.get(client).map(|client| client.pairs.as_slice()).unwrap_or_default();
         pairs.iter().filter_map(|id| self.pairs.get(*id)).filter(|pair| !pair.sent).count()
     }
@@ -107,13 +108,13 @@ impl Broker {
     }
 
     /// Where a client sees a timeline, and whether it gets that page's fds now.
-    fn place_for_client(
+    pub(crate) fn place_for_client(
         &mut self,
         timeline: TimelineKey,
         client: ClientKey,
     ) -> Option<(PairId, PageId, u16, bool)> {
         let observer = Party::Client(client);
-        let shown = self.queues.get(timeline)?.shown.iter().find(|shown| shown.observer == observer);
+        let shown = self.shown_places(timeline)?.iter().find(|shown| shown.observer == observer);
         match shown.map(|shown| (shown.pair, shown.slot)) {
             Some((pair, slot)) => {
                 let (numbers, is_new) = self.number_pages(pair)?;

@@ -34,6 +34,7 @@ use crate::pairs::{Numbered, Pair, Party};
 use crate::policy::{self, Action};
 use crate::queues::{Queue, QueueState, Shown, Waiters};
 use crate::requests::{Outcome, full_table};
+use crate::spares::Lacking;
 use crate::tables::HandleTable;
 
 /// A request for a queue that waits.
@@ -286,11 +287,12 @@ impl Broker {
     }
 
     /// The pairs that one more queue of `client` at `instance` needs and that are not there.
-    fn lacking_pairs(&self, id: InstanceId, client: ClientKey) -> Vec<(InstanceId, Party)> {
+    fn lacking_pairs(&self, id: InstanceId, client: ClientKey) -> Lacking {
         let mut lacking = Vec::new();
         let seen_by = self.clients.get(client).map(|client| client.pairs.as_slice()).unwrap_or_default();
-        if self.pairs.usable(seen_by, id, &self.queues).is_none() {
-            lacking.push((id, Party::Client(client)));
+        let signaller = Party::Instance(id);
+        if self.pairs.usable(seen_by, signaller, &self.queues).is_none() {
+            lacking.push((signaller, Party::Client(client)));
         }
         let Some(instance) = self.instances.get(&id) else { return lacking };
         for (other, peer) in self.neighbours(id) {
@@ -309,12 +311,12 @@ impl Broker {
         to: InstanceId,
         observer: &Instance,
         timelines: usize,
-        lacking: &mut Vec<(InstanceId, Party)>,
+        lacking: &mut Lacking,
     ) {
-        let room = self.pairs.room(&observer.observes, from, &self.queues);
+        let room = self.pairs.room(&observer.observes, Party::Instance(from), &self.queues);
         let slots = usize::from(vgem_proto::layout::fence_page::SLOTS);
         let pairs = timelines.saturating_sub(room).div_ceil(slots);
-        lacking.extend(std::iter::repeat_n((from, Party::Instance(to)), pairs));
+        lacking.extend(std::iter::repeat_n((Party::Instance(from), Party::Instance(to)), pairs));
     }
 
     /// The other ready instances of the domain that have queues.
@@ -340,10 +342,19 @@ impl Broker {
             .count()
     }
 
-    pub(crate) fn give_pair(&mut self, signaller: InstanceId, observer: Party) -> Option<PairId> {
+    pub(crate) fn give_pair(&mut self, signaller: Party, observer: Party) -> Option<PairId> {
         let pair = self.pairs.give(signaller, observer)?;
-        if let Some(instance) = self.instances.get_mut(&signaller) {
-            instance.signals.push(pair);
+        match signaller {
+            Party::Client(client) => {
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.signals.pairs.push(pair);
+                }
+            }
+            Party::Instance(id) => {
+                if let Some(instance) = self.instances.get_mut(&id) {
+                    instance.signals.push(pair);
+                }
+            }
         }
         match observer {
             Party::Client(client) => {
@@ -441,12 +452,15 @@ impl Broker {
     ///
     /// `None` if the observer has no slot for it; the rules about routes say that this cannot be.
     pub(crate) fn publish(&mut self, key: TimelineKey, observer: Party) -> Option<Place> {
+        if self.promises.contains(key) {
+            return self.publish_promises(key, observer);
+        }
         let signaller = self.queues.get(key)?.instance;
         let candidates = match observer {
             Party::Client(client) => &self.clients.get(client)?.pairs,
             Party::Instance(id) => &self.instances.get(&id)?.observes,
         };
-        let (pair, slot) = self.pairs.usable(candidates, signaller, &self.queues)?;
+        let (pair, slot) = self.pairs.usable(candidates, Party::Instance(signaller), &self.queues)?;
         let (numbers, is_new) = self.number_pages(pair)?;
         if let Some(old) = self.pairs.show(pair, slot, key) {
             let retire = Retire { timeline: old, page: numbers.signal, slot, reserved: Zero };
@@ -466,8 +480,14 @@ impl Broker {
             let pair = self.pairs.get_mut(id)?;
             return Some((numbers, !std::mem::replace(&mut pair.sent, true)));
         }
-        let signal = PageId(self.instances.get_mut(&signaller)?.signal_numbers.take());
-        self.tell_driver_with(signaller, SignalPage { page: signal }, Attach::Signaller(id));
+        let signal = match signaller {
+            Party::Instance(signaller) => {
+                let page = PageId(self.instances.get_mut(&signaller)?.signal_numbers.take());
+                self.tell_driver_with(signaller, SignalPage { page }, Attach::Signaller(id));
+                page
+            }
+            Party::Client(signaller) => self.clients.get_mut(signaller)?.signals.take_page(),
+        };
         let observe = match observer {
             Party::Client(client) => self.clients.get_mut(client)?.take_page(),
             Party::Instance(other) => {

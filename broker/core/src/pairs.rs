@@ -1,7 +1,7 @@
 //! Pairs of pages: who shows which timeline to whom, and where.
 //!
-//! A pair is one fence page and one interest page between one signaller (an instance) and one observer (a client
-//! or an instance). It is made ahead, given to two parties, told to them when its first slot is used, and kept
+//! A pair is one fence page and one interest page between one signaller and one observer, each an instance or a
+//! client. It is made ahead, given to two parties, told to them when its first slot is used, and kept
 //! for them until either goes. A slot shows one timeline. When the timeline closes, the slot stays as it is, so
 //! that late readers see how it ended; it is used again, oldest first, once nobody waits there any more.
 //!
@@ -19,10 +19,10 @@ use vgem_proto::layout::fence_page;
 
 use crate::accounts::Charge;
 use crate::io::PairId;
-use crate::queues::{Queue, Waiters};
+use crate::queues::{Queue, QueueState, Waiters};
 use crate::tables::Table;
 
-/// Who observes.
+/// Who signals, or observes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Party {
     Client(ClientKey),
@@ -60,7 +60,7 @@ pub(crate) struct Numbered {
 /// A pair that two parties have.
 #[derive(Debug)]
 pub(crate) struct Pair {
-    pub(crate) signaller: InstanceId,
+    pub(crate) signaller: Party,
     pub(crate) observer: Party,
     /// Set once the signaller has its fds.
     pub(crate) numbers: Option<Numbered>,
@@ -72,7 +72,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    fn new(signaller: InstanceId, observer: Party) -> Self {
+    fn new(signaller: Party, observer: Party) -> Self {
         Self { signaller, observer, numbers: None, sent: false, charge: None, slots: Default::default() }
     }
 
@@ -81,23 +81,35 @@ impl Pair {
         self.slots.iter().any(|slot| matches!(slot, Slot::Shown(_)))
     }
 
-    /// The best slot to use next: one that is free, else the one that closed first of those nobody looks at.
+    /// The best slot to use next: one that is free, else the one that closed first of those nobody looks at. A client
+    /// that signals goes on writing to a slot until it has heard that it should not: there no slot is used again.
     fn usable(&self, queues: &Table<TimelineKey, Queue>) -> Option<(u64, u16)> {
         (0u16..)
             .zip(&self.slots)
             .filter_map(|(place, slot)| match slot {
                 Slot::Free => Some((0, place)),
                 Slot::Shown(_) => None,
-                Slot::Closed { waiters, order, .. } => quiet(waiters, queues).then_some((*order, place)),
+                Slot::Closed { waiters, order, .. } => {
+                    (self.may_use_again() && quiet(waiters, queues)).then_some((*order, place))
+                }
             })
             .min()
+    }
+
+    fn may_use_again(&self) -> bool {
+        matches!(self.signaller, Party::Instance(_))
+    }
+
+    /// Whether nothing is shown here any more, nor will be.
+    pub(crate) fn is_spent(&self) -> bool {
+        !self.may_use_again() && self.slots.iter().all(|slot| matches!(slot, Slot::Closed { .. }))
     }
 
     fn room(&self, queues: &Table<TimelineKey, Queue>) -> usize {
         let usable = |slot: &&Slot| match slot {
             Slot::Free => true,
             Slot::Shown(_) => false,
-            Slot::Closed { waiters, .. } => quiet(waiters, queues),
+            Slot::Closed { waiters, .. } => self.may_use_again() && quiet(waiters, queues),
         };
         self.slots.iter().filter(usable).count()
     }
@@ -108,10 +120,10 @@ pub(crate) fn quiet(waiters: &Waiters, queues: &Table<TimelineKey, Queue>) -> bo
     waiters.iter().all(|(timeline, point)| is_done(queues, *timeline, *point))
 }
 
-/// Whether a point is known to have ended. One of a timeline that is no more has.
+/// Whether a point is known to have ended. One of a timeline that is no more has, and one of a queue that is gone.
 #[inline]
 pub(crate) fn is_done(queues: &Table<TimelineKey, Queue>, timeline: TimelineKey, point: Point) -> bool {
-    queues.get(timeline).is_none_or(|queue| queue.ended >= point)
+    queues.get(timeline).is_none_or(|queue| queue.ended >= point || queue.state == QueueState::Gone)
 }
 
 /// All pairs.
@@ -159,7 +171,7 @@ impl Pairs {
     }
 
     /// Gives a spare pair to two parties.
-    pub(crate) fn give(&mut self, signaller: InstanceId, observer: Party) -> Option<PairId> {
+    pub(crate) fn give(&mut self, signaller: Party, observer: Party) -> Option<PairId> {
         let id = self.spare.pop()?;
         self.given.insert(id, Pair::new(signaller, observer));
         Some(id)
@@ -190,7 +202,7 @@ impl Pairs {
     pub(crate) fn usable(
         &self,
         candidates: &[PairId],
-        signaller: InstanceId,
+        signaller: Party,
         queues: &Table<TimelineKey, Queue>,
     ) -> Option<(PairId, u16)> {
         candidates
@@ -207,7 +219,7 @@ impl Pairs {
     pub(crate) fn room(
         &self,
         candidates: &[PairId],
-        signaller: InstanceId,
+        signaller: Party,
         queues: &Table<TimelineKey, Queue>,
     ) -> usize {
         candidates

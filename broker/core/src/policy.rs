@@ -4,8 +4,8 @@
 //! it, and it says for whom and for what it holds. Rights of handles are checked here too: they only shrink.
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{DomainId, ObjectKey};
-use vgem_proto::rights::{Access, Rights};
+use vgem_proto::ids::{DomainId, ObjectKey, TimelineKey};
+use vgem_proto::rights::{Access, Rights, TimelineRights};
 
 use crate::import::tampered_with;
 use crate::io::Scope;
@@ -27,6 +27,8 @@ pub(crate) enum Action {
     OpenPorter,
     Import,
     Monitor,
+    CreateTimeline,
+    ImportTimeline,
 }
 
 /// Proof that a subject may act.
@@ -61,6 +63,32 @@ impl UseGrant {
     }
 }
 
+/// Proof that a handle allows what is wanted of its timeline.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct TimelineGrant {
+    timeline: TimelineKey,
+}
+
+impl TimelineGrant {
+    pub(crate) fn timeline(&self) -> TimelineKey {
+        self.timeline
+    }
+}
+
+/// Asks whether a handle with `rights` allows `needed` of its timeline.
+pub(crate) fn authorise_timeline(
+    timeline: TimelineKey,
+    rights: TimelineRights,
+    needed: TimelineRights,
+) -> Result<TimelineGrant, Refusal> {
+    if rights.contains(needed) && !needed.is_empty() {
+        return Ok(TimelineGrant { timeline });
+    }
+    let text = format!("the handle's rights are {rights:?}, this needs {needed:?}");
+    Err(Refusal::new(ErrorCode::Denied, text).with(u64::from(needed.bits()), u64::from(rights.bits())))
+}
+
 /// Asks whether `subject` may do `action`.
 ///
 /// In this version every client may use what its own domain pays for.
@@ -71,7 +99,9 @@ pub(crate) fn authorise(subject: Subject, action: Action) -> Result<Grant, Refus
         | Action::Submit
         | Action::OpenPorter
         | Action::Import
-        | Action::Monitor => Ok(Grant { domain: subject.domain }),
+        | Action::Monitor
+        | Action::CreateTimeline
+        | Action::ImportTimeline => Ok(Grant { domain: subject.domain }),
     }
 }
 

@@ -13,7 +13,7 @@
 //!
 //! Invariants: `promised - ended` is the number of jobs in the ring and the amount of `owed`; the uses and waits
 //! of all jobs in the ring are exactly what the other two rings hold; a queue that is watched by another has an
-//! unfinished job.
+//! unfinished job, or somebody awaits one.
 
 use std::collections::VecDeque;
 
@@ -71,6 +71,8 @@ pub(crate) struct Job {
     pub(crate) waits: u16,
     /// Its driver was told to cancel it.
     pub(crate) cancelled: bool,
+    /// Its driver says that all its waits have passed.
+    pub(crate) unblocked: bool,
 }
 
 /// What a job does to an object.
@@ -160,6 +162,15 @@ impl Queue {
     pub(crate) fn head_waits(&self) -> impl Iterator<Item = (TimelineKey, Point)> {
         let count = self.jobs.front().map_or(0, |job| usize::from(job.waits));
         self.waits.iter().take(count).copied()
+    }
+
+    /// The points that an unfinished job waits for.
+    pub(crate) fn waits_of(&self, point: Point) -> impl Iterator<Item = (TimelineKey, Point)> {
+        let place = self.place_of(point).filter(|place| *place < self.jobs.len());
+        let before =
+            place.map_or(0, |place| self.jobs.iter().take(place).map(|job| job.waits as usize).sum());
+        let own = place.and_then(|place| self.jobs.get(place)).map_or(0, |job| job.waits as usize);
+        self.waits.iter().skip(before).take(own).copied()
     }
 
     /// Remembers a failed point.

@@ -29,6 +29,7 @@ use crate::objects::Awaiting;
 use crate::policy::{self, Action};
 use crate::tables::HandleTable;
 use crate::text::harmless;
+use crate::timelines::Signals;
 
 /// What a handler says: done (or under way), or refused without any change.
 pub(crate) type Outcome = Result<(), Refusal>;
@@ -53,6 +54,8 @@ impl Broker {
             standing: Standing::Silent { until },
             objects: HandleTable::new(),
             queues: HandleTable::new(),
+            timelines: HandleTable::apart(),
+            signals: Signals::default(),
             pairs: Vec::new(),
             next_page: 0,
             opening: 0,
@@ -144,16 +147,18 @@ impl Broker {
             ClientMessage::OpenPorter(_) => self.open_porter(now, asker),
             ClientMessage::Import(import) => self.import(now, asker, import.name),
             ClientMessage::Observe(observe) => self.observe(asker, &observe),
-            ClientMessage::CreateTimeline(_)
-            | ClientMessage::CloseTimeline(_)
-            | ClientMessage::ExportTimeline(_)
-            | ClientMessage::ImportTimeline(_)
-            | ClientMessage::ObserveTimeline(_)
-            | ClientMessage::TakeShown(_)
-            | ClientMessage::Promise(_)
-            | ClientMessage::FailPoint(_)
-            | ClientMessage::QueryPoint(_)
-            | ClientMessage::Rewritten(_)
+            ClientMessage::CreateTimeline(create) => self.create_timeline(asker, &create),
+            ClientMessage::CloseTimeline(close) => self.close_timeline(now, asker, close.timeline),
+            ClientMessage::ExportTimeline(export) => self.export_timeline(asker, &export),
+            ClientMessage::ImportTimeline(import) => self.import_timeline(asker, import.token),
+            ClientMessage::ObserveTimeline(observe) => self.observe_timeline(asker, observe.timeline),
+            ClientMessage::TakeShown(_) => self.take_shown(asker),
+            ClientMessage::Promise(promise) => self.promise(now, asker, head.flags, &promise),
+            ClientMessage::FailPoint(fail) => self.fail_point(now, asker, &fail),
+            ClientMessage::QueryPoint(query) => {
+                self.query_point(now, asker, head.deadline, (query.timeline, query.point))
+            }
+            ClientMessage::Rewritten(_)
             | ClientMessage::TimelineOpened(_)
             | ClientMessage::TimelineExported(_)
             | ClientMessage::TimelineObserved(_)

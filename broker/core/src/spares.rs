@@ -14,24 +14,44 @@ use vgem_proto::layout::fence_page;
 use crate::accounts::Charge;
 use crate::broker::Broker;
 use crate::pairs::Party;
+use crate::queues::Shown;
 use crate::requests::Outcome;
 use crate::reservation::Fence;
 
 /// The pairs that somebody lacks, one entry for each.
-pub(crate) type Lacking = Vec<(InstanceId, Party)>;
+pub(crate) type Lacking = Vec<(Party, Party)>;
+
+/// A timeline, who signals it, and who is to see it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sight {
+    pub(crate) timeline: TimelineKey,
+    pub(crate) signaller: Party,
+    pub(crate) observer: Party,
+}
+
+impl Sight {
+    pub(crate) fn of(fence: &Fence, observer: Party) -> Self {
+        Self { timeline: fence.timeline, signaller: Party::Instance(fence.signaller), observer }
+    }
+}
 
 impl Broker {
+    /// Where a timeline is shown, whoever signals it; nothing if it is no more.
+    pub(crate) fn shown_places(&self, timeline: TimelineKey) -> Option<&[Shown]> {
+        let of_queue = self.queues.get(timeline).map(|queue| queue.shown.as_slice());
+        of_queue.or_else(|| self.promises.get(timeline).map(|promises| promises.shown.as_slice()))
+    }
+
     /// The pairs that are not there for each observer to see its fences.
-    pub(crate) fn lacking_for(&self, wanted: impl Iterator<Item = (Fence, Party)>) -> Lacking {
-        let mut unseen = BTreeMap::<(InstanceId, Party), BTreeSet<TimelineKey>>::new();
-        for (fence, observer) in wanted {
-            if observer == Party::Instance(fence.signaller) {
+    pub(crate) fn lacking_for(&self, wanted: impl Iterator<Item = Sight>) -> Lacking {
+        let mut unseen = BTreeMap::<(Party, Party), BTreeSet<TimelineKey>>::new();
+        for Sight { timeline, signaller, observer } in wanted {
+            if observer == signaller {
                 continue;
             }
-            let sees =
-                |key| self.queues.get(key).is_none_or(|q| q.shown.iter().any(|s| s.observer == observer));
-            if !sees(fence.timeline) {
-                unseen.entry((fence.signaller, observer)).or_default().insert(fence.timeline);
+            let shown = self.shown_places(timeline);
+            if shown.is_some_and(|shown| shown.iter().all(|shown| shown.observer != observer)) {
+                unseen.entry((signaller, observer)).or_default().insert(timeline);
             }
         }
         let mut lacking = Vec::new();
@@ -49,8 +69,13 @@ impl Broker {
     }
 
     /// Whether there are as many spare pairs as a client's request lacks; if not, they are made for its next try.
-    pub(crate) fn find_spares(&mut self, client: ClientKey, lacking: &Lacking) -> Outcome {
-        let (needed, spare) = (lacking.len(), self.pairs.spare());
+    pub(crate) fn find_spares(&mut self, client: ClientKey, lacking: &[(Party, Party)]) -> Outcome {
+        self.find_spare_pairs(client, lacking.len())
+    }
+
+    /// The same for a number of pairs.
+    pub(crate) fn find_spare_pairs(&mut self, client: ClientKey, needed: usize) -> Outcome {
+        let spare = self.pairs.spare();
         if needed > spare {
             self.pairs.wanted.insert(client, needed);
             self.pairs.refused = false;
@@ -77,10 +102,14 @@ impl Broker {
 
     /// Whether an instance of another domain has room for the pages that a client lacks: it signals in each of them, so
     /// those who look must not be able to slow it down.
-    pub(crate) fn find_guest_pages(&self, domain: DomainId, lacking: &Lacking) -> Outcome {
+    pub(crate) fn find_guest_pages(&self, domain: DomainId, lacking: &[(Party, Party)]) -> Outcome {
         let most = self.config.bounds.guest_pages;
         let mut wanted = BTreeMap::<InstanceId, usize>::new();
-        lacking.iter().for_each(|(signaller, _)| *wanted.entry(*signaller).or_default() += 1);
+        for (signaller, _) in lacking {
+            if let Party::Instance(signaller) = signaller {
+                *wanted.entry(*signaller).or_default() += 1;
+            }
+        }
         for (signaller, new) in wanted {
             let Some(instance) = self.instances.get(&signaller).filter(|i| i.domain != domain) else {
                 continue;

@@ -12,7 +12,7 @@
 //!    first, and if so the reservations are put back as they were.
 //! 5. **Change**: rings, mappings, slots, one `Run` per instance. Nothing can fail any more.
 //!
-//! Storage for all of this lives in [`Batch`] and is used again, so that an ordinary job allocates nothing.
+//! Storage for all of this lives in [`Batch`].
 
 use std::collections::BTreeSet;
 
@@ -21,15 +21,14 @@ use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{
     CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey,
 };
-use vgem_proto::jobs::{
-    DriverJob, DriverOperand, DriverParam, DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, PAGE_LOCAL,
-};
+use vgem_proto::jobs::{DriverJob, DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, PAGE_LOCAL};
 use vgem_proto::message::SUBMIT_REPLY;
 use vgem_proto::message::client::{Accepted, Submit};
 use vgem_proto::message::driver::Map;
 use vgem_proto::rights::Access;
 
 use crate::accounts::{Charge, Resource};
+use crate::batch::{Batch, BatchQueue, Life, PlannedJob, take};
 use crate::broker::Broker;
 use crate::causes::Cause;
 use crate::check::{Checker, Parts};
@@ -43,94 +42,8 @@ use crate::queues::{Job, Queue, QueueState, Use};
 use crate::requests::{Outcome, no_such_queue};
 use crate::reservation::{Failures, Fence, JobWaits, PlannedWait, Reservation};
 use crate::runs::Runs;
+use crate::spares::Sight;
 use crate::tables::Table;
-
-/// Storage for one batch; empty between inputs.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    queues: Vec<BatchQueue>,
-    /// Why the batch cannot be, if one of its queues has nobody behind it. The points of the others are consumed.
-    gone: Option<Refusal>,
-    jobs: Vec<PlannedJob>,
-    pub(crate) operands: Vec<DriverOperand>,
-    pub(crate) params: Vec<DriverParam>,
-    pub(crate) uses: Vec<Use>,
-    pub(crate) explicit: Vec<PlannedWait>,
-    /// The failure of an explicit data wait of the job that is being checked.
-    pub(crate) failed: Option<Failure>,
-    waits: Vec<PlannedWait>,
-    driver_waits: Vec<DriverWait>,
-}
-
-/// A queue that a batch names.
-#[derive(Debug)]
-struct BatchQueue {
-    handle: QueueHandle,
-    timeline: TimelineKey,
-    instance: InstanceId,
-    device: usize,
-    life: Life,
-    /// The last point promised before this batch.
-    promised: Point,
-    /// Jobs of the batch on this queue.
-    count: u32,
-    /// Those of them that come before the one that is being looked at.
-    so_far: u32,
-}
-
-/// What is behind a queue that a batch names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
-    /// A driver that takes jobs.
-    Runs,
-    /// One that is ending: its jobs wait in the ring for the end.
-    Ends,
-    /// None: every point of the queue has failed, also those to come.
-    Gone,
-}
-
-/// A job on its way to acceptance. The numbers count its own records, in the order of the batch's arrays.
-#[derive(Debug)]
-struct PlannedJob {
-    /// Place among the batch's queues.
-    queue: usize,
-    run_ns: u64,
-    operands: usize,
-    params: usize,
-    uses: usize,
-    explicit: usize,
-    waits: usize,
-    failed: Option<Failure>,
-    /// Implicit waits are not wanted.
-    is_explicit: bool,
-    /// Failed data waits do not matter.
-    runs_anyway: bool,
-}
-
-impl Batch {
-    fn clear(&mut self) {
-        self.queues.clear();
-        self.gone = None;
-        self.jobs.clear();
-        self.operands.clear();
-        self.params.clear();
-        self.uses.clear();
-        self.explicit.clear();
-        self.waits.clear();
-        self.driver_waits.clear();
-        self.failed = None;
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queues.is_empty() && self.jobs.is_empty() && self.uses.is_empty() && self.waits.is_empty()
-    }
-
-    /// Jobs of the batch on a timeline: those already looked at, and all.
-    pub(crate) fn planned_on(&self, timeline: TimelineKey) -> Option<(u64, u64)> {
-        let queue = self.queues.iter().find(|queue| queue.timeline == timeline)?;
-        Some((u64::from(queue.so_far), u64::from(queue.count)))
-    }
-}
 
 /// A refusal, and whether the batch's points are consumed.
 enum Refused {
@@ -192,7 +105,7 @@ impl Broker {
             return Err(Refused::Points(refusal, charge));
         }
         let checked = self
-            .check_jobs(client, grant.domain(), submit, batch)
+            .check_jobs(now, client, grant.domain(), submit, batch)
             .and_then(|weight| self.plan(client, grant.domain(), batch, weight));
         match checked {
             Ok(()) => self.change(now, submit, charge, batch),
@@ -237,6 +150,7 @@ impl Broker {
                 params: 0,
                 uses: 0,
                 explicit: 0,
+                gates: 0,
                 waits: 0,
                 failed: None,
                 is_explicit: job.flags & JOB_EXPLICIT != 0,
@@ -305,6 +219,7 @@ impl Broker {
 
     fn check_jobs(
         &mut self,
+        now: Time,
         client: ClientKey,
         domain: DomainId,
         submit: &Submit,
@@ -326,6 +241,9 @@ impl Broker {
             devices: &self.devices,
             instance: InstanceId(0),
             timeline: TimelineKey::default(),
+            place: 0,
+            promises: &self.promises,
+            now,
             crosses: false,
         };
         let mut weight = Weight::default();
@@ -338,6 +256,8 @@ impl Broker {
                 waits: take(&mut waits, job.waits),
             };
             let before = (batch.operands.len(), batch.params.len(), batch.uses.len(), batch.explicit.len());
+            let gates = batch.gates.len();
+            checker.place = place;
             batch.failed = None;
             let queue = batch.jobs.get(place).map_or(0, |planned| planned.queue);
             let named = batch.queues.get(queue);
@@ -360,6 +280,7 @@ impl Broker {
                 planned.params = batch.params.len() - before.1;
                 planned.uses = batch.uses.len() - before.2;
                 planned.explicit = batch.explicit.len() - before.3;
+                planned.gates = batch.gates.len() - gates;
                 planned.failed = failed;
             }
             if let Some(queue) = batch.queues.get_mut(queue) {
@@ -373,7 +294,9 @@ impl Broker {
     /// Computes every wait and enters every point.
     fn plan(&mut self, client: ClientKey, domain: DomainId, batch: &mut Batch, weight: Weight) -> Outcome {
         let bounds = self.config.bounds;
-        if weight.most <= bounds.job_waits && weight.all <= bounds.batch_waits && !weight.crosses {
+        let is_light = weight.most <= bounds.job_waits && weight.all <= bounds.batch_waits;
+        let is_plain = batch.gates.is_empty() && !self.may_close_a_cycle(batch);
+        if is_light && is_plain && !weight.crosses {
             return plan_jobs(&mut self.objects, batch, domain, &bounds);
         }
         let before: Vec<(ObjectKey, Reservation)> = batch
@@ -386,6 +309,12 @@ impl Broker {
         if planned.is_ok() && weight.crosses {
             planned =
                 self.find_guest_room(domain, batch).and_then(|()| self.prepare_crossings(client, batch));
+        }
+        if !is_plain {
+            planned = planned
+                .and_then(|()| self.find_future_room(domain, batch))
+                .and_then(|()| self.find_cycle(domain, batch))
+                .and_then(|()| self.prepare_gates(client, domain, batch));
         }
         if planned.is_err() {
             for (key, reservation) in before {
@@ -434,7 +363,7 @@ impl Broker {
         for job in &batch.jobs {
             let Some(queue) = batch.queues.get(job.queue) else { continue };
             let observer = Party::Instance(queue.instance);
-            wanted.extend(take(&mut waits, job.waits).iter().map(|wait| (wait.fence, observer)));
+            wanted.extend(take(&mut waits, job.waits).iter().map(|wait| Sight::of(&wait.fence, observer)));
         }
         let lacking = self.lacking_for(wanted.into_iter());
         self.find_spares(client, &lacking)?;
@@ -452,6 +381,7 @@ impl Broker {
             batch.uses.as_slice(),
             batch.waits.as_slice(),
         );
+        let mut gates = batch.gates.as_slice();
         for (job, planned) in submit.jobs.iter().zip(&batch.jobs) {
             let Some(queue) = batch.queues.get(planned.queue) else { continue };
             let (timeline, instance) = (queue.timeline, queue.instance);
@@ -463,7 +393,14 @@ impl Broker {
             for wait in own_waits {
                 match self.place_of(wait, instance, timeline, job.point) {
                     Some(wait) => batch.driver_waits.push(wait),
-                    None => failed = Some(self.no_slot(wait, queue.device)),
+                    None => failed = Some(self.no_slot(wait.fence.timeline, queue.device)),
+                }
+            }
+            let own_gates = take(&mut gates, planned.gates);
+            for gate in own_gates {
+                match self.place_of_gate(gate, instance, (timeline, job.point)) {
+                    Some(wait) => batch.driver_waits.push(wait),
+                    None => failed = Some(self.no_slot(gate.timeline, queue.device)),
                 }
             }
             if let Some(queue) = self.queues.get_mut(timeline) {
@@ -472,12 +409,14 @@ impl Broker {
                 let others = own_waits.iter().map(|wait| wait.fence).filter(|f| f.timeline != timeline);
                 let waits_before = queue.waits.len();
                 queue.waits.extend(others.map(|fence| (fence.timeline, fence.point)));
+                queue.waits.extend(own_gates.iter().map(|gate| (gate.timeline, gate.point)));
                 queue.jobs.push_back(Job {
                     run_ns: planned.run_ns,
                     since: now,
                     uses: u16::try_from(own_uses.len()).unwrap_or(u16::MAX),
                     waits: u16::try_from(queue.waits.len() - waits_before).unwrap_or(u16::MAX),
                     cancelled: false,
+                    unblocked: false,
                 });
             }
             let driver_job = DriverJob {
@@ -499,6 +438,8 @@ impl Broker {
             runs.add(instance, driver_job, records, &submit.bytes, &mut self.out);
         }
         runs.finish(&mut self.out);
+        self.points_promised(batch);
+        self.await_futures(batch);
         self.look_at_new_heads(now, batch);
     }
 
@@ -533,7 +474,14 @@ impl Broker {
                 match named.life {
                     Life::Runs | Life::Ends => {
                         let (run_ns, since) = (0, now);
-                        queue.jobs.push_back(Job { run_ns, since, uses: 0, waits: 0, cancelled: false });
+                        queue.jobs.push_back(Job {
+                            run_ns,
+                            since,
+                            uses: 0,
+                            waits: 0,
+                            cancelled: false,
+                            unblocked: false,
+                        });
                     }
                     Life::Gone => {
                         queue.ended = job.point;
@@ -560,6 +508,7 @@ impl Broker {
             runs.add(named.instance, tombstone, (&[], &[], &[]), &[], &mut self.out);
         }
         runs.finish(&mut self.out);
+        self.points_promised(batch);
         self.look_at_new_heads(now, batch);
         self.refuse(asker.link, asker.request, refusal, cause);
     }
@@ -580,6 +529,17 @@ impl Broker {
             }
         }
         self.accounts.give_back(charge);
+    }
+
+    /// Whoever waited for points of the batch to be promised waits for that no more.
+    fn points_promised(&mut self, batch: &Batch) {
+        if self.futures.is_empty() && self.queries.is_empty() {
+            return;
+        }
+        for named in &batch.queues {
+            let last = Point(named.promised.0.saturating_add(u64::from(named.count)));
+            self.promised(named.timeline, last);
+        }
     }
 
     /// The clocks of queues that had nothing to do.
@@ -657,8 +617,8 @@ impl Broker {
 
     /// The failure of a job whose wait could not be shown to its instance. The rules about routes say that this
     /// cannot be; were it to be, the job must not run.
-    fn no_slot(&mut self, wait: &PlannedWait, device: usize) -> Failure {
-        let what = format!("no slot to show {} in, though a route was there", wait.fence.timeline);
+    fn no_slot(&mut self, awaited: TimelineKey, device: usize) -> Failure {
+        let what = format!("no slot to show {awaited} in, though a route was there");
         self.bug(what);
         let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
         self.bug(format!("a job for device {device} fails for it"));
@@ -764,12 +724,4 @@ fn check_counts(submit: &Submit) -> Outcome {
 fn no_such_operation(device: &str, op: u16) -> Refusal {
     let text = format!("device {device} has no operation {op}; Describe lists what it has");
     Refusal::new(ErrorCode::NoSuchOperation, text).with(u64::from(op), 0)
-}
-
-/// Takes the first `count` elements off a slice; fewer if there are not so many.
-pub(crate) fn take<'a, T>(rest: &mut &'a [T], count: impl TryInto<usize>) -> &'a [T] {
-    let count = count.try_into().unwrap_or(usize::MAX).min(rest.len());
-    let (first, others) = rest.split_at(count);
-    *rest = others;
-    first
 }

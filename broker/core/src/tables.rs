@@ -42,6 +42,8 @@ pub(crate) struct Table<K, V> {
     rows: Vec<Row<V>>,
     free: Vec<u32>,
     generation: u32,
+    /// The index of the first row.
+    base: u32,
     key: PhantomData<K>,
 }
 
@@ -53,7 +55,18 @@ struct Row<V> {
 
 impl<K: Key, V> Table<K, V> {
     pub(crate) fn new() -> Self {
-        Self { rows: Vec::new(), free: Vec::new(), generation: 0, key: PhantomData }
+        Self::from_index(0)
+    }
+
+    /// A table whose keys begin at this index, so that they are no keys of another one.
+    pub(crate) fn from_index(base: u32) -> Self {
+        Self { rows: Vec::new(), free: Vec::new(), generation: 0, base, key: PhantomData }
+    }
+
+    #[inline]
+    fn place(&self, key: K) -> usize {
+        // Below the base it is a key of another table: there is no such row.
+        key.index().wrapping_sub(self.base as usize)
     }
 
     /// Takes a thing in; `make` learns its key.
@@ -61,27 +74,28 @@ impl<K: Key, V> Table<K, V> {
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         let generation = self.generation;
         if let Some(index) = self.free.pop() {
-            let key = K::new(index, generation);
-            if let Some(row) = self.rows.get_mut(key.index()) {
+            let key = K::new(self.base + index, generation);
+            if let Some(row) = self.rows.get_mut(index as usize) {
                 *row = Row { generation, value: Some(make(key)) };
                 return key;
             }
         }
         let index = u32::try_from(self.rows.len()).expect("quotas keep every table far below 2^32 rows");
-        let key = K::new(index, generation);
+        let key = K::new(self.base + index, generation);
         self.rows.push(Row { generation, value: Some(make(key)) });
         key
     }
 
     #[inline]
     pub(crate) fn get(&self, key: K) -> Option<&V> {
-        let row = self.rows.get(key.index())?;
+        let row = self.rows.get(self.place(key))?;
         if row.generation == key.generation() { row.value.as_ref() } else { None }
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut V> {
-        let row = self.rows.get_mut(key.index())?;
+        let place = self.place(key);
+        let row = self.rows.get_mut(place)?;
         if row.generation == key.generation() { row.value.as_mut() } else { None }
     }
 
@@ -90,12 +104,13 @@ impl<K: Key, V> Table<K, V> {
     }
 
     pub(crate) fn remove(&mut self, key: K) -> Option<V> {
-        let row = self.rows.get_mut(key.index())?;
+        let place = self.place(key);
+        let row = self.rows.get_mut(place)?;
         if row.generation != key.generation() {
             return None;
         }
         let value = row.value.take()?;
-        self.free.push(u32::try_from(key.index()).expect("the key's index was made from a u32"));
+        self.free.push(u32::try_from(place).expect("the place is of a row, and rows are counted in u32"));
         Some(value)
     }
 
@@ -109,10 +124,9 @@ impl<K: Key, V> Table<K, V> {
 
     /// The live things from row `first` on.
     pub(crate) fn iter_from(&self, first: usize) -> impl Iterator<Item = (K, &V)> {
-        (0u32..)
-            .zip(&self.rows)
-            .skip(first)
-            .filter_map(|(index, row)| row.value.as_ref().map(|value| (K::new(index, row.generation), value)))
+        (0u32..).zip(&self.rows).skip(first).filter_map(move |(index, row)| {
+            row.value.as_ref().map(|value| (K::new(self.base + index, row.generation), value))
+        })
     }
 }
 
@@ -121,6 +135,8 @@ impl<K: Key, V> Table<K, V> {
 pub(crate) struct HandleTable<V> {
     rows: Vec<HandleRow<V>>,
     free: Vec<u32>,
+    /// The index of the first row.
+    base: u32,
 }
 
 #[derive(Debug)]
@@ -134,14 +150,20 @@ const GENERATIONS: u32 = 1 << (u32::BITS - INDEX_BITS);
 
 impl<V> HandleTable<V> {
     pub(crate) fn new() -> Self {
-        Self { rows: Vec::new(), free: Vec::new() }
+        Self { rows: Vec::new(), free: Vec::new(), base: 0 }
+    }
+
+    /// A table whose numbers are none of a table that [`Self::new`] made.
+    pub(crate) fn apart() -> Self {
+        Self { rows: Vec::new(), free: Vec::new(), base: 1 << (INDEX_BITS - 1) }
     }
 
     /// Most things one table can name.
-    pub(crate) const ROWS: usize = 1 << INDEX_BITS;
+    pub(crate) const ROWS: usize = 1 << (INDEX_BITS - 1);
 
-    fn place(number: u32) -> (usize, u32) {
-        ((number & ((1 << INDEX_BITS) - 1)) as usize, number >> INDEX_BITS)
+    fn place(&self, number: u32) -> (usize, u32) {
+        let index = (number & ((1 << INDEX_BITS) - 1)) as usize;
+        (index.wrapping_sub(self.base as usize), number >> INDEX_BITS)
     }
 
     /// Whether one more fits.
@@ -164,24 +186,24 @@ impl<V> HandleTable<V> {
             self.rows.get_mut(index as usize).expect("the index is of a free row or of the one just made");
         row.generation = if row.generation + 1 == GENERATIONS { 1 } else { row.generation + 1 };
         row.value = Some(value);
-        (row.generation << INDEX_BITS) | index
+        (row.generation << INDEX_BITS) | (self.base + index)
     }
 
     #[inline]
     pub(crate) fn get(&self, number: u32) -> Option<&V> {
-        let (index, generation) = Self::place(number);
+        let (index, generation) = self.place(number);
         let row = self.rows.get(index)?;
         if row.generation == generation { row.value.as_ref() } else { None }
     }
 
     pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut V> {
-        let (index, generation) = Self::place(number);
+        let (index, generation) = self.place(number);
         let row = self.rows.get_mut(index)?;
         if row.generation == generation { row.value.as_mut() } else { None }
     }
 
     pub(crate) fn remove(&mut self, number: u32) -> Option<V> {
-        let (index, generation) = Self::place(number);
+        let (index, generation) = self.place(number);
         let row = self.rows.get_mut(index)?;
         if row.generation != generation {
             return None;
@@ -268,6 +290,17 @@ mod tests {
             assert_ne!(number, 0);
             table.remove(number);
         }
+    }
+
+    #[test]
+    fn keys_and_handles_of_tables_that_are_apart_find_nothing_in_each_other() {
+        let (mut low, mut high) =
+            (Table::<TimelineKey, u8>::new(), Table::<TimelineKey, u8>::from_index(1 << 31));
+        let (first, second) = (low.insert_with(|_| 1), high.insert_with(|_| 2));
+        assert_eq!((low.get(second), high.get(first), high.get(second)), (None, None, Some(&2)));
+        let (mut near, mut far) = (HandleTable::new(), HandleTable::apart());
+        let (first, second) = (near.insert('a'), far.insert('b'));
+        assert_eq!((near.get(second), far.get(first), far.get(second)), (None, None, Some(&'b')));
     }
 
     #[test]

@@ -66,6 +66,16 @@ impl Broker {
         }
         self.drop_hands(key, std::mem::take(&mut client.hands));
         self.timers.disarm(Timer::Unread(key), &mut client.unread_at);
+        self.drop_tokens_of(now, key);
+        self.drop_queries_of(key);
+        let name = crate::promises::quoted(&client.name);
+        let (number, pid) = (client_number(key), client.peer.pid);
+        let text =
+            format!("client {number}{name} (process {pid}), which was to signal the timeline, is gone");
+        self.client_leaves(now, key, std::mem::take(&mut client.signals), &text);
+        for held in client.timelines.drain() {
+            self.drop_timeline_handle(now, key, held);
+        }
         for queue in client.queues.drain() {
             self.end_queue(now, queue);
         }
@@ -89,6 +99,8 @@ impl Broker {
         match queue.state.after(QueueEvent::Close) {
             Some(next) => {
                 queue.state = next;
+                let (client, domain) = (queue.client, queue.domain);
+                self.nobody_submits(now, key, client, domain);
                 self.close_idle_queue(now, key);
             }
             None => self.remove_queue(now, key),
@@ -111,6 +123,9 @@ impl Broker {
     pub(crate) fn remove_queue(&mut self, now: Time, key: TimelineKey) {
         let Some(mut queue) = self.queues.remove(key) else { return };
         self.timers.disarm(Timer::Job(key), &mut queue.limit);
+        self.nobody_submits(now, key, queue.client, queue.domain);
+        self.watchers_look(now, key, std::mem::take(&mut queue.watchers));
+        self.answer_queries(key);
         self.accounts.give_back(queue.charge);
         self.accounts.give_back(queue.owed);
         for Shown { pair, slot, waiters, .. } in queue.shown {
@@ -126,11 +141,14 @@ impl Broker {
     /// A client that is gone observes other clients' timelines no more. Its own go on to their ends.
     fn stop_observing(&mut self, client: ClientKey, id: PairId) {
         for (slot, timeline) in self.pairs.shown_in(id) {
-            let Some(queue) = self.queues.get_mut(timeline).filter(|queue| queue.client != client) else {
-                continue;
-            };
-            queue.shown.retain(|shown| shown.pair != id);
-            self.pairs.close(id, slot, timeline, Waiters::new());
+            if let Some(queue) = self.queues.get_mut(timeline).filter(|queue| queue.client != client) {
+                queue.shown.retain(|shown| shown.pair != id);
+                self.pairs.close(id, slot, timeline, Waiters::new());
+            }
+            if let Some(promises) = self.promises.get_mut(timeline) {
+                promises.shown.retain(|shown| shown.pair != id);
+                self.pairs.close(id, slot, timeline, Waiters::new());
+            }
         }
     }
 
@@ -144,7 +162,7 @@ impl Broker {
     }
 
     /// Takes a pair out of the table and gives its charge back.
-    fn forget_pair(&mut self, id: PairId) -> Option<Pair> {
+    pub(crate) fn forget_pair(&mut self, id: PairId) -> Option<Pair> {
         let mut pair = self.pairs.remove(id)?;
         if let Some(charge) = pair.charge.take() {
             self.accounts.give_back(charge);
@@ -153,9 +171,16 @@ impl Broker {
     }
 
     /// Ends a pair whose observer is gone: its signaller, which lives, forgets the page.
-    fn drop_pair_at_signaller(&mut self, id: PairId) {
+    pub(crate) fn drop_pair_at_signaller(&mut self, id: PairId) {
         let Some(pair) = self.forget_pair(id) else { return };
-        let signaller = pair.signaller;
+        let signaller = match pair.signaller {
+            Party::Instance(signaller) => signaller,
+            Party::Client(signaller) => {
+                self.drop_pair_at_client(signaller, id, pair.numbers);
+                self.out.push(Effect::DropPair { pair: id });
+                return;
+            }
+        };
         if let Some(numbers) = pair.numbers {
             let page = numbers.signal;
             for (slot, content) in (0u16..).zip(&pair.slots) {
@@ -243,7 +268,14 @@ impl Broker {
             let Some(queue) = self.queues.get_mut(*key) else { continue };
             queue.lost = Some(how.as_str().into());
             match queue.state.after(QueueEvent::InstanceGone) {
-                Some(next) => queue.state = next,
+                Some(next) => {
+                    queue.state = next;
+                    let failure = ending.failure;
+                    let watchers = std::mem::take(&mut queue.watchers);
+                    self.never_promised(now, *key, Some(failure));
+                    self.watchers_look(now, *key, watchers);
+                    self.answer_queries(*key);
+                }
                 None => self.remove_queue(now, *key),
             }
         }
@@ -426,8 +458,15 @@ impl Broker {
             if let Some(queue) = self.queues.get_mut(timeline) {
                 queue.shown.retain(|shown| shown.pair != id);
             }
+            if let Some(promises) = self.promises.get_mut(timeline) {
+                promises.shown.retain(|shown| shown.pair != id);
+            }
         }
-        if self.instances.contains_key(&signaller) {
+        let lives = match signaller {
+            Party::Instance(signaller) => self.instances.contains_key(&signaller),
+            Party::Client(signaller) => self.clients.contains(signaller),
+        };
+        if lives {
             self.drop_pair_at_signaller(id);
         } else {
             self.forget_pair(id);

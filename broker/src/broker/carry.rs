@@ -6,8 +6,8 @@ use tracing::{debug, info, warn};
 use vgem_core::io::{Attach, Effect, Input, PairId};
 use vgem_os::fence::{Failure as SlotFailure, KeeperFace, PagePair, Slot};
 use vgem_os::{OsError, gc};
-use vgem_proto::error::Failure;
-use vgem_proto::ids::Point;
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{CauseId, Point, TimelineKey};
 use vgem_proto::message::keeper::{Drop, Keep, StartInstance};
 
 use super::shell::{Pair, Shell};
@@ -76,6 +76,30 @@ impl Shell {
                     page.kill_slot(slot, dead_from.0, code.number(), cause.0);
                 }
             }
+            Effect::DrawToken { id } => match random() {
+                Ok(token) => self.inputs.push_back(Input::TokenDrawn { id, token }),
+                // Nobody is told of the token: it expires.
+                Err(e) => warn!("no token for a timeline: {e}"),
+            },
+            Effect::Look { timeline, pair, slot } => {
+                let (value, failures) = self.look(timeline, pair, slot);
+                self.inputs.push_back(Input::Looked { timeline, value, failures });
+            }
+            Effect::News { pairs, news } => self.tell_news(&pairs, news),
+            Effect::Fill { primary, pair, slot, timeline } => {
+                let places = Slot::new(primary.1).zip(Slot::new(slot));
+                if let (Some(primary_slot), Some(primary), Some(face)) =
+                    (places, self.face(primary.0), self.face(pair))
+                {
+                    let (primary_slot, slot) = primary_slot;
+                    face.fill(slot, timeline.generation, primary, primary_slot);
+                }
+            }
+            Effect::KillSlot { pair, slot, dead_from, code, cause } => {
+                if let (Some(page), Some(slot)) = (self.face(pair), Slot::new(slot)) {
+                    page.kill_slot(slot, dead_from.0, code.number(), cause.0);
+                }
+            }
             Effect::KillPage { pair, code, cause } => {
                 if let Some(page) = self.face(pair) {
                     page.kill_page(code.number(), cause.0);
@@ -121,8 +145,33 @@ impl Shell {
     fn make_pair(&mut self, pair: PairId) -> Result<(), OsError> {
         let face = PagePair::create()?;
         let inodes = self.memory.note_pages(&face)?;
-        self.pairs.insert(pair, Pair { face, inodes });
+        self.pairs.insert(pair, Pair { face, inodes, watched: false });
         Ok(())
+    }
+
+    /// What a client claims to have signalled of a timeline.
+    fn look(&self, timeline: TimelineKey, pair: PairId, slot: u16) -> (Point, Vec<(Point, Failure)>) {
+        let found = self.face(pair).zip(Slot::new(slot)).map(|(page, slot)| page.slot(slot));
+        let found = found.filter(|found| found.generation == timeline.generation);
+        found.map_or((Point(0), Vec::new()), |found| {
+            let failures = found.failures.iter().map(failure_of).collect();
+            (Point(found.value), failures)
+        })
+    }
+
+    /// Tells a client that there is something to be shown.
+    fn tell_news(&mut self, pairs: &[PairId], news: u32) {
+        for pair in pairs {
+            let Some(Pair { face, watched, .. }) = self.pairs.get_mut(pair) else { continue };
+            if !*watched {
+                match face.take_interest() {
+                    Ok(()) => *watched = true,
+                    // The client will not hear of new observers; they see what was there when they came.
+                    Err(e) => warn!("a primary page: {e}"),
+                }
+            }
+            face.set_news(news);
+        }
     }
 
     /// The face of a pair.
@@ -142,6 +191,14 @@ impl Shell {
             Attach::Signaller(pair) => {
                 let fds = self.face(*pair).ok_or(NO_SUCH_PAIR)?.signaller_fds()?;
                 Ok(vec![fds.page, fds.interest])
+            }
+            Attach::Signallers(pairs) => {
+                let mut all = Vec::with_capacity(2 * pairs.len());
+                for pair in pairs {
+                    let fds = self.face(*pair).ok_or(NO_SUCH_PAIR)?.signaller_fds()?;
+                    all.extend([fds.page, fds.interest]);
+                }
+                Ok(all)
             }
             Attach::Observer(pair) => self.observer(*pair).map(Vec::from),
             Attach::Observers(pairs) => {
@@ -174,4 +231,19 @@ fn errno(e: &OsError) -> i32 {
 
 fn slot_failure((point, failure): &(Point, Failure)) -> SlotFailure {
     SlotFailure { point: point.0, code: failure.code.number(), cause: failure.cause.0 }
+}
+
+fn failure_of(failure: &SlotFailure) -> (Point, Failure) {
+    let (code, cause) = (ErrorCode::from_number(failure.code), CauseId(failure.cause));
+    (Point(failure.point), Failure { code, cause })
+}
+
+/// 128 fresh random bits.
+pub(super) fn random() -> Result<[u64; 2], OsError> {
+    let mut bits = [0_u8; 16];
+    rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| OsError::new("getrandom", e))?;
+    let (high, low) = bits.split_at(8);
+    let half = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    Ok([half(high), half(low)])
 }

@@ -12,6 +12,7 @@ use vgem_proto::limits;
 use vgem_proto::message::client::{ClientMessage, Refused};
 use vgem_proto::message::{Head, Sender};
 
+use super::carry::random;
 use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Instead, Packet};
 use super::poller::{Source, TURN, TURN_BYTES};
@@ -101,13 +102,7 @@ impl Shell {
             }
             return Ok(());
         }
-        let mut token = [0_u8; 16];
-        rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty())
-            .map_err(|e| OsError::new("getrandom", e))?;
-        let (high, low) = token.split_at(8);
-        let half = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        let facts =
-            PeerFacts { uid: peer.uid, pid: peer.pid.unsigned_abs(), domain, token: [half(high), half(low)] };
+        let facts = PeerFacts { uid: peer.uid, pid: peer.pid.unsigned_abs(), domain, token: random()? };
         let id = LinkId(self.next_link);
         let link = Link::new(socket, Source::Client(id), CLIENT_BYTES, &self.poller)?;
         self.next_link += 1;

@@ -38,6 +38,8 @@ pub(super) struct Pair {
     pub(super) face: KeeperFace,
     /// Its files.
     pub(super) inodes: [Inode; 2],
+    /// It is a primary page: the broker writes its interest page.
+    pub(super) watched: bool,
 }
 
 /// What the role owns.

@@ -25,10 +25,10 @@ impl Broker {
             object_bytes: self.accounts.usage().values().map(|usage| usage.bytes).sum(),
             pinned_bytes: self.objects.iter().map(|(_, object)| object.pinned).sum(),
             queues: count(self.queues.len()),
-            timelines: count(self.queues.len()),
+            timelines: count(self.queues.len() + self.promises.len()),
             jobs_in_flight: self.queues.iter().map(|(_, queue)| count(queue.in_flight())).sum(),
             instances: count(self.instances.len()),
-            pages: count(self.pairs.len()),
+            pages: count(self.pairs.len() + self.primary_pages()),
             counters: self.counters,
             ..Status::default()
         }

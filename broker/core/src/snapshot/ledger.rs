@@ -19,6 +19,8 @@ pub struct Ledger {
     pub objects: usize,
     /// Queues in any state.
     pub queues: usize,
+    /// Timelines that clients signal, in any state.
+    pub timelines: usize,
     /// Driver instances.
     pub instances: usize,
     /// Pairs of pages, spare ones and those being made included.
@@ -42,13 +44,25 @@ impl Broker {
             clients: self.clients.len(),
             objects: self.objects.len(),
             queues: self.queues.len(),
+            timelines: self.promises.len(),
             instances: self.instances.len(),
-            pairs: self.pairs.len() + self.pairs.making,
-            waiting: self.openings.waiting.len() + self.creations.len() + self.commits.len(),
+            pairs: self.pairs.len() + self.pairs.making + self.primary_pages(),
+            waiting: self.openings.waiting.len()
+                + self.creations.len()
+                + self.commits.len()
+                + self.tokens.live.len()
+                + self.futures.live.len()
+                + self.queries.len(),
             porters: self.porters.len(),
             arrivals: self.clients.iter().map(|(_, client)| client.hands.len()).sum(),
             timers: self.timers.iter().count(),
         }
+    }
+
+    /// Pages in which clients signal and only the broker looks.
+    pub(super) fn primary_pages(&self) -> usize {
+        let living = self.clients.iter().map(|(_, client)| client.signals.primaries.len());
+        living.chain(self.leavers.values().map(|signals| signals.primaries.len())).sum()
     }
 
     /// Every table that requests can change, in words: two equal texts mean that nothing was changed.
@@ -59,14 +73,25 @@ impl Broker {
             .iter()
             .map(|(key, client)| {
                 let (porter, hands) = (&client.porter, &client.hands);
-                (key, client.standing, &client.objects, &client.queues, &client.pairs, porter, hands)
+                let timelines = (&client.timelines, &client.signals);
+                (
+                    key,
+                    client.standing,
+                    &client.objects,
+                    &client.queues,
+                    timelines,
+                    &client.pairs,
+                    porter,
+                    hands,
+                )
             })
             .collect();
         format!(
-            "{:#?}\n{handles:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
+            "{:#?}\n{handles:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
             self.ledger(),
             self.objects,
             self.queues,
+            self.promises,
             self.instances,
             self.pairs,
             self.openings,

@@ -5,7 +5,8 @@ use std::ops::Range;
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::{CauseId, Handle, Point, QueueHandle, Time, TimelineHandle};
 use vgem_proto::jobs::{
-    ClientJob, ClientOperand, ClientParam, OPERAND_DISCARD, OPERAND_INDIRECT, ParamSource, Wait,
+    ClientJob, ClientOperand, ClientParam, OPERAND_DISCARD, OPERAND_INDIRECT, ParamSource, WAIT_FOR_SUBMIT,
+    Wait,
 };
 use vgem_proto::message::client::Submit;
 use vgem_proto::rights::{Access, WaitKind};
@@ -152,6 +153,21 @@ impl Batch {
         let timeline = TimelineHandle(queue.0);
         let wait = Wait { timeline, point: Point(point), until: Time(0), kind, flags: 0, reserved: Zero };
         self.0.waits.push(wait);
+        self
+    }
+
+    /// Waits for a point of any timeline; with a moment, for one that may be promised until then.
+    pub(crate) fn waits_for(
+        mut self,
+        timeline: TimelineHandle,
+        point: u64,
+        kind: WaitKind,
+        until: Option<Time>,
+    ) -> Self {
+        self.last().waits += 1;
+        let flags = if until.is_some() { WAIT_FOR_SUBMIT } else { 0 };
+        let (point, until) = (Point(point), until.unwrap_or_default());
+        self.0.waits.push(Wait { timeline, point, until, kind, flags, reserved: Zero });
         self
     }
 }

@@ -88,7 +88,7 @@ pub(crate) struct Driver {
     /// Messages for the broker.
     pub(crate) outbox: VecDeque<DriverMessage>,
     pub(crate) completions: Vec<Completion>,
-    pub(crate) cancelled: Vec<(TimelineKey, Point, CauseId)>,
+    pub(crate) cancelled: Vec<(TimelineKey, Point, Failure)>,
     pub(crate) killed: bool,
     causes: u32,
 }
@@ -175,7 +175,10 @@ impl Driver {
                 assert_eq!(truth.slots.remove(&(pair, retire.slot)), Some(retire.timeline));
             }
             DriverMessage::Run(run) => self.take_run(truth, run),
-            DriverMessage::CancelJob(job) => self.cancelled.push((job.timeline, job.point, job.cause)),
+            DriverMessage::CancelJob(job) => {
+                let failure = Failure { code: job.code, cause: job.cause };
+                self.cancelled.push((job.timeline, job.point, failure));
+            }
             other => panic!("not for a driver: {other:?}"),
         }
     }
@@ -234,6 +237,11 @@ impl Driver {
     /// Whether the job at the head of a queue may run now, and what its waits make of it.
     pub(crate) fn head(&self, truth: &Truth, timeline: TimelineKey) -> Option<Result<(), Failure>> {
         let received = self.lines.get(&timeline)?.jobs.front()?;
+        let is_it =
+            |(of, point, _): &&(TimelineKey, Point, Failure)| (*of, *point) == (timeline, received.job.point);
+        if let Some((_, _, failure)) = self.cancelled.iter().find(is_it) {
+            return Some(Err(*failure));
+        }
         let mut outcome = received.failed().map_or(Ok(()), Err);
         for wait in &received.waits {
             let ended = truth.look(wait.timeline, wait.point)?;

@@ -24,5 +24,7 @@ mod refusals;
 mod reservations;
 mod sealed;
 mod several;
+mod signals;
+mod timelines;
 mod wire;
 mod world;

@@ -28,6 +28,7 @@ use vgem_proto::rights::{Access, HugePages};
 
 use crate::batch::Batch;
 use crate::driver::{Driver, Received, Truth};
+use crate::signals::Signals;
 
 pub(crate) const READ: Access = Access::Read;
 pub(crate) const WRITE: Access = Access::Write;
@@ -104,6 +105,8 @@ pub(crate) struct World {
     pub(crate) hold: fn(&Effect) -> bool,
     /// Whether exports of new objects are closed at once.
     pub(crate) close_exports: bool,
+    /// What clients signal in.
+    pub(crate) signals: Signals,
     next_link: u64,
     next_request: u64,
     next_arrival: u64,
@@ -171,6 +174,7 @@ impl World {
             held: Vec::new(),
             hold: |_| false,
             close_exports: true,
+            signals: Signals::default(),
             next_link: 0,
             next_request: 0,
             next_arrival: 0,
@@ -208,6 +212,7 @@ impl World {
                     | Attach::Observers(_)
                     | Attach::Channel(_)
                     | Attach::Signaller(_)
+                    | Attach::Signallers(_)
                     | Attach::Observer(_) => Vec::new(),
                 };
                 for object in exported {
@@ -334,6 +339,11 @@ impl World {
                 driver.take(&mut self.truth, message, attach);
                 ready.map(|message| Input::Driver { instance, message })
             }
+            Effect::DrawToken { .. }
+            | Effect::Look { .. }
+            | Effect::News { .. }
+            | Effect::Fill { .. }
+            | Effect::KillSlot { .. } => self.carry_out_signals(effect),
             Effect::Log { event, domain } => {
                 self.domains_told.push(domain);
                 assert!(!matches!(event, Event::Bug { .. }), "{event:?}");
@@ -363,11 +373,16 @@ impl World {
                     self.look_at_place(link, point.page, point.slot, point.timeline);
                 }
             }
+            ClientMessage::TimelineOpened(_)
+            | ClientMessage::TimelineObserved(_)
+            | ClientMessage::Shown(_) => {
+                self.take_signal_pages(link, message, attach);
+            }
             _ => {}
         }
     }
 
-    fn look_at_place(&self, link: LinkId, page: PageId, slot: u16, timeline: TimelineKey) {
+    pub(crate) fn look_at_place(&self, link: LinkId, page: PageId, slot: u16, timeline: TimelineKey) {
         let pair = self.client_pages.get(&(link, page)).expect("a page that the client was sent");
         assert_eq!(self.truth.slots.get(&(*pair, slot)), Some(&timeline), "not in its slot");
     }

@@ -130,21 +130,22 @@ impl KeeperFace {
         Ok(())
     }
 
-    /// Tells the signaller that there is news for it. Only after [`KeeperFace::take_interest`]; otherwise nothing.
-    pub fn bump_news(&self) {
+    /// Tells the signaller that there is news for it: a value it has not seen. Only after [`KeeperFace::take_interest`];
+    /// otherwise nothing.
+    pub fn set_news(&self, news: u32) {
         if let Some(interest) = &self.news {
-            late::bump_news(interest);
+            late::set_news(interest, news);
         }
     }
 
-    /// How often there was news; 0 without [`KeeperFace::take_interest`].
+    /// The newest value; 0 without [`KeeperFace::take_interest`].
     #[must_use]
     pub fn news(&self) -> u32 {
         self.news.as_ref().map_or(0, late::news)
     }
 
     /// Fills a slot with what the primary page shows, the verdict included, while nobody else writes or knows it. The
-    /// caller has just bumped the news of `primary`: so the newest signal is read here, or its signaller sees the news.
+    /// caller has just set the news of `primary`: so the newest signal is read here, or its signaller sees the news.
     pub fn fill(&self, slot: Slot, generation: u32, primary: &Self, primary_slot: Slot) {
         late::fill(&self.mapped, slot, generation, &primary.mapped, primary_slot);
     }

@@ -63,9 +63,9 @@ pub fn signal_everywhere<'a, P: Page + 'a, I: Page + 'a>(
     Ok(())
 }
 
-/// The broker says that there is news for the signaller of a primary page.
-pub fn bump_news<I: Page>(interest: &I) {
-    interest.bump32(interest_page::NEWS);
+/// The broker says that there is news for the signaller of a primary page: the newest value it knows of them.
+pub fn set_news<I: Page>(interest: &I, news: u32) {
+    interest.release32(interest_page::NEWS, news);
 }
 
 /// The news, as the signaller looks at it after a sequentially consistent fence.
@@ -74,7 +74,7 @@ pub fn news<I: Page>(interest: &I) -> u32 {
     interest.load32(interest_page::NEWS)
 }
 
-/// The broker fills a late slot from the primary one, after [`bump_news`] and before anybody knows of the slot.
+/// The broker fills a late slot from the primary one, after [`set_news`] and before anybody knows of the slot.
 pub fn fill<P: Page, Q: Page>(page: &P, slot: Slot, generation: u32, primary: &Q, primary_slot: Slot) {
     primary.fence(Ordering::SeqCst);
     let (history, value, time_ns) = read(primary, primary_slot);
