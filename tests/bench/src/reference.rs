@@ -6,12 +6,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vgem_os::fence::{ObserverFace, PagePair, SignallerFace};
-
-use crate::floor::{GENERATION, Packets, SLOT, Waiter};
+use crate::floor::{FlagEcho, Packets};
 use crate::harness::{Context, Repetition};
 use crate::machine::{Cores, Seat};
-use crate::role::{Part, Role};
 use crate::sample::Times;
 
 /// The series of a null system call.
@@ -29,7 +26,7 @@ pub struct References {
     cores: Cores,
     rounds: usize,
     packets: Packets,
-    futexes: Futexes,
+    futexes: FlagEcho,
 }
 
 impl References {
@@ -40,7 +37,7 @@ impl References {
     pub fn open(context: &Context<'_>) -> anyhow::Result<Self> {
         let rounds = context.options.rounds(2000);
         let cores = context.power.cores;
-        Ok(Self { cores, rounds, packets: Packets::start()?, futexes: Futexes::start()? })
+        Ok(Self { cores, rounds, packets: Packets::start()?, futexes: FlagEcho::start()? })
     }
 
     /// Measures all of them.
@@ -58,7 +55,7 @@ impl References {
         if self.cores.are_two() {
             found.times(CACHE_LINE, cache_line(&self.cores, self.rounds * 20)?);
         }
-        self.futexes.echo.seat(&self.cores, Seat::There)?;
+        self.futexes.seat(&self.cores, Seat::There)?;
         self.packets.seat(&self.cores, Seat::There)?;
         let (mut futex, mut packet) = (Times::default(), Times::default());
         for _ in 0..4 {
@@ -68,34 +65,6 @@ impl References {
         found.times(FUTEX, futex);
         found.times(SEQPACKET, packet);
         self.cores.sit(Seat::Anywhere)
-    }
-}
-
-/// A point there and a point back, both ends asleep.
-#[derive(Debug)]
-struct Futexes {
-    out: SignallerFace,
-    back: Waiter,
-    point: u64,
-    echo: Role,
-}
-
-impl Futexes {
-    fn start() -> anyhow::Result<Self> {
-        let (there, home) = (PagePair::create()?, PagePair::create()?);
-        let (heard, answers) = (there.observer_fds()?, home.signaller_fds()?);
-        let fds = vec![heard.page, heard.interest, answers.page, answers.interest];
-        let out = SignallerFace::map(there.signaller_fds()?)?;
-        out.publish(SLOT, GENERATION, 0, 0, &[]);
-        let back = Waiter::new(ObserverFace::map(home.observer_fds()?)?);
-        Ok(Self { out, back, point: 0, echo: Role::start(Part::FutexEcho, fds)? })
-    }
-
-    #[inline]
-    fn round_trip(&mut self) -> anyhow::Result<()> {
-        self.point += 1;
-        self.out.signal(SLOT, self.point, 0, None)?;
-        self.back.wait(self.point)
     }
 }
 

@@ -26,8 +26,10 @@ const FIRST_FD: i32 = 3;
 pub enum Part {
     /// Sends each packet back.
     Echo,
-    /// Answers each point on one fence page with the same point on another.
-    FutexEcho,
+    /// Answers each number of a flag with the same number of another.
+    FlagEcho,
+    /// Answers each point of one fence page with the same point of another.
+    FenceEcho,
     /// Sends each packet back, over many sockets with epoll.
     EpollEcho,
     /// Passes packets from a client's socket to a driver's.
@@ -40,30 +42,44 @@ pub enum Part {
     FdEcho,
     /// Takes buffers from a pool and gives them back, as often as it is told.
     PoolUser,
+    /// A stage of a pipeline by flags.
+    FlagStage,
+    /// A stage of a pipeline by sockets.
+    SocketStage,
+    /// Waits to be killed.
+    Victim,
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 12] = [
         Self::Echo,
-        Self::FutexEcho,
+        Self::FlagEcho,
+        Self::FenceEcho,
         Self::EpollEcho,
         Self::Broker,
         Self::Driver,
         Self::Consumer,
         Self::FdEcho,
         Self::PoolUser,
+        Self::FlagStage,
+        Self::SocketStage,
+        Self::Victim,
     ];
 
     const fn word(self) -> &'static str {
         match self {
             Self::Echo => "echo",
-            Self::FutexEcho => "futex-echo",
+            Self::FlagEcho => "flag-echo",
+            Self::FenceEcho => "fence-echo",
             Self::EpollEcho => "epoll-echo",
             Self::Broker => "broker",
             Self::Driver => "driver",
             Self::Consumer => "consumer",
             Self::FdEcho => "fd-echo",
             Self::PoolUser => "pool-user",
+            Self::FlagStage => "flag-stage",
+            Self::SocketStage => "socket-stage",
+            Self::Victim => "victim",
         }
     }
 }
@@ -104,6 +120,14 @@ impl Role {
         self.child.pid
     }
 
+    /// Kills it. It is reaped when this is dropped.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn kill(&self) -> anyhow::Result<()> {
+        Ok(self.child.kill()?)
+    }
+
     /// Puts it on a seat.
     ///
     /// # Errors
@@ -137,13 +161,17 @@ pub fn play(mut arguments: impl Iterator<Item = OsString>) -> Option<anyhow::Res
         let fds = &mut fds.into_iter();
         match part {
             Part::Echo => floor::echo(fds),
-            Part::FutexEcho => floor::futex_echo(fds),
+            Part::FlagEcho => floor::flag_echo(fds),
+            Part::FenceEcho => floor::fence_echo(fds),
             Part::EpollEcho => floor::epoll_echo(fds),
             Part::Broker => floor::broker(fds),
             Part::Driver => floor::driver(fds),
             Part::Consumer => floor::consume(fds),
             Part::FdEcho => floor::fd_echo(fds),
             Part::PoolUser => crate::subject::use_pool(fds),
+            Part::FlagStage => floor::flag_stage(fds),
+            Part::SocketStage => floor::socket_stage(fds),
+            Part::Victim => floor::victim(fds),
         }
     })
 }

@@ -102,6 +102,18 @@ impl Times {
         Ok(())
     }
 
+    /// Runs `work` `count` times and takes the time that each says it took, nanoseconds.
+    ///
+    /// # Errors
+    /// The first error of `work`.
+    pub fn told<E>(&mut self, count: usize, mut work: impl FnMut() -> Result<u64, E>) -> Result<(), E> {
+        self.0.reserve(count);
+        for _ in 0..count {
+            self.push(work()?);
+        }
+        Ok(())
+    }
+
     /// Adds one time, nanoseconds.
     pub fn push(&mut self, ns: u64) {
         self.0.push(ns_f64(ns));

@@ -11,6 +11,7 @@
 //! Spinning, both sides look for samples without pause; event-driven, they sleep until they are notified. Names hold
 //! the producer's pid, so that runs never meet.
 
+use std::ffi::OsString;
 use std::process::id;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ use vgem_os::process::{Child, Launch};
 
 use crate::Rounds;
 use crate::place::sit_on;
+
+pub(crate) mod stages;
+pub(crate) mod untouched;
 
 /// How long a side waits for the other, nanoseconds.
 const PATIENCE_NS: u64 = 5_000_000_000;
@@ -49,6 +53,10 @@ pub(crate) enum What {
     Handover,
     /// The same, both sides spinning.
     HandoverSpinning,
+    /// A buffer lent, sent untouched, received and acknowledged, both sides spinning.
+    Untouched,
+    /// Three processes, each of which copies a buffer into one it sends on, four buffers under way.
+    Pipeline,
 }
 
 /// Measures; one time per round, nanoseconds.
@@ -62,6 +70,8 @@ pub(crate) fn measure(what: What, rounds: &Rounds) -> anyhow::Result<Vec<u64>> {
         What::Event => hand_over(rounds, true, false),
         What::Handover => hand_over(rounds, false, false),
         What::HandoverSpinning => hand_over(rounds, false, true),
+        What::Untouched => untouched::measure(rounds),
+        What::Pipeline => stages::measure(rounds),
     }
 }
 
@@ -151,17 +161,23 @@ fn start_consumer(
     spin: bool,
     rounds: &Rounds,
 ) -> anyhow::Result<Child> {
+    let mut args = vec!["iceoryx2-consumer".into(), name.into(), total.to_string().into()];
+    args.extend(spin.then(|| "--spin".into()));
+    args.extend(events.then(|| "--events".into()));
+    start(args, rounds.there.as_deref(), rounds)
+}
+
+/// Starts this program again, on these cores.
+fn start(args: Vec<OsString>, cores: Option<&str>, rounds: &Rounds) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("cannot find the path of this program")?;
     let mut launch = Launch::new(program);
-    launch.args = vec!["iceoryx2-consumer".into(), name.into(), total.to_string().into()];
-    launch.args.extend(spin.then(|| "--spin".into()));
-    launch.args.extend(events.then(|| "--events".into()));
+    launch.args = args;
     launch.die_with_parent = true;
     // A child begins where its parent is, and stays there.
-    if let Some(cores) = &rounds.there {
+    if let Some(cores) = cores {
         sit_on(cores)?;
     }
-    let child = launch.start().context("cannot start the second process")?;
+    let child = launch.start().context("cannot start another process")?;
     if let Some(cores) = &rounds.here {
         sit_on(cores)?;
     }

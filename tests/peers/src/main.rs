@@ -65,6 +65,27 @@ enum Peer {
         #[arg(long)]
         events: bool,
     },
+    /// The second process of an untouched iceoryx2 run.
+    #[command(hide = true)]
+    Iceoryx2Untouched {
+        /// The run's own name.
+        name: String,
+        /// Rounds.
+        count: u64,
+    },
+    /// A later stage of an iceoryx2 pipeline.
+    #[command(hide = true)]
+    Iceoryx2Stage {
+        /// The run's own name.
+        name: String,
+        /// Which stage.
+        #[arg(value_enum)]
+        place: iox::stages::Place,
+        /// Frames.
+        count: u64,
+        /// Bytes of a frame.
+        bytes: usize,
+    },
 }
 
 /// How often, and where.
@@ -99,6 +120,10 @@ fn main() -> anyhow::Result<()> {
         }
         Peer::Iceoryx2Consumer { name, count, spin, events } => {
             return iox::consume(&name, count, spin, events);
+        }
+        Peer::Iceoryx2Untouched { name, count } => return iox::untouched::consume(&name, count),
+        Peer::Iceoryx2Stage { name, place, count, bytes } => {
+            return iox::stages::serve(&name, place, count, bytes);
         }
     };
     let document = serde_json::json!({ "peer": peer, "what": what, "samples_ns": samples });

@@ -1,8 +1,9 @@
 //! The floors by themselves: what the machine can do, without vgemd.
 
 use vgem_os::clock;
+use vgem_os::mapping::CopyStyle;
 
-use crate::floor::{EpollBroker, Packets, Tracked};
+use crate::floor::{EpollBroker, Packets, Rest, Stages, Tracked, Transport};
 use crate::harness::{Bench, Context, Repetition};
 use crate::machine::{Cores, Seat};
 use crate::report::{Bound, Claim, Unit};
@@ -16,6 +17,13 @@ const PACKET: &str = "SEQPACKET round trip beside it";
 const MESSAGES: &str = "epoll broker by hand, 64 busy clients, messages";
 /// The series of the tracked path with 64 in flight.
 const PIPELINED: &str = "tracked by hand, 64 in flight, messages";
+
+/// The series of a pipeline by flags, and by sockets.
+const STAGES: &str = "pipeline of three processes by hand, 64 KiB, frames";
+const SOCKETS: &str = "the same by copy through sockets";
+
+/// Bytes of a frame.
+const FRAME: usize = 64 << 10;
 
 /// Most jobs in flight of the pipelined floor.
 const WINDOW: u64 = 64;
@@ -31,6 +39,8 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Box<dyn Bench>> {
         tracked: Tracked::start()?,
         packets: Packets::start()?,
         broker: EpollBroker::start()?,
+        stages: Stages::start(Transport::Flags)?,
+        sockets: Stages::start(Transport::Sockets)?,
     }))
 }
 
@@ -41,6 +51,8 @@ struct Limits {
     tracked: Tracked,
     packets: Packets,
     broker: EpollBroker,
+    stages: Stages,
+    sockets: Stages,
 }
 
 impl Bench for Limits {
@@ -65,6 +77,11 @@ impl Bench for Limits {
         let before = clock::now();
         self.tracked.pipeline(messages, WINDOW)?;
         found.number(PIPELINED, Unit::PerSecond, per_second(messages, clock::now() - before));
+        for (stages, name) in [(&mut self.stages, STAGES), (&mut self.sockets, SOCKETS)] {
+            stages.seat(&self.cores, Seat::Here, Seat::There)?;
+            let rate = stages.run(2 * self.rounds as u64, FRAME, CopyStyle::Plain, Rest::Asleep)?;
+            found.number(name, Unit::PerSecond, rate);
+        }
         self.cores.sit(Seat::Anywhere)
     }
 
@@ -72,6 +89,7 @@ impl Bench for Limits {
         vec![
             Claim::ratio("P3", TRACKED, PACKET, Bound::Shown),
             Claim::ratio("P4", PIPELINED, MESSAGES, Bound::Shown),
+            Claim::ratio("P10", STAGES, SOCKETS, Bound::Shown),
         ]
     }
 }

@@ -6,10 +6,12 @@
 pub mod limits;
 pub mod p11;
 pub mod p12;
+pub mod p13;
 pub mod p14;
 pub mod p15;
 pub mod p3;
 pub mod p4;
+pub mod p6;
 pub mod p7;
 pub mod p9;
 pub mod peers;
@@ -57,6 +59,13 @@ pub const ALL: &[Entry] = &[
         open: p4::open,
     },
     Entry {
+        name: "P6",
+        what: "one device to another that sleeps, one way, against a futex there and back",
+        in_every_mode: true,
+        by_default: true,
+        open: p6::open,
+    },
+    Entry {
         name: "P7",
         what: "a large object, fresh, pinned and mapped twice, against the bare system calls",
         in_every_mode: true,
@@ -90,6 +99,13 @@ pub const ALL: &[Entry] = &[
         in_every_mode: false,
         by_default: true,
         open: p12::open,
+    },
+    Entry {
+        name: "P13",
+        what: "a process is killed, until all who wait have their errors, against SIGKILL to hang-up",
+        in_every_mode: true,
+        by_default: true,
+        open: p13::open,
     },
     Entry {
         name: "P14",

@@ -6,10 +6,11 @@
 //! | iceoryx2, event-driven | yes |
 //! | iceoryx2, spinning | the same hand-over, but both processes burn a core while they wait |
 //! | Plasma | yes, from Python; a new object each time, as its objects cannot change |
-//! | vgemd: a tracked job of a device that reads one byte of each page | the same hand-over through the broker, which checks and tracks it; by the fence alone is P1 |
+//! | vgemd: a tracked job of a device that reads one byte of each page | the same hand-over through the broker, which checks and tracks it; between clients, by the fence alone, is P1 |
 //! | a tracked job of 64 bytes and an event of iceoryx2 | no: context for what a wake-up costs in each |
 
 use vgem::{Batch, Buffer, Client, Op, Queue};
+use vgem_os::mapping::CopyStyle;
 
 use crate::floor::Handover;
 use crate::harness::{Bench, Context, Repetition};
@@ -137,7 +138,7 @@ impl Bench for Peers {
         self.by_hand.seat(&self.cores, Seat::There)?;
         let (mut by_hand, mut tracked, mut small) = (Times::default(), Times::default(), Times::default());
         for _ in 0..4 {
-            by_hand.each(self.rounds / 4 + 1, || self.by_hand.round(&self.payload))?;
+            by_hand.each(self.rounds / 4 + 1, || self.by_hand.round(&self.payload, CopyStyle::Plain))?;
             tracked.each(self.rounds / 4 + 1, || self.pages.round(&self.payload))?;
             small.each(self.rounds / 4 + 1, || self.fills.round_trip())?;
         }

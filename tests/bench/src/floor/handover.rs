@@ -1,20 +1,69 @@
-//! A buffer from one process to another by hand: mapped once on both sides, a fence there and a fence back.
+//! A buffer from one process to another by hand: mapped once on both sides, a flag there and a flag back.
+//!
+//! The producer says with each turn what is done with the buffer and how both wait. The buffer is filled with plain or
+//! with streaming stores, because which is faster depends on where the host has put the cores.
 
-use vgem_os::fence::{ObserverFace, PagePair, SignallerFace};
-use vgem_os::mapping::{Mapping, PAGE, Populate, Span};
-use vgem_os::memory::{Access, HugePages, ObjectMemory};
+use std::os::fd::AsFd as _;
 
-use super::{Fds, GENERATION, SLOT, Waiter, next};
+use vgem_os::clock;
+use vgem_os::mapping::{CopyStyle, Mapping, PAGE, Populate, Span, copy_span};
+use vgem_os::memory::{Access, HugePages, ObjectMemory, verify_export};
+
+use super::{Fds, Flag, Flags, Rest, next};
 use crate::machine::{Cores, Seat};
 use crate::role::{Part, Role};
+
+/// Flags of a hand-over.
+const FILLED: Flag = Flag::new(0);
+const READ: Flag = Flag::new(1);
+const REST: Flag = Flag::new(2);
+const LOOK: Flag = Flag::new(3);
+
+/// What the consumer does with the buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// It reads one byte of each page.
+    Pages,
+    /// It reads eight bytes, which is as good as not touching it.
+    Word,
+}
+
+impl Look {
+    /// Its number in messages.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Pages => 0,
+            Self::Word => 1,
+        }
+    }
+
+    /// The one of this number; pages for one that is none.
+    #[must_use]
+    pub const fn of_number(number: u32) -> Self {
+        if number == Self::Word.number() { Self::Word } else { Self::Pages }
+    }
+
+    /// Looks at a buffer.
+    ///
+    /// # Errors
+    /// When it is shorter than a word.
+    #[inline]
+    pub fn at(self, span: Span<'_>) -> anyhow::Result<u64> {
+        match self {
+            Self::Pages => one_byte_of_each_page(span),
+            Self::Word => Ok(span.read_u64(0)?),
+        }
+    }
+}
 
 /// The producer's side; the consumer is a second process.
 #[derive(Debug)]
 pub struct Handover {
     memory: Mapping,
-    sends: SignallerFace,
-    acknowledged: Waiter,
-    point: u64,
+    flags: Flags,
+    rest: Rest,
+    point: u32,
     consumer: Role,
 }
 
@@ -26,15 +75,10 @@ impl Handover {
     pub fn start(len: usize) -> anyhow::Result<Self> {
         let object = ObjectMemory::create(len as u64, HugePages::None, "by-hand")?;
         let export = object.export(Access::Write)?;
-        let memory = Mapping::map(std::os::fd::AsFd::as_fd(&export), len, Access::Write, Populate::Now)?;
-        let (there, back) = (PagePair::create()?, PagePair::create()?);
-        let (heard, answers) = (there.observer_fds()?, back.signaller_fds()?);
-        let read_only = object.export(Access::Read)?;
-        let fds = vec![heard.page, heard.interest, answers.page, answers.interest, read_only];
-        let sends = SignallerFace::map(there.signaller_fds()?)?;
-        sends.publish(SLOT, GENERATION, 0, 0, &[]);
-        let acknowledged = Waiter::new(ObserverFace::map(back.observer_fds()?)?);
-        Ok(Self { memory, sends, acknowledged, point: 0, consumer: Role::start(Part::Consumer, fds)? })
+        let memory = Mapping::map(export.as_fd(), len, Access::Write, Populate::Now)?;
+        let (flags, page) = Flags::create()?;
+        let consumer = Role::start(Part::Consumer, vec![page, object.export(Access::Read)?])?;
+        Ok(Self { memory, flags, rest: Rest::Asleep, point: 0, consumer })
     }
 
     /// Puts the consumer on a seat.
@@ -45,32 +89,73 @@ impl Handover {
         self.consumer.seat(cores, seat)
     }
 
-    /// Copies `payload` in, hands it over, and sleeps until it was read.
+    /// From now on both wait like this, and the consumer looks like that.
+    ///
+    /// # Errors
+    /// Never, of pages of ours.
+    pub fn set(&mut self, rest: Rest, look: Look) -> anyhow::Result<()> {
+        self.rest = rest;
+        self.flags.set(REST, rest.number())?;
+        self.flags.set(LOOK, look.number())
+    }
+
+    /// Copies `payload` in, hands it over, and waits until it was read.
     ///
     /// # Errors
     /// When the payload is longer than the buffer, or the consumer is gone.
-    pub fn round(&mut self, payload: &[u8]) -> anyhow::Result<()> {
-        self.memory.span_mut()?.copy_from(0, payload)?;
+    pub fn round(&mut self, payload: &[u8], style: CopyStyle) -> anyhow::Result<()> {
+        let into = self.memory.span_mut()?;
+        copy_span(into, Span::of_slice(payload), style)?;
+        self.hand_over()
+    }
+
+    /// Stores eight bytes, hands the buffer over, and waits until it was read.
+    ///
+    /// # Errors
+    /// When the consumer is gone.
+    #[inline]
+    pub fn untouched(&mut self) -> anyhow::Result<()> {
+        self.memory.span_mut()?.write_u64(0, u64::from(self.point))?;
+        self.hand_over()
+    }
+
+    /// Which stores fill the buffer faster just now, by a few rounds of each.
+    ///
+    /// # Errors
+    /// When the consumer is gone.
+    pub fn faster_style(&mut self, payload: &[u8], rounds: usize) -> anyhow::Result<CopyStyle> {
+        let mut best = (u64::MAX, CopyStyle::Plain);
+        for style in [CopyStyle::Plain, CopyStyle::Streaming, CopyStyle::Plain, CopyStyle::Streaming] {
+            let before = clock::now();
+            for _ in 0..rounds {
+                self.round(payload, style)?;
+            }
+            let took = clock::now() - before;
+            if took < best.0 {
+                best = (took, style);
+            }
+        }
+        Ok(best.1)
+    }
+
+    #[inline]
+    fn hand_over(&mut self) -> anyhow::Result<()> {
         self.point += 1;
-        self.sends.signal(SLOT, self.point, 0, None)?;
-        self.acknowledged.wait(self.point)
+        self.flags.signal(FILLED, self.point)?;
+        self.flags.wait(READ, self.point, self.rest)
     }
 }
 
-/// Reads one byte of each page of a buffer for each point, for ever: it is killed.
+/// Looks at a buffer for each point, for ever: it is killed.
 pub(crate) fn consume(fds: &mut Fds) -> anyhow::Result<()> {
-    use vgem_os::fence::{ObserverFds, SignallerFds};
-    let arrives = Waiter::new(ObserverFace::map(ObserverFds { page: next(fds)?, interest: next(fds)? })?);
-    let answers = SignallerFace::map(SignallerFds { page: next(fds)?, interest: next(fds)? })?;
-    answers.publish(SLOT, GENERATION, 0, 0, &[]);
+    let flags = Flags::map(&next(fds)?)?;
     let object = next(fds)?;
-    let fd = std::os::fd::AsFd::as_fd(&object);
-    let len = usize::try_from(vgem_os::memory::verify_export(fd, 0, Access::Read)?)?;
-    let memory = Mapping::map(fd, len, Access::Read, Populate::Now)?;
+    let len = usize::try_from(verify_export(object.as_fd(), 0, Access::Read)?)?;
+    let memory = Mapping::map(object.as_fd(), len, Access::Read, Populate::Now)?;
     for point in 1.. {
-        arrives.wait_for_ever(point)?;
-        std::hint::black_box(one_byte_of_each_page(memory.span())?);
-        answers.signal(SLOT, point, 0, None)?;
+        flags.wait_for_ever(FILLED, point, Rest::of_number(flags.get(REST)?))?;
+        std::hint::black_box(Look::of_number(flags.get(LOOK)?).at(memory.span())?);
+        flags.signal(READ, point)?;
     }
     Ok(())
 }
@@ -93,6 +178,6 @@ mod tests {
     fn one_byte_of_each_page_is_read() {
         let mut bytes = vec![0; 3 * PAGE];
         (bytes[0], bytes[PAGE], bytes[2 * PAGE], bytes[PAGE + 1]) = (1, 2, 4, 100);
-        assert_eq!(one_byte_of_each_page(Span::of_slice(&bytes)).expect("all inside"), 7);
+        assert_eq!(Look::Pages.at(Span::of_slice(&bytes)).expect("all inside"), 7);
     }
 }

@@ -7,7 +7,11 @@
 //! |---|---|
 //! | [`Tracked`]: client, broker and driver over SEQPACKET, the driver signals the client's fence page | a tracked job |
 //! | [`Packets`]: a packet there and back | acceptance of a job |
-//! | [`Handover`]: a buffer filled here and read there, mapped once | peers; later, hand-over by fence |
+//! | [`Flags`]: a number and a futex in shared memory | fences |
+//! | [`FlagEcho`]: a flag there and back; [`FenceEcho`]: the same through fence pages | driver to driver |
+//! | [`Handover`]: a buffer filled here and read there, mapped once | hand-over between clients, and by peers |
+//! | [`Stages`]: three processes, one buffer handed from each to the next, by flags or by copy through sockets | a pipeline of clients |
+//! | [`Victims`]: a process that is killed, until its socket hangs up | death of a driver or a client |
 //! | [`InProcess`]: the engines in one process, two threads | the main job |
 //! | [`Objects`]: memory made, sealed, mapped, populated, pinned, exported and mapped again | an object |
 //! | [`EpollBroker`]: a broker that answers packets of many busy clients | one job per message |
@@ -15,10 +19,14 @@
 //! This file holds what the second processes do; the files beside it the side that measures.
 
 mod broker;
+mod death;
+mod echo;
+mod flags;
 mod handover;
 mod objects;
 mod pipeline;
 mod points;
+mod stages;
 mod tracked;
 
 use std::mem::MaybeUninit;
@@ -26,15 +34,22 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::Context as _;
 use rustix::event::epoll;
-use vgem_os::fence::{ObserverFace, ObserverFds, SignallerFace, SignallerFds};
+use vgem_os::fence::{SignallerFace, SignallerFds};
 use vgem_os::seqpacket::{Packet, Socket};
 
 pub use self::broker::EpollBroker;
-pub use self::handover::Handover;
+pub use self::death::Victims;
+pub(crate) use self::death::victim;
+pub use self::echo::{FenceEcho, FlagEcho};
+pub(crate) use self::echo::{fence_echo, flag_echo};
+pub use self::flags::{Flag, Flags, Rest};
 pub(crate) use self::handover::consume;
+pub use self::handover::{Handover, Look};
 pub use self::objects::{FdPackets, Objects};
 pub use self::pipeline::{Disk, InProcess, Took};
 pub use self::points::{GENERATION, SLOT, Waiter};
+pub use self::stages::{Order, Place, Stages, Transport};
+pub(crate) use self::stages::{flag_stage, socket_stage};
 pub use self::tracked::{Packets, Tracked};
 
 /// Bytes of a packet.
@@ -76,18 +91,6 @@ pub(crate) fn fd_echo(fds: &mut Fds) -> anyhow::Result<()> {
     let mut packet = [0; PACKET];
     while let Some(len) = receive(&socket, &mut packet)? {
         socket.send(&packet[..len], &[memory.as_fd()])?;
-    }
-    Ok(())
-}
-
-/// Waits for points of one page and signals the same points on another, for ever: it is killed.
-pub(crate) fn futex_echo(fds: &mut Fds) -> anyhow::Result<()> {
-    let waiter = Waiter::new(ObserverFace::map(ObserverFds { page: next(fds)?, interest: next(fds)? })?);
-    let answers = SignallerFace::map(SignallerFds { page: next(fds)?, interest: next(fds)? })?;
-    answers.publish(SLOT, GENERATION, 0, 0, &[]);
-    for point in 1.. {
-        waiter.wait_for_ever(point)?;
-        answers.signal(SLOT, point, 0, None)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use vgem_os::clock;
 use vgem_os::fence::{ObserverFace, PointState, Slot};
 use vgem_os::futex;
 
-use super::PATIENCE_NS;
+use super::{PATIENCE_NS, Rest};
 
 /// The slot that floors use.
 pub const SLOT: Slot = match Slot::new(0) {
@@ -41,15 +41,28 @@ impl Waiter {
         self.sleep(point, clock::deadline_in(PATIENCE_NS))
     }
 
-    /// As [`Self::wait`], without an end: for a process that is killed when it is not needed.
+    /// Waits until `point` is signalled, as told; the time its signaller gave it.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    #[inline]
+    pub fn wait_as(&self, point: u64, rest: Rest) -> anyhow::Result<u64> {
+        if !rest.spin(|| self.state(point) != PointState::Pending) && !self.reached(point)? {
+            self.sleep(point, clock::deadline_in(PATIENCE_NS))?;
+        }
+        self.time_of(point)
+    }
+
+    /// As [`Self::wait_as`], without an end: for a process that is killed when it is not needed.
     ///
     /// # Errors
     /// When it failed.
-    pub fn wait_for_ever(&self, point: u64) -> anyhow::Result<()> {
-        if self.reached(point)? {
-            return Ok(());
+    #[inline]
+    pub fn wait_for_ever(&self, point: u64, rest: Rest) -> anyhow::Result<()> {
+        if !rest.spin(|| self.state(point) != PointState::Pending) && !self.reached(point)? {
+            self.sleep(point, u64::MAX)?;
         }
-        self.sleep(point, u64::MAX)
+        Ok(())
     }
 
     fn sleep(&self, point: u64, deadline_ns: u64) -> anyhow::Result<()> {
@@ -68,11 +81,23 @@ impl Waiter {
 
     #[inline]
     fn reached(&self, point: u64) -> anyhow::Result<bool> {
-        match self.face.state(SLOT, GENERATION, point) {
+        match self.state(point) {
             PointState::Pending => Ok(false),
             PointState::Ok { .. } => Ok(true),
             other => bail!("point {point}: {other:?}"),
         }
+    }
+
+    fn time_of(&self, point: u64) -> anyhow::Result<u64> {
+        match self.state(point) {
+            PointState::Ok { time_ns } => Ok(time_ns),
+            other => bail!("point {point}: {other:?}"),
+        }
+    }
+
+    #[inline]
+    fn state(&self, point: u64) -> PointState {
+        self.face.state(SLOT, GENERATION, point)
     }
 }
 

@@ -3,20 +3,23 @@
 //! Everything here goes through the public client library. What a bench measures is what a program would do that cares
 //! for speed: operations and operands resolved before, one batch reused, fences waited for one by one.
 
+pub mod deaths;
 mod fills;
 mod pool;
 mod processes;
 mod raw;
+mod relay;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use vgem::{Client, Embedded};
+use vgem::{Client, Embedded, EmbeddedBuilder};
 
 pub use self::fills::{Fills, OBJECT_LEN, Waits};
 pub(crate) use self::pool::{reuse, use_pool};
 pub use self::processes::{Kind, Process, Processes};
 pub use self::raw::Raw;
+pub use self::relay::Relay;
 
 /// How long a bench waits for a fence before it gives up.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +39,19 @@ impl Vgemd {
     /// # Errors
     /// What is missing, or what the daemon said.
     pub fn start() -> anyhow::Result<Self> {
-        let embedded = Embedded::start().context("cannot start an embedded vgemd")?;
+        Self::of(Embedded::builder())
+    }
+
+    /// The same, of which processes will be killed: it does not warn of that.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_to_die() -> anyhow::Result<Self> {
+        Self::of(Embedded::builder().log("error"))
+    }
+
+    fn of(builder: EmbeddedBuilder) -> anyhow::Result<Self> {
+        let embedded = builder.start().context("cannot start an embedded vgemd")?;
         let client = embedded.client().context("cannot connect to the embedded vgemd")?;
         Ok(Self { client, embedded })
     }

@@ -1,0 +1,64 @@
+//! P13: a process is killed; how long until everybody who waits for it has its error, cause and all.
+//!
+//! Against what the kernel alone takes from SIGKILL until the hang-up of a socket, of a process that has as many threads
+//! and as much memory. In between lie the broker, which hears of the death and writes its verdict into the pages of all
+//! who wait, their wake-ups, and the question what happened, which the library asks before it returns the error.
+
+use crate::floor::Victims;
+use crate::harness::{Bench, Context, Repetition};
+use crate::machine::{Cores, Seat};
+use crate::report::{Bound, Claim, JudgedIn};
+use crate::sample::Times;
+use crate::subject::deaths;
+
+/// The series of the kernel alone.
+const HANG_UP: &str = "SIGKILL until a socket hangs up, process like a driver";
+/// The series of a driver.
+const DRIVER: &str = "driver killed, until three waiters have their errors";
+
+/// The most that anybody waits, nanoseconds.
+const MOST_NS: f64 = 100e6;
+
+/// Nothing is started yet: each death is one of a fresh broker.
+///
+/// # Errors
+/// None.
+pub fn open(context: &Context<'_>) -> anyhow::Result<Box<dyn Bench>> {
+    Ok(Box::new(P13 { cores: context.power.cores, rounds: context.options.rounds(20) }))
+}
+
+#[derive(Debug)]
+struct P13 {
+    cores: Cores,
+    rounds: usize,
+}
+
+impl Bench for P13 {
+    fn repetition(&mut self, found: &mut Repetition) -> anyhow::Result<()> {
+        let (mut hang_up, mut driver) = (Times::default(), Times::default());
+        for _ in 0..self.rounds {
+            let death = deaths::of_a_driver(&self.cores, Seat::There)?;
+            driver.push(death.ns);
+            hang_up.push(self.by_hand(death.victim)?);
+        }
+        found.times(HANG_UP, hang_up);
+        found.times(DRIVER, driver);
+        self.cores.sit(Seat::Anywhere)
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        vec![
+            Claim::ratio("P13", DRIVER, HANG_UP, Bound::AtMost(3.0)),
+            Claim::number("P13", DRIVER, Bound::AtMost(MOST_NS)).judged_in(JudgedIn::Any),
+        ]
+    }
+}
+
+impl P13 {
+    fn by_hand(&self, victim: Victims) -> anyhow::Result<u64> {
+        self.cores.sit(Seat::Here)?;
+        let took = victim.kill_one(&self.cores, Seat::There)?;
+        self.cores.sit(Seat::Anywhere)?;
+        Ok(took)
+    }
+}
