@@ -299,12 +299,11 @@ impl Link {
         &self.socket
     }
 
-    /// Reads what is there, without waiting for anything.
+    /// Reads what is there, or has it read: a moment later everybody knows what the broker had said, its end included.
     pub(crate) fn drain(&self) {
         while patience::ready(&self.socket, Ready::Read, Duration::ZERO) && self.lost.get().is_none() {
-            let mut state = self.state();
-            let Some(room) = state.room.take() else { return };
-            drop(self.lead(state, room, Duration::from_millis(1)));
+            let state = self.state();
+            drop(self.turn(state, Duration::from_millis(1)));
         }
     }
 
