@@ -10,7 +10,7 @@
 //! The memory is shared with device drivers, so its bytes are seen only through guards, or copied.
 //!
 //! Once a buffer was exported or imported, others may use it. From then on each guard first asks the broker what others
-//! have submitted and waits for that too; before, a guard asks nobody. The broker also says which bytes are poisoned: a
+//! have submitted and waits for that too, unless it is an explicit one; before, a guard asks nobody. The broker also says which bytes are poisoned: a
 //! failed job was to write them, and no job has replaced them since.
 //!
 //! Dropping a buffer gives its handle up without waiting. The memory lives until the last job, export and mapping are gone.
@@ -189,6 +189,36 @@ impl Buffer {
     /// As [`Buffer::write`].
     pub fn try_write(&self, range: impl RangeBounds<u64>) -> Result<Option<WriteGuard<'_>>> {
         Ok(self.lease(&range, Access::Write, Waiting::Not)?.map(WriteGuard::new))
+    }
+
+    /// As [`Buffer::read`], of a shared buffer too without asking the broker what others have submitted: for a program
+    /// that orders itself with them by other means, as one timeline that it waits for before. What the broker has named to
+    /// an earlier guard, and this client's own jobs, are waited for.
+    ///
+    /// # Errors
+    /// As [`Buffer::read`], as far as it is known here.
+    pub fn read_explicit(
+        &self,
+        range: impl RangeBounds<u64>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<ReadGuard<'_>> {
+        let waiting = Waiting::Until(deadline.into());
+        let lease = self.lease_as_known(&range, Access::Read, waiting);
+        let lease = lease.map_err(|error| self.explained(error, waiting))?;
+        lease.map(ReadGuard::new).ok_or(Error::Timeout { what: "a read guard" })
+    }
+
+    /// As [`Buffer::write`], of a shared buffer too without asking the broker; see [`Buffer::read_explicit`].
+    ///
+    /// # Errors
+    /// As [`Buffer::write`], as far as it is known here.
+    pub fn write_explicit(
+        &self,
+        range: impl RangeBounds<u64>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<WriteGuard<'_>> {
+        let lease = self.lease_as_known(&range, Access::Write, Waiting::Until(deadline.into()))?;
+        lease.map(WriteGuard::new).ok_or(Error::Timeout { what: "a write guard" })
     }
 
     /// Copies `bytes` to `offset`; counted in [`crate::ClientCounters::bytes_copied`].

@@ -366,6 +366,28 @@ fn c1_try_guards_of_shared_buffers_ask_once_and_do_not_wait() {
 }
 
 #[test]
+fn r8_an_explicit_guard_of_a_shared_buffer_asks_nobody() {
+    let (broker, client) = FakeBroker::with_client();
+    let buffer = shared_buffer(&client);
+    broker.others_write(0, 1);
+    let before = client.counters().messages_sent;
+    assert!(buffer.write_explicit(..64, SOON).is_ok() && buffer.read_explicit(..64, SOON).is_ok());
+    assert_eq!((client.counters().messages_sent, asked(&broker, &client, is_observe)), (before, 0));
+}
+
+#[test]
+fn c1_an_explicit_guard_waits_for_what_is_known_all_the_same() {
+    let (broker, client) = FakeBroker::with_client();
+    let buffer = shared_buffer(&client);
+    broker.others_write(0, 1);
+    assert!(buffer.try_read(..).expect("no failure").is_none());
+    let soon = Duration::from_millis(20);
+    assert!(matches!(buffer.read_explicit(.., soon), Err(Error::Timeout { .. })));
+    let _woke = broker.others_end(0, 1, None);
+    assert!(buffer.read_explicit(.., SOON).is_ok());
+}
+
+#[test]
 fn r2_others_reads_are_in_the_way_of_writes_only() {
     let (broker, client) = FakeBroker::with_client();
     let buffer = shared_buffer(&client);
