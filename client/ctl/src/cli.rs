@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
+use crate::waiting::asked::{Asked, asked};
 
 /// Look at a broker, drive its devices, examine the machine.
 #[derive(Debug, Parser)]
@@ -19,7 +20,7 @@ pub(crate) struct Cli {
 /// What every verb takes.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// How to print: for people, one JSON document, or (monitor) one JSON document per line
+    /// How to print: for people, one JSON document, (monitor) one JSON document per line, or (why) a picture
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
     /// The broker's socket, instead of VGEM_SOCKET or the usual places
@@ -42,6 +43,8 @@ pub(crate) enum Format {
     Json,
     /// For programs that read lines.
     Jsonl,
+    /// For graphviz (why).
+    Dot,
 }
 
 /// What to do.
@@ -60,6 +63,8 @@ pub(crate) enum Verb {
     Explain(Explain),
     /// Who holds an object, also those who never spoke to the broker
     Who(Who),
+    /// Why something waits, and for which process
+    Why(Why),
     /// What happens, one line per event, until Ctrl-C
     Monitor(Monitor),
     /// Examine this machine, and the broker if one runs
@@ -164,6 +169,21 @@ pub(crate) struct Who {
     pub(crate) object: String,
 }
 
+/// `why`.
+///
+/// Prints the shortest chain from the waiter to the process that has to act, with ages, and what that process does. Root
+/// sees everybody, others their own domain. Of what does not wait it is said how it ended.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  vgemctl why encoder\n  vgemctl why 3.7:5\n  vgemctl why 3.7 --format dot | dot -Tsvg > why.svg"
+)]
+pub(crate) struct Why {
+    /// A job or a point, `3.7:5`; a queue or a timeline, `3.7`: its newest point that has not ended; a client's number, or its
+    /// name
+    #[arg(value_name = "FENCE|JOB|CLIENT", value_parser = asked)]
+    pub(crate) what: Asked,
+}
+
 /// `monitor`.
 ///
 /// Root is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
@@ -185,7 +205,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn cause(text: &str) -> Result<vgem::CauseId, String> {
+pub(crate) fn cause(text: &str) -> Result<vgem::CauseId, String> {
     let bare = text.strip_prefix("cause:").unwrap_or(text);
     let parsed = match bare.split_once('.') {
         Some((issuer, counter)) => issuer.parse::<u32>().ok().zip(counter.parse::<u32>().ok()),

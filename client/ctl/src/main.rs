@@ -1,7 +1,7 @@
 //! `vgemctl`: looks at a broker, drives its devices, examines the machine.
 //!
 //! One file per verb below `verbs/`; they share how to reach a broker ([`reach`]) and how to print ([`mod@print`],
-//! [`table`], [`human`]); and [`holders`] is how `/proc` is looked through. No verb knows any device: devices describe themselves.
+//! [`table`], [`human`]); [`holders`] and [`process`] are how `/proc` is looked through, [`waiting`] is the graph that `why` searches. No verb knows any device: devices describe themselves.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -9,25 +9,30 @@ mod exit;
 mod holders;
 mod human;
 mod print;
+mod process;
 mod reach;
 mod table;
 mod verbs;
+mod waiting;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Verb};
+use crate::cli::{Cli, Format, Verb};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let draws = matches!(cli.verb, Verb::Why(_));
     let done = match &cli.verb {
+        _ if cli.common.format == Format::Dot && !draws => Err(print::not_drawn()),
         Verb::Status => verbs::status::run(&cli.common),
         Verb::List(list) => verbs::list::run(&cli.common, list),
         Verb::Show(show) => verbs::show::run(&cli.common, show),
         Verb::Run(run) => verbs::run::run(&cli.common, run),
         Verb::Explain(explain) => verbs::explain::run(&cli.common, explain),
         Verb::Who(who) => verbs::who::run(&cli.common, who),
+        Verb::Why(why) => verbs::why::run(&cli.common, why),
         Verb::Monitor(monitor) => verbs::monitor::run(&cli.common, monitor),
         Verb::Doctor => verbs::doctor::run(&cli.common),
     };

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use serde::Serialize;
 
 use crate::cli::Format;
+use crate::exit::Usage;
 
 /// Prints `value` as JSON, or the lines that `lines` makes of it.
 pub(crate) fn either<T: Serialize>(
@@ -16,7 +17,13 @@ pub(crate) fn either<T: Serialize>(
         Format::Json => json(value),
         Format::Jsonl => self::lines(&[serde_json::to_string(value)?]),
         Format::Table => self::lines(&lines(value)),
+        Format::Dot => Err(not_drawn()),
     }
+}
+
+/// Only some things can be drawn.
+pub(crate) fn not_drawn() -> anyhow::Error {
+    Usage("--format dot is for `vgemctl why`".to_owned()).into()
 }
 
 /// Prints lines.

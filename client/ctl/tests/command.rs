@@ -29,6 +29,7 @@ fn without_a_broker_the_remedy_is_named() {
         &["show", "client", "1"],
         &["explain", "3.7"],
         &["who", "x"],
+        &["why", "x"],
         &["monitor"],
     ] {
         let (code, text) = said(&vgemctl(verb));

@@ -4,36 +4,18 @@
 
 #![forbid(unsafe_code)]
 
+mod support;
+
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::OwnedFd;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use vgem::{Access, BufferOptions, Client, Deadline, Embedded};
+use vgem::{Access, BufferOptions, Deadline, Embedded};
+
+use crate::support::{broker, command, json, vgemctl};
 
 const SOON: Duration = Duration::from_secs(20);
-
-fn broker() -> (Embedded, Client) {
-    let broker = Embedded::start().expect("a private broker");
-    let client = broker.client().expect("a client");
-    (broker, client)
-}
-
-fn command(broker: &Embedded, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vgemctl"));
-    command.arg("--socket").arg(broker.socket()).args(args).stdin(Stdio::null());
-    command
-}
-
-fn vgemctl(broker: &Embedded, args: &[&str]) -> Output {
-    command(broker, args).output().expect("it starts")
-}
-
-fn json(broker: &Embedded, args: &[&str]) -> serde_json::Value {
-    let out = vgemctl(broker, &[args, &["--format", "json"]].concat());
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_slice(&out.stdout).expect("one JSON document")
-}
 
 /// A process that has `fd` as its standard input and knows nothing of it.
 struct Stranger(Child);

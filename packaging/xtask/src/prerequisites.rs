@@ -59,6 +59,8 @@ const TABLE: &[Prerequisite] = &[
         why: "computes what sec's sha256 must equal" },
     Prerequisite { probe: Probe::Program("b3sum"), packages: &["b3sum"], needed_for: Use::Test,
         why: "computes what sec's blake3 must equal" },
+    Prerequisite { probe: Probe::Program("dot"), packages: &["graphviz"], needed_for: Use::Test,
+        why: "draws what vgemctl why --format dot prints" },
     Prerequisite { probe: Probe::Python("import zlib"), packages: &["python3"], needed_for: Use::Test,
         why: "reads what zip packed as zlib" },
     Prerequisite { probe: Probe::Python(INDEPENDENT_AES_GCM), packages: &["python3", "python3-cryptography"],

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 pub(crate) mod doctor;
+pub(crate) mod ended;
 pub(crate) mod explain;
 pub(crate) mod files;
 pub(crate) mod list;
@@ -10,3 +11,4 @@ pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod who;
+pub(crate) mod why;

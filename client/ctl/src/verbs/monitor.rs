@@ -47,6 +47,7 @@ fn print(format: Format, told: &Told) -> anyhow::Result<()> {
     match format {
         Format::Json | Format::Jsonl => writeln!(out, "{}", told.json)?,
         Format::Table => writeln!(out, "{told}")?,
+        Format::Dot => return Err(print::not_drawn()),
     }
     // Whoever reads a pipe wants each event when it happens.
     Ok(out.flush()?)

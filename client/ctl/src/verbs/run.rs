@@ -65,6 +65,7 @@ pub(crate) fn run(common: &Common, run: &Run) -> anyhow::Result<()> {
     let report = report(&device, &op, &plan, makes_data, produced, &cell);
     match (common.format, makes_data) {
         (Format::Json | Format::Jsonl, _) => print::either(common.format, &report, |_| Vec::new()),
+        (Format::Dot, _) => Err(print::not_drawn()),
         (Format::Table, true) => Ok(()),
         (Format::Table, false) => files::store_bytes(line(&report, &plan).as_bytes(), &plan.out),
     }

@@ -1,0 +1,236 @@
+//! `vgemctl why`: why a point, a job or a client waits, from the waiter to the process that has to act.
+//!
+//! The broker says who owes what and what it waits for; the rest is a search ([`crate::waiting`]), and a look at what the
+//! process at the end of the way does. Of what does not wait it is said how it ended.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use vgem::snapshot::{ClientEntry, ObligationEntry};
+use vgem::{Client, Deadline};
+
+use crate::cli::{Common, Format, Why};
+use crate::exit::{NotThere, Usage};
+use crate::process::{Doing, doing};
+use crate::reach::{Otherwise, reach};
+use crate::verbs::ended::{Ended, ended};
+use crate::waiting::asked::Asked;
+use crate::waiting::dot;
+use crate::waiting::graph::{Chain, Graph, Node};
+use crate::waiting::words::{self, Waiter, client, thing};
+use crate::{human, print};
+
+/// How often everything is looked at again because something moved meanwhile.
+const LOOKS: usize = 3;
+
+/// An answer as it is printed.
+#[derive(Debug, Serialize)]
+struct Report {
+    asked: String,
+    /// From the waiter to what holds it up.
+    chain: Vec<Step>,
+    /// What the process at the end does.
+    process: Option<Process>,
+    /// Other ends that the waiter depends on too.
+    other_ends: usize,
+    /// How the point ended, if it has.
+    ended: Option<Ended>,
+    /// What the client that was asked about owes by its own word.
+    owes: Vec<ObligationEntry>,
+    #[serde(skip)]
+    lines: Vec<String>,
+}
+
+/// A step of the way.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Step {
+    Owed {
+        #[serde(flatten)]
+        entry: Box<ObligationEntry>,
+        age_ns: u64,
+    },
+    Elsewhere {
+        kind: &'static str,
+        domain: u32,
+    },
+}
+
+/// A process and what it does.
+#[derive(Debug, Serialize)]
+struct Process {
+    pid: u32,
+    doing: Doing,
+    late: bool,
+}
+
+/// Who or what the question is about, once it is known.
+enum About {
+    Point { timeline: String, point: Option<u64> },
+    Client(ClientEntry),
+}
+
+pub(crate) fn run(common: &Common, why: &Why) -> anyhow::Result<()> {
+    let client = &reach(common, Otherwise::Fail)?.client;
+    let about = about(client, &why.what)?;
+    for look in 1.. {
+        let graph = Graph::of(client.obligation_entries()?);
+        let now = Deadline::after(Duration::ZERO).time().0;
+        let starts = match &about {
+            About::Point { timeline, point: Some(point) } => {
+                graph.find(timeline, *point).into_iter().collect()
+            }
+            About::Point { timeline, point: None } => graph.newest(timeline).into_iter().collect(),
+            About::Client(entry) => graph.heads_of(entry.client),
+        };
+        let seen = Seen::new(Path::new("/proc"));
+        let doing = |pid| seen.doing(pid);
+        let chain = graph.chain(&starts, now, &doing);
+        if common.format == Format::Dot {
+            let steps = chain.map(|chain| chain.steps).unwrap_or_default();
+            return print::lines(&dot::lines(&graph, &steps, now));
+        }
+        let report = match (chain, &about) {
+            (Some(chain), _) => waiting(&about, &graph, &chain, now, &doing),
+            (None, About::Client(entry)) => idle(entry, &graph, now, &doing),
+            (None, About::Point { timeline, point }) => match ended(client, timeline, *point)? {
+                Some(ended) => over(ended),
+                None if look < LOOKS => continue,
+                None => anyhow::bail!("{} begins and ends faster than it can be looked at", name_of(&about)),
+            },
+        };
+        return print::either(common.format, &report, |report| report.lines.clone());
+    }
+    Ok(())
+}
+
+/// The client that is meant, if it is one.
+fn about(client: &Client, asked: &Asked) -> anyhow::Result<About> {
+    let found: Vec<ClientEntry> = match asked {
+        Asked::Point { timeline, point } => {
+            return Ok(About::Point { timeline: timeline.clone(), point: *point });
+        }
+        Asked::Client(number) => {
+            client.client_entries()?.into_iter().filter(|one| one.client == *number).collect()
+        }
+        Asked::Name(name) => client.client_entries()?.into_iter().filter(|one| one.name == *name).collect(),
+    };
+    match <[ClientEntry; 1]>::try_from(found) {
+        Ok([only]) => Ok(About::Client(only)),
+        Err(none) if none.is_empty() => {
+            let text = format!("no client {}; `vgemctl list clients` names them", shown(asked));
+            Err(NotThere(text).into())
+        }
+        Err(several) => {
+            let numbers: Vec<String> = several.iter().take(8).map(|one| one.client.to_string()).collect();
+            let text = format!(
+                "{} clients call themselves {}: {}; give the number",
+                several.len(),
+                shown(asked),
+                numbers.join(" ")
+            );
+            Err(Usage(text).into())
+        }
+    }
+}
+
+fn shown(asked: &Asked) -> String {
+    match asked {
+        Asked::Point { timeline, .. } => timeline.clone(),
+        Asked::Client(number) => number.to_string(),
+        Asked::Name(name) => format!("{name:?}"),
+    }
+}
+
+fn name_of(about: &About) -> String {
+    match about {
+        About::Point { timeline, point: Some(point) } => format!("point {point} of {timeline}"),
+        About::Point { timeline, point: None } => timeline.clone(),
+        About::Client(entry) => client(entry.client, &entry.name),
+    }
+}
+
+fn waiting(about: &About, graph: &Graph, chain: &Chain, now: u64, doing: &dyn Fn(u32) -> Doing) -> Report {
+    let way: Vec<&Node> = chain.steps.iter().filter_map(|place| graph.node(*place)).collect();
+    let waiter = match about {
+        About::Client(entry) => Waiter::Client(entry.client, &entry.name),
+        About::Point { .. } => Waiter::Point,
+    };
+    let mut lines = words::lines(waiter, &way, now, doing);
+    match chain.others {
+        0 => {}
+        1 => lines.push("It depends on one other end besides; --format dot draws it.".to_owned()),
+        others => lines.push(format!("It depends on {others} other ends besides; --format dot draws them.")),
+    }
+    let step = |node: &&Node| match node {
+        Node::Owed(entry) => Step::Owed { age_ns: now.saturating_sub(entry.since_ns), entry: entry.clone() },
+        Node::Elsewhere(domain) => Step::Elsewhere { kind: "domain", domain: *domain },
+    };
+    let last = way.last().and_then(|node| node.owed()).filter(|entry| entry.pid != 0);
+    let process = last.map(|entry| Process {
+        pid: entry.pid,
+        doing: doing(entry.pid),
+        late: entry.due_ns != 0 && entry.due_ns < now,
+    });
+    Report {
+        asked: name_of(about),
+        chain: way.iter().map(step).collect(),
+        process,
+        other_ends: chain.others,
+        ended: None,
+        owes: Vec::new(),
+        lines,
+    }
+}
+
+/// A client that waits for nothing the broker knows of.
+fn idle(entry: &ClientEntry, graph: &Graph, now: u64, doing: &dyn Fn(u32) -> Doing) -> Report {
+    let (pid, does) = (entry.pid, doing(entry.pid));
+    let name = client(entry.client, &entry.name);
+    let mut lines = vec![human::text(&format!("{name}, process {pid}{}, waits for no job", does.words()))];
+    let owes: Vec<ObligationEntry> = graph.owed_by(entry.client).into_iter().cloned().collect();
+    for one in &owes {
+        lines.push(format!("it owes {}, {}", thing(one), words::due(one.due_ns, now)));
+    }
+    Report {
+        asked: name,
+        chain: Vec::new(),
+        process: Some(Process { pid, doing: does, late: false }),
+        other_ends: 0,
+        ended: None,
+        owes,
+        lines,
+    }
+}
+
+/// A point that nobody waits for any more.
+fn over(ended: Ended) -> Report {
+    Report {
+        asked: ended.name(),
+        chain: Vec::new(),
+        process: None,
+        other_ends: 0,
+        lines: ended.lines(),
+        ended: Some(ended),
+        owes: Vec::new(),
+    }
+}
+
+/// What processes do, each looked at once.
+struct Seen<'a> {
+    proc: &'a Path,
+    known: RefCell<HashMap<u32, Doing>>,
+}
+
+impl<'a> Seen<'a> {
+    fn new(proc: &'a Path) -> Self {
+        Self { proc, known: RefCell::default() }
+    }
+
+    fn doing(&self, pid: u32) -> Doing {
+        *self.known.borrow_mut().entry(pid).or_insert_with(|| doing(self.proc, pid))
+    }
+}

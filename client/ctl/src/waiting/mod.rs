@@ -1,0 +1,22 @@
+//! Who waits for whom: the broker's obligations as a graph, and the way from a waiter to what holds it up.
+//!
+//! ```text
+//!   client ──► job 12 on sec ──► job 7 on zip ──► driver zip, process 4711
+//!                    │
+//!                    └────────► point 5, promised by client 9 ──► client 9, process 4712
+//! ```
+//!
+//! | module | is |
+//! |---|---|
+//! | `asked` | what a question is about |
+//! | `graph` | the entries, their edges, and the search |
+//! | `words` | a way through it, in words |
+//! | `dot` | all of it, as a picture |
+//!
+//! The entries were not taken at one moment. A point that one entry waits for and that has no entry has ended meanwhile, so
+//! such an edge is left out; whoever waits only for such points is about to move.
+
+pub(crate) mod asked;
+pub(crate) mod dot;
+pub(crate) mod graph;
+pub(crate) mod words;

@@ -1,0 +1,31 @@
+//! A broker that is real, and the command with it.
+
+use std::process::{Command, Output, Stdio};
+
+use vgem::{Client, Embedded};
+
+/// A private broker and a client of it.
+pub(crate) fn broker() -> (Embedded, Client) {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    (broker, client)
+}
+
+/// The command, about to be run with a broker.
+pub(crate) fn command(broker: &Embedded, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vgemctl"));
+    command.arg("--socket").arg(broker.socket()).args(args).stdin(Stdio::null());
+    command
+}
+
+/// The command, run with a broker.
+pub(crate) fn vgemctl(broker: &Embedded, args: &[&str]) -> Output {
+    command(broker, args).output().expect("it starts")
+}
+
+/// The JSON document that the command prints.
+pub(crate) fn json(broker: &Embedded, args: &[&str]) -> serde_json::Value {
+    let out = vgemctl(broker, &[args, &["--format", "json"]].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).expect("one JSON document")
+}

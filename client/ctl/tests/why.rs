@@ -1,0 +1,193 @@
+//! `vgemctl why` with a broker that is real and a driver that is stopped.
+//!
+//! Needs `vgemd` and the drivers, as `cargo xtask test` builds them, and graphviz; without them it fails and says so.
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use vgem::{Client, ClientOptions, Embedded, Submitted};
+
+use crate::support::{json, vgemctl};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A process that is stopped until this goes.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: u32) -> Self {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process");
+        kill_process(pid, Signal::STOP).expect("ours to stop");
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill_process(self.0, Signal::CONT).expect("ours to let go on");
+    }
+}
+
+/// Three jobs on three devices, each reading what the one before writes; the first device's driver is stopped.
+struct Stalled {
+    stopped: Stopped,
+    sent: Submitted,
+    client: Client,
+    broker: Embedded,
+}
+
+fn stalled() -> Stalled {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client_with(&ClientOptions::new().name("encoder")).expect("a client");
+    let [copy, zip, sec] = ["copy", "zip", "sec"]
+        .map(|name| client.device(name).expect("it is there").queue(0).expect("a queue"));
+    let [raw, packed] = [4096, 8192].map(|len| client.create(len).expect("memory"));
+    let cells = client.cells(2).expect("cells");
+    let stopped = Stopped::new(driver(&client, "copy"));
+    let mut batch = client.batch();
+    batch.job(&copy, "fill").output(&raw).param("byte", 1);
+    batch.job(&zip, "compress").input(&raw).output(&packed).result(cells.at(0));
+    batch.job(&sec, "sha256").input(&packed).result(cells.at(1));
+    let sent = batch.submit_acknowledged().expect("accepted");
+    Stalled { stopped, sent, client, broker }
+}
+
+/// The process of a device's driver.
+fn driver(client: &Client, name: &str) -> u32 {
+    let devices = client.device_entries().expect("an answer");
+    let device = devices.into_iter().find(|device| device.name == name).expect("it is there");
+    device.instances.first().expect("it runs").pid
+}
+
+/// A queue's timeline as a command line names it.
+fn line(client: &Client, device: &str) -> String {
+    let queues = client.queue_entries().expect("an answer");
+    let queue = queues.into_iter().find(|queue| queue.device == device).expect("it is open");
+    queue.timeline.strip_prefix("timeline:").expect("a key").to_owned()
+}
+
+fn said(out: &Output) -> String {
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn why_leads_from_a_client_to_the_driver_that_is_stopped() {
+    let stalled = stalled();
+    let said = said(&vgemctl(&stalled.broker, &["why", "encoder"]));
+    let lines: Vec<&str> = said.lines().collect();
+    let [first, .., last] = lines.as_slice() else { panic!("{said}") };
+    let pid = driver(&stalled.client, "copy");
+    assert!(
+        first.starts_with(&format!("client {} (encoder) waits for job 1", stalled.client.number())),
+        "{said}"
+    );
+    assert!(last.contains(&format!("driver copy, process {pid}, which is stopped, for")), "{said}");
+    assert!(last.contains(" of ") && last.ends_with("<- here"), "{said}");
+}
+
+#[test]
+fn why_goes_through_every_job_between_a_point_and_what_holds_it_up() {
+    let stalled = stalled();
+    let point = format!("{}:1", line(&stalled.client, "sec"));
+    let report = json(&stalled.broker, &["why", &point]);
+    let chain = report["chain"].as_array().expect("a chain");
+    let devices: Vec<&str> = chain.iter().filter_map(|step| step["device"].as_str()).collect();
+    let states: Vec<&str> = chain.iter().filter_map(|step| step["state"].as_str()).collect();
+    assert_eq!((devices, states), (vec!["sec", "zip", "copy"], vec!["waiting", "waiting", "running"]));
+    let process = (report["process"]["doing"].as_str(), report["process"]["pid"].as_u64());
+    assert_eq!(process, (Some("stopped"), Some(driver(&stalled.client, "copy").into())));
+}
+
+#[test]
+fn why_of_a_queue_is_of_its_newest_job() {
+    let stalled = stalled();
+    let queue = line(&stalled.client, "zip");
+    let said = said(&vgemctl(&stalled.broker, &["why", &queue]));
+    assert!(said.starts_with(&format!("job 1 of timeline:{queue} on zip, of client")), "{said}");
+}
+
+#[test]
+fn why_of_a_job_that_ended_says_how() {
+    let Stalled { stopped, sent, client, broker } = stalled();
+    drop(stopped);
+    sent.wait(SOON).expect("it goes on");
+    let point = format!("{}:1", line(&client, "sec"));
+    assert_eq!(
+        said(&vgemctl(&broker, &["why", &point])),
+        format!("job 1 of timeline:{} on sec ended well\n", &point[..point.len() - 2])
+    );
+    let idle = said(&vgemctl(&broker, &["why", &client.number().to_string()]));
+    assert!(idle.contains("waits for no job"), "{idle}");
+}
+
+#[test]
+fn why_of_a_job_that_failed_names_the_cause_and_what_is_behind_it() {
+    let (broker, client) = support::broker();
+    let zip = client.device("zip").expect("it is there").queue(0).expect("a queue");
+    let garbage = client.create(4096).expect("memory");
+    let out = client.create(4096).expect("memory");
+    let mut batch = client.batch();
+    batch.job(&zip, "decompress").input(&garbage).output(&out).param("format", "gzip");
+    let failed = batch.submit().expect("sent").wait(SOON).expect_err("no gzip").to_string();
+    let said = said(&vgemctl(&broker, &["why", &format!("{}:1", line(&client, "zip"))]));
+    assert!(said.contains("failed: ") && said.contains("cause:"), "{said}");
+    let cause = said.lines().nth(1).expect("an explanation").trim();
+    assert!(failed.contains(cause.split(" (pid").next().unwrap_or(cause)), "{said}{failed}");
+}
+
+#[test]
+fn why_of_what_is_not_there_has_its_own_exit_code() {
+    let (broker, client) = support::broker();
+    let code = |what: &str| vgemctl(&broker, &["why", what]).status.code();
+    assert_eq!((code("nobody"), code("4711"), code("77.9:1")), (Some(5), Some(5), Some(5)));
+    let _twins =
+        ["twin", "twin"].map(|name| broker.client_with(&ClientOptions::new().name(name)).expect("a client"));
+    assert_eq!((code("twin"), code("timeline:x")), (Some(2), Some(2)));
+    drop(client);
+}
+
+#[test]
+fn graphviz_draws_what_waits_for_what() {
+    let stalled = stalled();
+    let picture = said(&vgemctl(&stalled.broker, &["why", "encoder", "--format", "dot"]));
+    let mut dot = Command::new("dot");
+    let dot = dot.args(["-Tplain"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut dot = dot.spawn().expect("graphviz is needed: `cargo xtask test` says how to get it");
+    dot.stdin.take().expect("a pipe").write_all(picture.as_bytes()).expect("it reads");
+    let out = dot.wait_with_output().expect("it ends");
+    let drawn = said(&out);
+    assert!(out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+    // Three jobs, a client and a process; every job and the process is reached by an edge, and the client waits for all.
+    let count = |kind: &str| drawn.lines().filter(|line| line.starts_with(kind)).count();
+    assert_eq!((count("node "), count("edge ")), (5, 6), "{drawn}");
+}
+
+#[test]
+fn only_why_draws() {
+    let (broker, _client) = support::broker();
+    assert_eq!(vgemctl(&broker, &["status", "--format", "dot"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_examples_of_the_help_run() {
+    let stalled = stalled();
+    let point = format!("{}:1", line(&stalled.client, "sec"));
+    let queue = line(&stalled.client, "sec");
+    let help = said(&vgemctl(&stalled.broker, &["why", "--help"]));
+    let examples: Vec<&str> =
+        help.lines().filter_map(|line| line.trim().strip_prefix("vgemctl why ")).collect();
+    assert_eq!(examples.len(), 3, "{help}");
+    for example in examples {
+        let line =
+            example.split(" | ").next().expect("a command").replace("3.7:5", &point).replace("3.7", &queue);
+        let args: Vec<&str> = std::iter::once("why").chain(line.split_whitespace()).collect();
+        assert!(vgemctl(&stalled.broker, &args).status.success(), "{line}");
+    }
+}
