@@ -53,7 +53,7 @@ pub(crate) enum Verb {
     /// The broker as a whole
     #[command(after_help = "Example:\n  vgemctl status --format json")]
     Status,
-    /// What it has: devices, objects, clients or queues
+    /// What it has: devices, objects, clients, queues, timelines, or what is owed
     List(List),
     /// One of them in full
     Show(Show),
@@ -74,7 +74,7 @@ pub(crate) enum Verb {
 
 /// `list`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  vgemctl list objects")]
+#[command(after_help = "Example:\n  vgemctl list objects\n  vgemctl list obligations --format json")]
 pub(crate) struct List {
     /// Which of them
     #[arg(value_enum)]
@@ -92,11 +92,15 @@ pub(crate) enum Kind {
     Clients,
     /// Open queues.
     Queues,
+    /// Timelines that clients signal.
+    Timelines,
+    /// Points that somebody owes, and what they wait for.
+    Obligations,
 }
 
 /// `show`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  vgemctl show device zip")]
+#[command(after_help = "Example:\n  vgemctl show device zip\n  vgemctl show queue 3.7")]
 pub(crate) struct Show {
     #[command(subcommand)]
     pub(crate) what: Shown,
@@ -119,6 +123,16 @@ pub(crate) enum Shown {
     Client {
         /// Its number, as `list clients` prints it
         number: u64,
+    },
+    /// A queue: what it owes, and what failed last
+    Queue {
+        /// Its key, as `list queues` prints it
+        key: String,
+    },
+    /// A timeline that a client signals: what is owed on it
+    Timeline {
+        /// Its key, as `list timelines` prints it
+        key: String,
     },
 }
 

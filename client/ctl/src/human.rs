@@ -1,5 +1,9 @@
 //! Numbers and texts as people read them.
 
+use std::time::Duration;
+
+use vgem::Deadline;
+
 /// Bytes, in the largest unit that keeps a number of at most four digits.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -29,6 +33,20 @@ pub(crate) fn time(ns: u64) -> String {
         (s, ..) if s < 3600 => format!("{} min {} s", s / 60, s % 60),
         (s, ..) if s < 86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
         (s, ..) => format!("{} d {} h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// This moment on the clock of everything that the broker says (CLOCK_MONOTONIC), nanoseconds.
+pub(crate) fn now() -> u64 {
+    Deadline::after(Duration::ZERO).time().0
+}
+
+/// How long it is until a moment, or how long ago it was; nothing for one that never comes.
+pub(crate) fn until(moment_ns: u64, now: u64) -> String {
+    match moment_ns.checked_sub(now) {
+        Some(left) => format!("in {}", time(left)),
+        None if moment_ns == 0 => String::new(),
+        None => format!("{} ago", time(now - moment_ns)),
     }
 }
 
@@ -67,6 +85,12 @@ mod tests {
         let said: Vec<_> =
             [5, 5_000, 5_000_000, 5_300_000_000, 65_000_000_000, 90_000_000_000_000].map(time).into();
         assert_eq!(said, ["5 ns", "5 us", "5 ms", "5.3 s", "1 min 5 s", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn a_moment_is_ahead_or_behind_or_never() {
+        let said = [7_000_000, 2_000_000, 0].map(|moment| until(moment, 5_000_000));
+        assert_eq!(said, ["in 2 ms", "3 ms ago", ""]);
     }
 
     #[test]

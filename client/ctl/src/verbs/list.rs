@@ -1,6 +1,8 @@
 //! `vgemctl list`: what a broker has, one line each.
 
-use vgem::snapshot::{ClientEntry, DeviceEntry, ObjectEntry, QueueEntry};
+use vgem::snapshot::{
+    AwaitedEntry, ClientEntry, DeviceEntry, ObjectEntry, ObligationEntry, QueueEntry, TimelineEntry,
+};
 
 use crate::cli::{Common, Kind, List};
 use crate::reach::{Otherwise, reach};
@@ -14,6 +16,10 @@ pub(crate) fn run(common: &Common, list: &List) -> anyhow::Result<()> {
         Kind::Objects => print::either(common.format, &client.object_entries()?, |all| objects(all)),
         Kind::Clients => print::either(common.format, &client.client_entries()?, |all| clients(all)),
         Kind::Queues => print::either(common.format, &client.queue_entries()?, |all| queues(all)),
+        Kind::Timelines => print::either(common.format, &client.timeline_entries()?, |all| timelines(all)),
+        Kind::Obligations => {
+            print::either(common.format, &client.obligation_entries()?, |all| obligations(all))
+        }
     }
 }
 
@@ -92,19 +98,97 @@ pub(crate) fn clients(all: &[ClientEntry]) -> Vec<String> {
     table.lines()
 }
 
-fn queues(all: &[QueueEntry]) -> Vec<String> {
-    let mut table = Table::new(&["QUEUE", "DEVICE", ">CLIENT", ">PROMISED", ">ENDED", "STATE"]);
+pub(crate) fn queues(all: &[QueueEntry]) -> Vec<String> {
+    let titles =
+        ["QUEUE", "DEVICE", ">CLIENT", ">DOMAIN", ">PRIORITY", ">PROMISED", ">ENDED", "STATE", "LAST FAILED"];
+    let mut table = Table::new(&titles);
     for queue in all {
         table.row([
             queue.timeline.clone(),
             queue.device.clone(),
             queue.client.to_string(),
+            queue.domain.to_string(),
+            queue.priority.to_string(),
             queue.promised.to_string(),
             queue.ended.to_string(),
             queue.state.clone(),
+            queue.failures.last().map(|last| last.point.to_string()).unwrap_or_default(),
         ]);
     }
     table.lines()
+}
+
+pub(crate) fn timelines(all: &[TimelineEntry]) -> Vec<String> {
+    let titles = [
+        "TIMELINE",
+        "NAME",
+        ">CLIENT",
+        ">PID",
+        ">DOMAIN",
+        ">PROMISED",
+        ">SIGNALLED",
+        "STATE",
+        ">OBSERVERS",
+        ">DUE",
+    ];
+    let now = human::now();
+    let mut table = Table::new(&titles);
+    for timeline in all {
+        table.row([
+            timeline.timeline.clone(),
+            timeline.name.clone(),
+            number(timeline.client),
+            number(timeline.pid.into()),
+            timeline.domain.to_string(),
+            timeline.promised.to_string(),
+            timeline.signalled.to_string(),
+            timeline.state.clone(),
+            timeline.observers.to_string(),
+            human::until(timeline.due_ns, now),
+        ]);
+    }
+    table.lines()
+}
+
+pub(crate) fn obligations(all: &[ObligationEntry]) -> Vec<String> {
+    let titles =
+        ["TIMELINE", ">POINT", "KIND", "DEVICE", "CLIENT", ">PID", "STATE", ">SINCE", ">DUE", "WAITS FOR"];
+    let now = human::now();
+    let mut table = Table::new(&titles);
+    for owed in all {
+        table.row([
+            owed.timeline.clone(),
+            owed.point.to_string(),
+            owed.kind.clone(),
+            owed.device.clone(),
+            format!("{} {}", owed.client, owed.client_name).trim_end().to_owned(),
+            number(owed.pid.into()),
+            owed.state.clone(),
+            human::time(now.saturating_sub(owed.since_ns)),
+            human::until(owed.due_ns, now),
+            awaited(&owed.waits),
+        ]);
+    }
+    table.lines()
+}
+
+/// The first few of what is waited for, as `why` takes them.
+fn awaited(waits: &[AwaitedEntry]) -> String {
+    const SHOWN: usize = 3;
+    let name = |wait: &AwaitedEntry| match wait.timeline.strip_prefix("timeline:") {
+        Some(bare) => format!("{bare}:{}", wait.point),
+        None => format!("domain {}", wait.domain),
+    };
+    let mut names: Vec<String> = waits.iter().take(SHOWN).map(name).collect();
+    if waits.len() > SHOWN {
+        names.push(format!("and {} more", waits.len() - SHOWN));
+    }
+    names.join(" ")
+}
+
+/// A number that is nobody's if it is 0.
+fn number(number: u64) -> String {
+    if number == 0 { String::new() } else { number.to_string() }
 }
 
 /// What an object is; for a sealed result, who alone writes it.
@@ -119,6 +203,23 @@ fn join<T: ToString>(numbers: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_obligation_names_the_first_of_what_it_waits_for_as_why_takes_them() {
+        let wait = |point| AwaitedEntry { timeline: "timeline:3.7".into(), point, domain: 0 };
+        let beyond = AwaitedEntry { domain: 9, ..AwaitedEntry::default() };
+        let waits = vec![beyond, wait(1), wait(2), wait(3), wait(4)];
+        let owed = ObligationEntry { waits, client: 4, ..ObligationEntry::default() };
+        let line = obligations(&[owed]).pop().expect("a row");
+        assert!(line.ends_with("domain 9 3.7:1 3.7:2 and 2 more"), "{line}");
+    }
+
+    #[test]
+    fn a_timeline_whose_right_to_signal_is_on_its_way_is_nobodys() {
+        let line = timelines(&[TimelineEntry { state: "passing".into(), ..TimelineEntry::default() }]);
+        assert!(line.concat().contains("passing"), "{line:?}");
+        assert_eq!((number(0), number(7)), (String::new(), "7".into()));
+    }
 
     #[test]
     fn an_object_shows_its_kind_its_writer_and_the_domains_it_is_shared_with() {

@@ -1,7 +1,7 @@
 //! `vgemctl show`: one thing in full. A device is shown as it describes itself, which is all that `run` knows of it.
 
 use serde::Serialize;
-use vgem::snapshot::DeviceEntry;
+use vgem::snapshot::{DeviceEntry, ObligationEntry, QueueEntry, TimelineEntry};
 use vgem::{Client, Description, Direction, Operation, ParamKind};
 
 use crate::cli::{Common, Show, Shown};
@@ -30,7 +30,59 @@ pub(crate) fn run(common: &Common, show: &Show) -> anyhow::Result<()> {
                 .ok_or_else(|| NotThere(format!("no client {number}; `vgemctl list clients` names them")))?;
             print::either(common.format, &one, |one| list::clients(std::slice::from_ref(one)))
         }
+        Shown::Queue { key } => {
+            let one = client.queue_entries()?.into_iter().find(|one| is(&one.timeline, key));
+            let one =
+                one.ok_or_else(|| NotThere(format!("no queue {key}; `vgemctl list queues` names them")))?;
+            let lines = |one: &WithOwed<QueueEntry>| {
+                let failed = one.entry.failures.iter().map(|failure| {
+                    format!("job {} failed: {}, {}", failure.point, failure.code, failure.cause)
+                });
+                list::queues(std::slice::from_ref(&one.entry))
+                    .into_iter()
+                    .chain(failed)
+                    .chain(owed(one))
+                    .collect()
+            };
+            print::either(common.format, &WithOwed::of(client, key, one)?, lines)
+        }
+        Shown::Timeline { key } => {
+            let one = client.timeline_entries()?.into_iter().find(|one| is(&one.timeline, key));
+            let one = one
+                .ok_or_else(|| NotThere(format!("no timeline {key}; `vgemctl list timelines` names them")))?;
+            let lines = |one: &WithOwed<TimelineEntry>| {
+                list::timelines(std::slice::from_ref(&one.entry)).into_iter().chain(owed(one)).collect()
+            };
+            print::either(common.format, &WithOwed::of(client, key, one)?, lines)
+        }
     }
+}
+
+/// Whether a timeline is the one that is meant by `key`.
+fn is(timeline: &str, key: &str) -> bool {
+    timeline == key || timeline.strip_prefix("timeline:") == Some(key)
+}
+
+/// A timeline or a queue, with what is owed on it.
+#[derive(Debug, Serialize)]
+struct WithOwed<T> {
+    #[serde(flatten)]
+    entry: T,
+    owes: Vec<ObligationEntry>,
+}
+
+impl<T> WithOwed<T> {
+    fn of(client: &Client, key: &str, entry: T) -> anyhow::Result<Self> {
+        let all = client.obligation_entries()?;
+        Ok(Self { entry, owes: all.into_iter().filter(|owed| is(&owed.timeline, key)).collect() })
+    }
+}
+
+fn owed<T>(one: &WithOwed<T>) -> Vec<String> {
+    if one.owes.is_empty() {
+        return vec!["owes nothing".to_owned()];
+    }
+    std::iter::once("owes:".to_owned()).chain(list::obligations(&one.owes)).collect()
 }
 
 /// A device as `show` prints it.

@@ -6,11 +6,10 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
+use vgem::Client;
 use vgem::snapshot::{ClientEntry, ObligationEntry};
-use vgem::{Client, Deadline};
 
 use crate::cli::{Common, Format, Why};
 use crate::exit::{NotThere, Usage};
@@ -78,7 +77,7 @@ pub(crate) fn run(common: &Common, why: &Why) -> anyhow::Result<()> {
     let about = about(client, &why.what)?;
     for look in 1.. {
         let graph = Graph::of(client.obligation_entries()?);
-        let now = Deadline::after(Duration::ZERO).time().0;
+        let now = human::now();
         let starts = match &about {
             About::Point { timeline, point: Some(point) } => {
                 graph.find(timeline, *point).into_iter().collect()

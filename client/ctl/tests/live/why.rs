@@ -1,10 +1,4 @@
 //! `vgemctl why` with a broker that is real and a driver that is stopped.
-//!
-//! Needs `vgemd` and the drivers, as `cargo xtask test` builds them, and graphviz; without them it fails and says so.
-
-#![forbid(unsafe_code)]
-
-mod support;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -13,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use vgem::{Client, ClientOptions, Embedded, Submitted};
 
-use crate::support::{json, vgemctl};
+use crate::support::{broker, json, vgemctl};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -129,7 +123,7 @@ fn why_of_a_job_that_ended_says_how() {
 
 #[test]
 fn why_of_a_job_that_failed_names_the_cause_and_what_is_behind_it() {
-    let (broker, client) = support::broker();
+    let (broker, client) = broker();
     let zip = client.device("zip").expect("it is there").queue(0).expect("a queue");
     let garbage = client.create(4096).expect("memory");
     let out = client.create(4096).expect("memory");
@@ -144,7 +138,7 @@ fn why_of_a_job_that_failed_names_the_cause_and_what_is_behind_it() {
 
 #[test]
 fn why_of_what_is_not_there_has_its_own_exit_code() {
-    let (broker, client) = support::broker();
+    let (broker, client) = broker();
     let code = |what: &str| vgemctl(&broker, &["why", what]).status.code();
     assert_eq!((code("nobody"), code("4711"), code("77.9:1")), (Some(5), Some(5), Some(5)));
     let _twins =
@@ -171,7 +165,7 @@ fn graphviz_draws_what_waits_for_what() {
 
 #[test]
 fn only_why_draws() {
-    let (broker, _client) = support::broker();
+    let (broker, _client) = broker();
     assert_eq!(vgemctl(&broker, &["status", "--format", "dot"]).status.code(), Some(2));
 }
 
