@@ -282,8 +282,9 @@ impl Buffer {
     /// the socket; [`Error::System`] with its error; as every request.
     pub fn send(&self, socket: impl AsFd, access: Access, deadline: impl Into<Deadline>) -> Result<()> {
         // The answer says that the broker has taken in every job submitted before.
-        let fd = self.export(access)?;
-        transfer::send(socket.as_fd(), Outgoing::new(&self.header(access)?, fd), deadline.into())
+        let (fd, deadline) = (self.export(access)?, deadline.into());
+        let header = self.header(access).map_err(|error| self.explained(error, Waiting::Until(deadline)))?;
+        transfer::send(socket.as_fd(), Outgoing::new(&header, fd), deadline)
     }
 
     /// What a receiver is told of it, unless it is known to be bad.

@@ -67,8 +67,9 @@ fn a_buffer_that_is_known_to_be_bad_is_not_sent_until_it_is_written_anew() {
     batch.submit().expect("sent");
     buffer.send(&near, Access::Read, SOON).expect("nobody knows yet");
     let _woke = broker.fail(0, 1, ErrorCode::CorruptInput, cause());
-    let bad = buffer.send(&near, Access::Read, SOON);
-    assert_eq!(bad.map_err(|error| error.code()), Err(Some(ErrorCode::CorruptInput)));
+    let bad = buffer.send(&near, Access::Read, SOON).expect_err("it is known to be bad");
+    assert_eq!(bad.code(), Some(ErrorCode::CorruptInput));
+    assert!(bad.to_string().ends_with("zip: needs 90 bytes, has 10 (pid 321)"), "{bad}");
     buffer.write(.., SOON).expect("failures do not matter to a writer").fill(1);
     buffer.send(&near, Access::Read, SOON).expect("it is good again");
     let received = [client.receive(&far, SOON), client.receive(&far, SOON)];
