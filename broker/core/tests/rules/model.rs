@@ -8,6 +8,7 @@
 //! A history is made from one seed; a failure prints it. `VGEM_MODEL_SEED` runs one seed alone,
 //! `VGEM_MODEL_HISTORIES` that many of them.
 
+mod promising;
 mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,11 +16,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vgem_core::io::{Input, InstanceEnd, LinkId};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, InstanceId, ObjectKey, Point, PorterId, QueueHandle, TimelineKey};
-use vgem_proto::jobs::{JOB_EXPLICIT, JOB_RUN_ANYWAY};
+use vgem_proto::jobs::{DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, WAIT_PROMISE};
 use vgem_proto::message::client::{ClientMessage, CloseQueue, Done};
 use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::rights::{Rights, WaitKind};
 
+use self::promising::{Gated, Stage};
 use self::sharing::Pending;
 use crate::batch::Batch;
 use crate::driver::Received;
@@ -67,6 +69,7 @@ struct Member {
     objects: Vec<Held>,
     porter: Option<PorterId>,
     queues: Vec<(QueueHandle, TimelineKey, u64)>,
+    stages: Vec<Stage>,
 }
 
 struct Model {
@@ -85,6 +88,11 @@ struct Model {
     ready: BTreeSet<ObjectKey>,
     imports: u64,
     observed: u64,
+    promises: u64,
+    /// Waits for promises that drivers got.
+    gated: u64,
+    /// What the jobs of the batch that is being submitted wait for besides.
+    gates: BTreeMap<(TimelineKey, Point), Vec<Gated>>,
 }
 
 impl Model {
@@ -110,12 +118,15 @@ impl Model {
             ready: BTreeSet::new(),
             imports: 0,
             observed: 0,
+            promises: 0,
+            gated: 0,
+            gates: BTreeMap::new(),
         }
     }
 
     fn step(&mut self) {
         self.choose_pace();
-        match self.dice.below(140) {
+        match self.dice.below(155) {
             0..5 => self.connect(),
             5..7 => self.hang_up(),
             7..15 => self.create(),
@@ -135,6 +146,7 @@ impl Model {
             125..130 => self.observe(),
             130..131 => self.end_a_porter(),
             131..132 => self.tamper(),
+            132..147 => self.promise_something(),
             _ => {
                 self.finish_some(3);
             }
@@ -149,7 +161,13 @@ impl Model {
         }
         let domain = if self.dice.one_in(3) { OTHER_DOMAIN } else { DOMAIN };
         let link = self.world.client_of(domain);
-        self.members.push(Member { link, objects: Vec::new(), porter: None, queues: Vec::new() });
+        self.members.push(Member {
+            link,
+            objects: Vec::new(),
+            porter: None,
+            queues: Vec::new(),
+            stages: Vec::new(),
+        });
     }
 
     fn some_member(&mut self) -> Option<usize> {
@@ -181,12 +199,15 @@ impl Model {
         }
         let mut batch = Batch::new();
         let mut planned = Vec::new();
+        let mut gates = BTreeMap::new();
         for _ in 0..=self.dice.below(6) {
             let Some((queue, timeline, last)) = self.dice.pick(&self.members[place].queues) else { return };
             let before = planned.iter().filter(|job: &&Accepted| job.timeline == timeline).count() as u64;
             let point = last + before + 1;
             let (more, job) = self.random_job(place, batch.job(queue, point), (timeline, point), &planned);
+            let (more, own) = self.random_gates(place, more);
             batch = more;
+            gates.insert((timeline, Point(point)), own);
             planned.push(job);
         }
         let is_wrong = self.dice.one_in(12);
@@ -194,12 +215,17 @@ impl Model {
             batch = batch.op(99);
         }
         let answer = self.world.ask(self.members[place].link, batch.0);
+        self.gates = gates;
         let Some(answer) = answer else { return self.consumed(place, planned, false) };
         let ClientMessage::Refused(refused) = answer else { panic!("{answer:?}") };
         self.refused += 1;
         match refused.code {
             ErrorCode::NoSuchOperation if is_wrong => self.consumed(place, planned, true),
             ErrorCode::Exhausted if refused.cause.0 != 0 => self.consumed(place, planned, true),
+            // What is waited for is not promised, of another domain, or on its way.
+            ErrorCode::BadPoint | ErrorCode::Denied | ErrorCode::NotReady if refused.cause.0 != 0 => {
+                self.consumed(place, planned, true);
+            }
             ErrorCode::Exhausted => {}
             ErrorCode::Gone => {
                 // Nobody may wait for ever for the points on the queues that are left.
@@ -307,6 +333,7 @@ impl Model {
             let queue =
                 queues.iter_mut().find(|queue| queue.1 == job.timeline).expect("a queue of the client");
             queue.2 += 1;
+            self.gated += received.waits.iter().filter(|wait| wait.flags & WAIT_PROMISE != 0).count() as u64;
             self.oracle.accept(job);
         }
         assert!(got.is_empty(), "jobs that nobody submitted: {got:?}");
@@ -330,7 +357,7 @@ impl Model {
             received
                 .waits
                 .iter()
-                .filter(move |wait| wait.kind == kind)
+                .filter(move |wait| wait.kind == kind && wait.flags & WAIT_PROMISE == 0)
                 .map(|wait| (wait.timeline, wait.point))
         };
         assert_eq!(points(WaitKind::Data).collect::<BTreeSet<_>>(), required.data, "data waits of {job:?}");
@@ -339,12 +366,22 @@ impl Model {
             required.order,
             "order waits of {job:?}"
         );
+        let gates = received.waits.iter().filter(|wait| wait.flags & WAIT_PROMISE != 0);
         assert_eq!(
-            received.waits.len(),
+            received.waits.len() - gates.clone().count(),
             required.data.len() + required.order.len(),
             "a wait said twice: {job:?}"
         );
+        let wanted = self.gates.get(&(job.timeline, job.point)).map(Vec::as_slice).unwrap_or_default();
+        let delivered = gates.clone().count();
+        let is_wanted = |wait: &DriverWait| {
+            wanted.iter().any(|gate| (gate.timeline, gate.point) == (wait.timeline, wait.point))
+        };
+        assert!(gates.clone().all(is_wanted), "a gate that nobody asked for: {received:?}");
+        let ended = wanted.len() - delivered;
         match received.failed() {
+            // The promise had failed already.
+            Some(_) if ended > 0 => {}
             Some(failure) => assert!(required.failed.contains(&failure), "{failure:?} of {job:?}"),
             None => {
                 assert!(required.failed.is_empty(), "{job:?} must fail with one of {:?}", required.failed)
@@ -502,14 +539,16 @@ impl Drop for Seed {
     }
 }
 
-/// Runs one history; gives the number of jobs, refused batches, imports and answers to Observe in it.
-fn run(seed: u64, steps: u64) -> [u64; 4] {
+/// Runs one history; gives the number of jobs, refused batches, imports, answers to
+/// Observe, timelines and waits for promises in it.
+fn run(seed: u64, steps: u64) -> [u64; 6] {
     let _told = Seed(seed);
     let mut model = Model::new(seed);
     for _ in 0..steps {
         model.step();
     }
-    let told = [model.world.broker.counters().jobs, model.refused, model.imports, model.observed];
+    let jobs = model.world.broker.counters().jobs;
+    let told = [jobs, model.refused, model.imports, model.observed, model.promises, model.gated];
     model.end();
     told
 }
@@ -522,12 +561,15 @@ fn every_job_waits_for_exactly_what_it_must_and_everything_comes_back() {
         run(seed, 600);
         return;
     }
-    let mut seen = [0; 4];
+    let mut seen = [0; 6];
     for seed in 0..number("VGEM_MODEL_HISTORIES").unwrap_or(40) {
         for (sum, told) in seen.iter_mut().zip(run(seed, 600)) {
             *sum += told;
         }
     }
-    let enough = seen.iter().zip([3000, 100, 200, 200]).all(|(seen, least)| *seen >= least);
-    assert!(enough, "histories of {seen:?} jobs, refusals, imports and observations show too little");
+    let enough = seen.iter().zip([3000, 100, 200, 200, 200, 100]).all(|(seen, least)| *seen >= least);
+    assert!(
+        enough,
+        "histories of {seen:?} jobs, refusals, imports, observations, timelines and promises show too little"
+    );
 }
