@@ -17,8 +17,9 @@ use vgem_os::clock;
 use vgem_os::futex::{self, FutexWord, Word};
 use vgem_os::seqpacket::Socket;
 use vgem_proto::describe::Description;
-use vgem_proto::ids::{Time, TimelineKey};
-use vgem_proto::message::driver::{DriverMessage, Run, TimelineClosed, Unmapped};
+use vgem_proto::error::Failure;
+use vgem_proto::ids::{Point, Time, TimelineKey};
+use vgem_proto::message::driver::{DriverMessage, Run, TimelineClosed, Unblocked, Unmapped};
 
 use crate::engine::Engine;
 use crate::objects::Gone;
@@ -84,8 +85,16 @@ impl<E: Engine> Instance<E> {
         Ok(())
     }
 
+    /// Has a job that has not begun end with a failure. What ends it at once is done here.
+    pub(crate) fn cancel(&self, key: TimelineKey, point: Point, failure: Failure) {
+        let mut schedule = self.schedule();
+        schedule.cancel(key, point, failure);
+        self.run_short_jobs(schedule);
+    }
+
     /// Runs runnable jobs that are short, then wakes an executor for what is left.
-    pub(crate) fn run_short_jobs<'a>(&'a self, mut schedule: MutexGuard<'a, Schedule>) {
+    fn run_short_jobs<'a>(&'a self, schedule: MutexGuard<'a, Schedule>) {
+        let mut schedule = self.tell(schedule);
         let mut budget = INLINE_BUDGET;
         for _ in 0..INLINE_JOBS {
             let short = |p: &Pending| {
@@ -119,6 +128,17 @@ impl<E: Engine> Instance<E> {
             }
             self.gone(gone);
             schedule = self.schedule();
+        }
+        self.tell(schedule)
+    }
+
+    /// Tells the broker of jobs whose waits have all passed, before they may begin. Returns with the lock held again.
+    fn tell<'a>(&'a self, mut schedule: MutexGuard<'a, Schedule>) -> MutexGuard<'a, Schedule> {
+        while let Some((timeline, point)) = schedule.take_untold() {
+            drop(schedule);
+            self.outbox.send(&DriverMessage::Unblocked(Unblocked { timeline, point }));
+            schedule = self.schedule();
+            schedule.told(timeline);
         }
         schedule
     }
@@ -199,9 +219,9 @@ impl<E: Engine> Instance<E> {
             words.extend(pages.iter().map(|page| (page.word(), page.doorbell())));
             schedule.watched = true;
             schedule.review(Look::BeforeSleep);
-            if schedule.has_runnable() {
+            if schedule.has_work() {
                 schedule.watched = false;
-                return schedule;
+                return self.tell(schedule);
             }
         }
         schedule.idle += 1;
@@ -219,6 +239,6 @@ impl<E: Engine> Instance<E> {
             schedule.watched = false;
             schedule.review(Look::Passing);
         }
-        schedule
+        self.tell(schedule)
     }
 }

@@ -3,14 +3,25 @@
 //! ```text
 //!   accepted ──► waiting (in its queue, behind others) ──► head
 //!                      head ──waits pending──► parked ──all passed──► runnable ──claim──► running ──► ended
+//!                                                         │              ▲
+//!                                       it waited for a promise          │
+//!                                                         └──► untold ──told
 //! ```
 //!
 //! A queue is in order: only its head is looked at, and the next job becomes the head when the running one has
 //! ended. A head whose waits are not met is **parked**; other queues go on. Parked heads are looked at again
 //! when a job of this instance ends (local waits) and when a doorbell rings (waits on other processes).
+//! The broker starts the clock of a job that waited for a client's promise when it is told that the waits have
+//! passed, so such a job is not runnable before whoever holds the lock has let go of it, told, and come back.
+//!
+//! A job that **inherits** a failure still waits for all its waits: whoever waits for it relies on what it waits for.
+//! A job that is **cancelled** waits for nothing more, since what it waits for may never come. That is safe because a
+//! reservation names every unfinished point of an object, and so do the waits of the next user: they do not rely on
+//! each other.
 //!
 //! Invariants: a queue is in `runnable` exactly while its head is claimable and it does not run; it is in
-//! `parked` exactly while its head waits. Waits pass in order and never un-pass.
+//! `parked` exactly while its head waits, and in `untold` exactly while its head only waits to be told. Waits pass in
+//! order and never un-pass.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +29,9 @@ use std::sync::Arc;
 use vgem_os::fence::{ObserverFace, PointState, Slot};
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{PageId, Point, TimelineKey};
-use vgem_proto::jobs::{DriverJob, DriverOperand, DriverParam, DriverWait, JOB_RUN_ANYWAY, PAGE_LOCAL};
+use vgem_proto::jobs::{
+    DriverJob, DriverOperand, DriverParam, DriverWait, JOB_RUN_ANYWAY, PAGE_LOCAL, WAIT_PROMISE,
+};
 use vgem_proto::message::driver::Run;
 use vgem_proto::rights::WaitKind;
 
@@ -38,6 +51,10 @@ pub(crate) struct Pending {
     waits: (usize, usize),
     /// The failure it will end with instead of running.
     failed: Option<Failure>,
+    /// It waits for nothing more.
+    cancelled: bool,
+    /// It waits for a promise, and the broker was not told yet that all its waits have passed.
+    untold: bool,
     /// Bytes over all operands.
     bytes: u64,
 }
@@ -68,6 +85,9 @@ impl Pending {
     }
 
     fn next_wait(&self) -> Option<DriverWait> {
+        if self.cancelled {
+            return None;
+        }
         self.run.waits.get(self.waits.0..self.waits.1).and_then(<[_]>::first).copied()
     }
 }
@@ -91,7 +111,10 @@ pub(crate) fn split(run: Run) -> impl Iterator<Item = Pending> {
             .unwrap_or(&[])
             .iter()
             .fold(0, |n: u64, o| n.saturating_add(o.len));
-        Some(Pending { run: Arc::clone(&run), job, operands, params, waits, failed, bytes })
+        let mut its_waits = run.waits.get(waits.0..waits.1).unwrap_or(&[]).iter();
+        let untold = its_waits.any(|w| w.flags & WAIT_PROMISE != 0);
+        let run = Arc::clone(&run);
+        Some(Pending { run, job, operands, params, waits, failed, cancelled: false, untold, bytes })
     })
 }
 
@@ -105,10 +128,22 @@ struct Queue {
     closing: bool,
 }
 
+impl Queue {
+    /// A head that only ends, without running, does not wait for those that keep an engine busy.
+    fn make_runnable(&mut self, index: u32, runnable: &mut VecDeque<u32>) {
+        self.state = QueueState::Runnable;
+        match self.jobs.front().is_some_and(|head| head.failed.is_some()) {
+            true => runnable.push_front(index),
+            false => runnable.push_back(index),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum QueueState {
     Empty,
     Parked,
+    Untold,
     Runnable,
     Running,
 }
@@ -143,6 +178,7 @@ pub(crate) struct Schedule {
     queues: HashMap<u32, Queue>,
     runnable: VecDeque<u32>,
     parked: Vec<u32>,
+    untold: Vec<u32>,
     closed: VecDeque<Arc<Timeline>>,
     pages: Vec<Option<Arc<ObserverFace>>>,
     /// The objects this instance maps.
@@ -220,12 +256,47 @@ impl Schedule {
         Ok(())
     }
 
-    /// Has a job that has not started end with a failure.
+    /// Has a job that has not started end with a failure, in its turn and without waiting for anything more.
     pub(crate) fn cancel(&mut self, key: TimelineKey, point: Point, failure: Failure) {
         let Some(queue) = self.queue_mut(key) else { return };
-        if let Some(pending) = queue.jobs.iter_mut().find(|p| p.job.point == point) {
-            pending.failed.get_or_insert(failure);
+        let Some(at) = queue.jobs.iter().position(|p| p.job.point == point) else { return };
+        let parked = at == 0 && queue.state == QueueState::Parked;
+        if parked {
+            // While it is known what it waits for; others that wait at the same place ask again below.
+            self.drop_interest(key.index);
         }
+        let Some(pending) = self.queue_mut(key).and_then(|q| q.jobs.get_mut(at)) else { return };
+        pending.failed.get_or_insert(failure);
+        if pending.next_wait().is_some() {
+            // Its waits have not passed, and nobody will be told that they have.
+            pending.untold = false;
+        }
+        pending.cancelled = true;
+        if parked {
+            self.review(Look::Passing);
+        }
+    }
+
+    /// A job of which the broker must be told that all its waits have passed. Then it is [`Schedule::told`].
+    pub(crate) fn take_untold(&mut self) -> Option<(TimelineKey, Point)> {
+        let index = self.untold.pop()?;
+        let queue = self.queues.get_mut(&index)?;
+        let head = queue.jobs.front_mut()?;
+        head.untold = false;
+        Some((queue.timeline.key, head.job.point))
+    }
+
+    /// The broker was told: the head of this queue may run.
+    pub(crate) fn told(&mut self, key: TimelineKey) {
+        let Some(queue) = self.queues.get_mut(&key.index).filter(|q| q.timeline.key == key) else { return };
+        if queue.state == QueueState::Untold {
+            queue.make_runnable(key.index, &mut self.runnable);
+        }
+    }
+
+    /// Whether there is something to do for who would sleep otherwise.
+    pub(crate) fn has_work(&self) -> bool {
+        self.has_runnable() || !self.untold.is_empty()
     }
 
     /// Looks at all parked heads again.
@@ -288,9 +359,11 @@ impl Schedule {
     fn place(&mut self, index: u32, look: Look) {
         let ready = self.pass_waits(index, look);
         let Some(queue) = self.queues.get_mut(&index) else { return };
-        if ready {
-            queue.state = QueueState::Runnable;
-            self.runnable.push_back(index);
+        if ready && queue.jobs.front().is_some_and(|head| head.untold) {
+            queue.state = QueueState::Untold;
+            self.untold.push(index);
+        } else if ready {
+            queue.make_runnable(index, &mut self.runnable);
         } else {
             queue.state = QueueState::Parked;
             self.parked.push(index);

@@ -229,7 +229,7 @@ impl<E: Engine> Control<'_, E> {
             }
             DriverMessage::CancelJob(m) => {
                 let failure = Failure { code: m.code, cause: m.cause };
-                self.instance.schedule().cancel(m.timeline, m.point, failure);
+                self.instance.cancel(m.timeline, m.point, failure);
             }
             DriverMessage::Boost(_) => {}
             DriverMessage::Ready(_)

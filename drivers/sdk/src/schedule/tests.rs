@@ -138,6 +138,124 @@ fn j5_a_cancelled_job_ends_cancelled_in_its_turn() {
     assert_eq!(step(&mut schedule, None), Some((A, Point(2), Some(cancelled))));
 }
 
+const CANCELLED: Failure = Failure { code: ErrorCode::TimedOut, cause: CauseId(5) };
+
+// M-105
+#[test]
+fn j5_a_cancelled_job_that_waits_ends_at_once() {
+    let (signaller, mut schedule) = remote();
+    let c = TimelineKey { index: 2, generation: 3 };
+    assert!(schedule.open(Arc::new(Timeline::new(c))));
+    push(&mut schedule, job(A, 1, &[wait(REMOTE, 1, 0, WaitKind::Order)]));
+    push(&mut schedule, job(A, 2, &[]));
+    push(&mut schedule, job(B, 1, &[wait(c, 1, PAGE_LOCAL, WaitKind::Order)]));
+    assert!(!schedule.has_runnable());
+    schedule.cancel(A, Point(1), CANCELLED);
+    schedule.cancel(B, Point(1), CANCELLED);
+    let ended = [step(&mut schedule, None), step(&mut schedule, None), step(&mut schedule, None)];
+    for of in [(A, Point(1), Some(CANCELLED)), (A, Point(2), None), (B, Point(1), Some(CANCELLED))] {
+        assert!(ended.contains(&Some(of)), "{of:?} of {ended:?}");
+    }
+    drop(signaller);
+}
+
+// M-105
+#[test]
+fn j5_a_job_cancelled_behind_others_waits_for_those_only() {
+    let mut schedule = schedule();
+    push(&mut schedule, job(A, 1, &[]));
+    push(&mut schedule, job(A, 2, &[wait(B, 9, PAGE_LOCAL, WaitKind::Data)]));
+    schedule.cancel(A, Point(2), CANCELLED);
+    let running = schedule.claim().expect("the head is runnable");
+    schedule.cancel(A, Point(1), CANCELLED);
+    assert_eq!(running.pending.failed(), None, "a running job ends as it does");
+    running.timeline.signal(Point(1), 1, None).expect("in order");
+    assert!(schedule.ended(A).is_none());
+    assert_eq!(step(&mut schedule, None), Some((A, Point(2), Some(CANCELLED))));
+}
+
+#[test]
+fn a_job_keeps_the_failure_that_it_had_when_it_is_cancelled() {
+    let mut schedule = schedule();
+    let waits = [wait(B, 1, PAGE_LOCAL, WaitKind::Data), wait(B, 9, PAGE_LOCAL, WaitKind::Order)];
+    push(&mut schedule, job(A, 1, &waits));
+    push(&mut schedule, job(B, 1, &[]));
+    assert_eq!(step(&mut schedule, Some(BROKEN)), Some((B, Point(1), None)));
+    assert!(!schedule.has_runnable());
+    schedule.cancel(A, Point(1), CANCELLED);
+    assert_eq!(step(&mut schedule, None), Some((A, Point(1), Some(BROKEN))));
+}
+
+#[test]
+fn what_others_wait_for_is_still_asked_for_when_a_job_that_waits_there_is_cancelled() {
+    use vgem_os::fence::Woke;
+    let (signaller, mut schedule) = remote();
+    let slot = Slot::new(0).expect("a page has 15 slots");
+    signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
+    push(&mut schedule, job(A, 1, &[wait(REMOTE, 1, 0, WaitKind::Order)]));
+    push(&mut schedule, job(B, 1, &[wait(REMOTE, 2, 0, WaitKind::Order)]));
+    schedule.watched = true;
+    schedule.review(Look::BeforeSleep);
+    schedule.cancel(A, Point(1), CANCELLED);
+    assert_eq!(signaller.signal(slot, 1, 1, None), Ok(Woke::Nobody));
+    assert_eq!(signaller.signal(slot, 2, 2, None), Ok(Woke::Sleeper));
+}
+
+/// A wait for a point that a client has promised.
+fn gate(timeline: TimelineKey, point: u64) -> DriverWait {
+    DriverWait { flags: WAIT_PROMISE, ..wait(timeline, point, 0, WaitKind::Data) }
+}
+
+// M-111
+#[test]
+fn f8_a_job_that_waited_for_a_promise_is_runnable_once_that_was_told() {
+    let (signaller, mut schedule) = remote();
+    let slot = Slot::new(0).expect("a page has 15 slots");
+    signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
+    push(&mut schedule, job(A, 1, &[gate(REMOTE, 1), wait(B, 1, PAGE_LOCAL, WaitKind::Order)]));
+    push(&mut schedule, job(B, 1, &[]));
+    signaller.signal(slot, 1, 1, None).expect("1 is newer than 0");
+    schedule.review(Look::Passing);
+    assert_eq!(schedule.take_untold(), None, "another wait has not passed");
+    assert_eq!(step(&mut schedule, None), Some((B, Point(1), None)));
+    assert!(!schedule.has_runnable() && schedule.has_work());
+    assert_eq!(schedule.take_untold(), Some((A, Point(1))));
+    assert!(schedule.claim().is_none());
+    schedule.told(A);
+    assert_eq!((step(&mut schedule, None), schedule.take_untold()), (Some((A, Point(1), None)), None));
+}
+
+// M-111
+#[test]
+fn that_a_job_has_waited_is_told_also_when_it_fails_and_not_when_it_was_cancelled_first() {
+    for (cancel, told) in [(false, Some((A, Point(1)))), (true, None)] {
+        let (signaller, mut schedule) = remote();
+        let slot = Slot::new(0).expect("a page has 15 slots");
+        push(&mut schedule, job(A, 1, &[gate(REMOTE, 1)]));
+        if cancel {
+            schedule.cancel(A, Point(1), CANCELLED);
+        }
+        let failure = vgem_os::fence::Failure { point: 1, code: BROKEN.code.number(), cause: BROKEN.cause.0 };
+        signaller.publish(slot, REMOTE.generation, 1, 1, &[failure]);
+        schedule.review(Look::Passing);
+        assert_eq!(schedule.take_untold(), told);
+        schedule.told(A);
+        let failed = if cancel { CANCELLED } else { BROKEN };
+        assert_eq!(step(&mut schedule, None), Some((A, Point(1), Some(failed))));
+    }
+}
+
+#[test]
+fn a_job_that_waits_for_no_promise_is_not_told_of() {
+    let mut schedule = schedule();
+    push(&mut schedule, job(A, 1, &[wait(B, 1, PAGE_LOCAL, WaitKind::Order)]));
+    push(&mut schedule, job(B, 1, &[]));
+    for ended in [B, A] {
+        assert_eq!(schedule.take_untold(), None);
+        assert_eq!(step(&mut schedule, None), Some((ended, Point(1), None)));
+    }
+}
+
 #[test]
 fn a_job_for_an_older_life_of_a_queue_is_refused() {
     let mut schedule = schedule();

@@ -3,6 +3,7 @@
 mod going_on;
 mod leaving;
 mod sealed;
+mod waiting;
 
 use super::*;
 use crate::engine::{OperandBytes, Staging, Task};
