@@ -147,7 +147,7 @@ pub struct Bounds {
     pub fences: usize,
     /// Those of them that may be of one domain that is not the object's own. All such together: four times as many.
     pub guest_fences: usize,
-    /// Pages in which one instance shows its timelines to clients of one other domain. All such together: eight
+    /// Pages in which one instance, or client, shows its timelines to clients of one other domain. All such together: eight
     /// times as many.
     pub guest_pages: usize,
     /// Points one job may wait for.

@@ -8,11 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{ClientKey, DomainId, InstanceId, TimelineKey};
+use vgem_proto::ids::{ClientKey, DomainId, TimelineKey};
 use vgem_proto::layout::fence_page;
 
 use crate::accounts::Charge;
 use crate::broker::Broker;
+use crate::io::PairId;
 use crate::pairs::Party;
 use crate::queues::Shown;
 use crate::requests::Outcome;
@@ -100,34 +101,46 @@ impl Broker {
         }
     }
 
-    /// Whether an instance of another domain has room for the pages that a client lacks: it signals in each of them, so
-    /// those who look must not be able to slow it down.
+    /// Whether signallers of other domains have room for the pages that a client lacks: they signal in each of them, so
+    /// those who look must not be able to slow them down.
     pub(crate) fn find_guest_pages(&self, domain: DomainId, lacking: &[(Party, Party)]) -> Outcome {
         let most = self.config.bounds.guest_pages;
-        let mut wanted = BTreeMap::<InstanceId, usize>::new();
-        for (signaller, _) in lacking {
-            if let Party::Instance(signaller) = signaller {
-                *wanted.entry(*signaller).or_default() += 1;
-            }
-        }
+        let mut wanted = BTreeMap::<Party, usize>::new();
+        lacking.iter().for_each(|(signaller, _)| *wanted.entry(*signaller).or_default() += 1);
         for (signaller, new) in wanted {
-            let Some(instance) = self.instances.get(&signaller).filter(|i| i.domain != domain) else {
+            let Some((home, signals, what)) = self.signals_of(signaller).filter(|(home, ..)| *home != domain)
+            else {
                 continue;
             };
             let (mut own, mut all) = (new, new);
-            for pair in instance.signals.iter().filter_map(|id| self.pairs.get(*id)) {
+            for pair in signals.iter().filter_map(|id| self.pairs.get(*id)) {
                 let Party::Client(client) = pair.observer else { continue };
                 let Some(of) = self.clients.get(client).map(|client| client.peer.domain) else { continue };
                 own += usize::from(of == domain);
-                all += usize::from(of != instance.domain);
+                all += usize::from(of != home);
             }
             for (count, most) in [(own, most), (all, most.saturating_mul(8))] {
                 if count > most {
-                    let text = "pages in which one device of another domain shows its fences to others";
+                    let text =
+                        format!("pages in which one {what} of another domain shows its fences to others");
                     return Err(Refusal::new(ErrorCode::Exhausted, text).with(count as u64, most as u64));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The domain of a signaller, where it signals, and what it is.
+    fn signals_of(&self, signaller: Party) -> Option<(DomainId, &[PairId], &'static str)> {
+        match signaller {
+            Party::Instance(id) => self
+                .instances
+                .get(&id)
+                .map(|instance| (instance.domain, instance.signals.as_slice(), "device")),
+            Party::Client(key) => {
+                let client = self.clients.get(key)?;
+                Some((client.peer.domain, client.signals.pairs.as_slice(), "client"))
+            }
+        }
     }
 }

@@ -283,6 +283,29 @@ fn a_timeline_of_another_domain_can_be_waited_for_by_the_client() {
 }
 
 #[test]
+fn atk_observers_of_another_domain_cannot_slow_a_signaller_down() {
+    let mut config = crate::world::config();
+    config.bounds.guest_pages = 3;
+    let mut world = World::with(config);
+    let client = world.client();
+    let line = world.timeline(client);
+    let strangers: Vec<Line> = (0..4)
+        .map(|_| {
+            let stranger = world.client_of(OTHER_DOMAIN);
+            world.pass_line(line, stranger, WAIT)
+        })
+        .collect();
+    for stranger in &strangers[..3] {
+        world.observe_line(*stranger);
+    }
+    let refused = world.refused(strangers[3].link, ObserveTimeline { timeline: strangers[3].handle });
+    assert_eq!((refused.code, refused.value, refused.limit), (ErrorCode::Exhausted, 4, 3));
+    let friend = world.client();
+    let theirs = world.pass_line(line, friend, WAIT);
+    world.observe_line(theirs);
+}
+
+#[test]
 fn a_queue_can_be_passed_on_to_be_waited_for() {
     let (mut world, line) = stage();
     let queue = world.queue(line.link, COPY);
