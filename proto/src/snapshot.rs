@@ -268,7 +268,7 @@ pub struct TimelineEntry {
     pub domain: u32,
     /// The last point promised.
     pub promised: u64,
-    /// The last point known to have been signalled: as it was when the broker last looked.
+    /// The last point that is signalled.
     pub signalled: u64,
     /// `open`, `passing`, `broken` or `closed`.
     pub state: String,
@@ -276,6 +276,10 @@ pub struct TimelineEntry {
     pub observers: u64,
     /// When the next promise must have been kept, CLOCK_MONOTONIC nanoseconds; 0 if none is open.
     pub due_ns: u64,
+    /// The last points that failed one by one, oldest first.
+    pub failures: Vec<FailureEntry>,
+    /// Once it is over: the first point of those that have all failed, and how.
+    pub over: Option<FailureEntry>,
 }
 
 /// A point that somebody owes and others may wait for.
@@ -284,7 +288,9 @@ pub struct TimelineEntry {
 pub struct ObligationEntry {
     /// The timeline.
     pub timeline: String,
-    /// The point.
+    /// Its name; a queue has none.
+    pub name: String,
+    /// The point. A promise stands for every point up to its own that no earlier one stands for.
     pub point: u64,
     /// `job`, `promise`, or `submission` (a point that a job waits for and that nobody has promised yet).
     pub kind: String,

@@ -150,7 +150,12 @@ impl Shell {
     }
 
     /// What a client claims to have signalled of a timeline.
-    fn look(&self, timeline: TimelineKey, pair: PairId, slot: u16) -> (Point, Vec<(Point, Failure)>) {
+    pub(super) fn look(
+        &self,
+        timeline: TimelineKey,
+        pair: PairId,
+        slot: u16,
+    ) -> (Point, Vec<(Point, Failure)>) {
         let found = self.face(pair).zip(Slot::new(slot)).map(|(page, slot)| page.slot(slot));
         let found = found.filter(|found| found.generation == timeline.generation);
         found.map_or((Point(0), Vec::new()), |found| {

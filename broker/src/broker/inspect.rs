@@ -4,7 +4,7 @@
 //! filled in here.
 
 use vgem_core::io::{LinkId, Scope};
-use vgem_core::snapshot::Entries;
+use vgem_core::snapshot::{Entries, View};
 use vgem_os::clock;
 use vgem_proto::ids::Time;
 use vgem_proto::limits;
@@ -24,7 +24,8 @@ impl Shell {
     pub(super) fn inspect(&mut self, link: LinkId, request: u64, scope: Scope, topic: Topic, cursor: u64) {
         let mut max = ENTRIES;
         let page = loop {
-            let mut page = self.core.snapshot(scope, topic, cursor, max);
+            let look = |timeline, pair, slot| self.look(timeline, pair, slot).0;
+            let mut page = self.core.snapshot(View { scope, look: &look }, topic, cursor, max);
             self.fill_in(&mut page.entries);
             let json = match to_json(&page.entries) {
                 Ok(json) => json,

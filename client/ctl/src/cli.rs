@@ -192,8 +192,8 @@ pub(crate) struct Who {
     after_help = "Example:\n  vgemctl why encoder\n  vgemctl why 3.7:5\n  vgemctl why 3.7 --format dot | dot -Tsvg > why.svg"
 )]
 pub(crate) struct Why {
-    /// A job or a point, `3.7:5`; a queue or a timeline, `3.7`: its newest point that has not ended; a client's number, or its
-    /// name
+    /// A job or a point, `3.7:5`; a queue or a timeline, `3.7`: its newest point that has not ended; a client's number; or
+    /// the name of a client or a timeline, that also as `frames:5`
     #[arg(value_name = "FENCE|JOB|CLIENT", value_parser = asked)]
     pub(crate) what: Asked,
 }

@@ -1,8 +1,9 @@
 //! The entries of most topics, made from the tables.
 
-use vgem_proto::ids::{InstanceId, Time, TimelineKey};
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{InstanceId, Point, Time, TimelineKey};
 use vgem_proto::snapshot::{
-    ClientEntry, DeviceEntry, FailureEntry, InstanceEntry, ObjectEntry, QueueEntry, Status,
+    ClientEntry, DeviceEntry, FailureEntry, InstanceEntry, ObjectEntry, QueueEntry, Status, TimelineEntry,
 };
 
 use crate::broker::{Broker, client_number};
@@ -11,9 +12,10 @@ use crate::devices::{Device, Instance, InstanceState, Outlook};
 use crate::io::Scope;
 use crate::objects::{Kind, Object};
 use crate::queues::Queue;
-use crate::snapshot::sees;
+use crate::snapshot::{View, sees};
+use crate::timelines::Promises;
 
-/// Failed points of a queue that its entry names, the last ones.
+/// Failed points of a queue or a timeline that its entry names, the last ones.
 const FAILURES: usize = 16;
 
 impl Broker {
@@ -88,12 +90,6 @@ impl Broker {
     }
 
     pub(super) fn queue_entry(&self, key: TimelineKey, queue: &Queue) -> QueueEntry {
-        let failures = queue.failures.iter().skip(queue.failures.len().saturating_sub(FAILURES));
-        let failures = failures.map(|(point, failure)| FailureEntry {
-            point: point.0,
-            code: failure.code.name().to_owned(),
-            cause: failure.cause.to_string(),
-        });
         QueueEntry {
             timeline: key.to_string(),
             device: self.devices.get(queue.device).map(|d| d.name().to_owned()).unwrap_or_default(),
@@ -103,7 +99,33 @@ impl Broker {
             promised: queue.promised.0,
             ended: queue.ended.0,
             state: queue.state_name().to_owned(),
-            failures: failures.collect(),
+            failures: last_failures(queue.failures.iter()),
+        }
+    }
+
+    pub(super) fn timeline_entry(
+        &self,
+        view: View<'_>,
+        key: TimelineKey,
+        promises: &Promises,
+    ) -> TimelineEntry {
+        let signalled = signalled(view, key, promises);
+        let signaller = promises.signaller.and_then(|key| Some((key, self.clients.get(key)?)));
+        let is_broken = promises.verdict.is_some_and(|verdict| verdict.failure.code == ErrorCode::TimedOut);
+        let open = promises.obligations.iter().filter(|obligation| obligation.point > signalled);
+        TimelineEntry {
+            timeline: key.to_string(),
+            name: promises.name.clone(),
+            client: signaller.map_or(0, |(key, _)| client_number(key)),
+            pid: signaller.map_or(0, |(_, client)| client.peer.pid),
+            domain: promises.domain.0,
+            promised: promises.promised.0,
+            signalled: signalled.0,
+            state: promises.state.name(is_broken).to_owned(),
+            observers: promises.shown.len() as u64,
+            due_ns: open.map(|obligation| obligation.until.0).min().unwrap_or(0),
+            failures: last_failures(promises.failures.iter().filter(|(point, _)| *point <= signalled)),
+            over: promises.verdict.map(|verdict| failure_entry(&(verdict.from, verdict.failure))),
         }
     }
 
@@ -123,6 +145,25 @@ impl Broker {
             messages: client.messages,
         }
     }
+}
+
+/// How far a client's timeline is, by what the broker remembers and what the page shows.
+pub(super) fn signalled(view: View<'_>, key: TimelineKey, promises: &Promises) -> Point {
+    let seen = promises.primary.map_or(Point(0), |place| (view.look)(key, place.pair, place.slot));
+    // What its signaller stores after the verdict nobody believes.
+    let most = promises.verdict.map_or(Point(u64::MAX), |verdict| Point(verdict.from.0.saturating_sub(1)));
+    promises.passed.max(seen).min(most)
+}
+
+/// The last failures of some, in their order.
+fn last_failures<'a>(all: impl DoubleEndedIterator<Item = &'a (Point, Failure)>) -> Vec<FailureEntry> {
+    let mut last: Vec<FailureEntry> = all.rev().take(FAILURES).map(failure_entry).collect();
+    last.reverse();
+    last
+}
+
+fn failure_entry((point, failure): &(Point, Failure)) -> FailureEntry {
+    FailureEntry { point: point.0, code: failure.code.name().to_owned(), cause: failure.cause.to_string() }
 }
 
 fn device_state(scope: Scope, device: &Device, instances: &[(InstanceId, &Instance)]) -> &'static str {

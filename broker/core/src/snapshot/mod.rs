@@ -14,13 +14,14 @@ mod entries;
 mod ledger;
 mod obligations;
 
-use vgem_proto::ids::DomainId;
+use vgem_proto::ids::{DomainId, Point, TimelineKey};
 use vgem_proto::snapshot::{
     ClientEntry, DeviceEntry, ObjectEntry, ObligationEntry, QueueEntry, Status, TimelineEntry, Topic,
 };
 
 use crate::broker::{Broker, client_number};
-use crate::io::Scope;
+use crate::io::{PairId, Scope};
+use crate::timelines::FIRST;
 
 pub use ledger::Ledger;
 
@@ -52,12 +53,31 @@ pub enum Entries {
     Obligations(Vec<ObligationEntry>),
 }
 
+/// What a reader may see, and what fence pages show at this moment.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// What may be seen.
+    pub scope: Scope,
+    /// The last point that a slot of a primary page shows for a timeline. The broker does not hear of signals, so what
+    /// it remembers may be old; older than what it remembers is no harm.
+    pub look: &'a dyn Fn(TimelineKey, PairId, u16) -> Point,
+}
+
+impl From<Scope> for View<'_> {
+    /// Without a look into pages.
+    fn from(scope: Scope) -> Self {
+        Self { scope, look: &|_, _, _| Point(0) }
+    }
+}
+
 impl Broker {
-    /// At most `max` entries of `topic`, as far as `scope` allows, from `cursor` on; 0 is the start.
+    /// At most `max` entries of `topic`, as far as `view` allows, from `cursor` on; 0 is the start.
     ///
     /// A client's cursor means nothing in another topic, and any number is a legal cursor.
     #[must_use]
-    pub fn snapshot(&self, scope: Scope, topic: Topic, cursor: u64, max: usize) -> Snapshot {
+    pub fn snapshot<'a>(&self, view: impl Into<View<'a>>, topic: Topic, cursor: u64, max: usize) -> Snapshot {
+        let view = view.into();
+        let scope = view.scope;
         let first = usize::try_from(cursor).unwrap_or(usize::MAX);
         let max = max.max(1);
         match topic {
@@ -94,9 +114,18 @@ impl Broker {
                 let (entries, next) = page(all, max, |(key, queue)| self.queue_entry(key, queue));
                 Snapshot { entries: Entries::Queues(entries), next }
             }
-            Topic::Timelines => Snapshot { entries: Entries::Timelines(Vec::new()), next: 0 },
+            Topic::Timelines => {
+                let all = self
+                    .promises
+                    .iter_from(first)
+                    .filter(|(_, promises)| sees(scope, promises.domain))
+                    .map(|(key, promises)| (u64::from(key.index - FIRST) + 1, (key, promises)));
+                let (entries, next) =
+                    page(all, max, |(key, promises)| self.timeline_entry(view, key, promises));
+                Snapshot { entries: Entries::Timelines(entries), next }
+            }
             Topic::Obligations => {
-                let (entries, next) = self.obligations(scope, cursor, max);
+                let (entries, next) = self.obligations(view, cursor, max);
                 Snapshot { entries: Entries::Obligations(entries), next }
             }
         }

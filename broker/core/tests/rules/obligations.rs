@@ -1,14 +1,18 @@
 //! What tools are shown of who owes what, and what it waits for.
 
 use vgem_core::io::Scope;
-use vgem_core::snapshot::Entries;
+use vgem_core::snapshot::{Entries, View};
+use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::TimelineKey;
-use vgem_proto::rights::Access;
-use vgem_proto::snapshot::{AwaitedEntry, ObligationEntry, QueueEntry, Topic};
+use vgem_proto::ids::{Point, QueueHandle, TimelineKey};
+use vgem_proto::message::client::FailPoint;
+use vgem_proto::message::driver::Unblocked;
+use vgem_proto::rights::{Access, TimelineRights, WaitKind};
+use vgem_proto::snapshot::{AwaitedEntry, ObligationEntry, QueueEntry, TimelineEntry, Topic};
 
 use crate::batch::Batch;
 use crate::reservations::{Stage, stage};
+use crate::signals::Line;
 use crate::world::{COPY, DOMAIN, MS, OTHER_DOMAIN, World};
 
 fn page(world: &World, scope: Scope, cursor: u64, max: usize) -> (Vec<ObligationEntry>, u64) {
@@ -144,4 +148,152 @@ fn a_queue_names_the_last_points_that_failed_with_their_causes() {
     let points: Vec<u64> = entry.failures.iter().map(|failure| failure.point).collect();
     assert_eq!(points, (5..=20).collect::<Vec<_>>());
     assert!(entry.failures.iter().all(|one| one.code == "Io" && one.cause.starts_with("cause:")));
+}
+
+// Promises of clients, and points that are still to come.
+
+/// A client with a timeline and a queue.
+fn promising() -> (World, Line, QueueHandle) {
+    let mut world = World::new();
+    let client = world.client();
+    let (line, queue) = (world.timeline(client), world.queue(client, COPY));
+    (world, line, queue)
+}
+
+fn waits_for(queue: QueueHandle, line: Line, point: u64, ms: Option<u64>, world: &World) -> Batch {
+    let until = ms.map(|ms| world.now.after(ms * MS));
+    Batch::new().job(queue, 1).waits_for(line.handle, point, WaitKind::Data, until)
+}
+
+/// What is owed as a shell sees it that looks into pages.
+fn all_seen(world: &World) -> Vec<ObligationEntry> {
+    let look = |key, _, _| world.truth.value[&key];
+    let view = View { scope: Scope::All, look: &look };
+    let Entries::Obligations(all) = world.broker.snapshot(view, Topic::Obligations, 0, 1000).entries else {
+        panic!("another topic")
+    };
+    all
+}
+
+fn timeline_entry(world: &World) -> TimelineEntry {
+    let look = |key, _, _| world.truth.value[&key];
+    let view = View { scope: Scope::All, look: &look };
+    let Entries::Timelines(mut all) = world.broker.snapshot(view, Topic::Timelines, 0, 1000).entries else {
+        panic!("another topic")
+    };
+    all.pop().expect("a timeline")
+}
+
+#[test]
+fn a_promise_names_its_client_and_when_it_is_due() {
+    let (mut world, line, _) = promising();
+    let now = world.now;
+    world.promise(line, 3, 100);
+    let owed = all(&world).swap_remove(0);
+    let what = (owed.kind.as_str(), owed.state.as_str(), owed.name.as_str(), owed.point);
+    assert_eq!((what, owed.timeline), (("promise", "promised", "stage", 3), line.key.to_string()));
+    assert_eq!((owed.since_ns, owed.due_ns, owed.client, owed.pid), (now.0, now.after(100 * MS).0, 1, 1));
+}
+
+#[test]
+fn a_job_that_waits_for_a_promise_waits_until_it_is_signalled_whoever_heard_of_it() {
+    let (mut world, line, queue) = promising();
+    world.promise(line, 3, 100);
+    world.submit(line.link, waits_for(queue, line, 2, None, &world));
+    let gate = AwaitedEntry { timeline: line.key.to_string(), point: 2, domain: DOMAIN.0 };
+    assert_eq!(all_seen(&world)[0].waits, [gate]);
+    world.signal(line, 2);
+    let owed = all_seen(&world);
+    assert_eq!((owed[0].waits.as_slice(), owed[1].point), ([].as_slice(), 3));
+    world.signal(line, 3);
+    assert_eq!(all_seen(&world).len(), 1);
+}
+
+#[test]
+fn a_job_that_its_driver_has_unblocked_waits_for_nothing() {
+    let (mut world, line, queue) = promising();
+    world.promise(line, 1, 100);
+    world.submit(line.link, waits_for(queue, line, 1, None, &world));
+    let timeline = world.last_job(COPY).job.queue;
+    world.say(world.instance(COPY), Unblocked { timeline, point: Point(1) });
+    let owed = all(&world).swap_remove(0);
+    assert_eq!((owed.state.as_str(), owed.waits.as_slice()), ("running", [].as_slice()));
+}
+
+#[test]
+fn a_point_that_jobs_wait_for_before_it_is_promised_is_told_once_with_the_first_moment() {
+    let (mut world, line, queue) = promising();
+    let (now, zip) = (world.now, world.queue(line.link, crate::world::ZIP));
+    world.submit(line.link, waits_for(queue, line, 7, Some(200), &world));
+    world.submit(line.link, waits_for(zip, line, 7, Some(100), &world));
+    let awaited: Vec<_> = all(&world).into_iter().filter(|owed| owed.kind == "submission").collect();
+    assert_eq!((awaited.len(), awaited[0].point, awaited[0].state.as_str()), (1, 7, "awaited"));
+    assert_eq!((awaited[0].since_ns, awaited[0].due_ns), (now.0, now.after(100 * MS).0));
+    world.promise(line, 7, 50);
+    let kinds: Vec<_> = all(&world).into_iter().map(|owed| owed.kind).collect();
+    assert_eq!(kinds, ["job", "job", "promise"]);
+}
+
+#[test]
+fn pages_of_promises_and_awaited_points_go_on_where_the_last_ended() {
+    let (mut world, line, queue) = promising();
+    (1..=3).for_each(|point| world.promise(line, point << 33, 100));
+    world.submit(line.link, waits_for(queue, line, 9 << 33, Some(100), &world));
+    let (mut cursor, mut seen) = (0, Vec::new());
+    loop {
+        let (entries, next) = page(&world, Scope::All, cursor, 1);
+        seen.extend(entries.into_iter().map(|owed| (owed.kind, owed.point >> 33)));
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    let kinds: Vec<_> = seen.iter().map(|(kind, point)| (kind.as_str(), *point)).collect();
+    let promises = [("promise", 1), ("promise", 2), ("promise", 3), ("submission", 9)];
+    assert_eq!((kinds[0], &kinds[1..]), (("job", 0), promises.as_slice()));
+}
+
+#[test]
+fn a_timeline_tells_what_its_page_shows_and_when_it_is_due() {
+    let (mut world, line, _) = promising();
+    world.promise(line, 1, 100);
+    world.promise(line, 2, 200);
+    world.signal(line, 1);
+    let entry = timeline_entry(&world);
+    assert_eq!((entry.name.as_str(), entry.client, entry.pid, entry.domain), ("stage", 1, 1, DOMAIN.0));
+    assert_eq!((entry.promised, entry.signalled, entry.due_ns), (2, 1, world.now.after(200 * MS).0));
+    assert_eq!((entry.state.as_str(), entry.observers, entry.over), ("open", 0, None));
+}
+
+#[test]
+fn a_broken_timeline_tells_from_where_on_and_with_which_cause() {
+    let (mut world, line, _) = promising();
+    world.promise(line, 2, 100);
+    world.signal(line, 1);
+    world.let_ms_pass(100);
+    let entry = timeline_entry(&world);
+    let over = entry.over.expect("over");
+    assert_eq!((entry.state.as_str(), over.point, over.code.as_str()), ("broken", 2, "TimedOut"));
+    assert!(over.cause.starts_with("cause:") && entry.due_ns == 0, "{over:?}");
+    assert_eq!(all_seen(&world), []);
+}
+
+#[test]
+fn a_timeline_names_the_points_that_failed_once_they_are_signalled() {
+    let (mut world, line, _) = promising();
+    let (timeline, code) = (line.handle, ErrorCode::CorruptInput);
+    world
+        .ask(line.link, FailPoint { timeline, point: Point(2), code, reserved: Zero, text: b"bad".to_vec() });
+    assert_eq!(timeline_entry(&world).failures, []);
+    world.signal(line, 2);
+    let failures = timeline_entry(&world).failures;
+    assert_eq!((failures.len(), failures[0].point, failures[0].code.as_str()), (1, 2, "CorruptInput"));
+}
+
+#[test]
+fn a_timeline_whose_right_to_signal_is_on_its_way_has_no_client() {
+    let (mut world, line, _) = promising();
+    world.export_line(line.link, line.handle, TimelineRights::SIGNAL);
+    let entry = timeline_entry(&world);
+    assert_eq!((entry.state.as_str(), entry.client, entry.pid), ("passing", 0, 0));
 }

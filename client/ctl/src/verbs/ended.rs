@@ -6,6 +6,7 @@ use vgem::{CauseId, Client};
 
 use crate::exit::NotThere;
 use crate::human;
+use crate::waiting::words::point_of;
 
 /// A point that is not owed.
 #[derive(Debug, Serialize)]
@@ -14,6 +15,8 @@ pub(crate) struct Ended {
     pub(crate) point: u64,
     /// The device of a queue; empty for a client's timeline.
     device: String,
+    /// The name of a client's timeline.
+    name: String,
     how: How,
     /// What is behind the cause, in words, if the broker still knows.
     explanation: Option<String>,
@@ -37,16 +40,20 @@ enum How {
 }
 
 /// What is known of a timeline.
+#[derive(Debug, Default)]
 struct Known {
     device: String,
+    name: String,
     promised: u64,
     over: u64,
     failures: Vec<FailureEntry>,
+    /// From which point on all have failed.
+    end: Option<FailureEntry>,
     /// How many failures the broker names at most: fewer are all there were.
     named: usize,
 }
 
-/// Failures that a queue's entry names at most.
+/// Failures that an entry names at most.
 const NAMED: usize = 16;
 
 /// How a point ended, or the last one of the timeline; nothing if it is owed after all.
@@ -60,7 +67,14 @@ pub(crate) fn ended(client: &Client, timeline: &str, point: Option<u64>) -> anyh
     };
     let explanation =
         cause.and_then(|cause: CauseId| client.explain(cause).ok()).map(|told| told.to_string());
-    Ok(Some(Ended { timeline: timeline.to_owned(), point, device: known.device, how, explanation }))
+    Ok(Some(Ended {
+        timeline: timeline.to_owned(),
+        point,
+        device: known.device,
+        name: known.name,
+        how,
+        explanation,
+    }))
 }
 
 fn known(client: &Client, timeline: &str) -> anyhow::Result<Known> {
@@ -71,6 +85,18 @@ fn known(client: &Client, timeline: &str) -> anyhow::Result<Known> {
             over: queue.ended,
             failures: queue.failures,
             named: NAMED,
+            ..Known::default()
+        });
+    }
+    if let Some(one) = client.timeline_entries()?.into_iter().find(|one| one.timeline == timeline) {
+        return Ok(Known {
+            name: one.name,
+            promised: one.promised.max(one.signalled),
+            over: one.signalled,
+            failures: one.failures,
+            end: one.over,
+            named: NAMED,
+            ..Known::default()
         });
     }
     let text = format!("no {timeline}; `vgemctl list queues` and `vgemctl list timelines` name them");
@@ -79,6 +105,11 @@ fn known(client: &Client, timeline: &str) -> anyhow::Result<Known> {
 
 impl Known {
     fn how(&self, point: u64) -> Option<How> {
+        let failed =
+            |failure: &FailureEntry| How::Failed { code: failure.code.clone(), cause: failure.cause.clone() };
+        if let Some(end) = self.end.as_ref().filter(|end| point >= end.point) {
+            return Some(failed(end));
+        }
         if point > self.promised {
             return Some(How::Unpromised { promised: self.promised });
         }
@@ -86,7 +117,7 @@ impl Known {
             return None;
         }
         if let Some(failure) = self.failures.iter().find(|failure| failure.point == point) {
-            return Some(How::Failed { code: failure.code.clone(), cause: failure.cause.clone() });
+            return Some(failed(failure));
         }
         let oldest = self.failures.first().map_or(0, |failure| failure.point);
         let is_forgotten = self.failures.len() >= self.named && point < oldest;
@@ -98,7 +129,7 @@ impl Ended {
     /// What ended.
     pub(crate) fn name(&self) -> String {
         match self.device.as_str() {
-            "" => format!("point {} of {}", self.point, self.timeline),
+            "" => point_of(&self.timeline, &self.name, self.point),
             device => format!("job {} of {} on {device}", self.point, self.timeline),
         }
     }
@@ -129,7 +160,15 @@ mod tests {
         let failure =
             |point: &u64| FailureEntry { point: *point, code: "Io".into(), cause: "cause:3.1".into() };
         let failures = failed.iter().map(failure).collect();
-        Known { device: "zip".into(), promised: 9, over: 7, failures, named: 2 }
+        Known { device: "zip".into(), promised: 9, over: 7, failures, named: 2, ..Known::default() }
+    }
+
+    #[test]
+    fn every_point_from_the_end_of_a_timeline_on_has_failed_with_it() {
+        let end = FailureEntry { point: 8, code: "OwnerDied".into(), cause: "cause:1.2".into() };
+        let over = Known { end: Some(end), ..known(&[]) };
+        let failed = Some(How::Failed { code: "OwnerDied".into(), cause: "cause:1.2".into() });
+        assert_eq!((over.how(7), over.how(8), over.how(99)), (Some(How::Well), failed.clone(), failed));
     }
 
     #[test]
@@ -154,6 +193,7 @@ mod tests {
             timeline: "timeline:1.4".into(),
             point: 6,
             device: "zip".into(),
+            name: String::new(),
             how: How::Failed { code: "Io".into(), cause: "cause:3.1".into() },
             explanation: Some("zip: cut (pid 7)".into()),
         };

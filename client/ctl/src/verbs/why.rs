@@ -117,10 +117,20 @@ fn about(client: &Client, asked: &Asked) -> anyhow::Result<About> {
         }
         Asked::Name(name) => client.client_entries()?.into_iter().filter(|one| one.name == *name).collect(),
     };
+    if let Asked::Name(name) = asked
+        && found.is_empty()
+        && let Some(about) = named_timeline(client, name)?
+    {
+        return Ok(about);
+    }
     match <[ClientEntry; 1]>::try_from(found) {
         Ok([only]) => Ok(About::Client(only)),
         Err(none) if none.is_empty() => {
-            let text = format!("no client {}; `vgemctl list clients` names them", shown(asked));
+            let text = match asked {
+                Asked::Name(_) => "no client and no timeline is named",
+                Asked::Point { .. } | Asked::Client(_) => "no client",
+            };
+            let text = format!("{text} {}; `vgemctl list clients` names those there are", shown(asked));
             Err(NotThere(text).into())
         }
         Err(several) => {
@@ -134,6 +144,21 @@ fn about(client: &Client, asked: &Asked) -> anyhow::Result<About> {
             Err(Usage(text).into())
         }
     }
+}
+
+/// The only timeline of a name, with the point behind a colon if there is one.
+fn named_timeline(client: &Client, text: &str) -> anyhow::Result<Option<About>> {
+    let all = client.timeline_entries()?;
+    let ways = [Some((text, None)), text.rsplit_once(':').map(|(name, point)| (name, point.parse().ok()))];
+    for (name, point) in ways.into_iter().flatten() {
+        let mut found = all.iter().filter(|one| one.name == name);
+        if let (Some(only), None) = (found.next(), found.next())
+            && (point.is_some() || name == text)
+        {
+            return Ok(Some(About::Point { timeline: only.timeline.clone(), point }));
+        }
+    }
+    Ok(None)
 }
 
 fn shown(asked: &Asked) -> String {

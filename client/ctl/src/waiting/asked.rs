@@ -12,7 +12,7 @@ pub(crate) enum Asked {
     },
     /// A client's number.
     Client(u64),
-    /// A client's name.
+    /// A client's name, or a timeline's, that with a point behind a colon.
     Name(String),
 }
 

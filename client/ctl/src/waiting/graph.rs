@@ -36,6 +36,8 @@ pub(crate) struct Graph {
     /// Per node, what it waits for.
     edges: Vec<Vec<usize>>,
     places: HashMap<(String, u64), usize>,
+    /// Per timeline, the promises in the order of their points.
+    promises: HashMap<String, BTreeMap<u64, usize>>,
 }
 
 /// How much an end is to blame, most first.
@@ -66,7 +68,11 @@ impl Graph {
     pub(crate) fn of(entries: Vec<ObligationEntry>) -> Self {
         let mut graph = Self::default();
         for entry in entries {
-            graph.places.insert((entry.timeline.clone(), entry.point), graph.nodes.len());
+            let place = graph.nodes.len();
+            graph.places.insert((entry.timeline.clone(), entry.point), place);
+            if entry.kind == "promise" {
+                graph.promises.entry(entry.timeline.clone()).or_default().insert(entry.point, place);
+            }
             graph.nodes.push(Node::Owed(Box::new(entry)));
         }
         for place in 0..graph.nodes.len() {
@@ -115,9 +121,13 @@ impl Graph {
         self.nodes.iter().enumerate().filter_map(|(place, node)| node.owed().map(|entry| (place, entry)))
     }
 
-    /// A point that is owed.
+    /// What a point is owed by: its own entry, or the promise that stands for it.
     pub(crate) fn find(&self, timeline: &str, point: u64) -> Option<usize> {
-        self.places.get(&(timeline.to_owned(), point)).copied()
+        let own = self.places.get(&(timeline.to_owned(), point)).copied();
+        own.or_else(|| {
+            let promises = self.promises.get(timeline)?;
+            promises.range(point..).next().map(|(_, place)| *place)
+        })
     }
 
     /// The newest point that is owed on a timeline.
@@ -290,6 +300,15 @@ pub(crate) mod tests {
     fn a_circle_does_not_catch_the_search() {
         let entries = vec![job(1, 1, "waiting", &[(2, 1)]), job(2, 1, "waiting", &[(1, 1)])];
         assert_eq!(way(entries, &[0], 0), ["timeline:1.1", "timeline:2.1"]);
+    }
+
+    #[test]
+    fn a_promise_stands_for_the_points_behind_the_one_before_it() {
+        let promise = |point| ObligationEntry { kind: "promise".into(), ..job(9, point, "promised", &[]) };
+        let graph = Graph::of(vec![promise(3), promise(8), job(1, 7, "running", &[])]);
+        let found = [2, 3, 4, 8, 9].map(|point| graph.find("timeline:9.1", point));
+        assert_eq!(found, [Some(0), Some(0), Some(1), Some(1), None]);
+        assert_eq!(graph.find("timeline:1.1", 6), None);
     }
 
     #[test]

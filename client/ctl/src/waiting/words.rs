@@ -112,7 +112,7 @@ fn end(last: &ObligationEntry, now: u64, doing: &dyn Fn(u32) -> Doing) -> Row {
         "awaited" => {
             format!("which {whose}, process {pid}{doing}, has not promised, {}", due(last.due_ns, now))
         }
-        _ => "which waits for nothing any more".to_owned(),
+        _ => format!("which waits for nothing any more, in driver {device}, process {pid}{doing}"),
     };
     (text, String::new())
 }
@@ -130,8 +130,14 @@ pub(crate) fn due(due_ns: u64, now: u64) -> String {
 pub(crate) fn thing(entry: &ObligationEntry) -> String {
     match entry.kind.as_str() {
         "job" => format!("job {} of {} on {}", entry.point, entry.timeline, entry.device),
-        _ => format!("point {} of {}", entry.point, entry.timeline),
+        _ => point_of(&entry.timeline, &entry.name, entry.point),
     }
+}
+
+/// A point of a timeline that a client signals.
+pub(crate) fn point_of(timeline: &str, name: &str, point: u64) -> String {
+    let name = if name.is_empty() { String::new() } else { format!(" ({name})") };
+    format!("point {point} of {timeline}{name}")
 }
 
 fn whose(entry: &ObligationEntry) -> String {
