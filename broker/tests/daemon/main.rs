@@ -7,6 +7,7 @@ mod hostile;
 mod import;
 mod objects;
 mod porter;
+mod timelines;
 
 use std::path::Path;
 

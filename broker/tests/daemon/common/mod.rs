@@ -19,8 +19,8 @@ use vgem_proto::ids::{CauseId, DeviceId, Handle, Point, QueueHandle, Time};
 use vgem_proto::jobs::{ClientJob, ClientOperand};
 use vgem_proto::limits;
 use vgem_proto::message::client::{
-    ClientMessage, Commit, CreateObject, Export, Hello, Import, Imported, Inspect, OpenPorter, OpenQueue,
-    QueueOpened, Refused, Submit,
+    ClientMessage, Commit, CreateObject, Explain, Export, Hello, Import, Imported, Inspect, OpenPorter,
+    OpenQueue, QueueOpened, Refused, Submit,
 };
 use vgem_proto::message::porter::Hand;
 use vgem_proto::message::{SUBMIT_REPLY, Sender};
@@ -194,6 +194,20 @@ impl Client {
         let deadline = Time(clock::deadline_in(SOON));
         self.socket.send(&message.encode(self.request, deadline, 0), &[]).expect("room");
         self.answer()
+    }
+
+    /// Sends a request that is answered only if it is refused.
+    pub(crate) fn post(&mut self, message: &ClientMessage) {
+        self.request += 1;
+        self.socket.send(&message.encode(self.request, Time(0), 0), &[]).expect("room");
+    }
+
+    /// What is behind a cause, in words.
+    pub(crate) fn explain(&mut self, cause: u64) -> String {
+        match self.ask(&Explain { cause: CauseId(cause) }.into()).0 {
+            ClientMessage::Explained(explained) => String::from_utf8(explained.text).expect("UTF-8"),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Receives a message.
