@@ -6,6 +6,8 @@
 pub mod attacker;
 pub mod audit;
 pub mod cgroups;
+pub mod chance;
+pub mod chaos;
 pub mod daemon;
 pub mod honest;
 pub mod processes;

@@ -1,0 +1,169 @@
+//! Who is struck in a round, how and when; and the striking.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use vgem_os::clock;
+
+use crate::chance::Chance;
+
+/// Who is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Victim {
+    /// The driver of a device, of the domain of producer and consumer.
+    Driver(&'static str),
+    /// Who submits.
+    Producer,
+    /// Who reads what was submitted.
+    Consumer,
+    /// Somebody of another domain.
+    Bystander,
+    /// Who takes the consumer's fds.
+    Porter,
+    /// Who has the rules.
+    Broker,
+    /// Who started all of them.
+    Keeper,
+}
+
+/// What is done to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Manner {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP, and SIGCONT after so long.
+    Pause(Duration),
+    /// SIGSTOP, and SIGKILL after so long.
+    Freeze(Duration),
+}
+
+/// A blow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blow {
+    /// Who.
+    pub victim: Victim,
+    /// How.
+    pub manner: Manner,
+    /// So long after the round began.
+    pub after: Duration,
+}
+
+/// When a blow fell, CLOCK_MONOTONIC nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Struck {
+    /// The first signal.
+    pub at_ns: u64,
+    /// The second, or the first again.
+    pub over_ns: u64,
+}
+
+/// How often each is struck, of 100.
+const SHARES: [(Victim, u64); 9] = [
+    (Victim::Driver("copy"), 15),
+    (Victim::Driver("zip"), 18),
+    (Victim::Driver("sec"), 17),
+    (Victim::Producer, 13),
+    (Victim::Consumer, 12),
+    (Victim::Bystander, 6),
+    (Victim::Porter, 15),
+    (Victim::Broker, 2),
+    (Victim::Keeper, 2),
+];
+
+/// A round without a blow takes about this long.
+const ROUND: Duration = Duration::from_millis(12);
+/// Stopped for so long at most: longer than a job's deadline, which is 100 ms.
+const STOPPED: Duration = Duration::from_millis(140);
+
+impl Blow {
+    /// Any.
+    pub fn draw(chance: &mut Chance) -> Self {
+        let mut share = chance.below(SHARES.iter().map(|(_, share)| share).sum());
+        let found = SHARES.iter().find(|(_, part)| {
+            let here = share < *part;
+            share = share.saturating_sub(*part);
+            here
+        });
+        let victim = found.map_or(Victim::Producer, |(victim, _)| *victim);
+        let up_to = |chance: &mut Chance, most: Duration| {
+            Duration::from_micros(chance.below(u64::try_from(most.as_micros()).unwrap_or(u64::MAX)))
+        };
+        let stopped = up_to(chance, STOPPED);
+        // The ledgers of broker and keeper do not move while they stand still, and nobody is promised that they do.
+        let may_stop = !matches!(victim, Victim::Broker | Victim::Keeper);
+        let manner = match chance.below(10) {
+            0..=1 if may_stop => Manner::Pause(stopped),
+            2..=3 if may_stop => Manner::Freeze(stopped),
+            _ => Manner::Kill,
+        };
+        Self { victim, manner, after: up_to(chance, ROUND) }
+    }
+
+    /// What it is called in the account of a run.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let who = match self.victim {
+            Victim::Driver(device) => format!("driver {device}"),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        let how = match self.manner {
+            Manner::Kill => "killed",
+            Manner::Pause(_) => "stopped, continued",
+            Manner::Freeze(_) => "stopped, killed",
+        };
+        format!("{who} {how}")
+    }
+}
+
+/// A process that will be struck. It is held by an fd, so that nobody else is who got its number.
+#[derive(Debug)]
+pub struct Target {
+    /// Its process.
+    pub pid: u32,
+    fd: OwnedFd,
+}
+
+impl Target {
+    /// Takes hold of a process; none if it is gone.
+    #[must_use]
+    pub fn hold(pid: u32) -> Option<Self> {
+        let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        Some(Self { pid, fd: pidfd_open(number, PidfdFlags::empty()).ok()? })
+    }
+
+    /// Strikes it, when its time has come.
+    #[must_use]
+    pub fn strike(&self, blow: Blow, begun_ns: u64) -> Struck {
+        sleep_until(begun_ns, blow.after);
+        match blow.manner {
+            Manner::Kill => {
+                let at_ns = self.signal(Signal::KILL);
+                Struck { at_ns, over_ns: at_ns }
+            }
+            Manner::Pause(time) => self.stop(time, Signal::CONT),
+            Manner::Freeze(time) => self.stop(time, Signal::KILL),
+        }
+    }
+
+    fn stop(&self, time: Duration, then: Signal) -> Struck {
+        let at_ns = self.signal(Signal::STOP);
+        sleep_until(at_ns, time);
+        Struck { at_ns, over_ns: self.signal(then) }
+    }
+
+    /// Sends a signal; when. One that is dead takes none.
+    fn signal(&self, signal: Signal) -> u64 {
+        let at_ns = clock::now();
+        let gone = pidfd_send_signal(&self.fd, signal).is_err();
+        debug_assert!(!gone || signal != Signal::STOP);
+        at_ns
+    }
+}
+
+fn sleep_until(begun_ns: u64, after: Duration) {
+    let end = begun_ns.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+    while let Some(rest) = end.checked_sub(clock::now()).filter(|rest| *rest > 0) {
+        std::thread::park_timeout(Duration::from_nanos(rest));
+    }
+}

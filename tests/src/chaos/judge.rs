@@ -1,0 +1,188 @@
+//! What may come of a blow, and by when it must be known.
+//!
+//! **Within its deadline.** Every job of a round has 100 ms from the moment it is ready ([`CHAIN`]), and one process is
+//! struck, so of all jobs that wait for each other at most one device's use that time up: what it owed is ended
+//! together, and what depends on it fails at once. So every wait must end within 100 ms of its beginning, and
+//! [`SLACK`] is what it may be late. Exceptions, each by name:
+//! - an import has 100 ms from its request to its porter (`import_ms`);
+//! - an actor that stands still can take no answer: its waits end within the slack of its being continued;
+//! - nobody wakes who waits when the **broker** is killed, for it was the one who would have: every waiter looks by
+//!   itself ten times a second, so it knows within [`LOST`] of the blow;
+//! - who has no core can do nothing. From a blow to the last waiter many processes have to run one after the other, the
+//!   dying one included; as long as somebody on this machine had to wait for a core meanwhile, they may be late
+//!   ([`super::pressure`]). So may a healthy device be with a job, and then that job's deadline ends it.
+//!
+//! **A named error.** What a wait may end in is a table, by who is struck:
+//!
+//! | struck | who submits, who reads | the other domain |
+//! |---|---|---|
+//! | a driver, killed | done, or `DeviceLost` | done |
+//! | a driver, stopped past a job's deadline | done, or `TimedOut` (the job at its head), `Cancelled` (behind it) | done |
+//! | the porter | done; an import is refused, `Late` or `Gone`, naming the porter | done |
+//! | the producer | its jobs are done; no buffer comes to the consumer | done |
+//! | the consumer, the bystander | done | done |
+//! | any of these, stopped and continued in time | done | done |
+//! | broker, keeper | done, or the broker is lost | done, or the broker is lost |
+//!
+//! A failure names the device and the process that was struck, and all failures of one round have one cause.
+
+use std::time::Duration;
+
+use super::blow::{Blow, Manner, Struck, Victim};
+use super::words::{End, Failure, Record, Role};
+
+/// What a job may take from the moment it is ready, as the arena configures and its actors ask.
+pub const CHAIN: Duration = Duration::from_millis(100);
+/// What an answer may be late.
+pub const SLACK: Duration = Duration::from_millis(50);
+/// How often a waiter looks whether there is a broker.
+pub const LOST: Duration = Duration::from_millis(100);
+/// With so much less time on cores a healthy device may miss a job's deadline.
+const CROWDED: Duration = Duration::from_millis(80);
+/// A stop this much shorter than a deadline does not let anything be late.
+const IN_TIME: Duration = Duration::from_millis(60);
+
+/// A round, as it is judged.
+#[derive(Debug)]
+pub struct Case {
+    /// What was to be done.
+    pub blow: Blow,
+    /// The process it was done to.
+    pub pid: u32,
+    /// When.
+    pub struck: Struck,
+    /// How long somebody waited for a core meanwhile.
+    pub crowded: Duration,
+}
+
+impl Case {
+    /// What is wrong with how one wait ended; nothing if it may have.
+    #[must_use]
+    pub fn wrong(&self, role: Role, record: &Record) -> Option<String> {
+        let what = match &record.end {
+            End::Done => None,
+            End::Failed(failure) => self.wrong_failure(role, failure),
+            End::Refused(code, said) => self.wrong_refusal(role, record, code, said),
+            End::Lost(_) => (!self.ends_the_broker()).then(|| "the broker is lost".to_owned()),
+            End::Alone(_) => self.wrong_silence(role, record),
+            End::Late(_) => Some("it hung".to_owned()),
+            End::Wrong(said) => Some(said.clone()),
+        };
+        what.or_else(|| self.too_late(role, record))
+    }
+
+    /// The cause of a wait that ended in a failure which the blow brought.
+    #[must_use]
+    pub fn cause(&self, record: &Record) -> Option<u64> {
+        match &record.end {
+            End::Failed(failure) if failure.code != "Refused" && !self.is_starved(failure) => {
+                Some(failure.cause)
+            }
+            _ => None,
+        }
+    }
+
+    fn wrong_failure(&self, role: Role, failure: &Failure) -> Option<String> {
+        if self.is_starved(failure) {
+            return None;
+        }
+        let Victim::Driver(device) = self.blow.victim else {
+            return Some("nobody's death may fail this".to_owned());
+        };
+        if role == Role::Bystander {
+            return Some("it is of another domain".to_owned());
+        }
+        // A batch that came when the device was known to be lost.
+        if failure.code == "Refused" && failure.said.contains(&format!("device {device} ")) {
+            return None;
+        }
+        let codes: &[&str] = match self.blow.manner {
+            _ if self.is_continued_in_time() => &[],
+            Manner::Kill => &["DeviceLost"],
+            Manner::Pause(_) => &["TimedOut", "Cancelled"],
+            Manner::Freeze(time) if time < IN_TIME => &["DeviceLost"],
+            Manner::Freeze(_) => &["DeviceLost", "TimedOut", "Cancelled"],
+        };
+        if !codes.contains(&failure.code.as_str()) {
+            return Some(format!("{} where {codes:?} may be", failure.code));
+        }
+        let named = failure.device.as_deref() == Some(device) && failure.pid == Some(self.pid);
+        (!named).then(|| format!("it does not name {device}, process {}", self.pid))
+    }
+
+    fn wrong_refusal(&self, role: Role, record: &Record, code: &str, said: &str) -> Option<String> {
+        let may_be = match self.blow.victim {
+            Victim::Porter => {
+                role == Role::Consumer
+                    && record.what == "receive"
+                    && !self.is_continued_in_time()
+                    && ["Late", "Gone"].contains(&code)
+                    && said.contains("porter")
+            }
+            // A batch that came when the device was known to be lost.
+            Victim::Driver(device) => {
+                role == Role::Producer
+                    && record.what == "submit"
+                    && code == "Gone"
+                    && said.contains(device)
+                    && !self.is_continued_in_time()
+            }
+            _ => false,
+        };
+        (!may_be).then(|| "nothing may be refused here".to_owned())
+    }
+
+    fn wrong_silence(&self, role: Role, record: &Record) -> Option<String> {
+        let may_be = match self.blow.victim {
+            // What was to be handed on had failed before.
+            Victim::Producer | Victim::Driver(_) | Victim::Broker | Victim::Keeper => role == Role::Consumer,
+            Victim::Consumer => role == Role::Producer && record.what == "send",
+            _ => false,
+        };
+        (!may_be).then(|| "its partner is alive".to_owned())
+    }
+
+    fn too_late(&self, role: Role, record: &Record) -> Option<String> {
+        let after =
+            |ns: u64, time: Duration| ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let slack = SLACK + self.crowded;
+        let mut limit = after(record.begun_ns, CHAIN + slack);
+        if self.stands_still(role) {
+            limit = limit.max(after(self.struck.over_ns, slack));
+        }
+        if self.ends_the_broker() {
+            limit = limit.max(after(self.struck.at_ns, LOST + slack));
+        }
+        // It waits for a partner that stands still, and then as long as anybody.
+        if self.blow.victim == Victim::Producer && role == Role::Consumer {
+            limit = limit.max(after(self.struck.over_ns, CHAIN + slack));
+        }
+        let late = record.ended_ns.checked_sub(limit).filter(|late| *late > 0)?;
+        Some(format!("{:?} late", Duration::from_nanos(late)))
+    }
+
+    /// Whether it is the end of a job whose healthy device had no core.
+    fn is_starved(&self, failure: &Failure) -> bool {
+        self.crowded >= CROWDED
+            && failure.pid != Some(self.pid)
+            && ["TimedOut", "Cancelled"].contains(&failure.code.as_str())
+            && failure.said.contains(" exceeded ")
+    }
+
+    fn stands_still(&self, role: Role) -> bool {
+        let victim = match role {
+            Role::Producer => Victim::Producer,
+            Role::Consumer => Victim::Consumer,
+            Role::Bystander => Victim::Bystander,
+        };
+        self.blow.victim == victim
+    }
+
+    fn is_continued_in_time(&self) -> bool {
+        matches!(self.blow.manner, Manner::Pause(time) if time < IN_TIME)
+    }
+
+    fn ends_the_broker(&self) -> bool {
+        matches!(self.blow.victim, Victim::Broker | Victim::Keeper)
+    }
+}
