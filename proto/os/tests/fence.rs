@@ -69,7 +69,7 @@ impl Faces {
 }
 
 #[test]
-fn a_point_is_pending_until_it_is_signalled() {
+fn f2_a_point_is_pending_until_it_is_signalled() {
     let faces = published();
     assert_eq!(faces.state(1), PointState::Pending);
     faces.signal(1, None).unwrap();
@@ -106,7 +106,7 @@ fn a_failure_outside_of_its_signal_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_later_success_does_not_hide_an_earlier_failure() {
+fn t5_a_later_success_does_not_hide_an_earlier_failure() {
     let faces = published();
     faces.signal(1, Some(failure(1))).unwrap();
     faces.signal(2, None).unwrap();
@@ -316,6 +316,17 @@ fn nobody_is_woken_unless_the_point_is_wanted() {
     assert_ne!(faces.observer.doorbell(), before);
     faces.observer.clear_interest(slot(0));
     assert_eq!(faces.signal(4, None), Ok(Woke::Nobody));
+}
+
+#[test]
+fn f4_interest_in_what_is_signalled_already_is_answered_at_once_and_nobody_is_woken_for_it_later() {
+    let faces = published();
+    assert_eq!(faces.signal(3, None), Ok(Woke::Nobody));
+    let before = faces.observer.doorbell();
+    faces.observer.set_interest(slot(0), 2);
+    assert_eq!((faces.state(2), faces.observer.doorbell()), (OK, before));
+    faces.observer.clear_interest(slot(0));
+    assert_eq!((faces.signal(4, None), faces.observer.doorbell()), (Ok(Woke::Nobody), before));
 }
 
 #[test]

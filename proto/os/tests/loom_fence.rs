@@ -299,7 +299,7 @@ fn what_was_written_before_a_signal_is_seen_after_it() {
 
 // M-079
 #[test]
-fn a_point_that_failed_is_never_seen_as_ok() {
+fn f2_a_point_that_failed_is_never_seen_as_ok() {
     explore(3, || {
         let (page, interest) = pages(1);
         let (p, i) = (Own::of(&page, 0, 0), interest);
