@@ -13,6 +13,7 @@
 //! | `porters`, `import` | what comes from strangers |
 //! | `credits` | fds on their way to clients |
 //! | `submit`, `check`, `cycles` | batches |
+//! | `priority` | whom a batch's jobs let go first |
 //! | `promises`, `passing`, `showing` | timelines that clients signal |
 //! | `awaiting` | points that nobody has promised yet |
 //! | `opening` | queues that are being opened, instances that are started for them |
@@ -62,6 +63,8 @@ pub struct Broker {
     pub(crate) porters: BTreeMap<PorterId, Porter>,
     pub(crate) last_porter: PorterId,
     pub(crate) queues: Table<TimelineKey, Queue>,
+    /// Queues with a priority above 0.
+    pub(crate) prioritised: usize,
     pub(crate) devices: Vec<Device>,
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
     /// The last number given to an instance; the broker itself is number 1.
@@ -114,6 +117,7 @@ impl Broker {
             porters: BTreeMap::new(),
             last_porter: PorterId(0),
             queues: Table::new(),
+            prioritised: 0,
             devices,
             instances: BTreeMap::new(),
             last_instance: BROKER,

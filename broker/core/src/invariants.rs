@@ -38,6 +38,10 @@ impl Broker {
         for (key, queue) in self.queues.iter() {
             self.queue_fits(key, queue)?;
         }
+        let prioritised = self.queues.iter().filter(|(_, queue)| queue.priority > 0).count();
+        ensure(prioritised == self.prioritised, || {
+            format!("{prioritised} queues have a priority, {} are counted", self.prioritised)
+        })?;
         for id in self.instances.keys() {
             self.instance_fits(*id)?;
         }

@@ -41,6 +41,7 @@ mod pairs;
 mod passing;
 mod policy;
 mod porters;
+mod priority;
 mod promises;
 mod queues;
 mod ranges;

@@ -32,6 +32,7 @@ use crate::io::{Attach, Effect, Event, PairId};
 use crate::objects::Awaiting;
 use crate::pairs::{Numbered, Pair, Party};
 use crate::policy::{self, Action};
+use crate::priority::Lent;
 use crate::queues::{Queue, QueueState, Shown, Waiters};
 use crate::requests::{Outcome, full_table};
 use crate::spares::Lacking;
@@ -391,6 +392,7 @@ impl Broker {
                 instance,
                 depth,
                 priority,
+                lent: Lent::default(),
                 promised: Point(0),
                 ended: Point(0),
                 jobs: VecDeque::new(),
@@ -410,6 +412,7 @@ impl Broker {
         if let Some(instance) = self.instances.get_mut(&instance) {
             instance.queues.push(key);
         }
+        self.prioritised += usize::from(priority > 0);
         self.rest_instance(now, instance);
         let open = OpenTimeline {
             timeline: key,

@@ -23,6 +23,7 @@ use vgem_proto::ids::{ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHa
 use crate::accounts::Charge;
 use crate::io::PairId;
 use crate::pairs::Party;
+use crate::priority::Lent;
 use crate::ranges::ByteRange;
 use crate::reservation::Touching;
 
@@ -115,6 +116,8 @@ pub(crate) struct Queue {
     pub(crate) depth: u32,
     /// 0, the ordinary one, to 7.
     pub(crate) priority: u8,
+    /// Priorities that it was lent.
+    pub(crate) lent: Lent,
     pub(crate) promised: Point,
     pub(crate) ended: Point,
     pub(crate) jobs: VecDeque<Job>,
@@ -171,6 +174,13 @@ impl Queue {
             place.map_or(0, |place| self.jobs.iter().take(place).map(|job| job.waits as usize).sum());
         let own = place.and_then(|place| self.jobs.get(place)).map_or(0, |job| job.waits as usize);
         self.waits.iter().skip(before).take(own).copied()
+    }
+
+    /// The points that the unfinished jobs up to a point wait for.
+    pub(crate) fn waits_up_to(&self, point: Point) -> impl Iterator<Item = (TimelineKey, Point)> {
+        let jobs = usize::try_from(point.0.saturating_sub(self.ended.0)).unwrap_or(usize::MAX);
+        let waits: usize = self.jobs.iter().take(jobs).map(|job| usize::from(job.waits)).sum();
+        self.waits.iter().take(waits).copied()
     }
 
     /// Remembers a failed point.

@@ -373,6 +373,7 @@ impl Broker {
 
     /// Carries an accepted batch out.
     fn change(&mut self, now: Time, submit: &Submit, charge: Charge, batch: &mut Batch) {
+        let domain = charge.domain();
         self.give_credit(charge, batch);
         let mut runs = Runs::of(submit.jobs.len(), submit.operands.len(), submit.params.len());
         let (mut operands, mut params, mut uses, mut waits) = (
@@ -438,6 +439,7 @@ impl Broker {
             runs.add(instance, driver_job, records, &submit.bytes, &mut self.out);
         }
         runs.finish(&mut self.out);
+        self.lend_priorities(domain, batch);
         self.points_promised(batch);
         self.await_futures(batch);
         self.look_at_new_heads(now, batch);

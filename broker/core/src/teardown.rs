@@ -122,6 +122,7 @@ impl Broker {
     /// Takes a queue without jobs out of every table and gives its charge back.
     pub(crate) fn remove_queue(&mut self, now: Time, key: TimelineKey) {
         let Some(mut queue) = self.queues.remove(key) else { return };
+        self.prioritised -= usize::from(queue.priority > 0);
         self.timers.disarm(Timer::Job(key), &mut queue.limit);
         self.nobody_submits(now, key, queue.client, queue.domain);
         self.watchers_look(now, key, std::mem::take(&mut queue.watchers));

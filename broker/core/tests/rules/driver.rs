@@ -69,6 +69,7 @@ impl Received {
 pub(crate) struct Line {
     pub(crate) jobs: VecDeque<Received>,
     pub(crate) closing: bool,
+    pub(crate) priority: u8,
 }
 
 /// The driver.
@@ -90,6 +91,8 @@ pub(crate) struct Driver {
     pub(crate) completions: Vec<Completion>,
     pub(crate) cancelled: Vec<(TimelineKey, Point, Failure)>,
     pub(crate) killed: bool,
+    /// Loans of priority that it was told of.
+    pub(crate) boosts: Vec<(TimelineKey, u64, u8)>,
     causes: u32,
 }
 
@@ -109,6 +112,7 @@ impl Driver {
             completions: Vec::new(),
             cancelled: Vec::new(),
             killed: false,
+            boosts: Vec::new(),
             causes: 0,
         }
     }
@@ -152,7 +156,8 @@ impl Driver {
                 assert_eq!(in_page.count(), 0, "a job waits in {pair:?}");
             }
             DriverMessage::OpenTimeline(open) => {
-                assert!(self.lines.insert(open.timeline, Line::default()).is_none());
+                let line = Line { priority: open.priority, ..Line::default() };
+                assert!(self.lines.insert(open.timeline, line).is_none());
                 self.opened.push(open.timeline);
                 truth.value.insert(open.timeline, Point(0));
             }
@@ -178,6 +183,15 @@ impl Driver {
             DriverMessage::CancelJob(job) => {
                 let failure = Failure { code: job.code, cause: job.cause };
                 self.cancelled.push((job.timeline, job.point, failure));
+            }
+            DriverMessage::Boost(boost) => {
+                let line = self.lines.get(&boost.timeline).expect("a queue it knows");
+                assert!(boost.priority > line.priority, "lends nothing: {boost:?}");
+                let known = |(of, point, priority): &(TimelineKey, u64, u8)| {
+                    *of == boost.timeline && *point >= boost.point.0 && *priority >= boost.priority
+                };
+                assert!(!self.boosts.iter().any(known), "told before: {boost:?}");
+                self.boosts.push((boost.timeline, boost.point.0, boost.priority));
             }
             other => panic!("not for a driver: {other:?}"),
         }

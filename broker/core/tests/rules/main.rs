@@ -20,6 +20,7 @@ mod lifetime;
 mod model;
 mod obligations;
 mod oracle;
+mod priorities;
 mod refusals;
 mod reservations;
 mod sealed;

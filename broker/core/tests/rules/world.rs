@@ -501,7 +501,11 @@ impl World {
     }
 
     pub(crate) fn open(&mut self, link: LinkId, device: DeviceId) -> QueueOpened {
-        match self.ask(link, OpenQueue { device, depth: 0, priority: 0, reserved: Zero }) {
+        self.open_with(link, device, 0)
+    }
+
+    pub(crate) fn open_with(&mut self, link: LinkId, device: DeviceId, priority: u8) -> QueueOpened {
+        match self.ask(link, OpenQueue { device, depth: 0, priority, reserved: Zero }) {
             Some(ClientMessage::QueueOpened(opened)) => opened,
             other => panic!("not opened: {other:?}"),
         }

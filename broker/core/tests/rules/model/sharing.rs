@@ -284,8 +284,9 @@ impl Model {
         let Some(place) = self.some_member() else { return };
         let device = self.some_device();
         let depth = if self.dice.one_in(4) { 3 } else { 0 };
+        let priority = if self.dice.one_in(4) { u8::try_from(self.dice.below(8)).expect("small") } else { 0 };
         let link = self.members[place].link;
-        self.ask_later(link, OpenQueue { device, depth, priority: 0, reserved: Zero }, Pending::OpenQueue);
+        self.ask_later(link, OpenQueue { device, depth, priority, reserved: Zero }, Pending::OpenQueue);
     }
 
     /// Takes in the answers that have come, and forgets members that are gone.
