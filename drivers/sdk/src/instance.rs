@@ -48,6 +48,8 @@ pub(crate) struct Instance<E> {
     /// Rung when the watcher must look at its list of pages again.
     watch: Word,
     stopping: AtomicBool,
+    /// Whether a sleeping executor wakes when completions are due.
+    timed: AtomicBool,
 }
 
 impl<E: Engine> Instance<E> {
@@ -61,6 +63,7 @@ impl<E: Engine> Instance<E> {
             bell: Word::new(0),
             watch: Word::new(0),
             stopping: AtomicBool::new(false),
+            timed: AtomicBool::new(false),
         }
     }
 
@@ -203,6 +206,17 @@ impl<E: Engine> Instance<E> {
         }
     }
 
+    /// Before a sleep: sends the completions that are due, and says when the others are, if no other sleeper wakes for
+    /// them.
+    fn keep_time(&self) -> Option<Time> {
+        let due = self.outbox.due()?;
+        if due.0 <= clock::now() {
+            self.outbox.flush();
+            return None;
+        }
+        (!self.timed.swap(true, Ordering::AcqRel)).then_some(due)
+    }
+
     /// Sleeps until there may be work. Returns with the lock held.
     fn rest<'a>(&'a self, mut schedule: MutexGuard<'a, Schedule>) -> MutexGuard<'a, Schedule> {
         let bell = self.bell.load();
@@ -226,11 +240,14 @@ impl<E: Engine> Instance<E> {
         }
         schedule.idle += 1;
         drop(schedule);
-        let due = self.outbox.due();
-        let deadline = due.map_or(u64::MAX, |due| due.0);
-        let rung = futex::wait_any(&words, deadline);
+        let due = self.keep_time();
+        let rung = futex::wait_any(&words, due.map_or(u64::MAX, |due| due.0));
         debug_assert!(rung.is_ok(), "words of ours: {rung:?}");
         if due.is_some() {
+            self.timed.store(false, Ordering::Release);
+        }
+        // Whoever is rung has a job to run first: it comes back here when none is left.
+        if rung == Ok(None) {
             self.outbox.flush_due(Time(clock::now()));
         }
         let mut schedule = self.schedule();
