@@ -15,7 +15,7 @@ use vgem_os::fence::{ObserverFds, Slot};
 use vgem_proto::describe::Description;
 use vgem_proto::ids::{CauseId, DeviceId, DomainId, PageId, TimelineKey};
 use vgem_proto::message::client::{
-    ClientMessage, CloseQueue, Describe, Explain, Hello, Inspect, ListDevices, OpenQueue, Welcome,
+    ClientMessage, CloseQueue, Describe, Explain, Hello, Inspect, ListDevices, Welcome,
 };
 use vgem_proto::snapshot::Topic;
 
@@ -30,7 +30,7 @@ use crate::known::Known;
 use crate::link::{Link, unexpected};
 use crate::pages::Observer;
 use crate::porter::Porter;
-use crate::queue::{QueueShared, room_for};
+use crate::queue::QueueShared;
 use crate::records::Records;
 
 /// How long a failed wait may ask what is behind the failure.
@@ -307,10 +307,6 @@ pub(crate) fn find(devices: &[DeviceName], name: &str) -> Result<DeviceId> {
 
 pub(crate) fn describe(device: DeviceId) -> Describe {
     Describe { device }
-}
-
-pub(crate) fn open_queue(device: DeviceId, depth: u32) -> OpenQueue {
-    OpenQueue { device, depth: room_for(depth), priority: 0, reserved: vgem_proto::codec::Zero }
 }
 
 pub(crate) fn inspect(topic: Topic, cursor: u64) -> Inspect {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use vgem_proto::describe::{Description, Operation, ParamKind};
 use vgem_proto::ids::DeviceId;
 
-use crate::core::{self, Core};
+use crate::core::Core;
 use crate::error::{LocalError, Result};
+use crate::options::QueueOptions;
 use crate::queue::Queue;
 
 /// A device's number and name.
@@ -94,8 +95,16 @@ impl Device {
     /// # Errors
     /// [`crate::Error::Refused`]: `Unavailable` if the driver does not start, `Exhausted` over quota; as every request.
     pub fn queue(&self, depth: u32) -> Result<Queue> {
-        let reply = self.core.call(core::open_queue(self.shared.id, depth))?;
-        Ok(Queue::new(self.core.opened(&self.shared, depth, reply)?))
+        self.queue_with(QueueOptions::new().depth(depth))
+    }
+
+    /// As [`Device::queue`], with options.
+    ///
+    /// # Errors
+    /// As there; [`crate::Error::Refused`] with `OutOfRange` for a priority above 7.
+    pub fn queue_with(&self, options: QueueOptions) -> Result<Queue> {
+        let reply = self.core.call(options.request(self.shared.id))?;
+        Ok(Queue::new(self.core.opened(&self.shared, options.asked_depth(), reply)?))
     }
 
     #[cfg(feature = "tokio")]

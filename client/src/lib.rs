@@ -131,7 +131,7 @@ pub use self::guard::{ReadGuard, WriteGuard};
 pub use self::import::ImportOptions;
 pub use self::job::{Job, OperandChoice, ParamChoice, ParamValue, WaitOn};
 pub use self::monitor::{Monitor, Told};
-pub use self::options::BufferOptions;
+pub use self::options::{BufferOptions, QueueOptions};
 pub use self::pool::{BufferPool, PooledBuffer};
 pub use self::queue::{Cancelled, Queue};
 pub use self::set::BufferSet;

@@ -1,14 +1,55 @@
-//! What a new buffer is to be: its name, its pages, and who may write it.
+//! What a new buffer is to be: its name, its pages, and who may write it. And what a new queue is to be.
 
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::DeviceId;
 use vgem_proto::limits;
-use vgem_proto::message::client::CreateObject;
+use vgem_proto::message::client::{CreateObject, OpenQueue};
 use vgem_proto::rights::HugePages;
 
 use crate::core;
 use crate::device::Device;
 use crate::error::{LocalError, Result};
+use crate::queue::room_for;
+
+/// What a new queue is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueOptions {
+    depth: u32,
+    priority: u8,
+}
+
+impl QueueOptions {
+    /// 256 jobs in flight, and no priority over others.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Jobs that may be in flight; 0 is 256, 1024 is the most.
+    #[must_use]
+    pub const fn depth(mut self, depth: u32) -> Self {
+        self.depth = depth;
+        self
+    }
+
+    /// 0, the ordinary one, to 7: among jobs of one domain that may run, a device prefers those of a higher priority. What
+    /// they wait for, on this device or others, goes first with them.
+    #[must_use]
+    pub const fn priority(mut self, priority: u8) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The depth that was asked for.
+    pub(crate) const fn asked_depth(self) -> u32 {
+        self.depth
+    }
+
+    /// The request for such a queue.
+    pub(crate) fn request(self, device: DeviceId) -> OpenQueue {
+        OpenQueue { device, depth: room_for(self.depth), priority: self.priority, reserved: Zero }
+    }
+}
 
 /// What a new buffer is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -5,7 +5,7 @@ mod support;
 use std::os::fd::AsFd as _;
 
 use support::{FakeBroker, Mood, SOON, cause, options};
-use vgem::{Access, BufferOptions, Cancelled, Deadline, Error, ErrorCode, LocalError};
+use vgem::{Access, BufferOptions, Cancelled, Deadline, Error, ErrorCode, LocalError, QueueOptions};
 use vgem_os::memory;
 use vgem_os::seqpacket::Socket;
 use vgem_proto::message::client::ClientMessage;
@@ -53,6 +53,18 @@ fn an_unknown_device_is_refused_with_the_known_ones() {
     let (_broker, client) = FakeBroker::with_client();
     let refused = client.device("zap").map(drop).map_err(|error| error.to_string());
     assert_eq!(refused, Err("no device \"zap\"; there are zip".into()));
+}
+
+#[test]
+fn a_queue_is_opened_with_its_priority_and_more_room_than_it_says() {
+    let (broker, client) = FakeBroker::with_client();
+    let device = client.device("zip").expect("it is there");
+    let queue = device.queue_with(QueueOptions::new().depth(1).priority(5)).expect("a queue");
+    let opened = broker.request(|message| match message {
+        ClientMessage::OpenQueue(open) => Some((open.depth, open.priority)),
+        _ => None,
+    });
+    assert_eq!((opened, queue.depth()), ((66, 5), 1));
 }
 
 #[test]

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use support::{FakeBroker, Mood, SOON, cause, options};
 use vgem::aio::Client;
-use vgem::{Error, ErrorCode, FenceError};
+use vgem::{Error, ErrorCode, FenceError, QueueOptions};
 use vgem_os::fence::Woke;
+use vgem_proto::message::client::ClientMessage;
 
 fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
@@ -44,6 +45,20 @@ fn a_task_goes_all_the_way_from_greeting_to_bytes() {
         let _woke: Woke = broker.signal(0, 1);
         assert!(waiting.await.expect("no panic").is_ok());
         assert_eq!(&*client.read(&buffer, ..5, SOON).await.expect("it ended"), b"hello");
+    });
+}
+
+#[test]
+fn a_task_opens_a_queue_with_its_priority() {
+    run(async {
+        let (broker, client) = with_client(Mood::Honest).await;
+        let zip = client.device("zip").await.expect("it is there");
+        let _queue = client.queue_with(&zip, QueueOptions::new().priority(7)).await.expect("a queue");
+        let priority = broker.request(|message| match message {
+            ClientMessage::OpenQueue(open) => Some(open.priority),
+            _ => None,
+        });
+        assert_eq!(priority, 7);
     });
 }
 

@@ -37,7 +37,7 @@ use crate::exchange::{Reply, RequestId};
 use crate::explain::Explanation;
 use crate::fence::Fence;
 use crate::link::{Answer, Link, accepted};
-use crate::options::BufferOptions;
+use crate::options::{BufferOptions, QueueOptions};
 use crate::queue::{Cancelled, Queue, cancelled};
 
 /// A connection to the broker for tasks. Clones share it.
@@ -155,8 +155,16 @@ impl Client {
     /// # Errors
     /// As [`Device::queue`].
     pub async fn queue(&self, device: &Device, depth: u32) -> Result<Queue> {
-        let reply = self.call(core::open_queue(device.id(), depth)).await?;
-        Ok(Queue::new(self.core.opened(device.shared(), depth, reply)?))
+        self.queue_with(device, QueueOptions::new().depth(depth)).await
+    }
+
+    /// As [`Client::queue`], with options.
+    ///
+    /// # Errors
+    /// As [`Device::queue_with`].
+    pub async fn queue_with(&self, device: &Device, options: QueueOptions) -> Result<Queue> {
+        let reply = self.call(options.request(device.id())).await?;
+        Ok(Queue::new(self.core.opened(device.shared(), options.asked_depth(), reply)?))
     }
 
     /// `count` result cells.
