@@ -29,6 +29,7 @@ use crate::device::{DeviceShared, OpChoice};
 use crate::error::{Error, FenceError, LocalError, Result};
 use crate::fence::Fence;
 use crate::job::Job;
+use crate::jobpoint::JobPoint;
 use crate::ledger::Usage;
 use crate::link::Answer;
 use crate::queue::{Queue, QueueShared};
@@ -189,20 +190,21 @@ impl Batch {
         let mut submitting = core.submitting.lock().unwrap_or_else(PoisonError::into_inner);
         let Submitting { scratch, records } = &mut *submitting;
         if core.link.has_unused() {
-            records.void(&core.link.take_unused());
+            core.void_refused(records);
         }
-        let fences = self.number();
+        let jobs = self.number();
         let sent = self
-            .enter(&fences)
+            .enter(&jobs)
             .map_err(Error::from)
             .and_then(|()| core.link.submit(&self.message, scratch, answer, deadline, patience));
         match sent {
             Ok(id) => {
-                records.add(id, &fences);
+                records.add(id, &jobs);
+                let fences = jobs.into_iter().map(Fence::of_job).collect();
                 Ok((Submitted { fences }, id))
             }
             Err(error) => {
-                self.take_back(&fences);
+                self.take_back(&jobs);
                 Err(error)
             }
         }
@@ -225,37 +227,37 @@ impl Batch {
     }
 
     /// Gives every job its point; resolves waits inside the batch.
-    fn number(&mut self) -> Vec<Fence> {
-        let mut fences = Vec::with_capacity(self.queues.len());
-        for (job, queue) in self.message.jobs.iter_mut().zip(&self.queues) {
-            job.point = queue.advance();
-            fences.push(Fence::new(Arc::clone(queue), job.point, queue.round()));
+    fn number(&mut self) -> Vec<JobPoint> {
+        let mut jobs = Vec::with_capacity(self.queues.len());
+        for (wire, queue) in self.message.jobs.iter_mut().zip(&self.queues) {
+            wire.point = queue.advance();
+            jobs.push(JobPoint::new(Arc::clone(queue), wire.point, queue.round()));
         }
         for (place, on) in &self.inner_waits {
-            if let (Some(wait), Some(fence)) = (self.message.waits.get_mut(*place), fences.get(on.0)) {
-                (wait.timeline, wait.point) = (TimelineHandle(fence.queue().handle.0), fence.point());
+            if let (Some(wait), Some(job)) = (self.message.waits.get_mut(*place), jobs.get(on.0)) {
+                (wait.timeline, wait.point) = (TimelineHandle(job.queue().handle.0), job.point());
             }
         }
-        fences
+        jobs
     }
 
-    fn enter(&self, fences: &[Fence]) -> Result<(), LocalError> {
+    fn enter(&self, jobs: &[JobPoint]) -> Result<(), LocalError> {
         for touch in &self.touches {
-            if let (Some((offset, len, usage)), Some(fence)) = (touch.entry, fences.get(touch.job)) {
+            if let (Some((offset, len, usage)), Some(job)) = (touch.entry, jobs.get(touch.job)) {
                 let range = offset..offset.saturating_add(len);
-                touch.buffer.ledger.enter(fence, range, usage)?;
+                touch.buffer.ledger.enter(job, range, usage)?;
             }
         }
         Ok(())
     }
 
-    fn take_back(&self, fences: &[Fence]) {
+    fn take_back(&self, jobs: &[JobPoint]) {
         for touch in &self.touches {
-            if let Some(fence) = fences.get(touch.job) {
-                touch.buffer.ledger.take_back(fence);
+            if let Some(job) = jobs.get(touch.job) {
+                touch.buffer.ledger.take_back(job);
             }
         }
-        fences.iter().for_each(|fence| fence.queue().take_back());
+        jobs.iter().for_each(|job| job.queue().take_back());
     }
 }
 
@@ -295,7 +297,7 @@ impl Submitted {
         // From the last: when it has ended, most others have, and the thread slept once.
         let deadline = deadline.into();
         match self.last().wait(deadline) {
-            Ok(()) | Err(FenceError::Failed(_)) => wait_all(&self.fences, deadline),
+            Ok(()) | Err(FenceError::Failed(_)) => Ok(wait_all(&self.fences, deadline)?),
             Err(other) => Err(other),
         }
     }

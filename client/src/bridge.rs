@@ -21,8 +21,8 @@ use vgem_os::futex::{self, Word};
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::link::Link;
-use crate::pages::{Lookout, Watch};
-use crate::together::Pages;
+use crate::pages::Lookout;
+use crate::watch::{Bells, Watch};
 
 /// How long the thread sleeps when there is nothing to watch, nanoseconds.
 const IDLE_NS: u64 = 3_600_000_000_000;
@@ -51,11 +51,18 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     id: u64,
-    watch: Watch,
+    /// What the task waits for; nothing if it waits for its deadline, or for an errand that wakes it.
+    watch: Option<Watch>,
     deadline: Deadline,
     waker: Waker,
     /// Its task was woken and has not come back yet.
     fired: bool,
+}
+
+impl Entry {
+    fn has_ended(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.state() != PointState::Pending)
+    }
 }
 
 /// A task's entry.
@@ -72,7 +79,12 @@ impl Bridge {
     }
 
     /// Has a task woken when its point comes, at its deadline, and when the broker goes. Look once more afterwards.
-    pub(crate) fn register(&self, watch: Watch, deadline: Deadline, waker: &Waker) -> Result<Ticket, String> {
+    pub(crate) fn register(
+        &self,
+        watch: Option<Watch>,
+        deadline: Deadline,
+        waker: &Waker,
+    ) -> Result<Ticket, String> {
         let mut state = self.shared.state();
         if !state.runs {
             let shared = Arc::clone(&self.shared);
@@ -128,9 +140,9 @@ impl Shared {
         let mut lookout = Lookout::new();
         loop {
             let seen = self.word.load();
-            let Some((pages, wakers, until)) = self.look(&lookout) else { return };
+            let Some((bells, wakers, until)) = self.look(&lookout) else { return };
             wakers.into_iter().for_each(Waker::wake);
-            let woken = pages.sleep(Some((self.word.futex(), seen)), until);
+            let woken = bells.sleep(Some((self.word.futex(), seen)), until);
             if woken && self.word.load() == seen {
                 self.counters.woke();
             }
@@ -142,25 +154,27 @@ impl Shared {
     }
 
     /// What to sleep on, whom to wake, and until when; nothing when it is time to end.
-    fn look(&self, lookout: &Lookout) -> Option<(Pages, Vec<Waker>, u64)> {
+    fn look(&self, lookout: &Lookout) -> Option<(Bells, Vec<Waker>, u64)> {
         let mut state = self.state();
         if state.stop {
             return None;
         }
         // Of a refused batch its tasks find out by themselves.
         let lost = self.link.check().is_err() || self.link.has_unused();
-        let pages = Pages::of(state.entries.iter().filter(|entry| !entry.fired).map(|entry| &entry.watch));
+        let bells = Bells::of(
+            state.entries.iter().filter(|entry| !entry.fired).filter_map(|entry| entry.watch.as_ref()),
+        );
         let mut wakers = Vec::new();
         let mut until = clock::deadline_in(IDLE_NS);
         for entry in state.entries.iter_mut().filter(|entry| !entry.fired) {
-            if lost || entry.deadline.passed() || entry.watch.state() != PointState::Pending {
+            if lost || entry.deadline.passed() || entry.has_ended() {
                 entry.fired = true;
                 wakers.push(entry.waker.clone());
             } else {
                 until = until.min(lookout.or(entry.deadline));
             }
         }
-        Some((pages, wakers, until))
+        Some((bells, wakers, until))
     }
 
     fn ring(&self) {

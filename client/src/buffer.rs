@@ -35,10 +35,10 @@ use crate::exchange::Reply;
 use crate::guard::{Lease, ReadGuard, WriteGuard};
 use crate::ledger::{Ledger, Waiting};
 use crate::link::unexpected;
-#[cfg(feature = "tokio")]
-use crate::obstacle::Obstacle;
 use crate::obstacle::{AGAIN, TRIES, has_no_room_yet, observe};
 use crate::transfer::{self, Header, Outgoing};
+#[cfg(feature = "tokio")]
+use crate::waitable::Waitable;
 
 /// Shared memory that jobs work on.
 #[derive(Debug)]
@@ -300,7 +300,7 @@ impl Buffer {
 
     /// What a guard over `range` has to wait for, if anything.
     #[cfg(feature = "tokio")]
-    pub(crate) fn obstacle(&self, range: &impl RangeBounds<u64>, access: Access) -> Result<Option<Obstacle>> {
+    pub(crate) fn obstacle(&self, range: &impl RangeBounds<u64>, access: Access) -> Result<Option<Waitable>> {
         self.shared.ledger.obstacle(&bounds(range, self.len()), access)
     }
 

@@ -34,6 +34,7 @@ use crate::monitor::Monitor;
 use crate::options::BufferOptions;
 use crate::pool::BufferPool;
 use crate::set::BufferSet;
+use crate::timeline::{self, Timeline, TimelineToken};
 use crate::transfer::{self, Received};
 
 /// How long a request waits for its answer, unless the options say otherwise.
@@ -258,6 +259,23 @@ impl Client {
         // Whatever failed before, this is newer.
         buffer.observe(Access::Read, Waiting::Until(self.core.deadline()))?;
         header.received(buffer)
+    }
+
+    /// A timeline that this client signals, with all rights. The name is for people.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `Exhausted` over quota; as every request.
+    pub fn timeline(&self, name: &str) -> Result<Timeline> {
+        self.core.timeline(Some(name), &self.core.call(timeline::create(name))?)
+    }
+
+    /// The timeline that another client has exported: a token is good once, for ten seconds.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: `NoSuchHandle` for no such token, or one that was used or came too late; `Gone` if the timeline
+    /// has ended; as every request.
+    pub fn import_timeline(&self, token: TimelineToken) -> Result<Timeline> {
+        self.core.timeline(None, &self.core.call(timeline::import(token))?)
     }
 
     /// Asks to be told what happens: in this domain, or everywhere if we are root.

@@ -7,11 +7,10 @@
 //! blocking and the asynchronous front differ in how they wait and in nothing else.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use vgem_os::fence::{ObserverFds, Slot};
+use vgem_os::fence::{ObserverFds, SignallerFds, Slot};
 use vgem_proto::describe::Description;
 use vgem_proto::ids::{CauseId, DeviceId, DomainId, PageId, TimelineKey};
 use vgem_proto::message::client::{
@@ -23,15 +22,18 @@ use crate::bridge::Bridge;
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::device::{DeviceName, DeviceShared};
+use crate::errand::Errands;
 use crate::error::{Error, LocalError, Result};
-use crate::exchange::{Reply, RequestId, refusal};
+use crate::exchange::{ArrivedPage, PageKind, Reply, RequestId, refusal};
 use crate::explain::{Explanation, Memory};
 use crate::known::Known;
 use crate::link::{Link, unexpected};
+use crate::numbered::Numbered;
 use crate::pages::Observer;
 use crate::porter::Porter;
 use crate::queue::QueueShared;
 use crate::records::Records;
+use crate::signals::{SignalPage, Signals};
 
 /// How long a failed wait may ask what is behind the failure.
 pub(crate) const EXPLAIN: Duration = Duration::from_secs(1);
@@ -48,12 +50,23 @@ pub(crate) struct Core {
     pub(crate) known: Known,
     /// How fds get to this client's porter.
     pub(crate) porter: Porter,
-    pages: Mutex<Vec<Option<Arc<Observer>>>>,
+    /// Where this client shows the timelines that it signals.
+    pub(crate) signals: Signals,
+    /// What is asked on behalf of those who must not wait.
+    pub(crate) errands: Errands,
+    pages: Mutex<Pages>,
     /// Timelines of this client's open queues.
     timelines: Mutex<HashSet<TimelineKey>>,
     devices: Mutex<Vec<Arc<DeviceShared>>>,
     explained: Memory,
     bridge: OnceLock<Bridge>,
+}
+
+/// The pages that the broker has handed out.
+#[derive(Debug, Default)]
+struct Pages {
+    observed: Numbered<Observer>,
+    signalled: Numbered<SignalPage>,
 }
 
 /// What is needed to send a batch.
@@ -87,7 +100,9 @@ impl Core {
             submitting: Mutex::new(Submitting::default()),
             known: Known::default(),
             porter: Porter::default(),
-            pages: Mutex::new(Vec::new()),
+            signals: Signals::default(),
+            errands: Errands::default(),
+            pages: Mutex::default(),
             timelines: Mutex::new(HashSet::new()),
             devices: Mutex::new(Vec::new()),
             explained: Memory::default(),
@@ -127,13 +142,12 @@ impl Core {
         self: &Arc<Self>,
         device: &Arc<DeviceShared>,
         depth: u32,
-        mut reply: Reply,
+        reply: Reply,
     ) -> Result<Arc<QueueShared>> {
-        let fds = std::mem::take(&mut reply.fds);
         let ClientMessage::QueueOpened(opened) = &reply.message else { return Err(unexpected(&reply)) };
         let found = Slot::new(opened.slot)
             .ok_or_else(|| Error::Protocol(format!("slot {} of a page", opened.slot)))
-            .and_then(|slot| Ok((slot, self.page(opened.page, fds.try_into().ok())?)));
+            .and_then(|slot| Ok((slot, self.page(opened.page)?)));
         let (slot, observer) = found.inspect_err(|_| {
             // Nobody will ever use it.
             self.link.post(&ClientMessage::CloseQueue(CloseQueue { queue: opened.queue }));
@@ -156,29 +170,37 @@ impl Core {
         self.timelines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The page of this number: mapped now, if it came with its fds.
-    pub(crate) fn page(&self, number: PageId, fds: Option<[OwnedFd; 2]>) -> Result<Arc<Observer>> {
-        // A broker gives out the lowest number that is free; the bound keeps a broken one from filling our memory.
-        const PAGES: usize = 1 << 16;
-        let place = usize::try_from(number.0).unwrap_or(usize::MAX);
-        if place >= PAGES {
-            return Err(Error::Protocol(format!("{number} is beyond what a client observes")));
-        }
+    /// The page of this number that this client observes.
+    pub(crate) fn page(&self, number: PageId) -> Result<Arc<Observer>> {
+        self.pages().observed.get(number)
+    }
+
+    /// The page of this number that this client signals in.
+    pub(crate) fn signal_page(&self, number: PageId) -> Result<Arc<SignalPage>> {
+        self.pages().signalled.get(number)
+    }
+
+    /// This client does not signal in a page any more.
+    pub(crate) fn forget_signal_page(&self, number: PageId) -> Option<Arc<SignalPage>> {
+        self.pages().signalled.take(number)
+    }
+
+    /// The pages, with all that arrived until now: whoever reads an answer finds what came with earlier ones.
+    fn pages(&self) -> MutexGuard<'_, Pages> {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some([page, interest]) = fds {
-            if pages.len() <= place {
-                pages.resize(place + 1, None);
+        for ArrivedPage { kind, number, fds: [page, interest] } in self.link.take_pages() {
+            match kind {
+                PageKind::Observed => {
+                    let mapped = Observer::map(ObserverFds { page, interest });
+                    pages.observed.put(number, mapped.map(Arc::new));
+                }
+                PageKind::Signalled => {
+                    let mapped = SignalPage::map(SignallerFds { page, interest });
+                    pages.signalled.put(number, mapped.map(Arc::new));
+                }
             }
-            let observer = Arc::new(Observer::map(ObserverFds { page, interest })?);
-            if let Some(entry) = pages.get_mut(place) {
-                *entry = Some(Arc::clone(&observer));
-            }
-            return Ok(observer);
         }
         pages
-            .get(place)
-            .and_then(Clone::clone)
-            .ok_or_else(|| Error::Protocol(format!("{number} was never handed out")))
     }
 
     /// Reads what the broker may have said unasked; voids the points of batches it has refused without using them.
@@ -191,8 +213,15 @@ impl Core {
     pub(crate) fn void_unused(&self) {
         if self.link.has_unused() {
             let mut submitting = self.submitting.lock().unwrap_or_else(PoisonError::into_inner);
-            submitting.records.void(&self.link.take_unused());
+            self.void_refused(&mut submitting.records);
         }
+    }
+
+    /// The same with the records at hand. What was refused may be promises, too.
+    pub(crate) fn void_refused(&self, records: &mut Records) {
+        let refused = self.link.take_unused();
+        records.void(&refused);
+        self.signals.refused(&refused);
     }
 
     /// Understands the answer to a batch.

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use vgem_os::OsError;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{CauseId, Handle, Point};
+use vgem_proto::rights::TimelineRights;
 
 use crate::explain::Explanation;
 use crate::obstacle::OTHERS;
 use crate::transfer::TransferError;
+use crate::waitable::PointKind;
 
 /// What every fallible function of this crate returns, unless its documentation says otherwise.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -79,6 +81,7 @@ impl From<FenceError> for Error {
             FenceError::Failed(failure) => Self::Job(failure),
             FenceError::Timeout { .. } => Self::Timeout { what: "waiting for a fence" },
             FenceError::BrokerLost { why } => Self::BrokerLost { why },
+            FenceError::Request(error) => *error,
         }
     }
 }
@@ -112,12 +115,14 @@ pub enum FenceError {
     /// The job failed.
     #[error(transparent)]
     Failed(Box<JobFailure>),
-    /// The deadline passed first. The job goes on.
-    #[error("{device}: job {} is not done at the deadline", .point.0)]
+    /// The deadline passed first. What was waited for goes on.
+    #[error("{device}: {kind} {} is not done at the deadline", .point.0)]
     Timeout {
-        /// The device it runs on.
+        /// The device the job runs on, or the timeline.
         device: Arc<str>,
-        /// Its point.
+        /// What the point stands for.
+        kind: PointKind,
+        /// The point.
         point: Point,
     },
     /// The broker is gone, and the job was not done by then.
@@ -126,13 +131,58 @@ pub enum FenceError {
         /// How it was noticed.
         why: String,
     },
+    /// What had to be asked before the wait was refused, or could not be asked: nobody has promised the point, the
+    /// right to wait is missing.
+    #[error(transparent)]
+    Request(Box<Error>),
 }
 
-/// How a job failed.
+/// Why several fences were not waited for to a good end: which of them it was.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("fence {index}: {error}")]
+pub struct NthError {
+    /// Its place among those that were given.
+    pub index: usize,
+    /// What became of its wait.
+    pub error: FenceError,
+}
+
+impl From<NthError> for FenceError {
+    fn from(e: NthError) -> Self {
+        e.error
+    }
+}
+
+impl From<NthError> for Error {
+    fn from(e: NthError) -> Self {
+        e.error.into()
+    }
+}
+
+impl From<Error> for FenceError {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Job(failure) => Self::Failed(failure),
+            Error::BrokerLost { why } => Self::BrokerLost { why },
+            other => Self::Request(Box::new(other)),
+        }
+    }
+}
+
+impl From<LocalError> for FenceError {
+    fn from(e: LocalError) -> Self {
+        Error::from(e).into()
+    }
+}
+
+/// How a job failed, or a point of a timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobFailure {
-    /// The device it was sent to; of another client's job the one where it began, if that is known.
+    /// The device it was sent to; of another client's job the one where it began, if that is known. Of a point the
+    /// timeline.
     pub device: Arc<str>,
+    /// Which of them it is.
+    pub kind: PointKind,
     /// Its point on its queue; 0 of another client's job that is not known.
     pub point: Point,
     /// What went wrong with this job.
@@ -160,7 +210,7 @@ impl JobFailure {
 
 impl fmt::Display for JobFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: job {} failed: {}", self.device, self.point.0, self.code)?;
+        write!(f, "{}: {} {} failed: {}", self.device, self.kind, self.point.0, self.code)?;
         if self.cause != CauseId::NONE {
             write!(f, " ({})", self.cause)?;
         }
@@ -294,12 +344,60 @@ pub enum LocalError {
         /// Which buffer.
         handle: Handle,
     },
+    /// A point that does not grow.
+    #[error("{timeline}: point {} is not above {}, which was promised or signalled: points only grow", .point.0, .last.0)]
+    NotNewer {
+        /// The timeline.
+        timeline: String,
+        /// The point.
+        point: Point,
+        /// The last one before.
+        last: Point,
+    },
+    /// A wait for a point that nobody has promised.
+    #[error(
+        "{timeline}: nobody has promised point {} (promised up to {}); wait for its promise first, or wait with promised_by",
+        .point.0, .promised.0
+    )]
+    NotPromised {
+        /// The timeline.
+        timeline: String,
+        /// The point.
+        point: Point,
+        /// The last one that was promised, as far as is known.
+        promised: Point,
+    },
+    /// The handle of a timeline does not allow it.
+    #[error("{timeline}: this handle allows {}, not {}", rights(*.has), rights(*.needs))]
+    NoRight {
+        /// The timeline.
+        timeline: String,
+        /// What it takes.
+        needs: TimelineRights,
+        /// What there is.
+        has: TimelineRights,
+    },
+    /// The right to signal a timeline cannot be passed on any more.
+    #[error(
+        "{timeline}: SIGNAL is passed on only before anything was promised or signalled, and point {} was", .point.0
+    )]
+    InUse {
+        /// The timeline.
+        timeline: String,
+        /// The last point promised or signalled.
+        point: Point,
+    },
     /// A length of zero.
     #[error("a {what} needs at least one byte")]
     Empty {
         /// Of what.
         what: &'static str,
     },
+}
+
+fn rights(rights: TimelineRights) -> String {
+    let names: Vec<&str> = rights.iter_names().map(|(name, _)| name).collect();
+    if names.is_empty() { "nothing".into() } else { names.join(" and ") }
 }
 
 #[cfg(test)]
@@ -324,6 +422,7 @@ mod tests {
     fn a_failed_job_names_device_cause_and_detail() {
         let failure = JobFailure {
             device: "sec".into(),
+            kind: PointKind::Job,
             point: Point(4),
             code: ErrorCode::OutputTooSmall,
             cause: CauseId(0x0000_0003_0000_0007),

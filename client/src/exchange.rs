@@ -15,7 +15,10 @@
 //!
 //! Both fronts use it: the blocking one under a mutex with one receiver at a time, the asynchronous one likewise.
 //!
-//! Invariants: an answer is delivered once; every fd that arrives is taken with its answer or closed, and every object
+//! A broker hands out a page once, and says what to show once. So pages, and what is to be shown, are kept in the order they
+//! came, whoever asked and whether he still waits: whoever reads a later answer finds them.
+//!
+//! Invariants: an answer is delivered once; every fd that arrives is taken with its answer or its page, or closed, and every
 //! handle is taken or told as a stray, to be closed; the memory of refusals is bounded.
 
 use std::collections::{HashMap, VecDeque};
@@ -23,9 +26,11 @@ use std::os::fd::OwnedFd;
 
 use vgem_proto::codec::Malformed;
 use vgem_proto::error::Refusal;
-use vgem_proto::ids::{CauseId, Handle};
+use vgem_proto::ids::{CauseId, Handle, PageId};
 use vgem_proto::message::Sender;
-use vgem_proto::message::client::{ClientMessage, Event, Refused};
+use vgem_proto::message::client::{
+    ClientMessage, CloseObject, CloseQueue, CloseTimeline, Event, Refused, Shown,
+};
 
 use crate::monitor::KEPT;
 
@@ -48,6 +53,26 @@ pub struct Reply {
     pub fds: Vec<OwnedFd>,
     /// Its place among all that arrived: what came later, the broker said later.
     pub order: u64,
+}
+
+/// A page that the broker handed out.
+#[derive(Debug)]
+pub struct ArrivedPage {
+    /// Which kind of page: they are numbered apart.
+    pub kind: PageKind,
+    /// Its number.
+    pub number: PageId,
+    /// The fence page, and the interest page.
+    pub fds: [OwnedFd; 2],
+}
+
+/// Who signals in a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PageKind {
+    /// Somebody else; this client observes it.
+    Observed,
+    /// This client.
+    Signalled,
 }
 
 /// What the broker sent that breaks the protocol.
@@ -80,7 +105,9 @@ pub struct Exchange {
     imports: HashMap<u64, bool>,
     refusals: VecDeque<(CauseId, Refusal)>,
     unused: Vec<(RequestId, Refusal)>,
-    strays: Vec<Handle>,
+    strays: Vec<ClientMessage>,
+    pages: Vec<ArrivedPage>,
+    shown: Vec<Shown>,
     /// Events not taken yet, once they were asked for.
     events: Option<VecDeque<Event>>,
     /// Events that found no room since the last one that did.
@@ -152,11 +179,7 @@ impl Exchange {
                     self.forsaken += 1;
                 }
                 Pending::Arrived(reply) => {
-                    match &reply.message {
-                        ClientMessage::Imported(imported) => self.strays.push(imported.object),
-                        ClientMessage::ObjectCreated(created) => self.strays.extend(&created.objects),
-                        _ => {}
-                    }
+                    self.strays.extend(strays(&reply.message));
                     self.pending.remove(&id.0);
                 }
                 Pending::Forsaken => {}
@@ -189,6 +212,7 @@ impl Exchange {
     /// [`Fault`] if it breaks the protocol. Its fds are closed then.
     pub fn receive(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), Fault> {
         let (head, message) = ClientMessage::decode(bytes, Sender::Broker, fds.len())?;
+        let fds = self.keep_pages(&message, fds);
         self.arrived += 1;
         let order = self.arrived;
         self.imports.remove(&head.request);
@@ -199,9 +223,7 @@ impl Exchange {
                 self.forsaken -= 1;
                 match message {
                     ClientMessage::Refused(refused) => self.remember(RequestId(head.request), refused),
-                    ClientMessage::Imported(imported) => self.strays.push(imported.object),
-                    ClientMessage::ObjectCreated(created) => self.strays.extend(created.objects),
-                    _ => {}
+                    other => self.strays.extend(strays(&other)),
                 }
             }
             Some(Pending::Arrived(_)) => return Err(Fault::Unasked(head.request)),
@@ -255,10 +277,44 @@ impl Exchange {
         events.push_back(event);
     }
 
-    /// Handles that came with answers nobody waits for any more, since the last call: they are to be closed.
+    /// What closes the handles that came with answers nobody waits for any more, since the last call.
     #[must_use]
-    pub fn take_strays(&mut self) -> Vec<Handle> {
+    pub fn take_strays(&mut self) -> Vec<ClientMessage> {
         std::mem::take(&mut self.strays)
+    }
+
+    /// Pages that came since the last call, with whichever answers.
+    #[must_use]
+    pub fn take_pages(&mut self) -> Vec<ArrivedPage> {
+        std::mem::take(&mut self.pages)
+    }
+
+    /// What the broker said since the last call is to be shown.
+    #[must_use]
+    pub fn take_shown(&mut self) -> Vec<Shown> {
+        std::mem::take(&mut self.shown)
+    }
+
+    /// Takes pages, and what is to be shown, out of a message; the fds that are left.
+    fn keep_pages(&mut self, message: &ClientMessage, fds: Vec<OwnedFd>) -> Vec<OwnedFd> {
+        let (kind, numbers): (_, &[PageId]) = match message {
+            ClientMessage::QueueOpened(opened) => (PageKind::Observed, &[opened.page]),
+            ClientMessage::TimelineObserved(seen) => (PageKind::Observed, &[seen.page]),
+            ClientMessage::Observed(observed) => (PageKind::Observed, &observed.pages),
+            ClientMessage::TimelineOpened(opened) => (PageKind::Signalled, &[opened.page]),
+            ClientMessage::Shown(shown) => {
+                self.shown.push(shown.clone());
+                (PageKind::Signalled, &shown.pages)
+            }
+            _ => return fds,
+        };
+        let mut fds = fds.into_iter();
+        for number in numbers {
+            // Counted by the message; no fds are for a page that came before.
+            let Some(pair) = fds.next().zip(fds.next()) else { break };
+            self.pages.push(ArrivedPage { kind, number: *number, fds: pair.into() });
+        }
+        fds.collect()
     }
 
     fn remember(&mut self, id: RequestId, refused: Refused) {
@@ -270,6 +326,18 @@ impl Exchange {
             self.refusals.pop_front();
         }
         self.refusals.push_back((refused.cause, refusal(refused)));
+    }
+}
+
+/// What closes the handles that a message brings.
+fn strays(message: &ClientMessage) -> Vec<ClientMessage> {
+    let object = |object: &Handle| CloseObject { object: *object }.into();
+    match message {
+        ClientMessage::Imported(imported) => vec![object(&imported.object)],
+        ClientMessage::ObjectCreated(created) => created.objects.iter().map(object).collect(),
+        ClientMessage::QueueOpened(opened) => vec![CloseQueue { queue: opened.queue }.into()],
+        ClientMessage::TimelineOpened(opened) => vec![CloseTimeline { timeline: opened.timeline }.into()],
+        _ => Vec::new(),
     }
 }
 
@@ -290,8 +358,9 @@ pub fn refusal(refused: Refused) -> Refusal {
 #[cfg(test)]
 mod tests {
     use vgem_proto::error::ErrorCode;
-    use vgem_proto::ids::Time;
-    use vgem_proto::message::client::{Done, Exported};
+    use vgem_proto::ids::{Time, TimelineHandle, TimelineKey};
+    use vgem_proto::message::client::{Done, Exported, TimelineOpened};
+    use vgem_proto::rights::TimelineRights;
 
     use super::*;
 
@@ -345,6 +414,43 @@ mod tests {
         exchange.receive(&answer, vec![theirs.into()]).expect("expected");
         let gone = crate::patience::ready(&ours, crate::patience::Ready::Read, std::time::Duration::ZERO);
         assert!(gone && exchange.unheard() == 0);
+    }
+
+    #[test]
+    fn a_page_that_came_with_a_forsaken_answer_is_kept_and_its_handle_is_closed() {
+        let mut exchange = Exchange::new();
+        let id = exchange.begin();
+        exchange.forsake(id);
+        let (page, interest) = vgem_os::seqpacket::Socket::pair().expect("a pair");
+        let (timeline, key) = (TimelineHandle(9), TimelineKey { index: 9, generation: 1 });
+        let (page_id, rights) = (PageId(3), TimelineRights::all());
+        let opened = TimelineOpened {
+            timeline,
+            key,
+            page: page_id,
+            rights,
+            slot: 0,
+            reserved: vgem_proto::codec::Zero,
+        };
+        let fds = vec![page.into(), interest.into()];
+        exchange.receive(&opened.encode(id.0, Time(0), 0), fds).expect("expected");
+        let pages: Vec<_> = exchange.take_pages().iter().map(|page| (page.kind, page.number)).collect();
+        assert_eq!(pages, [(PageKind::Signalled, PageId(3))]);
+        assert_eq!(exchange.take_strays(), [CloseTimeline { timeline }.into()]);
+    }
+
+    #[test]
+    fn what_is_to_be_shown_is_kept_also_if_nobody_waits_for_it() {
+        let mut exchange = Exchange::new();
+        let ids = [exchange.begin(), exchange.begin()];
+        exchange.forsake(ids[0]);
+        for (news, id) in (1..).zip(ids) {
+            let (pages, places, dropped) = (vec![], vec![], vec![]);
+            let shown = Shown { news, more: 0, reserved: vgem_proto::codec::Zero, pages, places, dropped };
+            exchange.receive(&shown.encode(id.0, Time(0), 0), Vec::new()).expect("expected");
+        }
+        let news: Vec<_> = exchange.take_shown().iter().map(|shown| shown.news).collect();
+        assert!(news == [1, 2] && exchange.take_shown().is_empty(), "{news:?}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use vgem_proto::describe::{Direction, Operation, ParamKind};
 use vgem_proto::ids::{Handle, Point, Time, TimelineHandle};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, JOB_EXPLICIT, JOB_RUN_ANYWAY, OPERAND_DISCARD, OPERAND_INDIRECT,
-    Operand, Param, ParamSource, Wait,
+    Operand, Param, ParamSource, WAIT_FOR_SUBMIT, Wait,
 };
 use vgem_proto::layout::result_cell;
 use vgem_proto::limits;
@@ -27,6 +27,8 @@ use crate::device::{DeviceShared, OperandKey, ParamKey, no_operand, operand_key,
 use crate::error::{LocalError, Result};
 use crate::fence::Fence;
 use crate::ledger::Usage;
+use crate::timeline::TimelinePoint;
+use crate::waitable::Waitable;
 
 /// A job that is being written down; it belongs to its batch already.
 #[derive(Debug)]
@@ -389,12 +391,17 @@ impl<'b> Job<'b> {
 
     fn try_wait(&mut self, on: WaitOn<'_>, kind: WaitKind) -> Result<(), LocalError> {
         at_most("waits of a job", usize::from(self.wire().waits) + 1, limits::JOB_WAITS)?;
+        let (mut flags, mut until) = (0, Time(0));
         let (timeline, point) = match on {
             WaitOn::Fence(fence) => {
-                if !Arc::ptr_eq(&fence.queue().core, self.batch.core()) {
+                if !Arc::ptr_eq(fence.on().core(), self.batch.core()) {
                     return Err(LocalError::Foreign { what: "fence" });
                 }
-                (TimelineHandle(fence.queue().handle.0), fence.point())
+                let (timeline, point) = fence.on().handle().ok_or(LocalError::Foreign { what: "fence" })?;
+                if let Waitable::Point(TimelinePoint { submit_by: Some(by), .. }) = fence.on() {
+                    (flags, until) = (WAIT_FOR_SUBMIT, by.time());
+                }
+                (timeline, point)
             }
             WaitOn::Job(job) => {
                 if job >= self.id() {
@@ -404,14 +411,7 @@ impl<'b> Job<'b> {
                 (TimelineHandle(0), Point(0))
             }
         };
-        self.batch.message.waits.push(Wait {
-            timeline,
-            point,
-            until: Time(0),
-            kind,
-            flags: 0,
-            reserved: Zero,
-        });
+        self.batch.message.waits.push(Wait { timeline, point, until, kind, flags, reserved: Zero });
         self.wire().waits += 1;
         Ok(())
     }

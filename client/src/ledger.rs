@@ -25,9 +25,10 @@ use vgem_proto::rights::{Access, WaitKind};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, LocalError, Result};
-use crate::fence::Fence;
-use crate::obstacle::{Obstacle, SeenPoint, Told, left_by};
+use crate::jobpoint::JobPoint;
+use crate::obstacle::{SeenPoint, Told, left_by};
 use crate::poison::{Poison, Poisons};
+use crate::waitable::Waitable;
 
 /// Uses after which ended ones are looked for.
 const CROWD: usize = 8;
@@ -54,7 +55,7 @@ struct State {
 
 #[derive(Debug)]
 struct Use {
-    by: Obstacle,
+    by: Waitable,
     range: Range<u64>,
     access: Access,
     /// The broker has told what this client's failed job has left.
@@ -90,7 +91,7 @@ pub(crate) enum Waiting {
 
 impl Ledger {
     /// Enters a job's use. The job's message has not been sent yet.
-    pub(crate) fn enter(&self, fence: &Fence, range: Range<u64>, usage: Usage) -> Result<(), LocalError> {
+    pub(crate) fn enter(&self, job: &JobPoint, range: Range<u64>, usage: Usage) -> Result<(), LocalError> {
         let access = usage.access();
         let mut state = self.state();
         if let Some(held) =
@@ -102,7 +103,7 @@ impl Ledger {
         state.uses.retain(|one| match usage {
             Usage::Write => !covers(&range, &one.range),
             Usage::Read => {
-                let same = matches!(&one.by, Obstacle::Ours(own) if Arc::ptr_eq(own.queue(), fence.queue()));
+                let same = matches!(&one.by, Waitable::Job(own) if Arc::ptr_eq(own.queue(), job.queue()));
                 !(same && one.access == Access::Read && covers(&range, &one.range))
             }
             Usage::Unordered(_) => true,
@@ -116,14 +117,14 @@ impl Ledger {
         if usage == Usage::Write {
             state.poisons.replace(&range);
         }
-        state.uses.push(Use { by: Obstacle::Ours(fence.clone()), range, access, told: false });
+        state.uses.push(Use { by: Waitable::Job(job.clone()), range, access, told: false });
         Ok(())
     }
 
     /// Takes a job's uses back, because its message was not sent.
-    pub(crate) fn take_back(&self, fence: &Fence) {
+    pub(crate) fn take_back(&self, job: &JobPoint) {
         let mut state = self.state();
-        state.uses.retain(|one| !one.by.is_of(fence));
+        state.uses.retain(|one| !matches!(&one.by, Waitable::Job(own) if own.is(job)));
     }
 
     /// Whether others may use the memory.
@@ -150,14 +151,12 @@ impl Ledger {
                 WaitKind::Data => Access::Write,
                 WaitKind::Order => Access::Read,
             };
-            let known = state
-                .uses
-                .iter_mut()
-                .find(|one| matches!(&one.by, Obstacle::Others(other) if other.is(&seen)));
+            let known =
+                state.uses.iter_mut().find(|one| matches!(&one.by, Waitable::Seen(other) if other.is(&seen)));
             match known {
                 Some(known) => known.access = access,
                 None => {
-                    let by = Obstacle::Others(seen);
+                    let by = Waitable::Seen(seen);
                     state.uses.push(Use { by, range: whole.clone(), access, told: false });
                 }
             }
@@ -180,7 +179,7 @@ impl Ledger {
     /// it has left.
     pub(crate) fn is_unsettled(&self, range: &Range<u64>) -> bool {
         self.state().uses.iter().any(|one| {
-            let others = matches!(one.by, Obstacle::Others(_));
+            let others = matches!(one.by, Waitable::Seen(_));
             others && conflict(one.access, &one.range, Access::Read, range) && one.has_failed()
         })
     }
@@ -201,7 +200,8 @@ impl Ledger {
             let Some(obstacle) = state.in_the_way(&range, access)? else { break };
             let Waiting::Until(deadline) = waiting else { return Ok(None) };
             drop(state);
-            obstacle.wait_out(deadline)?;
+            // The next look decides what a failure means here.
+            let _ended: PointState = obstacle.wait_out(deadline)?;
             state = self.state();
         }
         if access == Access::Write {
@@ -215,7 +215,7 @@ impl Ledger {
 
     /// What a guard over these bytes has to wait for, if anything.
     #[cfg(feature = "tokio")]
-    pub(crate) fn obstacle(&self, range: &Range<u64>, access: Access) -> Result<Option<Obstacle>> {
+    pub(crate) fn obstacle(&self, range: &Range<u64>, access: Access) -> Result<Option<Waitable>> {
         self.state().in_the_way(range, access)
     }
 
@@ -232,7 +232,7 @@ impl Ledger {
 
 impl State {
     /// An unfinished use that a guard has to wait for; a failed write under a read guard is an error.
-    fn in_the_way(&self, range: &Range<u64>, access: Access) -> Result<Option<Obstacle>> {
+    fn in_the_way(&self, range: &Range<u64>, access: Access) -> Result<Option<Waitable>> {
         if access == Access::Read
             && let Some(poison) = self.poisons.find(range)
         {
@@ -265,7 +265,7 @@ impl State {
 impl Use {
     /// Whether it is still of account after an answer of the broker to who asked for `access`.
     fn is_left(&mut self, access: Access, poison: &[Poison], points: &[SeenPoint]) -> bool {
-        let Obstacle::Others(seen) = &self.by else {
+        let Waitable::Seen(seen) = &self.by else {
             let PointState::Failed { cause, .. } = self.by.look() else { return true };
             let mine = |told: &Poison| told.cause.0 == cause && overlap(&told.range, &self.range);
             let was_told = std::mem::replace(&mut self.told, poison.iter().any(mine));

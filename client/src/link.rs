@@ -25,14 +25,15 @@ use std::time::Duration;
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::error::Refusal;
-use vgem_proto::ids::CauseId;
+use vgem_proto::ids::{CauseId, Time};
 use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, CloseObject, Event, Submit};
+use vgem_proto::message::client::{ClientMessage, Event, Promise, Shown, Submit};
+use vgem_proto::message::{PROMISE_REPLY, SUBMIT_REPLY};
 
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::exchange::{Exchange, Reply, RequestId, refusal};
+use crate::exchange::{ArrivedPage, Exchange, Reply, RequestId, refusal};
 use crate::patience::{self, Ready};
 
 /// How long what nobody waits for waits for room. A client that gives up many buffers at once and then says nothing more
@@ -165,19 +166,38 @@ impl Link {
         deadline: Deadline,
         patience: Deadline,
     ) -> Result<RequestId> {
-        let mut state = self.state();
-        let (id, flags) = match answer {
-            Answer::Awaited => (state.exchange.begin(), vgem_proto::message::SUBMIT_REPLY),
-            Answer::OnlyRefusal => (state.exchange.number(), 0),
-        };
-        state.pipelined += 1;
-        let read = state.pipelined >= PIPELINED;
-        if read {
-            state.pipelined = 0;
-        }
-        drop(state);
+        let (id, read) = self.number(answer);
+        let flags = if answer == Answer::Awaited { SUBMIT_REPLY } else { 0 };
         *scratch = batch.encode_into(std::mem::take(scratch), id.0, deadline.time(), flags);
-        self.send(scratch, patience).inspect_err(|_| {
+        self.send_pipelined(id, scratch, read, patience)
+    }
+
+    /// Sends a promise, likewise.
+    pub(crate) fn promise(&self, promise: &Promise, answer: Answer, patience: Deadline) -> Result<RequestId> {
+        let (id, read) = self.number(answer);
+        let flags = if answer == Answer::Awaited { PROMISE_REPLY } else { 0 };
+        self.send_pipelined(id, &promise.encode(id.0, Time(0), flags), read, patience)
+    }
+
+    /// The number of a request that may be pipelined; and whether it is time to read.
+    fn number(&self, answer: Answer) -> (RequestId, bool) {
+        let mut state = self.state();
+        let id = match answer {
+            Answer::Awaited => state.exchange.begin(),
+            Answer::OnlyRefusal => state.exchange.number(),
+        };
+        state.pipelined = (state.pipelined + 1) % PIPELINED;
+        (id, state.pipelined == 0)
+    }
+
+    fn send_pipelined(
+        &self,
+        id: RequestId,
+        bytes: &[u8],
+        read: bool,
+        patience: Deadline,
+    ) -> Result<RequestId> {
+        self.send(bytes, patience).inspect_err(|_| {
             self.state().exchange.forsake(id);
         })?;
         if read {
@@ -325,6 +345,16 @@ impl Link {
         state.exchange.take_unused()
     }
 
+    /// Pages that came since the last call.
+    pub(crate) fn take_pages(&self) -> Vec<ArrivedPage> {
+        self.state().exchange.take_pages()
+    }
+
+    /// What is to be shown, as the broker said since the last call.
+    pub(crate) fn take_shown(&self) -> Vec<Shown> {
+        self.state().exchange.take_shown()
+    }
+
     /// An error if the link is lost.
     pub(crate) fn check(&self) -> Result<()> {
         match self.lost.get() {
@@ -372,10 +402,10 @@ impl Link {
 
     /// Closes handles that came too late for whoever asked for them.
     fn give_up_strays(&self, state: &mut State) {
-        for object in state.exchange.take_strays() {
+        for close in state.exchange.take_strays() {
             let id = state.exchange.begin_unheard();
             let deadline = Deadline::after(Duration::from_secs(10)).time();
-            self.postpone(state, CloseObject { object }.encode(id.0, deadline, 0));
+            self.postpone(state, close.encode(id.0, deadline, 0));
         }
     }
 

@@ -1,9 +1,5 @@
-//! What a guard may have to wait for: a job of this client, or a point of another's that the broker named.
-//!
-//! ```text
-//!   own job      known since it was submitted, with its bytes                         ─┐
-//!   seen point   named by the broker when asked (Observe): a whole object, its kind   ─┴─► look, wait, judge
-//! ```
+//! What a guard may have to wait for but did not submit: points of others' jobs, which the broker names when it is asked
+//! (Observe). Each stands for a whole object, with a kind.
 //!
 //! A point that has failed is named until the broker has taken note of it; from then on the ranges that it leaves are
 //! told as poison ([`crate::poison`]), and that is the truth of it. Meanwhile its failure counts for the whole object.
@@ -15,7 +11,6 @@
 //! go while nobody looks, and then its slot is retired: a point that stays pending for long is asked for again, and
 //! one the broker does not name any more has ended.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,26 +26,18 @@ use crate::core::Core;
 use crate::deadline::Deadline;
 use crate::error::{Error, FenceError, JobFailure, Result};
 use crate::exchange::Reply;
-use crate::explain::{Explanation, forgotten};
-use crate::fence::Fence;
+use crate::explain::Explanation;
 use crate::link::unexpected;
-use crate::pages::{Observer, Outcome, Target, Watch};
+use crate::pages::{Observer, Outcome, Target};
 use crate::poison::Poison;
+use crate::waitable::{PointKind, Whose, verdict};
+use crate::watch::Watch;
 
 /// Who failed, where the broker did not say which device.
 pub(crate) const OTHERS: &str = "another client";
 
 /// How long the broker may take to say whether a point is still to come.
 const ASK: Duration = Duration::from_secs(1);
-
-/// Something that a guard waits for.
-#[derive(Debug, Clone)]
-pub(crate) enum Obstacle {
-    /// A job of this client.
-    Ours(Fence),
-    /// A point of another's.
-    Others(Seen),
-}
 
 /// A point of another's that an access to an object has to wait for.
 #[derive(Debug, Clone)]
@@ -80,71 +67,6 @@ pub(crate) struct Told {
     pub(crate) order: u64,
 }
 
-impl Obstacle {
-    pub(crate) fn look(&self) -> PointState {
-        match self {
-            Self::Ours(fence) => fence.look(),
-            Self::Others(seen) => seen.look(),
-        }
-    }
-
-    /// Waits until it has ended, however.
-    pub(crate) fn wait_out(&self, deadline: Deadline) -> Result<()> {
-        let waited = match self {
-            Self::Ours(fence) => fence.wait(deadline),
-            Self::Others(seen) => return seen.wait_out(deadline),
-        };
-        match waited {
-            // The next look decides what a failure means here.
-            Ok(()) | Err(FenceError::Failed(_)) => Ok(()),
-            Err(other) => Err(other.into()),
-        }
-    }
-
-    /// The verdict on its end, with what this process knows already.
-    pub(crate) fn judge_now(&self, state: PointState) -> Result<(), FenceError> {
-        match self {
-            Self::Ours(fence) => fence.judge_now(state),
-            Self::Others(seen) => seen.judge_now(state),
-        }
-    }
-
-    pub(crate) fn watch(&self) -> Watch {
-        match self {
-            Self::Ours(fence) => fence.watch(),
-            Self::Others(seen) => seen.observer.watch(seen.target),
-        }
-    }
-
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        match self {
-            Self::Ours(fence) => &fence.queue().core,
-            Self::Others(seen) => &seen.core,
-        }
-    }
-
-    pub(crate) fn timeout(&self) -> FenceError {
-        match self {
-            Self::Ours(fence) => fence.timeout(),
-            Self::Others(seen) => {
-                FenceError::Timeout { device: OTHERS.into(), point: Point(seen.target.point) }
-            }
-        }
-    }
-
-    pub(crate) fn lost(&self) -> FenceError {
-        match self.core().link.check() {
-            Err(Error::BrokerLost { why }) => FenceError::BrokerLost { why },
-            _ => FenceError::BrokerLost { why: "it closed the connection".into() },
-        }
-    }
-
-    /// Whether it is the job of this fence.
-    pub(crate) fn is_of(&self, fence: &Fence) -> bool {
-        matches!(self, Self::Ours(own) if own.point() == fence.point() && Arc::ptr_eq(own.queue(), fence.queue()))
-    }
-}
-
 impl Seen {
     pub(crate) fn look(&self) -> PointState {
         match self.observer.state(self.target) {
@@ -163,24 +85,34 @@ impl Seen {
         self.timeline == other.timeline && self.target.point <= other.target.point
     }
 
-    fn wait_out(&self, deadline: Deadline) -> Result<()> {
-        let outcome = self.observer.wait(self.target, deadline, &self.core.counters, || {
-            self.core.refresh();
-            if self.core.link.check().is_err() {
-                return Some(Outcome::Lost);
-            }
-            if self.is_still_named() {
-                return None;
-            }
-            // Not seen to end: its slot is gone.
-            self.over.store(true, Ordering::Release);
-            Some(Outcome::Ended(self.look()))
-        });
-        match outcome {
-            Outcome::Ended(_) => Ok(()),
-            Outcome::TimedOut => Err(Error::Timeout { what: "waiting for another client's job" }),
-            Outcome::Lost => Err(Obstacle::Others(self.clone()).lost().into()),
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn whose(&self) -> Whose {
+        Whose { name: OTHERS.into(), kind: PointKind::Job, point: Point(self.target.point) }
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        self.observer.watch(self.target)
+    }
+
+    pub(crate) fn wait_out(&self, deadline: Deadline) -> Outcome {
+        self.observer.wait(self.target, deadline, &self.core.counters, || self.ask())
+    }
+
+    /// Between long sleeps: is it still to come?
+    pub(crate) fn ask(&self) -> Option<Outcome> {
+        self.core.refresh();
+        if self.core.link.check().is_err() {
+            return Some(Outcome::Lost);
         }
+        if self.is_still_named() {
+            return None;
+        }
+        // Not seen to end: its slot is gone.
+        self.over.store(true, Ordering::Release);
+        Some(Outcome::Ended(self.look()))
     }
 
     fn is_still_named(&self) -> bool {
@@ -192,23 +124,20 @@ impl Seen {
         }
     }
 
-    fn judge_now(&self, state: PointState) -> Result<(), FenceError> {
-        let (code, cause, explanation) = match state {
-            PointState::Ok { .. } => return Ok(()),
-            PointState::Pending => return Err(Obstacle::Others(self.clone()).timeout()),
-            PointState::Failed { code, cause, .. } => {
-                let cause = CauseId(cause);
-                (ErrorCode::from_number(code), cause, self.core.remembered(cause))
+    pub(crate) fn verdict(
+        &self,
+        state: PointState,
+        explain: impl FnOnce(CauseId) -> Option<Arc<Explanation>>,
+    ) -> Result<(), FenceError> {
+        let mut whose = self.whose();
+        let mut explanation = None;
+        if let PointState::Failed { cause, .. } = state {
+            explanation = explain(CauseId(cause));
+            if let Some(device) = explanation.as_ref().and_then(|told| told.device.as_deref()) {
+                whose.name = device.into();
             }
-            PointState::Overrun => (ErrorCode::Other(0), CauseId::NONE, Some(Arc::new(forgotten()))),
-        };
-        if code == ErrorCode::BrokerLost {
-            return Err(FenceError::BrokerLost { why: "it ended while the job was in flight".into() });
         }
-        let device = explanation.as_ref().and_then(|told: &Arc<Explanation>| told.device.clone());
-        let device: Arc<str> = device.unwrap_or_else(|| OTHERS.to_owned()).into();
-        let point = Point(self.target.point);
-        Err(FenceError::Failed(Box::new(JobFailure { device, point, code, cause, explanation })))
+        verdict(whose, state, |_| explanation)
     }
 }
 
@@ -225,7 +154,8 @@ pub(crate) const AGAIN: Duration = Duration::from_millis(5);
 /// The failure that left poison, with what is known without asking.
 pub(crate) fn left_by(poison: &Poison) -> Error {
     let Poison { code, cause, .. } = *poison;
-    let failure = JobFailure { device: OTHERS.into(), point: Point(0), code, cause, explanation: None };
+    let (device, kind, point) = (OTHERS.into(), PointKind::Job, Point(0));
+    let failure = JobFailure { device, kind, point, code, cause, explanation: None };
     Error::Job(Box::new(failure))
 }
 
@@ -237,25 +167,15 @@ pub(crate) fn observe(object: Handle, access: Access) -> Observe {
 impl Core {
     /// Understands what an access has to wait for: maps new pages. Jobs of this client are left out, for its ledgers know
     /// them better.
-    pub(crate) fn observed(
-        self: &Arc<Self>,
-        object: Handle,
-        access: Access,
-        mut reply: Reply,
-    ) -> Result<Told> {
-        let mut fds = std::mem::take(&mut reply.fds).into_iter();
-        let ClientMessage::Observed(Observed { pages, points, poison }) = &reply.message else {
+    pub(crate) fn observed(self: &Arc<Self>, object: Handle, access: Access, reply: Reply) -> Result<Told> {
+        let ClientMessage::Observed(Observed { points, poison, .. }) = &reply.message else {
             return Err(unexpected(&reply));
         };
-        for page in pages {
-            let pair: Option<[OwnedFd; 2]> = fds.next().zip(fds.next()).map(Into::into);
-            self.page(*page, pair)?;
-        }
         let others = points.iter().filter(|point| !self.is_ours(point.timeline));
         let seen = others.map(|point| {
             let slot = Slot::new(point.slot)
                 .ok_or_else(|| Error::Protocol(format!("slot {} of a page", point.slot)))?;
-            let observer = self.page(point.page, None)?;
+            let observer = self.page(point.page)?;
             let target = Target { slot, generation: point.timeline.generation, point: point.point.0 };
             let (core, timeline) = (Arc::clone(self), point.timeline);
             let over = Arc::default();

@@ -29,6 +29,7 @@ use vgem_os::futex::{self, Wake, Word};
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::error;
+use crate::watch::Watch;
 
 /// How often a sleeper looks whether the broker has something to say, nanoseconds. Nobody would wake it if the broker
 /// was killed, so this is how late it knows then: as late as the shortest usual deadline of a job.
@@ -201,13 +202,13 @@ impl Observer {
         outcome
     }
 
-    /// Registers a point for somebody who sleeps elsewhere; [`Watch`] ends it.
+    /// Registers a point for somebody who sleeps elsewhere; the end of the watch ends it.
     pub(crate) fn watch(self: &Arc<Self>, target: Target) -> Watch {
         let mut waiters = self.waiters();
         let id = waiters.add(target, None);
         self.refresh(&waiters, target.slot);
         drop(waiters);
-        Watch { observer: Arc::clone(self), id, target }
+        Watch::Page(PageWatch { observer: Arc::clone(self), id, target })
     }
 
     fn enter(&self, target: Target, bell: &Arc<Word>) -> (u64, bool) {
@@ -311,13 +312,13 @@ fn ring(bell: &Word, what: u32) {
 
 /// A registered point of somebody who sleeps elsewhere.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct PageWatch {
     observer: Arc<Observer>,
     id: u64,
     target: Target,
 }
 
-impl Watch {
+impl PageWatch {
     pub(crate) fn observer(&self) -> &Arc<Observer> {
         &self.observer
     }
@@ -327,7 +328,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for PageWatch {
     fn drop(&mut self) {
         self.observer.leave(self.id, false, None);
     }
@@ -335,7 +336,7 @@ impl Drop for Watch {
 
 /// Whether spinning pays: it learns from what happened.
 #[derive(Debug)]
-struct Spin {
+pub(crate) struct Spin {
     credit: AtomicU32,
     skipped: AtomicU32,
 }
@@ -353,7 +354,7 @@ impl Spin {
     const RETRY: u32 = 64;
 
     /// Spins for a moment if that paid lately, or it is time to try again.
-    fn turn<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    pub(crate) fn turn<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         let credit = self.credit.load(Ordering::Relaxed);
         if !spare_core() {
             return None;

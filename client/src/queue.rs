@@ -20,8 +20,10 @@ use crate::device::DeviceShared;
 use crate::error::{Error, LocalError, Result};
 use crate::exchange::Reply;
 use crate::fence::Fence;
+use crate::jobpoint::JobPoint;
 use crate::link::unexpected;
 use crate::pages::{Observer, Target};
+use crate::timeline::Timeline;
 
 /// Ends that a driver reports together at most.
 const REPORTED: u32 = 64;
@@ -101,7 +103,10 @@ impl Queue {
     pub fn last(&self) -> Option<Fence> {
         match self.shared.last.load(Ordering::Acquire) {
             0 => None,
-            point => Some(Fence::new(Arc::clone(&self.shared), Point(point), self.shared.round())),
+            point => {
+                let job = JobPoint::new(Arc::clone(&self.shared), Point(point), self.shared.round());
+                Some(Fence::of_job(job))
+            }
         }
     }
 
@@ -112,6 +117,12 @@ impl Queue {
     pub fn cancel(&self, fence: &Fence) -> Result<Cancelled> {
         let request = self.shared.cancel(fence)?;
         cancelled(&self.shared.core.call(request)?)
+    }
+
+    /// Its timeline: the points of its jobs, also of those that are not submitted yet, to wait for or to pass on.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        Timeline::of_queue(&self.shared)
     }
 
     pub(crate) fn shared(&self) -> &Arc<QueueShared> {
@@ -147,6 +158,11 @@ impl QueueShared {
     #[inline]
     pub(crate) fn target(&self, point: Point) -> Target {
         Target { slot: self.slot, generation: self.timeline.generation, point: point.0 }
+    }
+
+    /// The point of the last job that was submitted.
+    pub(crate) fn last_point(&self) -> Point {
+        Point(self.last.load(Ordering::Acquire))
     }
 
     /// Numbers one job more. Under `submitting`.
@@ -193,7 +209,7 @@ impl QueueShared {
     }
 
     pub(crate) fn cancel(self: &Arc<Self>, fence: &Fence) -> Result<Cancel> {
-        if !Arc::ptr_eq(self, fence.queue()) {
+        if !fence.job().is_some_and(|job| Arc::ptr_eq(self, job.queue())) {
             return Err(LocalError::Foreign { what: "fence" }.into());
         }
         Ok(Cancel { queue: self.handle, point: fence.point() })

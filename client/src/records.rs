@@ -14,7 +14,7 @@ use vgem_proto::error::Refusal;
 use vgem_proto::ids::Point;
 
 use crate::exchange::RequestId;
-use crate::fence::Fence;
+use crate::jobpoint::JobPoint;
 use crate::queue::QueueShared;
 
 /// Records after which those of ended jobs are dropped.
@@ -43,21 +43,21 @@ struct Stretch {
 
 impl Records {
     /// A batch was sent.
-    pub(crate) fn add(&mut self, id: RequestId, fences: &[Fence]) {
+    pub(crate) fn add(&mut self, id: RequestId, jobs: &[JobPoint]) {
         if self.sent.len() >= CROWD {
             self.prune();
         }
         let mut stretches: Vec<Stretch> = Vec::with_capacity(1);
-        for fence in fences {
-            let queue = fence.queue();
+        for job in jobs {
+            let queue = job.queue();
             let known = stretches.iter_mut().find(|one| std::ptr::eq(one.queue.as_ptr(), Arc::as_ptr(queue)));
             match known {
-                Some(stretch) => stretch.last = fence.point(),
+                Some(stretch) => stretch.last = job.point(),
                 None => stretches.push(Stretch {
                     queue: Arc::downgrade(queue),
-                    round: fence.round(),
-                    first: fence.point(),
-                    last: fence.point(),
+                    round: job.round(),
+                    first: job.point(),
+                    last: job.point(),
                 }),
             }
         }

@@ -1,49 +1,42 @@
 //! Waiting for several fences at once, over any devices.
 //!
-//! One thread sleeps on all doorbells involved (`futex_waitv`), beside whoever leads a page alone; pages pass
-//! wake-ups on. Between 128 pages and more it looks in short slices instead.
+//! One thread sleeps on all bells involved (`futex_waitv`), beside whoever leads a page alone; pages pass wake-ups on.
 
-use std::sync::Arc;
-
-use vgem_os::clock;
-use vgem_os::futex::{self, FutexWord, WAIT_ANY_MAX};
-
+use crate::counters::Counters;
 use crate::deadline::Deadline;
-use crate::error::FenceError;
+use crate::error::{FenceError, NthError};
 use crate::fence::Fence;
-use crate::pages::{Lookout, Observer, Watch};
+use crate::pages::{Lookout, Outcome};
+use crate::watch::{Bells, Watch};
 
-/// Between looks when there are more pages than one call takes, nanoseconds.
-const CROWD_SLICE_NS: u64 = 1_000_000;
-
-/// Sleeps until every job has ended, at most until the deadline.
+/// Sleeps until every fence has ended, at most until the deadline.
 ///
 /// # Errors
-/// The failure of the first of `fences` that failed, after all have ended; [`FenceError::Timeout`] of the first
-/// that had not ended; [`FenceError::BrokerLost`].
+/// The place and the failure of the first of `fences` that failed, after all have ended (all failures: [`crate::Merged`]);
+/// those of the first that had not ended, [`FenceError::Timeout`]; [`FenceError::BrokerLost`].
 pub fn wait_all<'a>(
     fences: impl IntoIterator<Item = &'a Fence>,
     deadline: impl Into<Deadline>,
-) -> Result<(), FenceError> {
+) -> Result<(), NthError> {
     let deadline = deadline.into();
     let mut failure = None;
-    for fence in fences {
+    for (index, fence) in fences.into_iter().enumerate() {
         match fence.wait(deadline) {
             Ok(()) => {}
-            Err(failed @ FenceError::Failed(_)) => failure = failure.or(Some(failed)),
-            Err(other) => return Err(other),
+            Err(error @ FenceError::Failed(_)) => failure = failure.or(Some(NthError { index, error })),
+            Err(error) => return Err(NthError { index, error }),
         }
     }
     failure.map_or(Ok(()), Err)
 }
 
-/// Sleeps until one of the jobs has ended, well or not, and says which: its place in `fences`. The lowest, if
+/// Sleeps until one of the fences has ended, well or not, and says which: its place in `fences`. The lowest, if
 /// several have. [`Fence::wait`] tells how it ended.
 ///
 /// # Errors
-/// [`FenceError::Timeout`] of the first; [`FenceError::BrokerLost`]. No fence at all is a time-out of nothing:
-/// `Ok(None)`.
-pub fn wait_any(fences: &[Fence], deadline: impl Into<Deadline>) -> Result<Option<usize>, FenceError> {
+/// [`FenceError::Timeout`] of the first; [`FenceError::BrokerLost`]; [`FenceError::Request`] of one that cannot be waited
+/// for, as nobody has promised it. No fence at all is a time-out of nothing: `Ok(None)`.
+pub fn wait_any(fences: &[Fence], deadline: impl Into<Deadline>) -> Result<Option<usize>, NthError> {
     let deadline = deadline.into();
     let Some(first) = fences.first() else { return Ok(None) };
     let ended = || fences.iter().position(Fence::has_ended);
@@ -52,68 +45,51 @@ pub fn wait_any(fences: &[Fence], deadline: impl Into<Deadline>) -> Result<Optio
     }
     if let [only] = fences {
         // Whatever came of it, the caller asks the fence itself.
-        return match only.wait(deadline) {
-            Ok(()) | Err(FenceError::Failed(_)) => Ok(Some(0)),
-            Err(other) => Err(other),
+        return match only.on().wait_out(deadline) {
+            Ok(_) => Ok(Some(0)),
+            Err(error) => Err(NthError { index: 0, error }),
         };
     }
-    let watches: Vec<Watch> = fences.iter().map(Fence::watch).collect();
-    let core = &first.queue().core;
-    core.counters.slept();
-    let mut lookout = Lookout::new();
-    loop {
-        let pages = Pages::of(watches.iter());
-        if let Some(place) = ended() {
-            return Ok(Some(place));
-        }
-        if deadline.passed() {
-            return Err(first.timeout());
-        }
-        if pages.sleep(None, lookout.or(deadline)) {
-            core.counters.woke();
-        }
-        if lookout.is_due()
-            && let Some(asked) = fences.iter().find(|fence| fence.ask().is_some())
-        {
-            return ended().map_or_else(|| Err(asked.lost()), |place| Ok(Some(place)));
-        }
+    for (index, fence) in fences.iter().enumerate() {
+        fence.on().prepare(deadline).map_err(|error| NthError { index, error })?;
+    }
+    let watches: Vec<Watch> = fences.iter().map(|fence| fence.on().watch()).collect();
+    let counters = &first.on().core().counters;
+    let ask = || fences.iter().find_map(|fence| fence.on().ask());
+    match sleep_until(&watches, counters, deadline, ended, ask) {
+        Ok(place) => Ok(Some(place)),
+        Err(Outcome::TimedOut) => Err(NthError { index: 0, error: first.on().timeout() }),
+        Err(_) => Err(NthError { index: 0, error: first.on().lost() }),
     }
 }
 
-/// Pages to sleep on together, each with its doorbell as it was before the looks that found nothing.
-#[derive(Debug)]
-pub(crate) struct Pages(Vec<(Arc<Observer>, u32)>);
-
-impl Pages {
-    /// The pages of these watches. Look at the points after this, and then sleep.
-    pub(crate) fn of<'a>(watches: impl Iterator<Item = &'a Watch>) -> Self {
-        let mut pages: Vec<(Arc<Observer>, u32)> = Vec::new();
-        for watch in watches {
-            let observer = watch.observer();
-            if !pages.iter().any(|(known, _)| Arc::ptr_eq(known, observer)) {
-                pages.push((Arc::clone(observer), observer.face().doorbell()));
-            }
+/// Sleeps on the bells of all watches until `look` finds something. Ten times a second `ask` may end the wait.
+pub(crate) fn sleep_until<T>(
+    watches: &[Watch],
+    counters: &Counters,
+    deadline: Deadline,
+    mut look: impl FnMut() -> Option<T>,
+    ask: impl Fn() -> Option<Outcome>,
+) -> Result<T, Outcome> {
+    let (mut slept, mut lookout) = (false, Lookout::new());
+    loop {
+        let bells = Bells::of(watches.iter());
+        if let Some(found) = look() {
+            return Ok(found);
         }
-        Self(pages)
-    }
-
-    /// Sleeps until a doorbell or `own` changes or the moment comes; false if nothing changed.
-    pub(crate) fn sleep(&self, own: Option<(FutexWord<'_>, u32)>, until_ns: u64) -> bool {
-        let enlisted: Vec<_> = self.0.iter().map(|(observer, _)| observer.face().enlist()).collect();
-        let pages = self.0.iter().map(|(observer, seen)| (observer.face().word(), *seen));
-        let words: Vec<_> = own.into_iter().chain(pages).collect();
-        let (words, until_ns) = match words.get(..WAIT_ANY_MAX) {
-            Some(some) => (some, until_ns.min(clock::deadline_in(CROWD_SLICE_NS))),
-            None => (words.as_slice(), until_ns),
-        };
-        let woken = futex::wait_any(words, until_ns);
-        drop(enlisted);
-        for (observer, seen) in &self.0 {
-            if observer.face().doorbell() != *seen {
-                // Waking sleepers of a mapped page does not fail.
-                drop(observer.face().pass_on());
-            }
+        if deadline.passed() {
+            return Err(Outcome::TimedOut);
         }
-        matches!(woken, Ok(Some(_)))
+        if !std::mem::replace(&mut slept, true) {
+            counters.slept();
+        }
+        if bells.sleep(None, lookout.or(deadline)) {
+            counters.woke();
+        }
+        if lookout.is_due()
+            && let Some(outcome) = ask()
+        {
+            return look().ok_or(outcome);
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use support::{FakeBroker, Mood, SOON, cause};
 use vgem::{
-    Buffer, CauseId, CellWord, Client, Deadline, Error, ErrorCode, FenceError, FenceState, LocalError, Queue,
-    Submitted, wait_all, wait_any,
+    Buffer, CauseId, CellWord, Client, Deadline, Error, ErrorCode, FenceError, FenceState, LocalError,
+    NthError, Queue, Submitted, wait_all, wait_any,
 };
 use vgem_os::fence::Woke;
 use vgem_proto::ids::{Handle, Point, QueueHandle};
@@ -48,6 +48,12 @@ impl Bench {
         batch.job(&self.queue, "mix").inout(buffer);
         batch.submit().expect("sent")
     }
+}
+
+/// Which of several waits failed, and how.
+fn nth(outcome: Result<(), NthError>) -> (usize, String) {
+    let NthError { index, error } = outcome.expect_err("one failed");
+    (index, word(Err(error)))
 }
 
 /// What became of a wait, in a form that can be compared.
@@ -575,7 +581,7 @@ fn a_dead_broker_ends_the_waits_of_all_threads_within_a_tenth_of_a_second() {
     let any = [fence.clone(), bench.compress().last().clone()];
     std::thread::scope(|threads| {
         let mut waiting: Vec<_> = (0..8).map(|_| threads.spawn(|| word(fence.wait(SOON)))).collect();
-        waiting.push(threads.spawn(|| word(wait_any(&any, SOON).map(drop))));
+        waiting.push(threads.spawn(|| word(wait_any(&any, SOON).map(drop).map_err(FenceError::from))));
         while bench.client.counters().sleeps < 9 {
             std::thread::yield_now();
         }
@@ -594,9 +600,9 @@ fn waiting_for_all_reports_the_first_failure_after_all_have_ended() {
     let bench = bench();
     let fences: Vec<_> = (0..3).map(|_| bench.compress().last().clone()).collect();
     let _woke: Woke = bench.broker.fail(0, 1, ErrorCode::Io, cause());
-    assert_eq!(word(wait_all(&fences, Deadline::NOW)), "timeout");
+    assert_eq!(nth(wait_all(&fences, Deadline::NOW)), (1, "timeout".into()));
     let _woke: Woke = bench.broker.signal(0, 3);
-    assert_eq!(word(wait_all(&fences, SOON)), "Io");
+    assert_eq!(nth(wait_all(&fences, SOON)), (0, "Io".into()));
 }
 
 #[test]

@@ -16,12 +16,13 @@ use crate::core::EXPLAIN;
 use crate::deadline::Deadline;
 use crate::draft::Drafts;
 use crate::error::{Error, FenceError, Result};
-use crate::fence::FenceWait;
 use crate::guard::{Lease, ReadGuard, WriteGuard};
 use crate::ledger::Waiting;
-use crate::obstacle::{AGAIN, Obstacle, TRIES, has_no_room_yet, observe};
+use crate::obstacle::{AGAIN, TRIES, has_no_room_yet, observe};
 use crate::options::BufferOptions;
 use crate::set::BufferSet;
+use crate::wait::FenceWait;
+use crate::waitable::Waitable;
 
 /// How long a task waits for another client's job before it asks whether that still is to come.
 const SLICE: Duration = Duration::from_millis(250);
@@ -195,12 +196,12 @@ impl Client {
         &self,
         buffer: &Buffer,
         access: Access,
-        obstacle: Obstacle,
+        obstacle: Waitable,
         deadline: Deadline,
     ) -> Result<()> {
         let slice = match &obstacle {
-            Obstacle::Ours(_) => deadline,
-            Obstacle::Others(_) => deadline.min(Deadline::after(SLICE)),
+            Waitable::Job(_) | Waitable::Point(_) => deadline,
+            Waitable::Seen(_) => deadline.min(Deadline::after(SLICE)),
         };
         match FenceWait::new(obstacle, slice).await {
             Ok(()) | Err(FenceError::Failed(_)) => Ok(()),

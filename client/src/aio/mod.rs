@@ -10,6 +10,9 @@
 
 mod memory;
 mod sharing;
+mod timeline;
+
+pub use self::timeline::{wait_all, wait_any};
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd as _;

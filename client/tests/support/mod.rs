@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 mod sharing;
+mod timelines;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,6 +35,7 @@ use vgem_proto::message::{SUBMIT_REPLY, Sender};
 use vgem_proto::rights::{Access, Rights, WaitKind};
 
 use self::sharing::Sharing;
+use self::timelines::Timelines;
 
 /// Long enough for any answer of a thread that is not stuck.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -92,6 +94,7 @@ pub(crate) struct FakeBroker {
     /// Every other message that came.
     pub(crate) requests: Receiver<ClientMessage>,
     pub(crate) sharing: Arc<Sharing>,
+    pub(crate) timelines: Arc<Timelines>,
     keeper: Arc<KeeperFace>,
     signaller: SignallerFace,
     socket: Arc<Socket>,
@@ -106,6 +109,7 @@ impl FakeBroker {
         let signaller =
             SignallerFace::map(keeper.signaller_fds().expect("fds")).expect("the signaller's face");
         let (ours, sharing) = (Arc::new(ours), Arc::new(Sharing::new()));
+        let timelines = Arc::new(Timelines::new());
         let (batch, batches) = channel();
         let (request, requests) = channel();
         let serve = Serve {
@@ -115,13 +119,26 @@ impl FakeBroker {
             request,
             mood,
             sharing: Arc::clone(&sharing),
+            timelines: Arc::clone(&timelines),
             late: Mutex::new(None),
             queues: AtomicU32::new(0),
             answered: AtomicU32::new(0),
             expected: Mutex::new(1),
         };
         let thread = std::thread::spawn(move || serve.run());
-        (Self { batches, requests, sharing, keeper, signaller, socket: ours, thread: Some(thread) }, theirs)
+        (
+            Self {
+                batches,
+                requests,
+                sharing,
+                timelines,
+                keeper,
+                signaller,
+                socket: ours,
+                thread: Some(thread),
+            },
+            theirs,
+        )
     }
 
     /// An honest broker with a client.
@@ -281,6 +298,7 @@ struct Serve {
     request: Tell<ClientMessage>,
     mood: Mood,
     sharing: Arc<Sharing>,
+    timelines: Arc<Timelines>,
     /// An import that is answered late.
     late: Mutex<Option<u64>>,
     queues: AtomicU32,
@@ -427,7 +445,7 @@ impl Serve {
             ClientMessage::Explain(explain) => (explained(explain.cause), vec![]),
             ClientMessage::Inspect(inspect) => (page(inspect.cursor), vec![]),
             ClientMessage::CloseQueue(_) => (Done {}.into(), vec![]),
-            _ => return None,
+            other => return self.timelines.answer(other),
         })
     }
 
