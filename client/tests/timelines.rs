@@ -263,12 +263,15 @@ fn threads_of_the_signalling_process_are_woken_without_the_broker() {
     let (_broker, client, mut frames) = own();
     let fences: Vec<_> = (1..=3).map(|point| frames.promise(Point(point), SOON).expect("promised")).collect();
     let sent = client.counters().messages_sent;
+    let begin = Instant::now();
     std::thread::scope(|threads| {
         let waits: Vec<_> = fences.iter().map(|fence| threads.spawn(|| fence.wait(SOON))).collect();
         std::thread::sleep(MOMENT);
         frames.signal(Point(3)).expect("newer");
         waits.into_iter().for_each(|wait| assert_eq!(word(wait.join().expect("no panic")), "ok"));
     });
+    // A wake-up that is lost costs a slice of a quarter of a second.
+    assert!(begin.elapsed() < Duration::from_millis(200), "{:?}", begin.elapsed());
     assert_eq!(client.counters().messages_sent, sent);
 }
 

@@ -329,6 +329,11 @@ impl Call<'_> {
                 if let Some(found) = look()? {
                     return Ok(Some(found));
                 }
+                // A thread that was reading may have left something behind, and the runtime has used up its notice of it.
+                self.link.drain();
+                if let Some(found) = look()? {
+                    return Ok(Some(found));
+                }
                 tokio::select! {
                     () = news => {}
                     drained = self.ready.drain(self.link) => drained?,
