@@ -427,13 +427,13 @@ mod tests {
             code: ErrorCode::OutputTooSmall,
             cause: CauseId(0x0000_0003_0000_0007),
             explanation: Some(Arc::new(Explanation {
-                cause: CauseId(0x0000_0003_0000_0007),
-                code: ErrorCode::OutputTooSmall,
-                at: None,
                 device: Some("zip".into()),
                 pid: Some(12),
-                point: None,
-                text: "needs 90 bytes, has 10".into(),
+                ..Explanation::of_words(
+                    CauseId(0x0000_0003_0000_0007),
+                    ErrorCode::OutputTooSmall,
+                    "needs 90 bytes, has 10".into(),
+                )
             })),
         };
         assert_eq!(

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{CauseId, Point, Time};
+use vgem_proto::ids::{CauseId, Point, Time, TimelineKey};
 use vgem_proto::message::client::Explained;
 
 /// Explanations a client remembers.
@@ -24,36 +24,54 @@ pub struct Explanation {
     pub device: Option<String>,
     /// The process at fault, if known.
     pub pid: Option<u32>,
-    /// The point of the job where it began, if one.
+    /// The timeline on which it began, if one.
+    pub timeline: Option<TimelineKey>,
+    /// The point of the job or the promise where it began, if one.
     pub point: Option<Point>,
+    /// Whose job or promise that was, by the client's number.
+    pub client: Option<u64>,
+    /// What the job was to write, if it is known: an object's name, or its key.
+    pub object: Option<String>,
     /// What happened, in words.
     pub text: String,
 }
 
 impl Explanation {
     pub(crate) fn from_wire(told: Explained) -> Self {
-        let device = String::from_utf8_lossy(&told.device).into_owned();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let known = |bytes: &[u8]| (!bytes.is_empty()).then(|| text(bytes));
         Self {
             cause: told.cause,
             code: told.code,
             at: (told.at != Time(0)).then_some(told.at),
-            device: (!device.is_empty()).then_some(device),
+            device: known(&told.device),
             pid: (told.pid != 0).then_some(told.pid),
+            timeline: (told.timeline != TimelineKey::default()).then_some(told.timeline),
             point: (told.point != Point(0)).then_some(told.point),
-            text: String::from_utf8_lossy(&told.text).into_owned(),
+            client: (told.client != 0).then_some(told.client),
+            object: known(&told.object),
+            text: text(&told.text),
         }
     }
 
     /// A batch of this very client was refused: the refusal is the explanation.
     pub(crate) fn from_refusal(cause: CauseId, refusal: &Refusal) -> Self {
+        Self::of_words(cause, refusal.code, refusal.to_string())
+    }
+
+    /// One of which nothing is known but words.
+    pub(crate) fn of_words(cause: CauseId, code: ErrorCode, text: String) -> Self {
         Self {
             cause,
-            code: refusal.code,
+            code,
             at: None,
             device: None,
             pid: None,
+            timeline: None,
             point: None,
-            text: refusal.to_string(),
+            client: None,
+            object: None,
+            text,
         }
     }
 }
@@ -97,15 +115,8 @@ impl Memory {
 
 /// The failures of a queue are kept eight deep; what fell out has no cause any more.
 pub(crate) fn forgotten() -> Explanation {
-    Explanation {
-        cause: CauseId::NONE,
-        code: ErrorCode::Other(0),
-        at: None,
-        device: None,
-        pid: None,
-        point: None,
-        text: "more than eight later jobs of its queue failed, so how it ended is not known any more".into(),
-    }
+    let text = "more than eight later jobs of its queue failed, so how it ended is not known any more";
+    Explanation::of_words(CauseId::NONE, ErrorCode::Other(0), text.to_owned())
 }
 
 #[cfg(test)]
@@ -124,6 +135,31 @@ mod tests {
             memory.keep(said(number));
         }
         assert!(memory.find(CauseId(0)).is_none() && memory.find(CauseId(1)).is_some());
+    }
+
+    #[test]
+    fn what_the_broker_does_not_say_is_not_known() {
+        let (timeline, point) = (TimelineKey { index: 1, generation: 4 }, Point(7));
+        let told = Explained {
+            cause: CauseId(1),
+            at: Time(0),
+            point,
+            pid: 0,
+            code: ErrorCode::Io,
+            timeline,
+            client: 4,
+            device: Vec::new(),
+            text: b"why".to_vec(),
+            object: b"frame".to_vec(),
+        };
+        let full = Explanation::from_wire(told.clone());
+        assert_eq!(
+            (full.timeline, full.client, full.object.as_deref()),
+            (Some(timeline), Some(4), Some("frame"))
+        );
+        let bare = Explained { timeline: TimelineKey::default(), client: 0, object: Vec::new(), ..told };
+        let bare = Explanation::from_wire(bare);
+        assert_eq!((bare.timeline, bare.client, bare.object, bare.device), (None, None, None, None));
     }
 
     #[test]

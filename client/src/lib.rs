@@ -118,7 +118,7 @@ mod watch;
 pub use vgem_os::adopt::{PageVec, Region};
 pub use vgem_proto::describe::{Description, Direction, OperandSpec, Operation, ParamKind, ParamSpec, Touch};
 pub use vgem_proto::error::{ErrorCode, Refusal};
-pub use vgem_proto::ids::{CauseId, DeviceId, Point, Time};
+pub use vgem_proto::ids::{CauseId, DeviceId, Point, Time, TimelineKey};
 pub use vgem_proto::rights::{Access, HugePages};
 pub use vgem_proto::snapshot;
 

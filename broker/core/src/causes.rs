@@ -2,13 +2,15 @@
 //!
 //! A driver tells its cause before it signals the failed point; the broker issues its own for what it decides
 //! itself (refusals, time-outs, deaths). Each domain has a bounded memory of its own, the oldest goes first, so
-//! nobody can make another's causes be forgotten. Only the domain that a cause belongs to may ask about it; when
-//! nobody and nothing is left of the domain, its memory goes too.
+//! nobody can make another's causes be forgotten. Only the domain that a cause belongs to may ask about it, and whoever
+//! sees all domains; when nobody and nothing is left of the domain, its memory goes too.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{CauseId, DomainId, InstanceId, Point, Time};
+
+use crate::io::Scope;
 
 /// The broker as an issuer of causes.
 pub(crate) const BROKER: InstanceId = InstanceId(1);
@@ -80,9 +82,12 @@ impl Causes {
         self.domains.len()
     }
 
-    /// What is behind a cause of this domain.
-    pub(crate) fn explain(&self, domain: DomainId, id: CauseId) -> Option<&Cause> {
-        self.domains.get(&domain)?.known.get(&id)
+    /// What is behind a cause, for a reader who may see this much.
+    pub(crate) fn explain(&self, scope: Scope, id: CauseId) -> Option<&Cause> {
+        match scope {
+            Scope::Domain(domain) => self.domains.get(&domain)?.known.get(&id),
+            Scope::All => self.domains.values().find_map(|memory| memory.known.get(&id)),
+        }
     }
 }
 
@@ -100,15 +105,17 @@ mod tests {
         let mut causes = Causes::new(2);
         let other = causes.issue(DomainId(9), cause("other"));
         let ids = ["a", "b", "c"].map(|text| causes.issue(DomainId(1), cause(text)));
-        let known = ids.map(|id| causes.explain(DomainId(1), id).is_some());
-        assert_eq!((known, causes.explain(DomainId(9), other).is_some()), ([false, true, true], true));
+        let known = ids.map(|id| causes.explain(Scope::Domain(DomainId(1)), id).is_some());
+        let others = causes.explain(Scope::Domain(DomainId(9)), other).is_some();
+        assert_eq!((known, others), ([false, true, true], true));
     }
 
     #[test]
-    fn another_domain_learns_nothing() {
+    fn another_domain_learns_nothing_and_whoever_sees_all_learns_it() {
         let mut causes = Causes::new(2);
         let id = causes.issue(DomainId(1), cause("mine"));
-        assert_eq!(causes.explain(DomainId(2), id), None);
+        assert_eq!(causes.explain(Scope::Domain(DomainId(2)), id), None);
+        assert!(causes.explain(Scope::All, id).is_some());
     }
 
     #[test]
@@ -117,6 +124,6 @@ mod tests {
         let id = CauseId::new(InstanceId(5), 1);
         causes.remember(DomainId(1), id, cause("first"));
         causes.remember(DomainId(1), id, cause("second"));
-        assert_eq!(causes.explain(DomainId(1), id).map(|c| c.text.as_str()), Some("first"));
+        assert_eq!(causes.explain(Scope::All, id).map(|c| c.text.as_str()), Some("first"));
     }
 }

@@ -318,8 +318,8 @@ impl Broker {
     }
 
     fn explain(&mut self, asker: Awaiting, id: CauseId) -> Outcome {
-        let domain = self.find_client(asker.client)?.peer.domain;
-        let Some(cause) = self.causes.explain(domain, id) else {
+        let scope = policy::scope(self.find_client(asker.client)?.subject());
+        let Some(cause) = self.causes.explain(scope, id) else {
             return Err(Refusal::new(ErrorCode::Gone, "no such cause, or it is too old"));
         };
         let explained = Explained {
