@@ -10,8 +10,8 @@
 //!   submit       never waits: refused if a guard is in its way
 //! ```
 //!
-//! A use is forgotten when it has ended well, or when a later write covers its bytes (the broker orders that write after
-//! it). A failed write of this client stays until its bytes are written again here, or until the broker, having told its
+//! A use is forgotten when it has ended well, and of those bytes that a later write replaces (the broker orders that write
+//! after it). A failed write of this client stays until its bytes are written again here, or until the broker, having told its
 //! poison, tells it no more: a read guard over them fails with its cause. Another client's failed write stays until the
 //! broker has taken note of it, and is poison from then on ([`crate::poison`]): whoever asks, and however late. Result cells are not entered: they are read by copy, after their fence.
 
@@ -100,14 +100,14 @@ impl Ledger {
             let len = held.range.end - held.range.start;
             return Err(LocalError::GuardHeld { offset: held.range.start, len });
         }
-        state.uses.retain(|one| match usage {
-            Usage::Write => !covers(&range, &one.range),
-            Usage::Read => {
+        match usage {
+            Usage::Write => state.replace(&range),
+            Usage::Read => state.uses.retain(|one| {
                 let same = matches!(&one.by, Waitable::Job(own) if Arc::ptr_eq(own.queue(), job.queue()));
                 !(same && one.access == Access::Read && covers(&range, &one.range))
-            }
-            Usage::Unordered(_) => true,
-        });
+            }),
+            Usage::Unordered(_) => {}
+        }
         if state.uses.len() >= CROWD {
             state.uses.retain(|one| !one.ended_well());
             if state.uses.len() >= MOST {
@@ -258,7 +258,28 @@ impl State {
                 poisons.rewrite_failed(&one.range, range, CauseId(cause));
             }
         }
-        uses.retain(|one| !covers(range, &one.range));
+        self.replace(range);
+    }
+
+    /// Forgets what earlier uses did with these bytes: whoever writes them now comes after it.
+    fn replace(&mut self, range: &Range<u64>) {
+        let mut behind = Vec::new();
+        self.uses.retain_mut(|one| {
+            if !overlap(&one.range, range) {
+                return true;
+            }
+            let (first, second) = (one.range.start..range.start, range.end..one.range.end);
+            if first.is_empty() {
+                one.range = second;
+                return !one.range.is_empty();
+            }
+            if !second.is_empty() {
+                behind.push(Use { by: one.by.clone(), range: second, ..*one });
+            }
+            one.range = first;
+            true
+        });
+        self.uses.append(&mut behind);
     }
 }
 

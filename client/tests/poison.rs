@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -213,4 +214,25 @@ fn poison_that_is_known_is_not_sent_until_a_job_is_to_replace_it() {
     batch.job(&queue, "mix").inout(&buffer);
     batch.submit().expect("sent");
     buffer.send(&near, Access::Read, SOON).expect("whoever gets it waits for the job");
+}
+
+#[test]
+fn j8_a_later_write_makes_good_the_part_that_it_replaces() {
+    let (broker, client) = FakeBroker::with_client();
+    let queue = client.device("zip").expect("it is there").queue(0).expect("a queue");
+    broker.publish(0);
+    let (from, to) = (client.create(4096).expect("memory"), client.create(4096).expect("memory"));
+    let write = |range: Range<u64>| {
+        let mut batch = client.batch();
+        batch.job(&queue, "compress").input(&from).output(to.slice(range));
+        batch.submit().expect("sent");
+    };
+    write(0..4096);
+    write(1024..2048);
+    let _woke = broker.fail(0, 1, ErrorCode::Io, cause());
+    let _woke = broker.signal(0, 2);
+    to.write(3000..3100, SOON).expect("failures do not matter to a writer").fill(1);
+    let reads = |range: Range<u64>| to.read(range, SOON).is_ok();
+    assert!(reads(1024..2048) && reads(3000..3100));
+    assert!(!reads(0..1024) && !reads(1023..1025) && !reads(2048..3000) && !reads(3100..4096));
 }
