@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use vgem_os::fence::{ObserverFds, SignallerFds, Slot};
+use vgem_os::fence::Slot;
 use vgem_proto::describe::Description;
 use vgem_proto::ids::{CauseId, DeviceId, DomainId, PageId, TimelineKey};
 use vgem_proto::message::client::{
@@ -24,11 +24,11 @@ use crate::deadline::Deadline;
 use crate::device::{DeviceName, DeviceShared};
 use crate::errand::Errands;
 use crate::error::{Error, LocalError, Result};
-use crate::exchange::{ArrivedPage, PageKind, Reply, RequestId, refusal};
+use crate::exchange::{Arrived, Reply, RequestId, refusal};
 use crate::explain::{Explanation, Memory};
 use crate::known::Known;
 use crate::link::{Link, unexpected};
-use crate::numbered::Numbered;
+use crate::numbered::{Pages, ShownPlace};
 use crate::pages::Observer;
 use crate::porter::Porter;
 use crate::queue::QueueShared;
@@ -60,13 +60,6 @@ pub(crate) struct Core {
     devices: Mutex<Vec<Arc<DeviceShared>>>,
     explained: Memory,
     bridge: OnceLock<Bridge>,
-}
-
-/// The pages that the broker has handed out.
-#[derive(Debug, Default)]
-struct Pages {
-    observed: Numbered<Observer>,
-    signalled: Numbered<SignalPage>,
 }
 
 /// What is needed to send a batch.
@@ -172,32 +165,26 @@ impl Core {
 
     /// The page of this number that this client observes.
     pub(crate) fn page(&self, number: PageId) -> Result<Arc<Observer>> {
-        self.pages().observed.get(number)
+        self.pages().observed(number)
     }
 
     /// The page of this number that this client signals in.
     pub(crate) fn signal_page(&self, number: PageId) -> Result<Arc<SignalPage>> {
-        self.pages().signalled.get(number)
+        self.pages().signalled(number)
     }
 
-    /// This client does not signal in a page any more.
-    pub(crate) fn forget_signal_page(&self, number: PageId) -> Option<Arc<SignalPage>> {
-        self.pages().signalled.take(number)
+    /// Where to show timelines and where not any more, as the broker said since the last call.
+    pub(crate) fn take_shown(&self) -> Vec<ShownPlace> {
+        std::mem::take(&mut self.pages().shown)
     }
 
     /// The pages, with all that arrived until now: whoever reads an answer finds what came with earlier ones.
     fn pages(&self) -> MutexGuard<'_, Pages> {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        for ArrivedPage { kind, number, fds: [page, interest] } in self.link.take_pages() {
-            match kind {
-                PageKind::Observed => {
-                    let mapped = Observer::map(ObserverFds { page, interest });
-                    pages.observed.put(number, mapped.map(Arc::new));
-                }
-                PageKind::Signalled => {
-                    let mapped = SignalPage::map(SignallerFds { page, interest });
-                    pages.signalled.put(number, mapped.map(Arc::new));
-                }
+        for arrived in self.link.take_arrived() {
+            match arrived {
+                Arrived::Page(page) => pages.put(page),
+                Arrived::Shown(shown) => pages.show(&shown),
             }
         }
         pages

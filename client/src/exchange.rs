@@ -66,6 +66,15 @@ pub struct ArrivedPage {
     pub fds: [OwnedFd; 2],
 }
 
+/// What counts from the moment it arrives, whoever asked.
+#[derive(Debug)]
+pub enum Arrived {
+    /// A page.
+    Page(ArrivedPage),
+    /// Where to show timelines, after the pages that came with it.
+    Shown(Shown),
+}
+
 /// Who signals in a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PageKind {
@@ -106,8 +115,7 @@ pub struct Exchange {
     refusals: VecDeque<(CauseId, Refusal)>,
     unused: Vec<(RequestId, Refusal)>,
     strays: Vec<ClientMessage>,
-    pages: Vec<ArrivedPage>,
-    shown: Vec<Shown>,
+    kept: Vec<Arrived>,
     /// Events not taken yet, once they were asked for.
     events: Option<VecDeque<Event>>,
     /// Events that found no room since the last one that did.
@@ -283,16 +291,10 @@ impl Exchange {
         std::mem::take(&mut self.strays)
     }
 
-    /// Pages that came since the last call, with whichever answers.
+    /// Pages, and what is to be shown, in the order they came since the last call, with whichever answers.
     #[must_use]
-    pub fn take_pages(&mut self) -> Vec<ArrivedPage> {
-        std::mem::take(&mut self.pages)
-    }
-
-    /// What the broker said since the last call is to be shown.
-    #[must_use]
-    pub fn take_shown(&mut self) -> Vec<Shown> {
-        std::mem::take(&mut self.shown)
+    pub fn take_arrived(&mut self) -> Vec<Arrived> {
+        std::mem::take(&mut self.kept)
     }
 
     /// Takes pages, and what is to be shown, out of a message; the fds that are left.
@@ -302,17 +304,17 @@ impl Exchange {
             ClientMessage::TimelineObserved(seen) => (PageKind::Observed, &[seen.page]),
             ClientMessage::Observed(observed) => (PageKind::Observed, &observed.pages),
             ClientMessage::TimelineOpened(opened) => (PageKind::Signalled, &[opened.page]),
-            ClientMessage::Shown(shown) => {
-                self.shown.push(shown.clone());
-                (PageKind::Signalled, &shown.pages)
-            }
+            ClientMessage::Shown(shown) => (PageKind::Signalled, &shown.pages),
             _ => return fds,
         };
         let mut fds = fds.into_iter();
         for number in numbers {
             // Counted by the message; no fds are for a page that came before.
             let Some(pair) = fds.next().zip(fds.next()) else { break };
-            self.pages.push(ArrivedPage { kind, number: *number, fds: pair.into() });
+            self.kept.push(Arrived::Page(ArrivedPage { kind, number: *number, fds: pair.into() }));
+        }
+        if let ClientMessage::Shown(shown) = message {
+            self.kept.push(Arrived::Shown(shown.clone()));
         }
         fds.collect()
     }
@@ -434,8 +436,8 @@ mod tests {
         };
         let fds = vec![page.into(), interest.into()];
         exchange.receive(&opened.encode(id.0, Time(0), 0), fds).expect("expected");
-        let pages: Vec<_> = exchange.take_pages().iter().map(|page| (page.kind, page.number)).collect();
-        assert_eq!(pages, [(PageKind::Signalled, PageId(3))]);
+        let [Arrived::Page(page)] = &exchange.take_arrived()[..] else { panic!("one page") };
+        assert_eq!((page.kind, page.number), (PageKind::Signalled, PageId(3)));
         assert_eq!(exchange.take_strays(), [CloseTimeline { timeline }.into()]);
     }
 
@@ -449,8 +451,9 @@ mod tests {
             let shown = Shown { news, more: 0, reserved: vgem_proto::codec::Zero, pages, places, dropped };
             exchange.receive(&shown.encode(id.0, Time(0), 0), Vec::new()).expect("expected");
         }
-        let news: Vec<_> = exchange.take_shown().iter().map(|shown| shown.news).collect();
-        assert!(news == [1, 2] && exchange.take_shown().is_empty(), "{news:?}");
+        let kept = exchange.take_arrived();
+        assert!(matches!(&kept[..], [Arrived::Shown(a), Arrived::Shown(b)] if (a.news, b.news) == (1, 2)));
+        assert!(exchange.take_arrived().is_empty());
     }
 
     #[test]

@@ -27,13 +27,13 @@ use vgem_os::{Errno, OsError};
 use vgem_proto::error::Refusal;
 use vgem_proto::ids::{CauseId, Time};
 use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, Event, Promise, Shown, Submit};
+use vgem_proto::message::client::{ClientMessage, Event, Promise, Submit};
 use vgem_proto::message::{PROMISE_REPLY, SUBMIT_REPLY};
 
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::exchange::{ArrivedPage, Exchange, Reply, RequestId, refusal};
+use crate::exchange::{Arrived, Exchange, Reply, RequestId, refusal};
 use crate::patience::{self, Ready};
 
 /// How long what nobody waits for waits for room. A client that gives up many buffers at once and then says nothing more
@@ -345,14 +345,9 @@ impl Link {
         state.exchange.take_unused()
     }
 
-    /// Pages that came since the last call.
-    pub(crate) fn take_pages(&self) -> Vec<ArrivedPage> {
-        self.state().exchange.take_pages()
-    }
-
-    /// What is to be shown, as the broker said since the last call.
-    pub(crate) fn take_shown(&self) -> Vec<Shown> {
-        self.state().exchange.take_shown()
+    /// Pages, and what is to be shown, in the order they came since the last call.
+    pub(crate) fn take_arrived(&self) -> Vec<Arrived> {
+        self.state().exchange.take_arrived()
     }
 
     /// An error if the link is lost.

@@ -30,8 +30,11 @@ use vgem_proto::message::client::{ClientMessage, Shown, TakeShown};
 use crate::core::Core;
 use crate::error::Result;
 use crate::exchange::RequestId;
+use crate::numbered::ShownPlace;
 use crate::obstacle::AGAIN;
 
+/// Places of timelines that are not here; beyond it the oldest is forgotten.
+const STRAYS: usize = 256;
 /// Promises that were sent and may still be refused; beyond it the oldest counts as taken.
 const PROMISES: usize = 256;
 
@@ -67,6 +70,14 @@ struct Told {
     refusal: Option<(Refusal, Point)>,
 }
 
+/// The timelines that this client signals.
+#[derive(Debug, Default)]
+struct Open {
+    inboxes: HashMap<TimelineHandle, Arc<Inbox>>,
+    /// Places of timelines that are not here: they are closed, or the answer that opens them is still being read.
+    strays: VecDeque<(TimelineHandle, Place)>,
+}
+
 /// A promise that may still be refused.
 #[derive(Debug)]
 struct Sent {
@@ -80,7 +91,7 @@ struct Sent {
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     primaries: Mutex<Vec<Arc<SignalPage>>>,
-    inboxes: Mutex<HashMap<TimelineHandle, Arc<Inbox>>>,
+    open: Mutex<Open>,
     promises: Mutex<VecDeque<Sent>>,
     /// An errand is to be run, and has not begun.
     asked: AtomicBool,
@@ -158,13 +169,23 @@ impl Signals {
         let _woken = home.page.face.publish(home.slot, generation, 0, 0, &[]);
         let (home, news, state) = (home.clone(), AtomicBool::new(false), Mutex::default());
         let inbox = Arc::new(Inbox { home, generation, news, state });
-        lock(&self.inboxes).insert(timeline, Arc::clone(&inbox));
+        let mut open = lock(&self.open);
+        open.inboxes.insert(timeline, Arc::clone(&inbox));
+        let strays = std::mem::take(&mut open.strays);
+        let (own, strays): (VecDeque<_>, _) = strays.into_iter().partition(|(of, _)| *of == timeline);
+        open.strays = strays;
+        drop(open);
+        own.into_iter().for_each(|(_, place)| inbox.add(place));
         inbox
     }
 
-    /// This client signals a timeline no more.
+    /// This client signals a timeline no more. Its primary page may be gone with it.
     pub(crate) fn close(&self, timeline: TimelineHandle) {
-        lock(&self.inboxes).remove(&timeline);
+        let mut open = lock(&self.open);
+        open.inboxes.remove(&timeline);
+        let is_home =
+            |page: &Arc<SignalPage>| open.inboxes.values().any(|inbox| Arc::ptr_eq(&inbox.home.page, page));
+        lock(&self.primaries).retain(is_home);
     }
 
     /// A promise was sent; it is answered only if it is refused.
@@ -182,7 +203,7 @@ impl Signals {
         for (id, why) in refused {
             let Some(place) = promises.iter().position(|sent| sent.id == *id) else { continue };
             let Some(Sent { timeline, before, .. }) = promises.remove(place) else { continue };
-            if let Some(inbox) = lock(&self.inboxes).get(&timeline) {
+            if let Some(inbox) = lock(&self.open).inboxes.get(&timeline) {
                 inbox.state().refusal.get_or_insert_with(|| (why.clone(), before));
             }
         }
@@ -204,7 +225,7 @@ impl Signals {
         let told = loop {
             let answer = core.call(TakeShown {});
             // Also what came for an errand that had given up.
-            core.link.take_shown().iter().for_each(|shown| self.show(core, shown));
+            core.take_shown().into_iter().for_each(|told| self.show(told));
             match answer.map(|reply| reply.message) {
                 Ok(ClientMessage::Shown(Shown { more, .. })) if more != 0 => {}
                 Ok(ClientMessage::Shown(_)) => break true,
@@ -219,23 +240,23 @@ impl Signals {
         }
     }
 
-    /// Shows timelines where the broker says, and no more where it says so.
-    fn show(&self, core: &Core, Shown { places, dropped, .. }: &Shown) {
-        for told in places {
-            // Perhaps it was closed meanwhile; and a broker that names no page of ours gets nothing shown.
-            let Some(inbox) = lock(&self.inboxes).get(&told.timeline).cloned() else { continue };
-            let (Some(slot), Ok(page)) = (Slot::new(told.slot), core.signal_page(told.page)) else {
-                continue;
-            };
-            match told.shown {
-                0 => inbox.remove(&page, slot),
-                _ => inbox.add(Place { page, slot }),
+    /// Shows a timeline where the broker says, or no more if it says so.
+    fn show(&self, ShownPlace { timeline, place, stop }: ShownPlace) {
+        let mut open = lock(&self.open);
+        let Some(inbox) = open.inboxes.get(&timeline).cloned() else {
+            if open.strays.len() >= STRAYS {
+                open.strays.pop_front();
             }
-        }
-        for number in dropped {
-            if let Some(page) = core.forget_signal_page(*number) {
-                lock(&self.primaries).retain(|primary| !Arc::ptr_eq(primary, &page));
+            if !stop {
+                open.strays.push_back((timeline, place));
             }
+            return;
+        };
+        drop(open);
+        if stop {
+            inbox.remove(&place.page, place.slot);
+        } else {
+            inbox.add(place);
         }
     }
 }
