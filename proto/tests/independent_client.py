@@ -30,16 +30,22 @@ READ, WRITE = 1, 2
 DATA, ORDER = 1, 2
 DISCARD, INDIRECT = 1, 2
 SUBMIT_REPLY = 1
+FOR_SUBMIT, PROMISE_REPLY = 1, 1
+WAIT, SIGNAL = 1, 2
 
 # Chapter 10.
 HELLO, CREATE_OBJECT, COMMIT, CLOSE_OBJECT, EXPORT = 1, 10, 11, 12, 13
 OPEN_PORTER, IMPORT, OBSERVE, MONITOR = 14, 15, 16, 42
 LIST_DEVICES, DESCRIBE, OPEN_QUEUE, CLOSE_QUEUE = 20, 21, 22, 23
+CREATE_TIMELINE, CLOSE_TIMELINE, EXPORT_TIMELINE, IMPORT_TIMELINE = 24, 25, 26, 27
+OBSERVE_TIMELINE, TAKE_SHOWN, PROMISE, FAIL_POINT, QUERY_POINT = 28, 29, 32, 33, 34
 SUBMIT, CANCEL, EXPLAIN, INSPECT = 30, 31, 40, 41
 WELCOME, DONE, REFUSED = 101, 102, 103
 OBJECT_CREATED, COMMITTED, EXPORTED = 110, 111, 113
 PORTER_OPENED, IMPORTED, OBSERVED, EVENT = 114, 115, 116, 142
 DEVICES, DESCRIBED, QUEUE_OPENED = 120, 121, 122
+TIMELINE_OPENED, TIMELINE_EXPORTED, TIMELINE_OBSERVED, SHOWN = 123, 124, 125, 126
+CAUSE_ISSUED, POINT_STATE = 132, 133
 ACCEPTED, CANCELLING, EXPLAINED, PAGE = 130, 131, 140, 141
 
 # Chapter 13.
@@ -51,16 +57,19 @@ NOT_READY, OUT_OF_RANGE, MISALIGNED = 10, 11, 12
 NO_SUCH_OPERATION, BAD_OPERAND, BAD_POINT, DEADLOCK = 14, 15, 16, 19
 DENIED, BAD_PARAMETER = 8, 13
 REFUSED_BATCH, INDIRECT_TOO_LONG = 68, 69
+TIMED_OUT, CANCELLED, CORRUPT_INPUT, OWNER_DIED = 65, 67, 71, 79
 
 # Chapter 8.
 FENCE_MAGIC, INTEREST_MAGIC = 0x50464756, 0x49464756
 SLOTS, PAGE_LEN = 15, 4096
 
+NEWS = 32
+
 # The kernel's numbers.
 F_ADD_SEALS, F_GET_SEALS = 1033, 1034
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
 MADV_POPULATE_WRITE = 23
-FUTEX_WAIT_BITSET, MATCH_ANY = 9, 0xFFFFFFFF
+FUTEX_WAKE, FUTEX_WAIT_BITSET, MATCH_ANY = 1, 9, 0xFFFFFFFF
 MEMBARRIER_GLOBAL = 1
 SYSCALLS = {"x86_64": {"futex": 202, "membarrier": 324}, "aarch64": {"futex": 98, "membarrier": 283}}
 EAGAIN, EINTR, ETIMEDOUT = 11, 4, 110
@@ -372,6 +381,58 @@ class FencePage:
         check(result in (0, -EAGAIN, -EINTR, -ETIMEDOUT), f"futex: {result}")
 
 
+class SignalPage:
+    """The signaller's side of a pair: chapter 8.3."""
+
+    def __init__(self, page_fd, interest_fd):
+        self.page = mapped(page_fd, PAGE_LEN, WRITE)
+        self.interest = mapped(interest_fd, PAGE_LEN, READ)
+        self.words32, self.words64 = memoryview(self.page).cast("I"), memoryview(self.page).cast("Q")
+        self.want, self.news_word = memoryview(self.interest).cast("Q"), memoryview(self.interest).cast("I")
+        self.doorbell_address = address_of(self.page) + 8
+
+    def news(self):
+        return self.news_word[NEWS // 4]
+
+    def show(self, slot, generation, value, failures=()):
+        """A slot with what was signalled so far; the generation last [M-082]."""
+        s = 256 * (1 + slot)
+        self.words32[s // 4] = 0
+        for entry in range(8):
+            self.words64[(s + 64 + 24 * entry) // 8] = 0
+        self.words32[(s + 4) // 4] = 0
+        for failure in failures:
+            self.record(s, *failure)
+        self.words64[(s + 16) // 8] = now()
+        self.words64[(s + 8) // 8] = value
+        self.words32[s // 4] = generation
+        self.ring(slot, value)
+
+    def record(self, s, point, code, cause):
+        """[M-079] A failure, before the value that covers it."""
+        count = self.words32[(s + 4) // 4]
+        entry = s + 64 + 24 * (count % 8)
+        self.words64[entry // 8] = 0
+        self.words64[(entry + 8) // 8], self.words32[(entry + 16) // 4] = cause, code
+        self.words64[entry // 8] = point
+        self.words32[(s + 4) // 4] = count + 1
+
+    def signal(self, slot, point, failure=None):
+        s = 256 * (1 + slot)
+        check(point > self.words64[(s + 8) // 8], "[M-080] points only grow")
+        if failure is not None:
+            self.record(s, point, *failure)
+        self.words64[(s + 16) // 8] = now()
+        self.words64[(s + 8) // 8] = point
+        self.ring(slot, point)
+
+    def ring(self, slot, point):
+        full_fence()
+        if 0 < self.want[8 + slot] <= point:  # [M-081]
+            self.words32[2] = (self.words32[2] + 1) % 2**32
+            syscall("futex", ctypes.c_void_p(self.doorbell_address), ctypes.c_int(FUTEX_WAKE), ctypes.c_int(1))
+
+
 def address_of(mapping):
     """Where a mapping is, also a read-only one."""
 
@@ -401,7 +462,7 @@ class Client:
         self.link.settimeout(30)
         self.link.connect(path)
         self.requests = 0
-        self.pages = {}
+        self.pages, self.signal_pages = {}, {}
 
     def number(self):
         self.requests += 1
@@ -768,6 +829,32 @@ class Session:
             check((waited, page, slot, kind) == (point, 0, queue.slot, DATA), f"[M-049] {waited} in {page}")
         check(queue.wait(point) == ("ok",), f"point {point}")
 
+    def gates(self):
+        """A job waits for a promise, and another for a point that is submitted only later [M-058, M-085, M-086]."""
+        client, queue = self.client, self.queue
+        stage = Stage.create(client, "gate")
+        client.ask(stage.promise(1, 10**10, PROMISE_REPLY), DONE)
+        wait = lambda handle, point, until, flags: struct.pack("<QQQBB6x", handle, point, until, DATA, flags)
+        point = queue.next
+        gate = wait(stage.handle, 1, 0, 0)
+        client.submit([queue.job(self.fill, 1, 1, 1)], [self.filling(PAGE_LEN, 64)], [param(self.fill_byte, 3)], [gate])
+        check(queue.wait(point, 20_000_000) == ("timed out",), "a job that does not wait for a promise")
+        stage.signal(1)
+        check(queue.wait(point) == ("ok",) and self.memory[PAGE_LEN] == 3, f"{queue.look(point)}")
+        second = client.queue(client.devices()["copy"])
+        later = wait(second.handle, 1, now() + 10**10, FOR_SUBMIT)
+        point = queue.next
+        client.submit([queue.job(self.fill, 1, 1, 1)], [self.filling(PAGE_LEN, 64)], [param(self.fill_byte, 4)], [later])
+        back = wait(queue.handle, point, 0, 0)
+        knot = submit(client.number(), [second.job(self.fill, 1, 1, 1)], [self.filling(0, 64)],
+                      [param(self.fill_byte, 5)], [back])
+        check("would close a cycle" in str(client.refused(knot, DEADLOCK)), "[M-086]")
+        check(queue.wait(point)[0] == "failed", "the refused point has failed, and who waited for it")
+        never = wait(second.handle, 9, now() + 5 * 10**7, FOR_SUBMIT)
+        point = queue.next
+        client.submit([queue.job(self.fill, 1, 1, 1)], [self.filling(PAGE_LEN, 64)], [param(self.fill_byte, 6)], [never])
+        check(queue.wait(point)[:2] == ("failed", TIMED_OUT), f"[M-085] {queue.look(point)}")
+
     def closing(self):
         client = self.client
         client.ask(message(CLOSE_QUEUE, client.number(), struct.pack("<Q", self.queue.handle)), DONE)
@@ -798,6 +885,133 @@ def monitoring(path):
     client.close()
 
 
+class Stage:
+    """A timeline that a client signals: chapters 7.6 and 8.4."""
+
+    def __init__(self, client, answer):
+        self.client, self.value, self.failures = client, 0, []
+        self.handle, _index, self.generation, page, self.rights, self.slot = answer.take("QIIQIH")
+        self.seen = None
+        if self.rights & SIGNAL:
+            if answer.fds:
+                client.signal_pages[page] = SignalPage(*answer.fds)
+            self.home = client.signal_pages[page]
+            self.home.show(self.slot, self.generation, 0)
+            self.places, self.answered = [(self.home, self.slot)], self.home.news()
+
+    @staticmethod
+    def create(client, name):
+        return Stage(client, client.ask(message(CREATE_TIMELINE, client.number(), arrays=[text(name)]), TIMELINE_OPENED, (0, 2)))
+
+    def token(self, rights):
+        request = message(EXPORT_TIMELINE, self.client.number(), struct.pack("<QI4x", self.handle, rights))
+        return self.client.ask(request, TIMELINE_EXPORTED).take("16s")
+
+    @staticmethod
+    def imported(client, token):
+        request = message(IMPORT_TIMELINE, client.number(), token)
+        return Stage(client, client.ask(request, TIMELINE_OPENED, (0, 2)))
+
+    def promise(self, point, within, flags=0):
+        fields = struct.pack("<QQQ", self.handle, point, now() + within)
+        return message(PROMISE, self.client.number(), fields, flags=flags)
+
+    def signal(self, point, failure=None):
+        """In the primary page first, then everywhere else [M-094]; then the news [M-095]."""
+        for page, slot in self.places:
+            page.signal(slot, point, failure)
+        self.value = point
+        if failure is not None:
+            self.failures.append((point, *failure))
+        if self.home.news() != self.answered:
+            self.take_shown()
+
+    def fail(self, point, code, words):
+        fields = struct.pack("<QQI4x", self.handle, point, code)
+        request = message(FAIL_POINT, self.client.number(), fields, [text(words)])
+        self.signal(point, (code, self.client.ask(request, CAUSE_ISSUED).take("Q")))
+
+    def take_shown(self):
+        answer = self.client.ask(message(TAKE_SHOWN, self.client.number()), SHOWN, (0, 2, 4, 6))
+        self.answered, _more = answer.take("I"), answer.take("B3x")
+        pages, places, _dropped = answer.arrays(8, 24, 8)
+        fds = iter(answer.fds)
+        for page in pages:
+            self.client.signal_pages[struct.unpack("<Q", page)[0]] = SignalPage(next(fds), next(fds))
+        for place in places:
+            handle, number, slot, shown = struct.unpack("<QQHB5x", place)
+            if handle == self.handle and shown == 1:
+                page = self.client.signal_pages[number]
+                page.show(slot, self.generation, self.value, self.failures)
+                self.places.append((page, slot))
+
+    def observe(self):
+        request = message(OBSERVE_TIMELINE, self.client.number(), struct.pack("<Q", self.handle))
+        answer = self.client.ask(request, TIMELINE_OBSERVED, (0, 2))
+        _index, generation, page, self.promised, slot = answer.take("IIQQH")
+        if answer.fds:
+            self.client.pages[page] = FencePage(*answer.fds)
+        self.seen = (self.client.pages[page], slot, generation)
+        return self
+
+    def look(self, point):
+        page, slot, generation = self.seen
+        return page.look(slot, generation, point)
+
+    def wait(self, point, within=20 * 10**9):
+        page, slot, generation = self.seen
+        return page.wait(slot, generation, point, now() + within)
+
+    def query(self, point):
+        request = message(QUERY_POINT, self.client.number(), struct.pack("<QQ", self.handle, point))
+        return self.client.ask(request, POINT_STATE).take("IIQQ")
+
+
+def signalling(path):
+    """Two clients: one signals, the other looks."""
+    one, other = Client(path), Client(path)
+    one.greet("signals")
+    other.greet("looks")
+    stage = Stage.create(one, "stage")
+    stage.signal(2)
+    token = stage.token(WAIT)
+    theirs = Stage.imported(other, token).observe()
+    check(theirs.look(2) == ("ok",) and theirs.look(3) == ("pending",), "[M-096] a late observer")
+    again = message(IMPORT_TIMELINE, other.number(), token)
+    other.refused(again, NO_SUCH_HANDLE)  # [M-093]
+    more = message(EXPORT_TIMELINE, other.number(), struct.pack("<QI4x", theirs.handle, SIGNAL))
+    other.refused(more, DENIED)  # [M-092]
+    one.ask(stage.promise(4, 10**10, PROMISE_REPLY), DONE)
+    one.refused(stage.promise(4, 10**10, PROMISE_REPLY), BAD_POINT)  # [M-089]
+    check(theirs.query(4)[0] == 1 and theirs.query(5)[0] == 0, "a promised point, and one that is not")
+    states = []
+    sleeper = threading.Thread(target=lambda: states.append(theirs.wait(4)))
+    sleeper.start()
+    stage.signal(3)  # Finds the news, and takes the place over.
+    stage.fail(4, CORRUPT_INPUT, "a bad frame")
+    sleeper.join()
+    (state,) = states
+    check(state[:2] == ("failed", CORRUPT_INPUT), f"{state}")
+    explained = other.ask(message(EXPLAIN, other.number(), struct.pack("<Q", state[2])), EXPLAINED)
+    check(explained.take("Q") == state[2], "another cause was explained")
+    check(theirs.look(3) == ("ok",), "a failure that hides what was before it")
+    broken = Stage.create(one, "broken")
+    watched = Stage.imported(other, broken.token(WAIT)).observe()
+    one.ask(broken.promise(1, 10**8, PROMISE_REPLY), DONE)
+    state = watched.wait(1)
+    check(state[:2] == ("failed", TIMED_OUT), f"[M-090] {state}")
+    one.ask(message(CLOSE_TIMELINE, one.number(), struct.pack("<Q", stage.handle)), DONE)
+    check(theirs.wait(5)[:2] == ("failed", CANCELLED), f"[M-091] {theirs.look(5)}")
+    moved = Stage.create(one, "moved")
+    taken = Stage.imported(other, moved.token(SIGNAL))
+    moved.observe()
+    taken.signal(1)
+    check(moved.wait(1) == ("ok",), f"[M-092] {moved.look(1)}")
+    other.close()
+    check(moved.wait(2)[:2] == ("failed", OWNER_DIED), f"[M-091] {moved.look(2)}")
+    one.close()
+
+
 def work(path):
     session = Session(path)
     session.batch()
@@ -809,8 +1023,10 @@ def work(path):
     session.sleeping()
     session.importing()
     session.observing()
+    session.gates()
     session.closing()
     monitoring(path)
+    signalling(path)
 
 
 # ---------------------------------------------------------------- the worked session (chapter 16)
