@@ -19,10 +19,11 @@
 //! - Interest is stored before the look that decides to sleep; so a signal is seen or rings.
 //! - If anybody follows, somebody leads or has been appointed.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vgem_os::clock;
+use vgem_os::cores;
 use vgem_os::fence::{ObserverFace, ObserverFds, PointState, Slot};
 use vgem_os::futex::{self, Wake, Word};
 
@@ -34,6 +35,9 @@ use crate::watch::Watch;
 /// How often a sleeper looks whether the broker has something to say, nanoseconds. Nobody would wake it if the broker
 /// was killed, so this is how late it knows then: as late as the shortest usual deadline of a job.
 pub(crate) const SLICE_NS: u64 = 100_000_000;
+
+/// How often is asked how many cores there are, nanoseconds.
+const ASK_CORES_NS: u64 = 100_000_000;
 
 /// Longest spin before a sleep, nanoseconds: less than what a wake-up across cores costs.
 const SPIN_NS: u64 = 5_000;
@@ -354,15 +358,19 @@ impl Spin {
     const RETRY: u32 = 64;
 
     /// Spins for a moment if that paid lately, or it is time to try again.
-    pub(crate) fn turn<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    pub(crate) fn turn<T>(&self, look: impl FnMut() -> Option<T>) -> Option<T> {
         let credit = self.credit.load(Ordering::Relaxed);
-        if !spare_core() {
-            return None;
-        }
         if credit == 0 && !self.skipped.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::RETRY) {
             return None;
         }
-        let end = clock::deadline_in(SPIN_NS);
+        self.spin(clock::now(), credit, look)
+    }
+
+    fn spin<T>(&self, now_ns: u64, credit: u32, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        if !spare_core(now_ns) {
+            return None;
+        }
+        let end = now_ns.saturating_add(SPIN_NS);
         while clock::now() < end {
             for _ in 0..16 {
                 if let Some(found) = look() {
@@ -377,8 +385,52 @@ impl Spin {
     }
 }
 
-/// Whether this process may use more than one core: a spin that keeps the signaller off its core only hurts.
-fn spare_core() -> bool {
-    static SPARE: OnceLock<bool> = OnceLock::new();
-    *SPARE.get_or_init(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1))
+/// Whether this process may use more than one core at this moment: a spin that keeps the signaller off its core only
+/// hurts. What it may use can change, so it is asked anew now and then.
+fn spare_core(now_ns: u64) -> bool {
+    static SPARE: AtomicBool = AtomicBool::new(false);
+    static ASK_AT: AtomicU64 = AtomicU64::new(0);
+    if now_ns >= ASK_AT.load(Ordering::Relaxed) {
+        SPARE.store(cores::usable() > 1, Ordering::Relaxed);
+        ASK_AT.store(now_ns.saturating_add(ASK_CORES_NS), Ordering::Relaxed);
+    }
+    SPARE.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::getpid;
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    use super::*;
+
+    /// Changes the mask of this thread and of the first one, which stands for the process.
+    fn may_use(mask: &CpuSet) {
+        for thread in [Some(getpid()), None] {
+            sched_setaffinity(thread, mask).expect("a mask");
+        }
+    }
+
+    #[test]
+    fn nobody_spins_on_the_one_core_that_its_signaller_needs() {
+        let all = sched_getaffinity(Some(getpid())).expect("a mask");
+        assert!(all.count() > 1, "this test needs two cores");
+        let mut one = CpuSet::new();
+        one.set((0..CpuSet::MAX_CPU).find(|core| all.is_set(*core)).expect("there are two"));
+        let now = clock::now();
+        let looks = |now| {
+            let mut looks = 0;
+            let _found: Option<()> = Spin::default().spin(now, 1, || {
+                looks += 1;
+                None
+            });
+            looks
+        };
+        may_use(&one);
+        let alone = looks(now + ASK_CORES_NS);
+        may_use(&all);
+        let too_early = looks(now + ASK_CORES_NS);
+        let again = looks(now + 2 * ASK_CORES_NS);
+        assert!(alone == 0 && too_early == 0 && again > 0, "{alone}, {too_early}, {again}");
+    }
 }

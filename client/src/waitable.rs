@@ -210,6 +210,14 @@ impl Waitable {
         }
     }
 
+    /// Until when it must have been promised, if it need not be yet.
+    pub(crate) fn submit_by(&self) -> Option<Deadline> {
+        match self {
+            Self::Point(point) => point.submit_by,
+            Self::Job(_) | Self::Seen(_) => None,
+        }
+    }
+
     /// What the broker is asked about it with, if it is a point that it knows by a handle.
     pub(crate) fn handle(&self) -> Option<(TimelineHandle, Point)> {
         match self {

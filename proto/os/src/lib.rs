@@ -59,6 +59,7 @@ pub mod adopt;
 pub mod arrival;
 pub mod clock;
 pub mod confine;
+pub mod cores;
 mod error;
 pub mod fence;
 pub mod futex;

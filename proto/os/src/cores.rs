@@ -1,0 +1,34 @@
+//! How many cores this process may use now.
+//!
+//! The mask of allowed cores changes while a process runs: by `taskset`, by a cpuset, by the program itself for single
+//! threads. Asking costs two system calls and no file, so it can be asked again and again.
+
+use rustix::process::getpid;
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+/// Cores that the first thread of this process or the calling one may use. At least 1, also where nothing can be found out.
+#[must_use]
+pub fn usable() -> usize {
+    let masks = [Some(getpid()), None].map(|thread| sched_getaffinity(thread).ok());
+    let allowed = |core: usize| masks.iter().flatten().any(|mask: &CpuSet| mask.is_set(core));
+    (0..CpuSet::MAX_CPU).filter(|core| allowed(*core)).count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::thread::sched_setaffinity;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_on_one_core_counts_those_of_its_process_too() {
+        let all = sched_getaffinity(None).expect("a mask");
+        let first = (0..CpuSet::MAX_CPU).find(|core| all.is_set(*core)).expect("this one runs somewhere");
+        let mut one = CpuSet::new();
+        one.set(first);
+        sched_setaffinity(None, &one).expect("a core of the old mask");
+        let alone = usable();
+        sched_setaffinity(None, &all).expect("the old mask");
+        assert_eq!(alone, usize::try_from(all.count()).expect("small"));
+    }
+}
