@@ -60,6 +60,8 @@ struct Use {
     access: Access,
     /// The broker has told what this client's failed job has left.
     told: bool,
+    /// How it ended, as the broker says: the page has forgotten it.
+    remembered: Option<PointState>,
 }
 
 #[derive(Debug)]
@@ -117,7 +119,7 @@ impl Ledger {
         if usage == Usage::Write {
             state.poisons.replace(&range);
         }
-        state.uses.push(Use { by: Waitable::Job(job.clone()), range, access, told: false });
+        state.uses.push(Use { by: Waitable::Job(job.clone()), range, access, told: false, remembered: None });
         Ok(())
     }
 
@@ -157,7 +159,7 @@ impl Ledger {
                 Some(known) => known.access = access,
                 None => {
                     let by = Waitable::Seen(seen);
-                    state.uses.push(Use { by, range: whole.clone(), access, told: false });
+                    state.uses.push(Use { by, range: whole.clone(), access, told: false, remembered: None });
                 }
             }
         }
@@ -167,7 +169,7 @@ impl Ledger {
     pub(crate) fn check_content(&self, range: &Range<u64>) -> Result<()> {
         let state = self.state();
         for one in state.uses.iter().filter(|one| conflict(one.access, &one.range, Access::Read, range)) {
-            match one.by.look() {
+            match one.look() {
                 PointState::Ok { .. } | PointState::Pending => {}
                 failed => one.by.judge_now(failed)?,
             }
@@ -197,12 +199,17 @@ impl Ledger {
                 state = self.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
-            let Some(obstacle) = state.in_the_way(&range, access)? else { break };
+            let asks = waiting != Waiting::Not;
+            let Some(obstacle) = state.in_the_way(&range, access, asks)? else { break };
             let Waiting::Until(deadline) = waiting else { return Ok(None) };
             drop(state);
             // The next look decides what a failure means here.
-            let _ended: PointState = obstacle.wait_out(deadline)?;
+            let ended = obstacle.wait_out(deadline)?;
+            let remembered = (ended == PointState::Overrun).then(|| obstacle.remembered_by_broker());
             state = self.state();
+            if let Some(remembered) = remembered {
+                state.remember(&obstacle, remembered);
+            }
         }
         if access == Access::Write {
             state.rewrite(&range);
@@ -216,7 +223,7 @@ impl Ledger {
     /// What a guard over these bytes has to wait for, if anything.
     #[cfg(feature = "tokio")]
     pub(crate) fn obstacle(&self, range: &Range<u64>, access: Access) -> Result<Option<Waitable>> {
-        self.state().in_the_way(range, access)
+        self.state().in_the_way(range, access, false)
     }
 
     /// Gives a guard back.
@@ -231,22 +238,33 @@ impl Ledger {
 }
 
 impl State {
-    /// An unfinished use that a guard has to wait for; a failed write under a read guard is an error.
-    fn in_the_way(&self, range: &Range<u64>, access: Access) -> Result<Option<Waitable>> {
+    /// An unfinished use that a guard has to wait for, or one that it has to ask about, if it asks: its page has forgotten how
+    /// it ended. A failed write under a read guard is an error.
+    fn in_the_way(&self, range: &Range<u64>, access: Access, asks: bool) -> Result<Option<Waitable>> {
         if access == Access::Read
             && let Some(poison) = self.poisons.find(range)
         {
             return Err(left_by(poison));
         }
         for one in self.uses.iter().filter(|one| conflict(one.access, &one.range, access, range)) {
-            match one.by.look() {
+            let is_new = one.remembered.is_none() && !matches!(one.by, Waitable::Seen(_));
+            match one.look() {
                 PointState::Ok { .. } => {}
                 PointState::Pending => return Ok(Some(one.by.clone())),
-                failed if access == Access::Read => one.by.judge_now(failed)?,
-                PointState::Failed { .. } | PointState::Overrun => {}
+                PointState::Failed { .. } | PointState::Overrun if access == Access::Write => {}
+                PointState::Overrun if asks && is_new => return Ok(Some(one.by.clone())),
+                failed => one.by.judge_now(failed)?,
             }
         }
         Ok(None)
+    }
+
+    /// How uses ended that their page has forgotten.
+    fn remember(&mut self, by: &Waitable, how: PointState) {
+        let Some(asked) = by.handle() else { return };
+        for one in self.uses.iter_mut().filter(|one| one.by.handle() == Some(asked)) {
+            one.remembered = Some(how);
+        }
     }
 
     /// A guard's holder writes these bytes anew: what failed to write them before is of no account any more.
@@ -254,7 +272,7 @@ impl State {
         let Self { uses, poisons, .. } = self;
         poisons.rewrite(range);
         for one in uses.iter().filter(|one| one.access == Access::Write) {
-            if let PointState::Failed { cause, .. } = one.by.look() {
+            if let PointState::Failed { cause, .. } = one.look() {
                 poisons.rewrite_failed(&one.range, range, CauseId(cause));
             }
         }
@@ -284,10 +302,17 @@ impl State {
 }
 
 impl Use {
+    fn look(&self) -> PointState {
+        match self.by.look() {
+            PointState::Overrun => self.remembered.unwrap_or(PointState::Overrun),
+            state => state,
+        }
+    }
+
     /// Whether it is still of account after an answer of the broker to who asked for `access`.
     fn is_left(&mut self, access: Access, poison: &[Poison], points: &[SeenPoint]) -> bool {
         let Waitable::Seen(seen) = &self.by else {
-            let PointState::Failed { cause, .. } = self.by.look() else { return true };
+            let PointState::Failed { cause, .. } = self.look() else { return true };
             let mine = |told: &Poison| told.cause.0 == cause && overlap(&told.range, &self.range);
             let was_told = std::mem::replace(&mut self.told, poison.iter().any(mine));
             return self.told || !was_told;
@@ -305,11 +330,11 @@ impl Use {
     }
 
     fn has_failed(&self) -> bool {
-        matches!(self.by.look(), PointState::Failed { .. } | PointState::Overrun)
+        matches!(self.look(), PointState::Failed { .. } | PointState::Overrun)
     }
 
     fn ended_well(&self) -> bool {
-        match self.by.look() {
+        match self.look() {
             PointState::Ok { .. } => true,
             PointState::Pending => false,
             // A failed read has left the bytes as they were.

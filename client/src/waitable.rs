@@ -175,7 +175,7 @@ impl Waitable {
     }
 
     /// How a point ended that the page has forgotten, if the broker says so in a moment.
-    fn remembered_by_broker(&self) -> PointState {
+    pub(crate) fn remembered_by_broker(&self) -> PointState {
         let said =
             self.asked().and_then(|point| point.ask_status(Deadline::NOW, Deadline::after(EXPLAIN)).ok());
         match said {

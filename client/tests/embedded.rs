@@ -173,6 +173,30 @@ fn f10_a_received_buffer_fails_with_the_senders_job() {
 }
 
 #[test]
+fn t5_bytes_are_good_or_bad_as_their_jobs_ended_also_when_eight_later_ones_have_failed() {
+    let real = real();
+    let [junk, good, bad, other] = [0xa5, 0, 0, 0].map(|byte| filled(&real.client, 4096, byte));
+    let zip = real.client.device("zip").expect("it is there").queue(0).expect("a queue");
+    let decompress = |from: &Buffer, to: &Buffer| {
+        let mut batch = real.client.batch();
+        batch.job(&zip, "decompress").input(from).output(to).param("format", "zstd");
+        batch.submit().expect("sent")
+    };
+    let mut batch = real.client.batch();
+    batch.job(&zip, "compress").input(&other).output(&good);
+    batch.submit().expect("sent").wait(SOON).expect("zeros can be packed");
+    let FenceError::Failed(first) = decompress(&junk, &bad).wait(SOON).expect_err("it is no frame") else {
+        panic!("it was to fail")
+    };
+    for _ in 0..8 {
+        decompress(&junk, &other).wait(SOON).expect_err("it is no frame");
+    }
+    good.read(.., SOON).expect("that job was done");
+    let Err(Error::Job(seen)) = bad.read(.., SOON).map(drop) else { panic!("that job failed") };
+    assert_eq!((seen.code, seen.cause, seen.explanation.is_some()), (first.code, first.cause, true));
+}
+
+#[test]
 fn f10_a_receiver_that_comes_after_the_failure_fails_until_a_job_replaces_the_bytes() {
     let real = real();
     let (near, far) = UnixStream::pair().expect("a pair");
