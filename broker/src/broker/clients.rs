@@ -128,7 +128,9 @@ impl Shell {
                         let told = client.on_way.told(id);
                         self.happen(told);
                     }
-                    self.happen(request(id, self.buffer.get(..len).unwrap_or_default()));
+                    let input = request(id, self.buffer.get(..len).unwrap_or_default());
+                    self.hear_who_knows(&input);
+                    self.happen(input);
                 }
                 Ok(Some(Received::TooLong { len })) => {
                     let request = Head::request_of(&self.buffer);
@@ -142,6 +144,14 @@ impl Shell {
                     return self.forget(id);
                 }
             }
+        }
+    }
+
+    /// Who asks for a cause has seen the point that failed, and its driver told the cause before it signalled: in this very
+    /// turn, perhaps, when it had been listened to already.
+    fn hear_who_knows(&mut self, input: &Input) {
+        if let Input::Request { message: ClientMessage::Explain(explain), .. } = input {
+            self.instance_ready(explain.cause.issuer(), TURN);
         }
     }
 
