@@ -371,9 +371,8 @@ impl Checker<'_> {
         let (point, promised) = (wait.point.0, queue.promised.0);
         let may_come = wait.flags & WAIT_FOR_SUBMIT != 0;
         if point > promised + so_far {
-            if timeline == self.timeline && (may_come || point <= promised + in_all)
-                || !may_come && point <= promised + in_all
-            {
+            let is_planned = !may_come && point <= promised + in_all;
+            if is_planned || may_come && timeline == self.timeline {
                 let text = format!(
                     "the job waits for job {point} of {handle}, which comes with or after it: neither could ever begin"
                 );
@@ -391,6 +390,7 @@ impl Checker<'_> {
             self.future(wait, timeline, promised + in_all, batch)?;
         }
         if wait.point > queue.ended {
+            self.crosses |= queue.domain != self.domain;
             let (signaller, domain) = (queue.instance, queue.domain);
             let fence = Fence { timeline, point: wait.point, signaller, domain };
             batch.explicit.push(PlannedWait { fence, kind: wait.kind });

@@ -162,6 +162,8 @@ pub struct Bounds {
     pub queries: usize,
     /// Points not promised yet that jobs of one domain may wait for.
     pub futures: usize,
+    /// Unfinished jobs and their waits that are looked at to find out whether a batch would close a cycle.
+    pub cycle_steps: usize,
     /// Probes of orphaned objects sent in one go.
     pub sweep: usize,
     /// Files that all domains together may cost, where several share what the process may open; none is no bound.
@@ -190,6 +192,7 @@ impl Default for Bounds {
             tokens: 64,
             queries: 64,
             futures: 1024,
+            cycle_steps: 65_536,
             sweep: 256,
             files: None,
         }

@@ -13,7 +13,7 @@ use vgem_proto::rights::WaitKind;
 use crate::accounts::Resource;
 use crate::batch::{Batch, take};
 use crate::broker::Broker;
-use crate::cycles::{NewJob, Search};
+use crate::cycles::Search;
 use crate::pairs::{Party, is_done};
 use crate::queues::Waiters;
 use crate::requests::Outcome;
@@ -37,34 +37,22 @@ pub(crate) struct NewFuture {
 }
 
 impl Broker {
-    /// Whether a batch has to be looked at for cycles: it waits for what is to come, or submits what is awaited.
-    pub(crate) fn may_close_a_cycle(&self, batch: &Batch) -> bool {
-        !batch.futures.is_empty()
+    /// Whether a batch has to be looked at for cycles: somebody awaits jobs of its queues.
+    pub(crate) fn is_awaited(&self, batch: &Batch) -> bool {
+        let is_one = |future: &NewFuture| batch.timelines().any(|timeline| timeline == future.awaited.0);
+        batch.futures.iter().any(is_one)
             || !self.futures.is_empty() && batch.timelines().any(|timeline| self.futures.names(timeline))
     }
 
     /// Refuses a batch whose waits would close a cycle.
     pub(crate) fn find_cycle(&self, domain: DomainId, batch: &Batch) -> Outcome {
-        let mut waits = batch.waits.as_slice();
-        let mut jobs = Vec::with_capacity(batch.jobs.len());
-        for (place, (job, planned)) in batch.points().zip(&batch.jobs).enumerate() {
-            let own = take(&mut waits, planned.waits);
-            let awaits = batch.futures.iter().filter(|future| future.job == place);
-            jobs.push(NewJob {
-                number: u16::try_from(place).unwrap_or(u16::MAX),
-                job,
-                waits: own.iter().map(|wait| (wait.fence.timeline, wait.fence.point)).collect(),
-                awaits: awaits.map(|future| future.awaited).collect(),
-            });
-        }
-        let (queues, devices, futures) = (&self.queues, self.devices.as_slice(), &self.futures);
-        Search { queues, devices, futures, domain, batch: &jobs }.find_cycle()
+        let search = Search::of(&self.queues, batch, self.config.bounds.cycle_steps);
+        search.find_cycle(batch, &self.devices, domain)
     }
 
     /// Whether a domain may have so many jobs wait for what is to come.
     pub(crate) fn find_future_room(&self, domain: DomainId, batch: &Batch) -> Outcome {
-        let is_own = |timeline| self.queues.get(timeline).is_some_and(|queue| queue.domain == domain);
-        let open = self.futures.live.values().filter(|future| is_own(future.waiter.0)).count();
+        let open = self.futures.count_of(domain);
         let (wanted, bound) = (open + batch.futures.len(), self.config.bounds.futures);
         if wanted > bound {
             let text = "points not promised yet that jobs of one domain may wait for";
@@ -88,8 +76,12 @@ impl Broker {
             }
         }
         let lacking = self.lacking_for(wanted.into_iter());
-        self.find_spares(client, &lacking)?;
+        // Before any are made for it.
         let charge = self.accounts.charge(domain, Resource::Pages, lacking.len() as u64)?;
+        if let Err(refusal) = self.find_spares(client, &lacking) {
+            self.accounts.give_back(charge);
+            return Err(refusal);
+        }
         self.give_spares(lacking, Some(charge));
         Ok(())
     }

@@ -295,7 +295,8 @@ impl Broker {
     fn plan(&mut self, client: ClientKey, domain: DomainId, batch: &mut Batch, weight: Weight) -> Outcome {
         let bounds = self.config.bounds;
         let is_light = weight.most <= bounds.job_waits && weight.all <= bounds.batch_waits;
-        let is_plain = batch.gates.is_empty() && !self.may_close_a_cycle(batch);
+        let is_awaited = self.is_awaited(batch);
+        let is_plain = batch.gates.is_empty() && batch.futures.is_empty() && !is_awaited;
         if is_light && is_plain && !weight.crosses {
             return plan_jobs(&mut self.objects, batch, domain, &bounds);
         }
@@ -313,7 +314,7 @@ impl Broker {
         if !is_plain {
             planned = planned
                 .and_then(|()| self.find_future_room(domain, batch))
-                .and_then(|()| self.find_cycle(domain, batch))
+                .and_then(|()| if is_awaited { self.find_cycle(domain, batch) } else { Ok(()) })
                 .and_then(|()| self.prepare_gates(client, domain, batch));
         }
         if planned.is_err() {
@@ -535,7 +536,7 @@ impl Broker {
 
     /// Whoever waited for points of the batch to be promised waits for that no more.
     fn points_promised(&mut self, batch: &Batch) {
-        if self.futures.is_empty() && self.queries.is_empty() {
+        if self.futures.is_empty() && self.queries.live.is_empty() {
             return;
         }
         for named in &batch.queues {
