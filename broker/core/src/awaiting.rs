@@ -1,31 +1,35 @@
-//! Points that nobody has promised yet, and who waits for that: jobs (wait-before-signal) and clients (T1, T2).
+//! Points that nobody has promised yet, and jobs that wait for that (wait-before-signal, T1).
 //!
 //! A job may wait for a point that is still to be submitted or promised, by a moment. The driver has the wait like any
 //! other and sees the point pass; the broker keeps the moment: if the point is promised before, the wait is a wait like
 //! any other, else the job fails with TimedOut and a cause that says who did not promise what. The same happens at
 //! once when the timeline ends. That such waits close no cycle is seen to when they are accepted ([`crate::cycles`]).
+//!
+//! A client may signal a point that it never promised. So before a job fails for want of a promise by a client, the
+//! broker looks at what that has signalled ([`crate::io::Effect::Look`]).
+//!
+//! Invariants: a future that lives names a point that is not known to be promised or signalled, and a job that has not
+//! ended; its timer runs, unless it is due and the broker has begun to look.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vgem_proto::codec::Zero;
-use vgem_proto::error::{ErrorCode, Failure, Refusal};
-use vgem_proto::ids::{CauseId, ClientKey, DomainId, Point, Time, TimelineHandle, TimelineKey};
-use vgem_proto::message::client::PointState;
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{ClientKey, DomainId, Point, Time, TimelineKey};
 use vgem_proto::message::driver::CancelJob;
-use vgem_proto::rights::TimelineRights;
 
 use crate::broker::{Broker, client_number};
 use crate::causes::Cause;
 use crate::deadlines::Timer;
 use crate::io::Event;
-use crate::objects::Awaiting;
-use crate::policy;
-use crate::requests::Outcome;
+use crate::timelines::is_of_client;
 
 /// A job that waits for a point which nobody has promised.
 #[derive(Debug)]
 pub(crate) struct Future {
     pub(crate) waiter: (TimelineKey, Point),
+    /// Of the waiter.
+    domain: DomainId,
     /// Since when it waits.
     pub(crate) since: Time,
     pub(crate) until: Option<Time>,
@@ -41,16 +45,71 @@ pub(crate) fn order_of(key: TimelineKey) -> TimelineOrder {
     (key.index, key.generation)
 }
 
+pub(crate) fn key_of((index, generation): TimelineOrder) -> TimelineKey {
+    TimelineKey { index, generation }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Futures {
     pub(crate) live: BTreeMap<FutureKey, Future>,
+    /// The same by who waits.
+    by_waiter: BTreeSet<(TimelineOrder, Point, FutureKey)>,
+    /// How many jobs of each domain wait so.
+    counts: BTreeMap<DomainId, usize>,
     last: u64,
 }
 
 impl Futures {
     pub(crate) fn is_empty(&self) -> bool {
         self.live.is_empty()
+    }
+
+    /// How many jobs of a domain wait so.
+    pub(crate) fn count_of(&self, domain: DomainId) -> usize {
+        self.counts.get(&domain).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, (timeline, point): (TimelineKey, Point), future: Future) -> FutureKey {
+        self.last += 1;
+        let key = (order_of(timeline), point, self.last);
+        self.by_waiter.insert((order_of(future.waiter.0), future.waiter.1, key));
+        *self.counts.entry(future.domain).or_default() += 1;
+        self.live.insert(key, future);
+        key
+    }
+
+    fn remove(&mut self, key: FutureKey) -> Option<Future> {
+        let future = self.live.remove(&key)?;
+        self.by_waiter.remove(&(order_of(future.waiter.0), future.waiter.1, key));
+        let left = self.counts.entry(future.domain).or_default();
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.counts.remove(&future.domain);
+        }
+        Some(future)
+    }
+
+    /// What jobs of a queue up to `point` wait for.
+    fn of_jobs(&self, queue: TimelineKey, point: Point) -> Vec<FutureKey> {
+        let (order, least) = (order_of(queue), ((0, 0), Point(0), 0));
+        let all = self.by_waiter.range((order, Point(0), least)..);
+        all.take_while(|(of, at, _)| *of == order && *at <= point).map(|(_, _, key)| *key).collect()
+    }
+
+    /// Those of a timeline that are due, and whose jobs have not failed yet.
+    fn due_of(&self, timeline: TimelineKey) -> Vec<FutureKey> {
+        let order = order_of(timeline);
+        let all = self.live.range((order, Point(0), 0)..=(order, Point(u64::MAX), u64::MAX));
+        all.filter(|(_, future)| future.until.is_none()).map(|(key, _)| *key).collect()
+    }
+
+    /// Every table against the others.
+    pub(crate) fn fit(&self) -> bool {
+        let by_waiter = self.live.iter().map(|(key, f)| (order_of(f.waiter.0), f.waiter.1, *key));
+        let mut counts = BTreeMap::<DomainId, usize>::new();
+        self.live.values().for_each(|future| *counts.entry(future.domain).or_default() += 1);
+        by_waiter.collect::<BTreeSet<_>>() == self.by_waiter && counts == self.counts
     }
 
     /// Those who wait for points of a timeline up to `point`.
@@ -66,15 +125,6 @@ impl Futures {
     }
 }
 
-/// A client that waits for a point to be promised.
-#[derive(Debug)]
-pub(crate) struct Query {
-    asker: Awaiting,
-    timeline: TimelineKey,
-    point: Point,
-    pub(crate) until: Option<Time>,
-}
-
 impl Broker {
     /// A job that was accepted waits for a point that nobody has promised.
     pub(crate) fn await_promise(
@@ -83,36 +133,55 @@ impl Broker {
         waiter: (TimelineKey, Point),
         until: Time,
     ) {
-        self.futures.last += 1;
-        let since = self.now;
-        let key = (order_of(timeline), point, self.futures.last);
-        let future = self.futures.live.entry(key).or_insert(Future { waiter, since, until: None });
-        self.timers.arm(Timer::Future(key.0, key.1, key.2), &mut future.until, until);
+        let Some(domain) = self.queues.get(waiter.0).map(|queue| queue.domain) else { return };
+        let future = Future { waiter, domain, since: self.now, until: None };
+        let key = self.futures.add((timeline, point), future);
+        if let Some(future) = self.futures.live.get_mut(&key) {
+            self.timers.arm(Timer::Future(key.0, key.1, key.2), &mut future.until, until);
+        }
     }
 
-    /// Points of a timeline to `point` have been promised.
+    /// Points of a timeline to `point` have been promised, or signalled without.
     pub(crate) fn promised(&mut self, timeline: TimelineKey, point: Point) {
         if !self.futures.is_empty() {
             for key in self.futures.up_to(timeline, point) {
                 self.forget_future(key);
             }
         }
-        if !self.queries.is_empty() {
-            self.answer_queries(timeline);
+        self.answer_queries(timeline);
+    }
+
+    /// Jobs of a queue up to `point` have ended: they wait for nothing.
+    pub(crate) fn waits_no_more(&mut self, queue: TimelineKey, point: Point) {
+        if !self.futures.is_empty() {
+            for key in self.futures.of_jobs(queue, point) {
+                self.forget_future(key);
+            }
         }
     }
 
     fn forget_future(&mut self, key: FutureKey) -> Option<Future> {
-        let mut future = self.futures.live.remove(&key)?;
+        let mut future = self.futures.remove(key)?;
         self.timers.disarm(Timer::Future(key.0, key.1, key.2), &mut future.until);
         Some(future)
     }
 
     /// The moment has come by which a point was to be promised.
     pub(crate) fn future_is_due(&mut self, now: Time, key: FutureKey) {
-        if let Some(future) = self.futures.live.get_mut(&key) {
-            future.until = None;
+        let Some(future) = self.futures.live.get_mut(&key) else { return };
+        future.until = None;
+        let timeline = key_of(key.0);
+        if !is_of_client(timeline) || !self.look_at_timeline_now(timeline) {
             self.fail_future(now, key, None);
+        }
+    }
+
+    /// What a client has signalled is known: whatever it has not, and should have promised, it has not in time.
+    pub(crate) fn fail_due_futures(&mut self, now: Time, timeline: TimelineKey) {
+        if !self.futures.is_empty() {
+            for key in self.futures.due_of(timeline) {
+                self.fail_future(now, key, None);
+            }
         }
     }
 
@@ -147,7 +216,7 @@ impl Broker {
 
     fn fail_future(&mut self, now: Time, key: FutureKey, failure: Option<Failure>) {
         let Some(future) = self.forget_future(key) else { return };
-        let timeline = TimelineKey { index: key.0.0, generation: key.0.1 };
+        let timeline = key_of(key.0);
         let (waiter, point) = future.waiter;
         let Some(queue) = self.queues.get_mut(waiter) else { return };
         let (domain, instance, device) = (queue.domain, queue.instance, queue.device);
@@ -158,9 +227,7 @@ impl Broker {
             None => self.blame_for((now, future.since), (timeline, key.1), (waiter, point), (domain, device)),
         };
         self.tell_driver(instance, CancelJob { timeline: waiter, point, cause, code, reserved: Zero });
-        if self.queues.get(waiter).is_some_and(|queue| queue.ended.next() == point) {
-            self.look_at_head(now, waiter);
-        }
+        self.look_at_cancelled(now, waiter, point);
     }
 
     /// Why a point was not promised in time.
@@ -203,106 +270,5 @@ impl Broker {
         };
         self.log(Some(domain), event);
         Failure { code, cause }
-    }
-}
-
-// What clients ask.
-impl Broker {
-    /// A client asks how a point stands, and may wait until it is promised.
-    pub(crate) fn query_point(
-        &mut self,
-        now: Time,
-        asker: Awaiting,
-        deadline: Time,
-        (handle, point): (TimelineHandle, Point),
-    ) -> Outcome {
-        let (key, rights) = self.find_timeline(asker.client, handle)?;
-        // Whoever signals may ask as well.
-        let needed = if rights.contains(TimelineRights::SIGNAL) { rights } else { TimelineRights::WAIT };
-        let grant = policy::authorise_timeline(key, rights, needed)?;
-        let state = self.state_of(grant.timeline(), point);
-        if state.state != 0 || deadline <= now {
-            self.reply(asker.link, asker.request, state);
-            return Ok(());
-        }
-        let bound = self.config.bounds.queries;
-        let open = self.queries.values().filter(|query| query.asker.client == asker.client).count();
-        if open >= bound {
-            let text = "points that one client waits for to be promised";
-            return Err(Refusal::new(ErrorCode::Exhausted, text).with(open as u64 + 1, bound as u64));
-        }
-        self.last_awaiting += 1;
-        let id = self.last_awaiting;
-        let latest = now.after(self.config.times.promise_ns);
-        let query = self.queries.entry(id).or_insert(Query { asker, timeline: key, point, until: None });
-        self.timers.arm(Timer::Query(id), &mut query.until, deadline.min(latest));
-        Ok(())
-    }
-
-    /// Answers those whose point is promised by now, or over.
-    pub(crate) fn answer_queries(&mut self, timeline: TimelineKey) {
-        let waiting = self.queries.iter().filter(|(_, query)| query.timeline == timeline);
-        let ids: Vec<u64> = waiting.map(|(id, _)| *id).collect();
-        for id in ids {
-            let Some(query) = self.queries.get(&id) else { continue };
-            let state = self.state_of(timeline, query.point);
-            if state.state != 0 {
-                self.answer_query(id, state);
-            }
-        }
-    }
-
-    /// Nobody has promised the point in time.
-    pub(crate) fn query_is_due(&mut self, id: u64) {
-        let Some(query) = self.queries.get_mut(&id) else { return };
-        query.until = None;
-        let (timeline, point) = (query.timeline, query.point);
-        let state = self.state_of(timeline, point);
-        self.answer_query(id, state);
-    }
-
-    fn answer_query(&mut self, id: u64, state: PointState) {
-        let Some(mut query) = self.queries.remove(&id) else { return };
-        self.timers.disarm(Timer::Query(id), &mut query.until);
-        self.reply(query.asker.link, query.asker.request, state);
-    }
-
-    /// A client that is gone asks no more.
-    pub(crate) fn drop_queries_of(&mut self, client: ClientKey) {
-        let theirs = self.queries.iter().filter(|(_, query)| query.asker.client == client);
-        let ids: Vec<u64> = theirs.map(|(id, _)| *id).collect();
-        for id in ids {
-            if let Some(mut query) = self.queries.remove(&id) {
-                self.timers.disarm(Timer::Query(id), &mut query.until);
-            }
-        }
-    }
-
-    /// How a point stands, as far as the broker knows.
-    fn state_of(&self, timeline: TimelineKey, point: Point) -> PointState {
-        let (promised, has_ended, failure) = match (self.queues.get(timeline), self.promises.get(timeline)) {
-            (Some(queue), _) => {
-                let is_gone = queue.state == crate::queues::QueueState::Gone;
-                let has_ended = point <= queue.ended;
-                let failure = if has_ended { queue.failure_of(point) } else { None };
-                let gone = Failure { code: ErrorCode::DeviceLost, cause: CauseId::NONE };
-                (queue.promised, has_ended, failure.or((is_gone && !has_ended).then_some(gone)))
-            }
-            (None, Some(promises)) => {
-                (promises.promised, promises.has_passed(point), promises.failure_of(point))
-            }
-            (None, None) => {
-                let gone = Failure { code: ErrorCode::Cancelled, cause: CauseId::NONE };
-                (Point(0), true, Some(gone))
-            }
-        };
-        let state = match failure {
-            Some(_) => 3,
-            None if has_ended => 2,
-            None if point <= promised => 1,
-            None => 0,
-        };
-        let (code, cause) = failure.map_or((0, CauseId::NONE), |f| (f.code.number(), f.cause));
-        PointState { state, code, cause, promised }
     }
 }

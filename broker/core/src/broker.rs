@@ -30,7 +30,7 @@ use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::snapshot::Counters;
 
 use crate::accounts::Accounts;
-use crate::awaiting::{Futures, Query};
+use crate::awaiting::Futures;
 use crate::batch::Batch;
 use crate::causes::{BROKER, Causes};
 use crate::clients::Clients;
@@ -45,6 +45,7 @@ use crate::opening::Openings;
 use crate::pairs::Pairs;
 use crate::passing::Tokens;
 use crate::porters::Porter;
+use crate::queries::Queries;
 use crate::queues::Queue;
 use crate::tables::Table;
 use crate::timelines::{self, Promises, Signals};
@@ -76,8 +77,7 @@ pub struct Broker {
     pub(crate) leavers: BTreeMap<ClientKey, Signals>,
     pub(crate) tokens: Tokens,
     pub(crate) futures: Futures,
-    /// Clients that wait for a point to be promised, by the number that they wait under.
-    pub(crate) queries: BTreeMap<u64, Query>,
+    pub(crate) queries: Queries,
     pub(crate) openings: Openings,
     /// Domains whose instances run before anybody asks.
     pub(crate) prestarted: BTreeSet<DomainId>,
@@ -95,6 +95,8 @@ pub struct Broker {
     pub(crate) released: Vec<ObjectKey>,
     /// Timelines that have advanced in this step.
     pub(crate) advanced: Vec<TimelineKey>,
+    /// The number of this step.
+    pub(crate) step: u64,
     /// The moment of this step.
     pub(crate) now: Time,
     /// Whether this step had the kernel collect already.
@@ -126,7 +128,7 @@ impl Broker {
             leavers: BTreeMap::new(),
             tokens: Tokens::default(),
             futures: Futures::default(),
-            queries: BTreeMap::new(),
+            queries: Queries::default(),
             openings: Openings::default(),
             prestarted: BTreeSet::new(),
             timers: Timers::default(),
@@ -138,6 +140,7 @@ impl Broker {
             batch: Batch::default(),
             released: Vec::new(),
             advanced: Vec::new(),
+            step: 0,
             now: Time(0),
             has_collected: false,
             out: Effects::new(),
@@ -156,6 +159,7 @@ impl Broker {
     pub fn apply_into(&mut self, now: Time, input: Input, effects: &mut Effects) {
         std::mem::swap(&mut self.out, effects);
         (self.now, self.has_collected) = (now, false);
+        self.step = self.step.wrapping_add(1);
         self.happen(now, input);
         self.settle_released(now);
         self.run_timers(now);
@@ -200,7 +204,7 @@ impl Broker {
             Input::Unfit { porter, request, refusal } => self.unfit(now, porter, request, refusal),
             Input::Sealed { object, outcome } => self.sealed(object, outcome),
             Input::Tampered { object, what } => self.tampered(object, what),
-            Input::TokenDrawn { id, token } => self.token_drawn(now, id, token),
+            Input::TokenDrawn { id, token } => self.token_drawn(id, token),
             Input::Looked { timeline, value, failures } => self.looked(now, timeline, value, &failures),
             Input::Tick => {}
         }

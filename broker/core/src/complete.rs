@@ -80,17 +80,15 @@ impl Broker {
         let Some(queue) = self.queues.get_mut(key) else { return };
         let over = queue.owed.amount() - queue.jobs.len() as u64;
         let charge = queue.owed.split(over);
-        let (id, watchers) = (queue.instance, std::mem::take(&mut queue.watchers));
-        let has_queries = !self.queries.is_empty();
+        let (id, ended) = (queue.instance, queue.ended);
+        let watchers = std::mem::take(&mut queue.watchers);
         self.accounts.give_back(charge);
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.in_flight = instance.in_flight.saturating_sub(u32::try_from(over).unwrap_or(u32::MAX));
         }
+        self.waits_no_more(key, ended);
         self.look_at_head(now, key);
         self.watchers_look(now, key, watchers);
-        if has_queries {
-            self.answer_queries(key);
-        }
         if over > 0 {
             self.close_idle_queue(now, key);
         }
@@ -166,6 +164,13 @@ impl Broker {
         }
         if let Some(watched) = watched {
             self.watch_no_more(key, watched);
+        }
+    }
+
+    /// A job was told to end, and waits for nothing more: if it is at the head its clock starts.
+    pub(crate) fn look_at_cancelled(&mut self, now: Time, key: TimelineKey, point: Point) {
+        if self.queues.get(key).is_some_and(|queue| queue.ended.next() == point && queue.limit.is_none()) {
+            self.look_at_head(now, key);
         }
     }
 

@@ -9,6 +9,7 @@ use vgem_proto::ids::{DomainId, InstanceId, ObjectKey, TimelineKey};
 use vgem_proto::rights::TimelineRights;
 
 use crate::accounts::{Charge, Resource, Usage};
+use crate::awaiting::key_of;
 use crate::broker::Broker;
 use crate::clients::Client;
 use crate::deadlines::Timer;
@@ -49,6 +50,7 @@ impl Broker {
             self.promises_fit(key, promises)?;
         }
         self.pairs_fit()?;
+        self.waits_to_come_fit()?;
         self.timers_fit()
     }
 
@@ -258,10 +260,12 @@ impl Broker {
         ensure(is_open <= (promises.signaller.is_some() && promises.primary.is_some()), || {
             format!("{key}: open without a signaller")
         })?;
-        let is_due = is_open && !promises.obligations.is_empty() && !promises.is_looked_at;
-        ensure(is_due == promises.due.is_some() || promises.is_looked_at, || {
+        let is_due = is_open && !promises.obligations.is_empty();
+        ensure(is_due == promises.due.is_some() || is_due && promises.looks > 0, || {
             format!("{key}: {} promises and the timer {:?}", promises.obligations.len(), promises.due)
         })?;
+        let is_ending = promises.state == TimelineState::Ending;
+        ensure(!is_ending || promises.looks > 0, || format!("{key}: ends, and nobody looks"))?;
         let is_over = promises.state == TimelineState::Ended;
         ensure(is_over == promises.verdict.is_some(), || {
             format!("{key}: {:?} without a verdict", promises.state)
@@ -278,7 +282,40 @@ impl Broker {
         Ok(())
     }
 
+    fn waits_to_come_fit(&self) -> Check {
+        for ((order, point, _), future) in &self.futures.live {
+            let (timeline, (waiter, job)) = (key_of(*order), future.waiter);
+            let waits = self.queues.get(waiter).is_some_and(|queue| queue.job(job).is_some());
+            ensure(waits, || format!("{job:?} of {waiter} awaits {point:?} of {timeline} and has ended"))?;
+            let promises = self.promises.get(timeline);
+            let promised = match (self.queues.get(timeline), promises) {
+                (Some(queue), _) => Some(queue.promised),
+                (None, promises) => promises.map(|promises| promises.promised.max(promises.passed)),
+            };
+            ensure(promised.is_some_and(|promised| promised < *point), || {
+                format!("{point:?} of {timeline} is awaited, of which {promised:?} is promised")
+            })?;
+            let is_looked_at = promises.is_some_and(|promises| promises.looks > 0);
+            ensure(future.until.is_some() || is_looked_at, || format!("{timeline}: nobody ends the wait"))?;
+        }
+        for query in self.queries.live.values() {
+            let is_looked_at = self.promises.get(query.timeline).is_some_and(|promises| promises.looks > 0);
+            ensure(query.until.is_some() || is_looked_at, || "nobody answers a question".to_owned())?;
+        }
+        ensure(self.futures.fit(), || "the tables of what is awaited differ".to_owned())?;
+        ensure(self.queries.fit(), || "the tables of questions differ".to_owned())
+    }
+
     fn pairs_fit(&self) -> Check {
+        let living = self.clients.iter().map(|(key, client)| (key, &client.signals));
+        for (key, signals) in living.chain(self.leavers.iter().map(|(key, signals)| (*key, signals))) {
+            let is_one = |promises: &Promises| {
+                let owner = promises.primary.is_some_and(|primary| primary.client == key);
+                owner && promises.state == TimelineState::Ending
+            };
+            let ending = self.promises.iter().filter(|(_, promises)| is_one(promises)).count();
+            ensure(ending == signals.ending, || format!("{key}: {ending} timelines end, not {signals:?}"))?;
+        }
         for (id, pair) in self.pairs.iter() {
             let signals = match pair.signaller {
                 Party::Instance(signaller) => {
@@ -340,7 +377,7 @@ impl Broker {
                 Timer::Future(timeline, point, number) => {
                     self.futures.live.get(&(timeline, point, number)).and_then(|future| future.until)
                 }
-                Timer::Query(id) => self.queries.get(&id).and_then(|query| query.until),
+                Timer::Query(id) => self.queries.live.get(&id).and_then(|query| query.until),
                 Timer::Token(id) => self.tokens.live.get(&id).and_then(|token| token.until),
                 Timer::Look(key) => self.objects.get(key).and_then(|object| object.look_at),
                 Timer::Sweep => self.sweep_at,

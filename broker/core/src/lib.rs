@@ -43,6 +43,7 @@ mod policy;
 mod porters;
 mod priority;
 mod promises;
+mod queries;
 mod queues;
 mod ranges;
 mod requests;

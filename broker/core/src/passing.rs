@@ -5,11 +5,11 @@
 //! connected. To wait may be passed on as often as one likes; to signal moves: from the moment it is exported nobody can
 //! signal until it is imported, and it can only be exported while nobody could notice a difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{ClientKey, Point, Time, TimelineHandle, TimelineKey};
+use vgem_proto::ids::{CauseId, ClientKey, Point, Time, TimelineHandle, TimelineKey};
 use vgem_proto::message::client::{ExportTimeline, TimelineExported, TimelineObserved};
 use vgem_proto::rights::TimelineRights;
 
@@ -22,6 +22,7 @@ use crate::objects::Awaiting;
 use crate::pairs::Party;
 use crate::policy::{self, Action};
 use crate::promises::no_such_timeline;
+use crate::queues::QueueState;
 use crate::requests::{Outcome, full_table};
 use crate::spares::Sight;
 use crate::tables::HandleTable;
@@ -44,16 +45,18 @@ pub(crate) struct Token {
 pub(crate) struct Tokens {
     pub(crate) live: BTreeMap<u64, Token>,
     by_words: BTreeMap<[u64; 2], u64>,
+    by_client: BTreeSet<(ClientKey, u64)>,
     last: u64,
 }
 
 impl Tokens {
     fn of(&self, client: ClientKey) -> impl Iterator<Item = u64> {
-        self.live.iter().filter(move |(_, token)| token.asker.client == client).map(|(id, _)| *id)
+        self.by_client.range((client, 0)..=(client, u64::MAX)).map(|(_, id)| *id)
     }
 
     fn remove(&mut self, id: u64) -> Option<Token> {
         let token = self.live.remove(&id)?;
+        self.by_client.remove(&(token.asker.client, id));
         if let Some(words) = token.words {
             self.by_words.remove(&words);
         }
@@ -63,7 +66,7 @@ impl Tokens {
 
 impl Broker {
     /// A client wants to give another one a right of a timeline.
-    pub(crate) fn export_timeline(&mut self, asker: Awaiting, export: &ExportTimeline) -> Outcome {
+    pub(crate) fn export_timeline(&mut self, now: Time, asker: Awaiting, export: &ExportTimeline) -> Outcome {
         let (key, rights) = self.find_timeline(asker.client, export.timeline)?;
         let grant = policy::authorise_timeline(key, rights, export.rights)?;
         let bound = self.config.bounds.tokens;
@@ -77,8 +80,10 @@ impl Broker {
         }
         self.tokens.last += 1;
         let id = self.tokens.last;
-        let token = Token { asker, key, rights: export.rights, words: None, until: None };
+        let mut token = Token { asker, key, rights: export.rights, words: None, until: None };
+        self.timers.arm(Timer::Token(id), &mut token.until, now.after(self.config.times.token_ns));
         self.tokens.live.insert(id, token);
+        self.tokens.by_client.insert((asker.client, id));
         self.out.push(Effect::DrawToken { id });
         Ok(())
     }
@@ -108,12 +113,10 @@ impl Broker {
     }
 
     /// The shell has drawn the bits of a token.
-    pub(crate) fn token_drawn(&mut self, now: Time, id: u64, words: [u64; 2]) {
-        let until = now.after(self.config.times.token_ns);
+    pub(crate) fn token_drawn(&mut self, id: u64, words: [u64; 2]) {
         let Some(token) = self.tokens.live.get_mut(&id) else { return };
         token.words = Some(words);
-        self.timers.arm(Timer::Token(id), &mut token.until, until);
-        let asker = token.asker;
+        let (asker, until) = (token.asker, token.until.unwrap_or_default());
         self.tokens.by_words.insert(words, id);
         self.reply(asker.link, asker.request, TimelineExported { token: words, until });
     }
@@ -122,6 +125,11 @@ impl Broker {
     pub(crate) fn drop_token(&mut self, now: Time, id: u64, why: &str) {
         let Some(mut token) = self.tokens.remove(id) else { return };
         self.timers.disarm(Timer::Token(id), &mut token.until);
+        let Token { asker, words, .. } = token;
+        if words.is_none() && self.clients.contains(asker.client) {
+            let refusal = Refusal::new(ErrorCode::System, "no random bits for a token");
+            self.refuse(asker.link, asker.request, &refusal, CauseId::NONE);
+        }
         if token.rights.contains(TimelineRights::SIGNAL) {
             let text = format!("nobody signals the timeline: the right to was passed on, and {why}");
             self.lose_timeline(now, token.key, text);
@@ -210,7 +218,12 @@ impl Broker {
     /// Who signals a timeline, and what is promised of it.
     fn find_signaller(&self, key: TimelineKey) -> Result<(Party, Point), Refusal> {
         if let Some(queue) = self.queues.get(key) {
+            // Once its jobs have ended a driver that closes a queue cannot show it any more.
+            let is_closing = queue.state == QueueState::Closing && queue.jobs.is_empty();
             return match self.instances.contains_key(&queue.instance) {
+                _ if is_closing => {
+                    Err(Refusal::new(ErrorCode::Gone, "the queue is closed; ask for its points"))
+                }
                 true => Ok((Party::Instance(queue.instance), queue.promised)),
                 false => Err(Refusal::new(ErrorCode::Gone, "the instance that signalled the queue is gone")),
             };

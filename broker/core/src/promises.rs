@@ -79,11 +79,8 @@ impl Broker {
             let number = client_number(client);
             let text = format!("client {number} closed its timeline{}", quoted(&promises.name));
             self.leave_timeline(now, held.key, ErrorCode::Cancelled, text);
-        } else if let Some(place) =
-            promises.shown.iter().position(|shown| shown.observer == crate::pairs::Party::Client(client))
-        {
-            let shown = promises.shown.swap_remove(place);
-            self.stop_showing(held.key, shown);
+        } else {
+            self.stop_showing_to(client, held.key);
         }
         self.forget_timeline(held.key);
     }
@@ -144,7 +141,7 @@ impl Broker {
         }
         if promises.has_passed(fail.point) {
             let text = "the point has been signalled, or is over";
-            return Err(Refusal::new(ErrorCode::BadPoint, text).with(fail.point.0, promises.passed.0 + 1));
+            return Err(Refusal::new(ErrorCode::BadPoint, text).with(fail.point.0, promises.passed.next().0));
         }
         let said = harmless(&fail.text, limits::TEXT_LEN);
         let number = client_number(asker.client);
@@ -168,14 +165,26 @@ impl Broker {
         failures: &[(Point, Failure)],
     ) {
         let Some(promises) = self.promises.get_mut(key) else { return };
-        promises.is_looked_at = false;
+        promises.looks = promises.looks.saturating_sub(1);
         let Some(next) = promises.state.after(TimelineEvent::Look) else { return };
         promises.advance(value);
+        for (point, failure) in failures.iter().filter(|(point, _)| *point <= value) {
+            promises.note_failure(*point, *failure);
+        }
+        let (passed, is_last) = (promises.passed, promises.looks == 0);
+        self.promised(key, passed);
+        if !is_last {
+            // It may have signalled since: another answer is on its way.
+            return;
+        }
+        let Some(promises) = self.promises.get_mut(key) else { return };
         promises.state = next;
         match promises.leaving.take() {
             Some(failure) => self.settle_timeline(now, key, failure, failures),
             None => self.judge_promises(now, key),
         }
+        self.fail_due_futures(now, key);
+        self.answer_looks(key);
     }
 
     /// Breaks a promise that is overdue.
@@ -243,6 +252,11 @@ impl Broker {
         promises.obligations.clear();
         let (domain, point) = (promises.domain, promises.passed.next());
         let signaller = promises.signaller.take();
+        if let Some(key) = signaller.filter(|_| next == TimelineState::Ending)
+            && let Some(signals) = self.signals_mut(key)
+        {
+            signals.ending += 1;
+        }
         if let Some(client) = signaller.and_then(|client| self.clients.get_mut(client)) {
             client.signals.timelines.retain(|other| *other != key);
         }
@@ -264,10 +278,7 @@ impl Broker {
         match promises.state {
             TimelineState::Ending => {
                 promises.leaving = Some(failure);
-                if let Some(Primary { pair, slot, .. }) = promises.primary {
-                    promises.is_looked_at = true;
-                    self.out.push(Effect::Look { timeline: key, pair, slot });
-                }
+                self.look_at_timeline_now(key);
             }
             // Broken before: the verdict stands, and the places go.
             TimelineState::Ended => self.release_places(key),
@@ -354,15 +365,24 @@ impl Broker {
         }
     }
 
-    /// Has the shell look at what is signalled of a timeline.
-    pub(crate) fn look_at_timeline(&mut self, key: TimelineKey) {
-        let Some(promises) = self.promises.get_mut(key).filter(|promises| !promises.is_looked_at) else {
-            return;
-        };
-        if let Some(Primary { pair, slot, .. }) = promises.primary {
-            promises.is_looked_at = true;
+    /// Has the shell look at what is signalled of a timeline, if it is not about to.
+    fn look_at_timeline(&mut self, key: TimelineKey) {
+        if self.promises.get(key).is_some_and(|promises| promises.looks == 0) {
+            self.look_at_timeline_now(key);
+        }
+    }
+
+    /// Has the shell look at what is signalled by now, whatever it has looked at before; `false` if nobody signals.
+    pub(crate) fn look_at_timeline_now(&mut self, key: TimelineKey) -> bool {
+        let Some(promises) = self.promises.get_mut(key) else { return false };
+        let Some(Primary { pair, slot, .. }) = promises.primary else { return false };
+        // What this step asked for is looked at after it.
+        if promises.looks == 0 || promises.looked_in != self.step {
+            promises.looks += 1;
+            promises.looked_in = self.step;
             self.out.push(Effect::Look { timeline: key, pair, slot });
         }
+        true
     }
 
     /// A promise of a timeline is due.
@@ -370,7 +390,7 @@ impl Broker {
         if let Some(promises) = self.promises.get_mut(key) {
             promises.due = None;
         }
-        self.look_at_timeline(key);
+        self.look_at_timeline_now(key);
     }
 
     fn arm_promise(&mut self, key: TimelineKey) {

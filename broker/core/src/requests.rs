@@ -149,7 +149,7 @@ impl Broker {
             ClientMessage::Observe(observe) => self.observe(asker, &observe),
             ClientMessage::CreateTimeline(create) => self.create_timeline(asker, &create),
             ClientMessage::CloseTimeline(close) => self.close_timeline(now, asker, close.timeline),
-            ClientMessage::ExportTimeline(export) => self.export_timeline(asker, &export),
+            ClientMessage::ExportTimeline(export) => self.export_timeline(now, asker, &export),
             ClientMessage::ImportTimeline(import) => self.import_timeline(asker, import.token),
             ClientMessage::ObserveTimeline(observe) => self.observe_timeline(asker, observe.timeline),
             ClientMessage::TakeShown(_) => self.take_shown(asker),
@@ -312,6 +312,7 @@ impl Broker {
             let cause = self.causes.issue(domain, cause);
             let code = ErrorCode::Cancelled;
             self.tell_driver(instance, CancelJob { timeline: key, point, cause, code, reserved: Zero });
+            self.look_at_cancelled(now, key, point);
         }
         self.reply(asker.link, asker.request, Cancelling { state, reserved: Zero });
         Ok(())

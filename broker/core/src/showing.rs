@@ -29,7 +29,7 @@ use crate::opening::Place;
 use crate::pairs::{Numbered, Party};
 use crate::queues::{Shown, Waiters};
 use crate::requests::Outcome;
-use crate::timelines::{Primary, PrimaryPage, Signals, TimelineState};
+use crate::timelines::{Primary, PrimaryPage, Signals};
 
 impl Broker {
     /// Whether a client has room for one more timeline to signal, or a spare pair is there for it; how many fds it
@@ -152,12 +152,27 @@ impl Broker {
         self.out.push(Effect::Fill { primary: (primary.pair, primary.slot), pair, slot, timeline: key });
         let page = u16::try_from(numbers.observe.0).unwrap_or(u16::MAX);
         let shown = Shown { observer, pair, slot, page, waiters: Waiters::new() };
-        self.promises.get_mut(key)?.shown.push(shown);
+        let promises = self.promises.get_mut(key)?;
+        promises.was_shown = true;
+        promises.shown.push(shown);
         Some(Place { pair, page: numbers.observe, slot, is_new })
     }
 
+    /// A client has closed a handle of a timeline: with its last one it does not see it any more.
+    pub(crate) fn stop_showing_to(&mut self, client: ClientKey, key: TimelineKey) {
+        let Some(promises) = self.promises.get_mut(key) else { return };
+        let observer = Party::Client(client);
+        let Some(place) = promises.shown.iter().position(|shown| shown.observer == observer) else { return };
+        let others = self.clients.get(client).map(|client| client.timelines.iter());
+        if others.into_iter().flatten().any(|held| held.key == key) {
+            return;
+        }
+        let shown = promises.shown.swap_remove(place);
+        self.stop_showing(key, shown);
+    }
+
     /// Somebody does not look at a timeline any more: its signaller need not show it there.
-    pub(crate) fn stop_showing(&mut self, key: TimelineKey, shown: Shown) {
+    fn stop_showing(&mut self, key: TimelineKey, shown: Shown) {
         let Shown { pair, slot, waiters, .. } = shown;
         self.pairs.close(pair, slot, key, waiters);
         let numbers = self.pairs.get(pair).and_then(|pair| pair.numbers);
@@ -208,7 +223,8 @@ impl Broker {
     pub(crate) fn drop_pair_at_client(&mut self, key: ClientKey, id: PairId, numbers: Option<Numbered>) {
         let Some(client) = self.clients.get_mut(key) else { return };
         let signals = &mut client.signals;
-        signals.pairs.retain(|other| *other != id);
+        let Some(at) = signals.pairs.iter().position(|other| *other == id) else { return };
+        signals.pairs.swap_remove(at);
         let Some(Numbered { signal, .. }) = numbers else { return };
         signals.places.retain(|place| place.page != signal);
         let untold = signals.pages.len();
@@ -266,23 +282,34 @@ impl Broker {
     }
 
     /// A client that signals is gone: its timelines end, and then its pages go.
-    pub(crate) fn client_leaves(&mut self, now: Time, key: ClientKey, signals: Signals, text: &str) {
-        let timelines = signals.timelines.clone();
+    pub(crate) fn client_leaves(&mut self, now: Time, key: ClientKey, mut signals: Signals, text: &str) {
+        let timelines = std::mem::take(&mut signals.timelines);
         self.leavers.insert(key, signals);
         for timeline in timelines {
             self.leave_timeline(now, timeline, ErrorCode::OwnerDied, text.to_owned());
         }
-        self.leaver_settled(key);
+        self.drop_settled_leaver(key);
     }
 
-    /// One timeline of a client that is gone is settled, or none is left to be.
+    /// What a client signals in, also of one that is gone.
+    pub(crate) fn signals_mut(&mut self, key: ClientKey) -> Option<&mut Signals> {
+        match self.clients.get_mut(key) {
+            Some(client) => Some(&mut client.signals),
+            None => self.leavers.get_mut(&key),
+        }
+    }
+
+    /// One timeline of a client is settled, which may be gone.
     pub(crate) fn leaver_settled(&mut self, key: ClientKey) {
-        let Some(signals) = self.leavers.get_mut(&key) else { return };
-        let is_ending = |timeline: &TimelineKey| {
-            self.promises.get(*timeline).is_some_and(|promises| promises.state == TimelineState::Ending)
-        };
-        signals.timelines.retain(is_ending);
-        if signals.timelines.is_empty()
+        if let Some(signals) = self.signals_mut(key) {
+            signals.ending = signals.ending.saturating_sub(1);
+        }
+        self.drop_settled_leaver(key);
+    }
+
+    /// The pages of a client that is gone go once nothing is left to be looked at in them.
+    fn drop_settled_leaver(&mut self, key: ClientKey) {
+        if self.leavers.get(&key).is_some_and(|signals| signals.ending == 0)
             && let Some(signals) = self.leavers.remove(&key)
         {
             self.drop_signals(signals);

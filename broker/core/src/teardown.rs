@@ -66,8 +66,8 @@ impl Broker {
         }
         self.drop_hands(key, std::mem::take(&mut client.hands));
         self.timers.disarm(Timer::Unread(key), &mut client.unread_at);
-        self.drop_tokens_of(now, key);
         self.drop_queries_of(key);
+        self.drop_tokens_of(now, key);
         let name = crate::promises::quoted(&client.name);
         let (number, pid) = (client_number(key), client.peer.pid);
         let text =

@@ -162,13 +162,19 @@ pub(crate) struct Promises {
     pub(crate) obligations: VecDeque<Obligation>,
     /// When the first obligation is due, or the shell is asked.
     pub(crate) due: Option<Time>,
-    /// The shell was asked what is signalled and has not answered.
-    pub(crate) is_looked_at: bool,
+    /// How often the shell was asked what is signalled and has not answered yet.
+    pub(crate) looks: u32,
+    /// The step in which it was asked last.
+    pub(crate) looked_in: u64,
     /// What points that are still unsignalled will fail with, while it is ending.
     pub(crate) leaving: Option<Failure>,
     pub(crate) verdict: Option<Verdict>,
-    /// Failures that were announced.
+    /// Failures that were announced, or seen in the primary page.
     pub(crate) failures: VecDeque<(Point, Failure)>,
+    /// The last failure that is no longer in `failures`.
+    pub(crate) forgotten: Option<(Point, Failure)>,
+    /// Somebody has seen it, or does.
+    pub(crate) was_shown: bool,
     pub(crate) shown: Vec<Shown>,
     /// Handles of it, of all clients.
     pub(crate) handles: u32,
@@ -189,20 +195,27 @@ impl Promises {
             passed: Point(0),
             obligations: VecDeque::new(),
             due: None,
-            is_looked_at: false,
+            looks: 0,
+            looked_in: 0,
             leaving: None,
             verdict: None,
             failures: VecDeque::new(),
+            forgotten: None,
+            was_shown: false,
             shown: Vec::new(),
             handles: 0,
             watchers: Vec::new(),
         }
     }
 
-    /// How a point failed, if it is known to have.
+    /// How a point failed, if it is known to have. One of which nothing is known counts as failed like its successor.
     pub(crate) fn failure_of(&self, point: Point) -> Option<Failure> {
         let ended = self.verdict.filter(|verdict| point >= verdict.from).map(|verdict| verdict.failure);
-        let announced = || self.failures.iter().find(|(failed, _)| *failed == point).map(|(_, f)| *f);
+        let announced = || {
+            let known = self.failures.iter().find(|(failed, _)| *failed == point);
+            let forgotten = || self.forgotten.filter(|(last, _)| point <= *last);
+            known.copied().or_else(forgotten).map(|(_, failure)| failure)
+        };
         ended.or_else(|| (point <= self.passed).then(announced).flatten())
     }
 
@@ -211,10 +224,17 @@ impl Promises {
         point <= self.passed || self.verdict.is_some_and(|verdict| point >= verdict.from)
     }
 
-    /// Remembers why a point is going to fail.
+    /// Remembers why a point is going to fail; what was said of it first stands.
     pub(crate) fn note_failure(&mut self, point: Point, failure: Failure) {
-        if self.failures.len() == FAILURES {
-            self.failures.pop_front();
+        let is_forgotten = self.forgotten.is_some_and(|(last, _)| point <= last);
+        if is_forgotten || self.failures.iter().any(|(failed, _)| *failed == point) {
+            return;
+        }
+        if self.failures.len() == FAILURES
+            && let Some(oldest) = self.failures.pop_front()
+        {
+            self.forgotten =
+                Some(self.forgotten.map_or(oldest, |last| if last.0 > oldest.0 { last } else { oldest }));
         }
         self.failures.push_back((point, failure));
     }
@@ -243,7 +263,8 @@ impl Promises {
             && self.promised == Point(0)
             && self.passed == Point(0)
             && self.failures.is_empty()
-            && self.shown.is_empty()
+            && !self.was_shown
+            && self.looks == 0
     }
 }
 
@@ -284,6 +305,8 @@ pub(crate) struct Signals {
     pub(crate) pairs: Vec<PairId>,
     /// Timelines that it signals.
     pub(crate) timelines: Vec<TimelineKey>,
+    /// Timelines that it signals no more, and that have a place in a primary page until that was looked at.
+    pub(crate) ending: usize,
     next_page: u32,
     /// How often there were news.
     pub(crate) news: u32,

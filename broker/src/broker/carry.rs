@@ -78,7 +78,7 @@ impl Shell {
             }
             Effect::DrawToken { id } => match random() {
                 Ok(token) => self.inputs.push_back(Input::TokenDrawn { id, token }),
-                // Nobody is told of the token: it expires.
+                // Whoever asked is told so when it would have been too old.
                 Err(e) => warn!("no token for a timeline: {e}"),
             },
             Effect::Look { timeline, pair, slot } => {

@@ -9,6 +9,7 @@
 mod batch;
 mod credits;
 mod deadlines;
+mod deadlocks;
 mod domains;
 mod driver;
 mod failures;
@@ -27,5 +28,6 @@ mod sealed;
 mod several;
 mod signals;
 mod timelines;
+mod timelines_torn;
 mod wire;
 mod world;

@@ -219,7 +219,7 @@ impl World {
                     let memory = self.memory.get_mut(&object).expect("an object that was made");
                     memory.exports += u32::from(!self.close_exports);
                 }
-                assert!(self.links.contains(&link), "a reply to nobody");
+                assert!(self.links.contains(&link), "a reply to nobody: {message:?}");
                 self.take_pages(link, &message, &attach);
                 let has_fds = attach != Attach::None;
                 self.replies.push_back(Reply { request, message, attach });
