@@ -9,6 +9,7 @@ pub mod cgroups;
 pub mod chance;
 pub mod chaos;
 pub mod daemon;
+pub mod dag;
 pub mod honest;
 pub mod processes;
 pub mod programs;
