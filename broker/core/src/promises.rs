@@ -78,7 +78,8 @@ impl Broker {
         if promises.signaller == Some(client) && held.rights.contains(TimelineRights::SIGNAL) {
             let number = client_number(client);
             let text = format!("client {number} closed its timeline{}", quoted(&promises.name));
-            self.leave_timeline(now, held.key, ErrorCode::Cancelled, text);
+            let pid = self.clients.get(client).map_or(0, |client| client.peer.pid);
+            self.leave_timeline(now, held.key, pid, (ErrorCode::Cancelled, text));
         } else {
             self.stop_showing_to(client, held.key);
         }
@@ -244,7 +245,7 @@ impl Broker {
     }
 
     /// The signaller of a timeline is gone, or has closed its handle.
-    pub(crate) fn leave_timeline(&mut self, now: Time, key: TimelineKey, code: ErrorCode, text: String) {
+    pub(crate) fn leave_timeline(&mut self, now: Time, key: TimelineKey, pid: u32, why: (ErrorCode, String)) {
         let Some(promises) = self.promises.get_mut(key) else { return };
         let Some(next) = promises.state.after(TimelineEvent::Leave) else { return };
         promises.state = next;
@@ -260,8 +261,7 @@ impl Broker {
         if let Some(client) = signaller.and_then(|client| self.clients.get_mut(client)) {
             client.signals.timelines.retain(|other| *other != key);
         }
-        let pid = signaller.and_then(|key| self.clients.get(key)).map_or(0, |client| client.peer.pid);
-        self.end_leaving(now, key, (code, text), (domain, point, pid));
+        self.end_leaving(now, key, why, (domain, point, pid));
     }
 
     fn end_leaving(

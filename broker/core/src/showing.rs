@@ -282,11 +282,17 @@ impl Broker {
     }
 
     /// A client that signals is gone: its timelines end, and then its pages go.
-    pub(crate) fn client_leaves(&mut self, now: Time, key: ClientKey, mut signals: Signals, text: &str) {
+    pub(crate) fn client_leaves(
+        &mut self,
+        now: Time,
+        (key, pid): (ClientKey, u32),
+        mut signals: Signals,
+        text: &str,
+    ) {
         let timelines = std::mem::take(&mut signals.timelines);
         self.leavers.insert(key, signals);
         for timeline in timelines {
-            self.leave_timeline(now, timeline, ErrorCode::OwnerDied, text.to_owned());
+            self.leave_timeline(now, timeline, pid, (ErrorCode::OwnerDied, text.to_owned()));
         }
         self.drop_settled_leaver(key);
     }

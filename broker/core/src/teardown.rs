@@ -72,7 +72,7 @@ impl Broker {
         let (number, pid) = (client_number(key), client.peer.pid);
         let text =
             format!("client {number}{name} (process {pid}), which was to signal the timeline, is gone");
-        self.client_leaves(now, key, std::mem::take(&mut client.signals), &text);
+        self.client_leaves(now, (key, pid), std::mem::take(&mut client.signals), &text);
         for held in client.timelines.drain() {
             self.drop_timeline_handle(now, key, held);
         }

@@ -116,9 +116,10 @@ fn l3_the_promises_of_a_client_that_dies_fail_with_owner_died() {
     world.signal(line, 1);
     world.hang_up(line.link);
     let failure = world.truth.look(line.key, Point(2)).expect("not pending").unwrap_err();
-    let text = String::from_utf8(world.explain(other, failure.cause).text).unwrap();
+    let told = world.explain(other, failure.cause);
+    let text = String::from_utf8(told.text).unwrap();
     assert_eq!((failure.code, world.query(theirs, 1).state), (ErrorCode::OwnerDied, 2), "{text}");
-    assert!(text.contains("is gone") && text.contains("client"), "{text}");
+    assert!(text.contains("is gone") && text.contains("client") && told.pid != 0, "{text}");
 }
 
 // M-091
