@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use vgem::TimelineToken;
 use vgem_os::seqpacket::{Packet, Socket};
 
 use super::words::{Answer, Order, Record, Role};
@@ -89,6 +90,19 @@ impl Actor {
             Ok(Packet::Closed) => None,
             Err(e) if e.errno() == vgem_os::Errno::CONNRESET => None,
             other => panic!("{:?} (pid {}) hangs: {other:?}", self.role, self.pid()),
+        }
+    }
+
+    /// Has the stage make a timeline; what it is passed on with.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[must_use]
+    pub fn offer(&self) -> [u8; TimelineToken::LEN] {
+        self.tell(&Order::Offer, &[]);
+        match self.answer() {
+            Some(Answer::Token(token)) => token,
+            other => panic!("{:?}: {other:?} instead of a timeline", self.role),
         }
     }
 

@@ -79,7 +79,7 @@ impl Arena {
             observer: None,
             actors: Vec::new(),
             strangers: true,
-            broken: false,
+            broken: true,
             baseline: BTreeMap::new(),
         };
         arena.mend();
@@ -91,9 +91,8 @@ impl Arena {
         let daemon = self.daemon.get_or_insert_with(|| Daemon::system().config(CONFIG).start());
         let socket = daemon.socket();
         self.observer.get_or_insert_with(|| Client::connect(&socket).expect("a daemon that serves"));
-        for (role, uid) in
-            [(Role::Producer, USERS[0]), (Role::Consumer, USERS[0]), (Role::Bystander, USERS[1])]
-        {
+        for role in [Role::Stage, Role::Producer, Role::Consumer, Role::Bystander] {
+            let uid = if role == Role::Bystander { USERS[1] } else { USERS[0] };
             if self.actors.iter().all(|actor| actor.role != role) {
                 let actor = Actor::start(role, uid);
                 actor.connect(&socket);
@@ -121,6 +120,10 @@ impl Arena {
         let mend = std::mem::replace(&mut self.broken, blow.is_some());
         for actor in &self.actors {
             actor.must(&Order::Prepare { round: number, mend }, &[]);
+        }
+        if mend {
+            let token = self.actor(Role::Stage).offer();
+            self.actor(Role::Producer).must(&Order::Await(token), &[]);
         }
         let target = blow.and_then(|blow| Some((blow, Target::hold(self.find(blow.victim)?)?)));
         let waited = pressure::waited();
@@ -161,6 +164,7 @@ impl Arena {
             Victim::Producer => Some(self.actor(Role::Producer).pid()),
             Victim::Consumer => Some(self.actor(Role::Consumer).pid()),
             Victim::Bystander => Some(self.actor(Role::Bystander).pid()),
+            Victim::Stage => Some(self.actor(Role::Stage).pid()),
             Victim::Keeper => Some(daemon.pid()),
             Victim::Broker => Some(observer.status().expect("a status").pid),
             Victim::Porter => porters(daemon.pid()).into_iter().next(),
@@ -185,7 +189,7 @@ impl Arena {
                 self.observer = None;
                 wrong.extend(self.outlive(daemon, &family));
             }
-            Victim::Producer | Victim::Consumer | Victim::Bystander => {
+            Victim::Producer | Victim::Consumer | Victim::Bystander | Victim::Stage => {
                 if !matches!(case.blow.manner, Manner::Pause(_)) {
                     self.actors.retain(|actor| actor.pid() != case.pid);
                 }

@@ -19,6 +19,8 @@ pub enum Victim {
     Consumer,
     /// Somebody of another domain.
     Bystander,
+    /// Who signals by hand what a job waits for.
+    Stage,
     /// Who takes the consumer's fds.
     Porter,
     /// Who has the rules.
@@ -59,14 +61,15 @@ pub struct Struck {
 }
 
 /// How often each is struck, of 100.
-const SHARES: [(Victim, u64); 9] = [
-    (Victim::Driver("copy"), 15),
-    (Victim::Driver("zip"), 18),
-    (Victim::Driver("sec"), 17),
-    (Victim::Producer, 13),
-    (Victim::Consumer, 12),
-    (Victim::Bystander, 6),
-    (Victim::Porter, 15),
+const SHARES: [(Victim, u64); 10] = [
+    (Victim::Driver("copy"), 12),
+    (Victim::Driver("zip"), 15),
+    (Victim::Driver("sec"), 15),
+    (Victim::Stage, 16),
+    (Victim::Producer, 12),
+    (Victim::Consumer, 10),
+    (Victim::Bystander, 5),
+    (Victim::Porter, 11),
     (Victim::Broker, 2),
     (Victim::Keeper, 2),
 ];

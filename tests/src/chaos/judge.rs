@@ -17,8 +17,10 @@
 //! | struck | who submits, who reads | the other domain |
 //! |---|---|---|
 //! | a driver, killed | done, or `DeviceLost` | done |
-//! | a driver, stopped past a job's deadline | done, or `TimedOut` (the job at its head), `Cancelled` (behind it) | done |
+//! | a driver, stopped past a job's deadline, and killed perhaps | done, or `TimedOut` (the job at its head), `Cancelled` (behind it) | done |
 //! | the porter | done; an import is refused, `Late` or `Gone`, naming the porter | done |
+//! | the stage, killed | done; who waits for its point `OwnerDied` | done |
+//! | the stage, stopped past its promise | done; who waits for its point, and it, `TimedOut` | done |
 //! | the producer | its jobs are done; no buffer comes to the consumer | done |
 //! | the consumer, the bystander | done | done |
 //! | any of these, stopped and continued in time | done | done |
@@ -39,7 +41,7 @@ pub const SLACK: Duration = Duration::from_millis(50);
 pub const LOST: Duration = Duration::from_millis(100);
 /// With so much less time on cores a healthy device may miss a job's deadline.
 const CROWDED: Duration = Duration::from_millis(80);
-/// A stop this much shorter than a deadline does not let anything be late.
+/// A stop, and what else keeps one from a core, that is this short does not let anything be late.
 const IN_TIME: Duration = Duration::from_millis(60);
 
 /// A round, as it is judged.
@@ -86,28 +88,32 @@ impl Case {
         if self.is_starved(failure) {
             return None;
         }
-        let Victim::Driver(device) = self.blow.victim else {
-            return Some("nobody's death may fail this".to_owned());
-        };
         if role == Role::Bystander {
             return Some("it is of another domain".to_owned());
         }
+        let device = match self.blow.victim {
+            Victim::Driver(device) => Some(device),
+            Victim::Stage => None,
+            _ => return Some("nobody's death may fail this".to_owned()),
+        };
         // A batch that came when the device was known to be lost.
-        if failure.code == "Refused" && failure.said.contains(&format!("device {device} ")) {
+        if failure.code == "Refused"
+            && device.is_some_and(|name| failure.said.contains(&format!("device {name} ")))
+        {
             return None;
         }
+        let lost = if device.is_some() { "DeviceLost" } else { "OwnerDied" };
         let codes: &[&str] = match self.blow.manner {
             _ if self.is_continued_in_time() => &[],
-            Manner::Kill => &["DeviceLost"],
+            Manner::Kill => &[lost],
             Manner::Pause(_) => &["TimedOut", "Cancelled"],
-            Manner::Freeze(time) if time < IN_TIME => &["DeviceLost"],
-            Manner::Freeze(_) => &["DeviceLost", "TimedOut", "Cancelled"],
+            Manner::Freeze(_) => &[lost, "TimedOut", "Cancelled"],
         };
         if !codes.contains(&failure.code.as_str()) {
             return Some(format!("{} where {codes:?} may be", failure.code));
         }
-        let named = failure.device.as_deref() == Some(device) && failure.pid == Some(self.pid);
-        (!named).then(|| format!("it does not name {device}, process {}", self.pid))
+        let named = failure.device.as_deref() == device && failure.pid == Some(self.pid);
+        (!named).then(|| format!("it does not name {device:?}, process {}", self.pid))
     }
 
     fn wrong_refusal(&self, role: Role, record: &Record, code: &str, said: &str) -> Option<String> {
@@ -174,12 +180,13 @@ impl Case {
             Role::Producer => Victim::Producer,
             Role::Consumer => Victim::Consumer,
             Role::Bystander => Victim::Bystander,
+            Role::Stage => Victim::Stage,
         };
         self.blow.victim == victim
     }
 
     fn is_continued_in_time(&self) -> bool {
-        matches!(self.blow.manner, Manner::Pause(time) if time < IN_TIME)
+        matches!(self.blow.manner, Manner::Pause(time) if time + self.crowded < IN_TIME)
     }
 
     fn ends_the_broker(&self) -> bool {

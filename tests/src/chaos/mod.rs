@@ -5,6 +5,7 @@
 //!   producer ──copy──► zip ──► sec ──┐                  bystander ──copy──► zip
 //!            (one batch, 100 ms each) │
 //!   consumer ◄── the sealed buffer ───┘ by a porter
+//!   stage    ─── a point that the last job waits for
 //! ```
 //!
 //! A **round** is: everything is repaired and ready; all actors are told to go; after a random time one process is
@@ -14,7 +15,8 @@
 //! | module | what |
 //! |---|---|
 //! | [`words`] | what is said between the arena and its actors |
-//! | [`actor`] | an actor's process, as the arena has it; the program is `vgem-test-actor` |
+//! | [`players`] | what actors do; the program is `vgem-test-actor` |
+//! | [`actor`] | an actor's process, as the arena has it |
 //! | [`arena`] | the daemon and all actors; rounds |
 //! | [`blow`] | who is struck, how, when |
 //! | [`judge`] | what may come of it, and by when |
@@ -26,6 +28,7 @@ pub mod actor;
 pub mod arena;
 pub mod blow;
 pub mod judge;
+pub mod players;
 pub mod pressure;
 pub mod words;
 

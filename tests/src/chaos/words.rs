@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vgem::{Error, Explanation, FenceError, JobFailure};
+use vgem::{Error, Explanation, FenceError, JobFailure, TimelineToken};
 use vgem_os::Errno;
 
 /// What an actor does.
@@ -15,6 +15,8 @@ pub enum Role {
     Consumer,
     /// Works for itself, in another domain.
     Bystander,
+    /// Signals by hand what a job of the producer waits for.
+    Stage,
 }
 
 /// What an actor is told.
@@ -31,6 +33,10 @@ pub enum Order {
         /// Whether something may be broken.
         mend: bool,
     },
+    /// Make a new timeline and pass it on; answered by Token.
+    Offer,
+    /// Take that timeline, and wait for it from now on.
+    Await([u8; TimelineToken::LEN]),
     /// Begin the round; answered by Round.
     Go(u64),
     /// Let go of everything and disconnect; answered by Ready.
@@ -44,6 +50,8 @@ pub enum Answer {
     Ready,
     /// It cannot be done.
     Trouble(String),
+    /// What a timeline is passed on with.
+    Token([u8; TimelineToken::LEN]),
     /// What came of the waits of a round.
     Round(Vec<Record>),
 }

@@ -1,0 +1,38 @@
+//! A stage that is no device: a client that promises a point, works, and signals it.
+
+use std::time::Duration;
+
+use vgem::{Client, Error, Timeline, TimelineRights, TimelineToken};
+
+use super::super::words::Record;
+use super::{CHAIN, record};
+
+/// How long it works.
+const WORK: Duration = Duration::from_millis(4);
+
+/// What it has on a broker.
+#[derive(Debug)]
+pub(super) struct Stage {
+    client: Client,
+    timeline: Option<Timeline>,
+}
+
+impl Stage {
+    pub(super) const fn new(client: Client) -> Self {
+        Self { client, timeline: None }
+    }
+
+    /// A new timeline, for one other client to wait for.
+    pub(super) fn offer(&mut self) -> Result<[u8; TimelineToken::LEN], Error> {
+        let timeline = self.timeline.insert(self.client.timeline("stage")?);
+        Ok(timeline.export(TimelineRights::WAIT)?.to_bytes())
+    }
+
+    pub(super) fn play(&mut self, round: u64) -> Vec<Record> {
+        let Some(timeline) = &mut self.timeline else { return Vec::new() };
+        let promised = record("promise", || timeline.promise_next(CHAIN));
+        // Not always equally long, and never a surprise.
+        std::thread::park_timeout(WORK * u32::try_from(round % 4).unwrap_or(0) / 2);
+        vec![promised, record("signal", || timeline.signal_next())]
+    }
+}
