@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_core::io::{Input, InstanceEnd, LinkId};
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{Handle, InstanceId, ObjectKey, Point, PorterId, QueueHandle, TimelineKey};
+use vgem_proto::ids::{
+    Handle, InstanceId, ObjectKey, Point, PorterId, QueueHandle, TimelineHandle, TimelineKey,
+};
 use vgem_proto::jobs::{DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, WAIT_PROMISE};
 use vgem_proto::message::client::{ClientMessage, CloseQueue, Done};
 use vgem_proto::message::driver::DriverMessage;
@@ -26,7 +28,7 @@ use self::sharing::Pending;
 use crate::batch::Batch;
 use crate::driver::Received;
 use crate::oracle::{Accepted, How, Oracle, Touch};
-use crate::world::{DOMAIN, OTHER_DOMAIN, World, config};
+use crate::world::{DOMAIN, MS, OTHER_DOMAIN, World, config};
 
 /// A generator of numbers: splitmix64.
 struct Dice(u64);
@@ -82,6 +84,7 @@ struct Model {
     /// How many of a driver's jobs were compared.
     compared: BTreeMap<InstanceId, usize>,
     refused: u64,
+    deadlocks: u64,
     /// Requests that are not answered yet.
     pending: BTreeMap<u64, (LinkId, Pending)>,
     /// Objects that some client knows to be ready.
@@ -114,6 +117,7 @@ impl Model {
             links,
             compared: BTreeMap::new(),
             refused: 0,
+            deadlocks: 0,
             pending: BTreeMap::new(),
             ready: BTreeSet::new(),
             imports: 0,
@@ -221,6 +225,17 @@ impl Model {
         self.refused += 1;
         match refused.code {
             ErrorCode::NoSuchOperation if is_wrong => self.consumed(place, planned, true),
+            ErrorCode::Deadlock => {
+                let mut oracle = self.oracle.clone();
+                planned.iter().cloned().for_each(|job| oracle.accept(job));
+                let awaits_itself = |job: &Accepted| {
+                    job.explicit.iter().any(|(line, point, _)| *line == job.timeline && *point >= job.point)
+                };
+                let is_closed = oracle.has_cycle(|line, point| self.is_cancelled(line, point));
+                assert!(is_closed || planned.iter().any(awaits_itself), "no cycle: {refused:?}");
+                self.deadlocks += 1;
+                self.consumed(place, planned, true);
+            }
             ErrorCode::Exhausted if refused.cause.0 != 0 => self.consumed(place, planned, true),
             // What is waited for is not promised, of another domain, or on its way.
             ErrorCode::BadPoint | ErrorCode::Denied | ErrorCode::NotReady if refused.cause.0 != 0 => {
@@ -246,7 +261,7 @@ impl Model {
         planned: &[Accepted],
     ) -> (Batch, Accepted) {
         let (batch, touches) = self.random_touches(place, batch, timeline);
-        let (mut batch, explicit) = self.random_waits(place, batch, planned);
+        let (mut batch, explicit) = self.random_waits(place, batch, timeline, planned);
         let (skips_implicit, runs_anyway) = (self.dice.one_in(8), self.dice.one_in(8));
         if skips_implicit {
             batch = batch.flags(JOB_EXPLICIT);
@@ -300,9 +315,21 @@ impl Model {
         &mut self,
         place: usize,
         mut batch: Batch,
+        own: TimelineKey,
         planned: &[Accepted],
     ) -> (Batch, Vec<(TimelineKey, Point, WaitKind)>) {
         let mut explicit = Vec::new();
+        if self.dice.one_in(9)
+            && let Some((queue, timeline, last)) = self.dice.pick(&self.members[place].queues)
+            && (timeline != own || self.dice.one_in(10))
+        {
+            // A point that is still to come, perhaps in this batch.
+            let point = last + 1 + self.dice.below(4);
+            let kind = if self.dice.one_in(2) { WaitKind::Data } else { WaitKind::Order };
+            let until = self.world.now.after((1 + self.dice.below(300)) * MS);
+            batch = batch.waits_for(TimelineHandle(queue.0), point, kind, Some(until));
+            explicit.push((timeline, Point(point), kind));
+        }
         if self.dice.one_in(5)
             && let Some((queue, timeline, last)) = self.dice.pick(&self.members[place].queues)
         {
@@ -337,6 +364,14 @@ impl Model {
             self.oracle.accept(job);
         }
         assert!(got.is_empty(), "jobs that nobody submitted: {got:?}");
+        let has_cycle = self.oracle.has_cycle(|line, point| self.is_cancelled(line, point));
+        assert!(!has_cycle, "jobs that wait for each other");
+    }
+
+    /// Whether the driver of a job was told to cancel it.
+    fn is_cancelled(&self, timeline: TimelineKey, point: Point) -> bool {
+        let cancelled = self.world.drivers.values().flat_map(|driver| &driver.cancelled);
+        cancelled.into_iter().any(|(line, of, _)| (*line, *of) == (timeline, point))
     }
 
     fn newly_received(&mut self) -> BTreeMap<(TimelineKey, Point), Received> {
@@ -540,15 +575,16 @@ impl Drop for Seed {
 }
 
 /// Runs one history; gives the number of jobs, refused batches, imports, answers to
-/// Observe, timelines and waits for promises in it.
-fn run(seed: u64, steps: u64) -> [u64; 6] {
+/// Observe, timelines, waits for promises and cycles in it.
+fn run(seed: u64, steps: u64) -> [u64; 7] {
     let _told = Seed(seed);
     let mut model = Model::new(seed);
     for _ in 0..steps {
         model.step();
     }
     let jobs = model.world.broker.counters().jobs;
-    let told = [jobs, model.refused, model.imports, model.observed, model.promises, model.gated];
+    let told =
+        [jobs, model.refused, model.imports, model.observed, model.promises, model.gated, model.deadlocks];
     model.end();
     told
 }
@@ -561,15 +597,15 @@ fn every_job_waits_for_exactly_what_it_must_and_everything_comes_back() {
         run(seed, 600);
         return;
     }
-    let mut seen = [0; 6];
+    let mut seen = [0; 7];
     for seed in 0..number("VGEM_MODEL_HISTORIES").unwrap_or(40) {
         for (sum, told) in seen.iter_mut().zip(run(seed, 600)) {
             *sum += told;
         }
     }
-    let enough = seen.iter().zip([3000, 100, 200, 200, 200, 100]).all(|(seen, least)| *seen >= least);
+    let enough = seen.iter().zip([3000, 100, 200, 200, 200, 100, 20]).all(|(seen, least)| *seen >= least);
     assert!(
         enough,
-        "histories of {seen:?} jobs, refusals, imports, observations, timelines and promises show too little"
+        "histories of {seen:?} jobs, refusals, imports, observations, timelines, promises and cycles show too little"
     );
 }

@@ -42,9 +42,11 @@ pub(crate) struct Accepted {
 }
 
 /// Everything that was ever accepted.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Oracle {
     jobs: Vec<Accepted>,
+    /// What each unfinished job waits for, in the order of the jobs.
+    waits: Vec<Vec<(TimelineKey, Point)>>,
     places: BTreeMap<(TimelineKey, Point), usize>,
 }
 
@@ -60,8 +62,40 @@ pub(crate) struct Required {
 
 impl Oracle {
     pub(crate) fn accept(&mut self, job: Accepted) {
+        let Required { data, order, .. } = self.required(&job);
+        self.waits.push(data.into_iter().chain(order).collect());
         self.places.insert((job.timeline, job.point), self.jobs.len());
         self.jobs.push(job);
+    }
+
+    /// Whether some unfinished job waits for itself, over whatever others, by naive search. `waits_no_more` tells which
+    /// jobs were cancelled.
+    pub(crate) fn has_cycle(&self, waits_no_more: impl Fn(TimelineKey, Point) -> bool) -> bool {
+        let is_open = |place: &usize| self.jobs[*place].ended.is_none();
+        let last = |timeline: TimelineKey, point: Point| {
+            let mut before = self.places.range((timeline, Point(0))..=(timeline, point));
+            before.next_back().map(|(_, place)| *place)
+        };
+        let next = |place: usize| {
+            let job = &self.jobs[place];
+            let waits: &[_] = if waits_no_more(job.timeline, job.point) { &[] } else { &self.waits[place] };
+            let before = (job.timeline, Point(job.point.0 - 1));
+            let all = waits.iter().copied().chain([before]);
+            // Whoever waits for what is still to come waits for all that comes before it.
+            all.filter_map(|(timeline, point)| last(timeline, point)).filter(is_open).collect::<Vec<_>>()
+        };
+        (0..self.jobs.len()).filter(is_open).any(|first| {
+            let (mut seen, mut open) = (BTreeSet::new(), next(first));
+            while let Some(place) = open.pop() {
+                if place == first {
+                    return true;
+                }
+                if seen.insert(place) {
+                    open.extend(next(place));
+                }
+            }
+            false
+        })
     }
 
     pub(crate) fn end(&mut self, timeline: TimelineKey, point: Point, how: Result<(), Failure>) {
@@ -84,7 +118,8 @@ impl Oracle {
         let mut waits: Vec<(TimelineKey, Point, WaitKind)> = Vec::new();
         let mut failed = Vec::new();
         for (timeline, point, kind) in &job.explicit {
-            match &self.jobs[self.places[&(*timeline, *point)]].ended {
+            // What is still to come has no place.
+            match self.places.get(&(*timeline, *point)).and_then(|place| self.jobs[*place].ended.as_ref()) {
                 None => waits.push((*timeline, *point, *kind)),
                 Some(Err(failure)) if *kind == WaitKind::Data => failed.push(*failure),
                 Some(_) => {}

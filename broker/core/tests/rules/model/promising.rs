@@ -123,13 +123,15 @@ impl Model {
             if self.dice.one_in(3) { TimelineRights::SIGNAL } else { TimelineRights::WAIT } & stage.rights;
         let export = ExportTimeline { timeline: stage.handle, rights, reserved: Zero };
         let token = match self.world.ask(self.members[place].link, export) {
-            Some(ClientMessage::TimelineExported(exported)) => exported.token,
+            Some(ClientMessage::TimelineExported(exported)) => Some(exported.token),
+            // It takes its time.
+            None => None,
             Some(ClientMessage::Refused(refused)) => {
                 let known =
                     matches!(refused.code, ErrorCode::Busy | ErrorCode::Denied | ErrorCode::Exhausted);
                 return assert!(known, "{refused:?}");
             }
-            other => panic!("{other:?}"),
+            Some(other) => panic!("{other:?}"),
         };
         if rights.contains(TimelineRights::SIGNAL) {
             let stages = &mut self.members[place].stages;
@@ -137,9 +139,7 @@ impl Model {
                 own.rights.remove(TimelineRights::SIGNAL);
             }
         }
-        if self.dice.one_in(5) {
-            return;
-        }
+        let Some(token) = token.filter(|_| !self.dice.one_in(5)) else { return };
         let Some(to) = self.some_member() else { return };
         match self.world.ask(self.members[to].link, ImportTimeline { token }) {
             Some(ClientMessage::Refused(refused)) => {

@@ -39,6 +39,8 @@ fn takes_time(effect: &Effect) -> bool {
             | Effect::Seal { .. }
             | Effect::StartPorter { .. }
             | Effect::MakePair { .. }
+            | Effect::Look { .. }
+            | Effect::DrawToken { .. }
     )
 }
 
