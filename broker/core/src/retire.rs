@@ -335,8 +335,14 @@ impl Broker {
         }
         self.now_ready(key);
         let wishes = self.objects.get_mut(key).map(|object| std::mem::take(&mut object.wishes));
-        for wish in wishes.unwrap_or_default() {
+        let wishes = wishes.unwrap_or_default();
+        let domains: Vec<DomainId> = wishes.iter().map(|wish| wish.domain).collect();
+        for wish in wishes {
             self.fulfil(key, wish);
+        }
+        // Only now: another client of the domain may have got what this one could not be given.
+        for domain in domains {
+            self.settle_share(key, domain);
         }
         self.released.push(key);
     }
@@ -347,11 +353,9 @@ impl Broker {
         let known = object.holder(wish.asker.client).is_some();
         let room = self.clients.get(wish.asker.client).is_some_and(|c| known || c.objects.has_room_for(1));
         if is_tampered || !room {
-            let domain = wish.domain;
             let refusal =
                 if is_tampered { tampered_with() } else { full_table(HandleTable::<ObjectHandle>::ROWS) };
             self.refuse_wish(wish, &refusal);
-            self.settle_share(key, domain);
             return;
         }
         let Wish { asker, rights, charge, .. } = wish;

@@ -187,6 +187,25 @@ fn an_orphan_that_is_imported_is_kept_pinned_and_ready_again() {
 }
 
 #[test]
+fn a_domain_owes_for_an_orphan_that_one_of_its_clients_gets_and_another_did_not_live_to_get() {
+    let mut m = meeting();
+    let (other, first) = (m.world.client_of(OTHER_DOMAIN), m.guest);
+    let porter = m.world.porter(other);
+    m.orphan();
+    m.world.hold = |effect| matches!(effect, Effect::Keep { .. });
+    for (link, porter) in [(first, m.porter), (other, porter)] {
+        let request = m.world.ask_import(link);
+        m.world.bring(porter, request, Arrival::Object(m.key), READ);
+    }
+    m.world.hang_up(first);
+    m.world.hold = |_| false;
+    let keep = m.world.held.pop().unwrap();
+    let kept = m.world.carry_out(keep).unwrap();
+    m.world.apply(kept);
+    assert_eq!(m.world.usage(OTHER_DOMAIN).bytes, 8192);
+}
+
+#[test]
 fn an_orphan_that_came_back_retires_as_any_other() {
     let mut m = meeting();
     m.orphan();
