@@ -172,10 +172,13 @@ impl Broker {
         for (point, failure) in failures.iter().filter(|(point, _)| *point <= value) {
             promises.note_failure(*point, *failure);
         }
-        let (passed, is_last) = (promises.passed, promises.looks == 0);
+        let (passed, is_last, is_armed) = (promises.passed, promises.looks == 0, promises.due.is_some());
         self.promised(key, passed);
         if !is_last {
-            // It may have signalled since: another answer is on its way.
+            // It may have signalled since: another answer is on its way, and that one judges what is due.
+            if is_armed {
+                self.arm_promise(key);
+            }
             return;
         }
         let Some(promises) = self.promises.get_mut(key) else { return };

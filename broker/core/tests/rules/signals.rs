@@ -182,9 +182,14 @@ impl World {
         }
     }
 
-    pub(crate) fn query(&mut self, line: Line, point: u64) -> PointState {
+    /// Asks how a point stands now; gives the request.
+    pub(crate) fn query_later(&mut self, line: Line, point: u64) -> u64 {
         let query = QueryPoint { timeline: line.handle, point: Point(point) };
-        let request = self.send(line.link, query, 0, Time(0));
+        self.send(line.link, query, 0, Time(0))
+    }
+
+    pub(crate) fn query(&mut self, line: Line, point: u64) -> PointState {
+        let request = self.query_later(line, point);
         match self.answer_to(request).map(|reply| reply.message) {
             Some(ClientMessage::PointState(state)) => state,
             other => panic!("no state: {other:?}"),

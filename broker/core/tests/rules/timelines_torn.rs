@@ -133,6 +133,22 @@ fn what_was_signalled_after_an_earlier_look_counts_when_the_signaller_goes() {
 }
 
 #[test]
+fn a_promise_that_an_earlier_look_finds_kept_has_no_timer() {
+    let (mut world, line) = stage();
+    world.hold = |effect| matches!(effect, Effect::Look { .. });
+    for ms in [1, 2] {
+        world.query_later(line, 9);
+        world.now = world.now.after(ms * MS);
+    }
+    world.promise(line, 1, 100);
+    world.signal(line, 1);
+    let early = world.held.remove(0);
+    let looked = world.carry_out(early).expect("an answer");
+    world.apply(looked);
+    assert_eq!(world.broker.next_deadline(), None);
+}
+
+#[test]
 fn a_job_that_waits_for_a_point_signalled_without_a_promise_is_not_failed() {
     let (mut world, line) = stage();
     let queue = world.open(line.link, COPY);
