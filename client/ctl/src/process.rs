@@ -35,6 +35,18 @@ impl Doing {
         }
     }
 
+    /// The same in a word or two, if there is anything to say.
+    pub(crate) fn note(self) -> &'static str {
+        match self {
+            Self::Runs => "",
+            Self::Kernel => "in the kernel",
+            Self::Stopped => "stopped",
+            Self::Traced => "stopped by a debugger",
+            Self::Ended => "ended",
+            Self::Unseen => "not to be seen here",
+        }
+    }
+
     /// What to say of it behind its number, if anything.
     pub(crate) fn words(self) -> &'static str {
         match self {

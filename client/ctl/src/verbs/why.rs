@@ -33,8 +33,8 @@ struct Report {
     chain: Vec<Step>,
     /// What the process at the end does.
     process: Option<Process>,
-    /// Other ends that the waiter depends on too.
-    other_ends: usize,
+    /// Other processes that have to act as well.
+    others: usize,
     /// How the point ended, if it has.
     ended: Option<Ended>,
     /// What the client that was asked about owes by its own word.
@@ -90,7 +90,7 @@ pub(crate) fn run(common: &Common, why: &Why) -> anyhow::Result<()> {
         let chain = graph.chain(&starts, now, &doing);
         if common.format == Format::Dot {
             let steps = chain.map(|chain| chain.steps).unwrap_or_default();
-            return print::lines(&dot::lines(&graph, &steps, now));
+            return print::lines(&dot::lines(&graph, &steps, now, &doing));
         }
         let report = match (chain, &about) {
             (Some(chain), _) => waiting(&about, &graph, &chain, now, &doing),
@@ -186,8 +186,10 @@ fn waiting(about: &About, graph: &Graph, chain: &Chain, now: u64, doing: &dyn Fn
     let mut lines = words::lines(waiter, &way, now, doing);
     match chain.others {
         0 => {}
-        1 => lines.push("It depends on one other end besides; --format dot draws it.".to_owned()),
-        others => lines.push(format!("It depends on {others} other ends besides; --format dot draws them.")),
+        1 => lines.push("One other process has to act as well; --format dot draws it.".to_owned()),
+        others => {
+            lines.push(format!("{others} other processes have to act as well; --format dot draws them."));
+        }
     }
     let step = |node: &&Node| match node {
         Node::Owed(entry) => Step::Owed { age_ns: now.saturating_sub(entry.since_ns), entry: entry.clone() },
@@ -203,7 +205,7 @@ fn waiting(about: &About, graph: &Graph, chain: &Chain, now: u64, doing: &dyn Fn
         asked: name_of(about),
         chain: way.iter().map(step).collect(),
         process,
-        other_ends: chain.others,
+        others: chain.others,
         ended: None,
         owes: Vec::new(),
         lines,
@@ -223,7 +225,7 @@ fn idle(entry: &ClientEntry, graph: &Graph, now: u64, doing: &dyn Fn(u32) -> Doi
         asked: name,
         chain: Vec::new(),
         process: Some(Process { pid, doing: does, late: false }),
-        other_ends: 0,
+        others: 0,
         ended: None,
         owes,
         lines,
@@ -236,7 +238,7 @@ fn over(ended: Ended) -> Report {
         asked: ended.name(),
         chain: Vec::new(),
         process: None,
-        other_ends: 0,
+        others: 0,
         lines: ended.lines(),
         ended: Some(ended),
         owes: Vec::new(),

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::human;
+use crate::process::Doing;
 use crate::waiting::graph::{Graph, Node};
 use crate::waiting::words::{client, thing};
 
@@ -13,7 +14,7 @@ use crate::waiting::words::{client, thing};
 type Outer = BTreeMap<String, (String, bool)>;
 
 /// The picture's text at the moment `now`, with the way through `steps` marked.
-pub(crate) fn lines(graph: &Graph, steps: &[usize], now: u64) -> Vec<String> {
+pub(crate) fn lines(graph: &Graph, steps: &[usize], now: u64, doing: &dyn Fn(u32) -> Doing) -> Vec<String> {
     let mut lines = vec![
         "digraph waiting {".to_owned(),
         "  rankdir=LR;".to_owned(),
@@ -28,10 +29,11 @@ pub(crate) fn lines(graph: &Graph, steps: &[usize], now: u64) -> Vec<String> {
             lines.push(edge(&format!("n{place}"), &format!("n{to}"), links.contains(&(place, *to))));
         }
         let Some(entry) = node.owed().filter(|_| edges.is_empty()) else { continue };
-        let name = match entry.kind.as_str() {
-            "job" => format!("driver {}\nprocess {}", entry.device, entry.pid),
-            _ => format!("{}\nprocess {}", client(entry.client, &entry.client_name), entry.pid),
+        let who = match entry.kind.as_str() {
+            "job" => format!("driver {}", entry.device),
+            _ => client(entry.client, &entry.client_name),
         };
+        let name = format!("{who}\nprocess {}\n{}", entry.pid, doing(entry.pid).note());
         let marked = steps.last() == Some(&place);
         let process = format!("p{}", entry.pid);
         lines.push(edge(&format!("n{place}"), &process, marked));
@@ -76,8 +78,11 @@ fn label(node: &Node, now: u64) -> String {
 
 /// A text as a string of the language. Lines are kept, everything else that is not plain is made so.
 fn quoted(text: &str) -> String {
-    let lines: Vec<String> =
-        text.split('\n').map(|line| human::text(line).replace('\\', "\\\\").replace('"', "\\\"")).collect();
+    let lines: Vec<String> = text
+        .trim_end()
+        .split('\n')
+        .map(|line| human::text(line).replace('\\', "\\\\").replace('"', "\\\""))
+        .collect();
     format!("\"{}\"", lines.join("\\n"))
 }
 
@@ -93,7 +98,8 @@ mod tests {
             ObligationEntry { client: 9, client_name: "ca\"me\nra".into(), ..job(3, 1, "running", &[]) };
         let entries =
             vec![job(1, 1, "waiting", &[(2, 1), (3, 1)]), job(2, 1, "running", &[]), elsewhere(other, 7)];
-        let drawn = lines(&Graph::of(entries), &[0, 1], 100_000_000).join("\n");
+        let doing = |pid| if pid == 102 { Doing::Stopped } else { Doing::Runs };
+        let drawn = lines(&Graph::of(entries), &[0, 1], 100_000_000, &doing).join("\n");
         insta::assert_snapshot!(drawn, @r#"
         digraph waiting {
           rankdir=LR;
@@ -111,7 +117,7 @@ mod tests {
           c9 -> n2;
           c4 [label="client 4 (encoder)", shape=ellipse, color=red, penwidth=2];
           c9 [label="client 9 (ca\"me\nra)", shape=ellipse];
-          p102 [label="driver sec\nprocess 102", shape=octagon, color=red, penwidth=2];
+          p102 [label="driver sec\nprocess 102\nstopped", shape=octagon, color=red, penwidth=2];
         }
         "#);
     }

@@ -4,7 +4,7 @@
 //! depend on several. The one at fault is that whose process cannot act at all, or else one that is late, or else the one
 //! that lasts longest; the way to it is the one with the fewest steps.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use vgem::snapshot::ObligationEntry;
 
@@ -60,7 +60,7 @@ enum Blame {
 pub(crate) struct Chain {
     /// Nodes, the waiter's own first.
     pub(crate) steps: Vec<usize>,
-    /// Other ends that the waiter depends on too.
+    /// Other processes, and domains, that have to act as well.
     pub(crate) others: usize,
 }
 
@@ -195,7 +195,13 @@ impl Graph {
             steps.push(*before);
         }
         steps.reverse();
-        Some(Chain { steps, others: ends.len().saturating_sub(1) })
+        let who = |place: &usize| match self.node(*place) {
+            Some(Node::Owed(entry)) => (Some(entry.pid), entry.domain),
+            Some(Node::Elsewhere(domain)) => (None, *domain),
+            None => (None, 0),
+        };
+        let others: BTreeSet<_> = ends.iter().map(who).filter(|one| *one != who(&end)).collect();
+        Some(Chain { steps, others: others.len() })
     }
 }
 
@@ -271,6 +277,14 @@ pub(crate) mod tests {
     #[test]
     fn the_way_leads_to_the_process_that_cannot_act_and_is_the_shortest() {
         assert_eq!(way(diamond(), &[0], 103), ["timeline:1.1", "timeline:3.1"]);
+    }
+
+    #[test]
+    fn others_that_have_to_act_are_counted_by_their_processes() {
+        let again = ObligationEntry { timeline: "timeline:9.1".into(), ..job(3, 1, "running", &[]) };
+        let graph = Graph::of([diamond(), vec![again]].concat());
+        let chain = graph.chain(&[0, 4], 0, &|_| Doing::Runs).expect("there are starts");
+        assert_eq!(chain.others, 1);
     }
 
     #[test]
