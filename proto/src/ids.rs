@@ -41,8 +41,15 @@ macro_rules! id32 {
     };
 }
 
+/// Indices of timelines that clients signal begin here; those of queues are below. For people they are counted anew, with a
+/// `c` before them.
+pub const CLIENT_TIMELINES: u32 = 1 << 31;
+
 macro_rules! key {
     ($(#[$doc:meta])* $name:ident, $label:literal) => {
+        key! { $(#[$doc])* $name, $label, u32::MAX => "" }
+    };
+    ($(#[$doc:meta])* $name:ident, $label:literal, $first:expr => $mark:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
         pub struct $name {
@@ -69,7 +76,10 @@ macro_rules! key {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($label, ":{}.{}"), self.index, self.generation)
+                match self.index.checked_sub($first) {
+                    Some(index) => write!(f, concat!($label, ":", $mark, "{}.{}"), index, self.generation),
+                    None => write!(f, concat!($label, ":{}.{}"), self.index, self.generation),
+                }
             }
         }
 
@@ -129,7 +139,7 @@ key! {
 }
 key! {
     /// A timeline inside the broker and on driver links; its generation is the slot generation too.
-    TimelineKey, "timeline"
+    TimelineKey, "timeline", CLIENT_TIMELINES => "c"
 }
 key! {
     /// A client connection inside the broker.
@@ -267,6 +277,14 @@ mod tests {
         let key = TimelineKey { index: 0x0102, generation: 0x0304 };
         assert_eq!(bytes(&key), [2, 1, 0, 0, 4, 3, 0, 0]);
         assert_eq!(TimelineKey::from_u64(key.to_u64()), key);
+    }
+
+    #[test]
+    fn a_timeline_says_whether_a_client_signals_it() {
+        let said = [3, CLIENT_TIMELINES + 3].map(|index| TimelineKey { index, generation: 7 }.to_string());
+        assert_eq!(said, ["timeline:3.7", "timeline:c3.7"]);
+        let largest = ObjectKey { index: CLIENT_TIMELINES, generation: 1 };
+        assert_eq!(largest.to_string(), "object:2147483648.1");
     }
 
     #[test]

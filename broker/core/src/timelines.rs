@@ -34,7 +34,7 @@ use crate::io::PairId;
 use crate::queues::Shown;
 
 /// The first index of these timelines' keys: no queue has so high a one.
-pub(crate) const FIRST: u32 = 1 << 31;
+pub(crate) const FIRST: u32 = vgem_proto::ids::CLIENT_TIMELINES;
 
 /// Whether a key is of a timeline that a client signals.
 pub(crate) fn is_of_client(key: TimelineKey) -> bool {

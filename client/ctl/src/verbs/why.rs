@@ -219,7 +219,8 @@ fn idle(entry: &ClientEntry, graph: &Graph, now: u64, doing: &dyn Fn(u32) -> Doi
     let mut lines = vec![human::text(&format!("{name}, process {pid}{}, waits for no job", does.words()))];
     let owes: Vec<ObligationEntry> = graph.owed_by(entry.client).into_iter().cloned().collect();
     for one in &owes {
-        lines.push(format!("it owes {}, {}", thing(one), words::due(one.due_ns, now)));
+        let does = if one.kind == "promise" { "has promised" } else { "has not promised" };
+        lines.push(human::text(&format!("it {does} {}, {}", thing(one), words::due(one.due_ns, now))));
     }
     Report {
         asked: name,

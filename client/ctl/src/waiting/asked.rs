@@ -16,7 +16,7 @@ pub(crate) enum Asked {
     Name(String),
 }
 
-/// Reads `3.7:5`, `timeline:3.7:5`, `timeline:3.7 point 5`, `3.7`, `4` or a name.
+/// Reads `3.7:5`, `c3.7:5`, `timeline:3.7:5`, `timeline:3.7 point 5`, `3.7`, `4` or a name.
 pub(crate) fn asked(text: &str) -> Result<Asked, String> {
     let (bare, must_be_point) = match text.strip_prefix("timeline:") {
         Some(bare) => (bare, true),
@@ -44,8 +44,10 @@ fn point(bare: &str) -> Option<Asked> {
         None => (bare, None),
     };
     let (index, generation) = key.split_once('.')?;
+    // Timelines that clients signal are numbered apart.
+    let (mark, index) = index.strip_prefix('c').map_or(("", index), |index| ("c", index));
     let (index, generation): (u32, u32) = (index.parse().ok()?, generation.parse().ok()?);
-    Some(Asked::Point { timeline: format!("timeline:{index}.{generation}"), point })
+    Some(Asked::Point { timeline: format!("timeline:{mark}{index}.{generation}"), point })
 }
 
 #[cfg(test)]
@@ -58,6 +60,8 @@ mod tests {
         for text in ["3.7:5", "timeline:3.7:5", "timeline:3.7 point 5"] {
             assert_eq!(asked(text), wanted, "{text}");
         }
+        let of_client = Asked::Point { timeline: "timeline:c3.7".into(), point: Some(5) };
+        assert_eq!((asked("c3.7:5"), asked("timeline:c3.7:5")), (Ok(of_client.clone()), Ok(of_client)));
         assert_eq!(asked("3.7"), Ok(Asked::Point { timeline: "timeline:3.7".into(), point: None }));
     }
 

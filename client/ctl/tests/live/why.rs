@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use vgem::{Client, ClientOptions, Embedded, Submitted};
+use vgem::{Client, ClientOptions, Embedded, Point, Submitted, Timeline, TimelineRights};
 
 use crate::support::{broker, json, vgemctl};
 
@@ -184,4 +184,73 @@ fn the_examples_of_the_help_run() {
         let args: Vec<&str> = std::iter::once("why").chain(line.split_whitespace()).collect();
         assert!(vgemctl(&stalled.broker, &args).status.success(), "{line}");
     }
+}
+
+/// A job that waits for a point that another client has promised, or has not.
+struct Gated {
+    /// Keeps the queue open.
+    _sent: Submitted,
+    _timeline: Timeline,
+    _camera: Client,
+    client: Client,
+    broker: Embedded,
+}
+
+fn gated(promise: bool) -> Gated {
+    let broker = Embedded::start().expect("a private broker");
+    let named = |name| broker.client_with(&ClientOptions::new().name(name)).expect("a client");
+    let (camera, client) = (named("camera"), named("encoder"));
+    let mut timeline = camera.timeline("frames").expect("a timeline");
+    let token = timeline.export(TimelineRights::WAIT).expect("a token");
+    let theirs = client.import_timeline(token).expect("a handle");
+    if promise {
+        timeline.promise_acknowledged(Point(1), SOON).expect("taken");
+    }
+    let copy = client.device("copy").expect("it is there").queue(0).expect("a queue");
+    let frame = client.create(4096).expect("memory");
+    let mut batch = client.batch();
+    let point = theirs.point(Point(1)).promised_by(SOON);
+    batch.job(&copy, "fill").output(&frame).param("byte", 1).after(&point);
+    let sent = batch.submit_acknowledged().expect("accepted");
+    Gated { _sent: sent, _timeline: timeline, _camera: camera, client, broker }
+}
+
+#[test]
+fn why_names_the_client_that_has_promised_and_when_it_is_due() {
+    let gated = gated(true);
+    let said = said(&vgemctl(&gated.broker, &["why", "encoder"]));
+    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    let pid = std::process::id();
+    assert!(lines[0].starts_with("client ") && lines[0].contains("waits for job 1 of"), "{said}");
+    assert!(
+        lines[1].starts_with("which waits for point 1 of") && lines[1].contains("(frames), of client"),
+        "{said}"
+    );
+    assert!(lines[2].contains(&format!("(camera), process {pid}, has promised, due in")), "{said}");
+}
+
+#[test]
+fn why_names_the_client_that_has_not_promised_yet() {
+    let gated = gated(false);
+    let said = said(&vgemctl(&gated.broker, &["why", "encoder"]));
+    assert!(said.contains("(camera), process ") && said.contains("has not promised, due in"), "{said}");
+    let owes = self::said(&vgemctl(&gated.broker, &["why", "camera"]));
+    assert!(
+        owes.contains("waits for no job") && owes.contains("it has not promised point 1 of timeline:c0."),
+        "{owes}"
+    );
+}
+
+#[test]
+fn a_timeline_is_meant_by_its_name_with_a_point_or_without() {
+    let gated = gated(true);
+    for what in ["frames", "frames:1"] {
+        let said = said(&vgemctl(&gated.broker, &["why", what]));
+        assert!(said.starts_with("point 1 of timeline:") && said.contains("has promised"), "{said}");
+    }
+    let key = gated.client.timeline_entries().expect("an answer")[0].timeline.clone();
+    let shown = said(&vgemctl(&gated.broker, &["show", "timeline", &key]));
+    assert!(shown.contains("frames") && shown.contains("promised"), "{shown}");
+    let listed = said(&vgemctl(&gated.broker, &["list", "timelines"]));
+    assert!(listed.contains("TIMELINE") && listed.contains("frames") && listed.contains("open"), "{listed}");
 }
