@@ -252,13 +252,15 @@ impl Broker {
             (number, client.peer.pid, format!("client {number}{}", crate::promises::quoted(&client.name)))
         });
         let last = owner.map_or(0, |(_, promised, _)| promised.0);
+        let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
         let text = format!(
-            "{who} did not promise or submit point {} of {timeline} in time, for which a job waited; its last is {last}",
+            "{who} did not promise or submit point {} of {timeline} in time, for which a job of {device} waited; its last \
+             is {last}",
             point.0
         );
-        let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
         let code = ErrorCode::TimedOut;
-        let cause = Cause { at: now, point, pid, code, device, text };
+        // No device is at fault.
+        let cause = Cause { at: now, point, pid, code, device: String::new(), text };
         let cause = self.causes.issue(domain, cause);
         let event = Event::NeverPromised {
             client: number,

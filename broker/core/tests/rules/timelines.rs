@@ -430,8 +430,10 @@ fn t1_wait_for_submit_fails_when_nobody_promises_in_time() {
     world.let_ms_pass(100);
     world.run_all();
     let failure = world.truth.look(copy.timeline, Point(1)).expect("not pending").unwrap_err();
-    let text = String::from_utf8(world.explain(line.link, failure.cause).text).unwrap();
-    assert_eq!(failure.code, ErrorCode::TimedOut);
+    let told = world.explain(line.link, failure.cause);
+    let text = String::from_utf8(told.text).unwrap();
+    // At fault is who was to submit, and no device.
+    assert_eq!((failure.code, told.device, told.pid != 0), (ErrorCode::TimedOut, vec![], true));
     assert!(text.contains("did not promise or submit point 3"), "{text}");
 }
 
