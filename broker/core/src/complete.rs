@@ -8,11 +8,12 @@ use vgem_proto::error::Failure;
 use vgem_proto::ids::{InstanceId, ObjectKey, Point, Time, TimelineKey};
 use vgem_proto::jobs::Completion;
 
+use crate::awaiting::{key_of, order_of};
 use crate::broker::Broker;
 use crate::deadlines::Timer;
 use crate::devices::InstanceState;
 use crate::objects::Object;
-use crate::queues::{Job, Queue};
+use crate::queues::{Job, Queue, Watchers};
 use crate::tables::Table;
 use crate::timelines::is_of_client;
 
@@ -81,7 +82,7 @@ impl Broker {
         let over = queue.owed.amount() - queue.jobs.len() as u64;
         let charge = queue.owed.split(over);
         let (id, ended) = (queue.instance, queue.ended);
-        let watchers = std::mem::take(&mut queue.watchers);
+        let watchers = take_watchers(&mut queue.watchers, ended);
         self.accounts.give_back(charge);
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.in_flight = instance.in_flight.saturating_sub(u32::try_from(over).unwrap_or(u32::MAX));
@@ -95,9 +96,11 @@ impl Broker {
     }
 
     /// Those whose heads waited for a timeline look again.
-    pub(crate) fn watchers_look(&mut self, now: Time, key: TimelineKey, watchers: Vec<TimelineKey>) {
-        for watcher in watchers {
-            if let Some(queue) = self.queues.get_mut(watcher).filter(|queue| queue.watching == Some(key)) {
+    pub(crate) fn watchers_look(&mut self, now: Time, key: TimelineKey, watchers: Watchers) {
+        for (point, watcher) in watchers {
+            let watcher = key_of(watcher);
+            let watched = Some((key, point));
+            if let Some(queue) = self.queues.get_mut(watcher).filter(|queue| queue.watching == watched) {
                 queue.watching = None;
                 self.look_at_head(now, watcher);
             }
@@ -137,7 +140,7 @@ impl Broker {
             // One that was cancelled ends without waiting for anything.
             Some(job) if runs && (job.unblocked || job.cancelled) => self.head_is_ready(now, job),
             Some(job) if runs => match queue.head_waits().find(|(t, p)| !self.has_ended(*t, *p)) {
-                Some((timeline, _)) => Head::Waits(timeline),
+                Some(wait) => Head::Waits(wait),
                 None => self.head_is_ready(now, job),
             },
             Some(_) | None => Head::None,
@@ -152,13 +155,11 @@ impl Broker {
                     job.since = now;
                 }
             }
-            Head::Waits(timeline) => {
-                queue.watching = Some(timeline);
+            Head::Waits((timeline, point)) => {
+                queue.watching = Some((timeline, point));
                 self.timers.disarm(Timer::Job(key), &mut queue.limit);
-                if let Some(watchers) = self.watchers_of(timeline)
-                    && !watchers.contains(&key)
-                {
-                    watchers.push(key);
+                if let Some(watchers) = self.watchers_of(timeline) {
+                    watchers.insert((point, order_of(key)));
                 }
             }
         }
@@ -174,18 +175,18 @@ impl Broker {
         }
     }
 
-    /// A queue whose head waited for a timeline may wait for another one now, or for none.
-    fn watch_no_more(&mut self, key: TimelineKey, watched: TimelineKey) {
+    /// A queue whose head waited for a point may wait for another one now, or for none.
+    fn watch_no_more(&mut self, key: TimelineKey, watched: (TimelineKey, Point)) {
         if self.queues.get(key).is_some_and(|queue| queue.watching == Some(watched)) {
             return;
         }
-        if let Some(watchers) = self.watchers_of(watched) {
-            watchers.retain(|watcher| *watcher != key);
+        if let Some(watchers) = self.watchers_of(watched.0) {
+            watchers.remove(&(watched.1, order_of(key)));
         }
     }
 
     /// The queues whose heads wait for a timeline.
-    fn watchers_of(&mut self, timeline: TimelineKey) -> Option<&mut Vec<TimelineKey>> {
+    fn watchers_of(&mut self, timeline: TimelineKey) -> Option<&mut Watchers> {
         match is_of_client(timeline) {
             true => self.promises.get_mut(timeline).map(|promises| &mut promises.watchers),
             false => self.queues.get_mut(timeline).map(|queue| &mut queue.watchers),
@@ -205,8 +206,17 @@ enum Head {
     None,
     /// It may run; it must have ended by then.
     Ready(Time),
-    /// It waits for this timeline.
-    Waits(TimelineKey),
+    /// It waits for this point.
+    Waits((TimelineKey, Point)),
+}
+
+/// Takes out those who watch points up to one.
+pub(crate) fn take_watchers(watchers: &mut Watchers, to: Point) -> Watchers {
+    let others = match to.0.checked_add(1) {
+        Some(next) => watchers.split_off(&(Point(next), (0, 0))),
+        None => Watchers::new(),
+    };
+    std::mem::replace(watchers, others)
 }
 
 /// Ends the job at the head of a queue: the object uses it held are over, and what a failed one was to write is

@@ -5,18 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use vgem_proto::ids::{DomainId, InstanceId, ObjectKey, TimelineKey};
+use vgem_proto::ids::{DomainId, InstanceId, ObjectKey, Point, TimelineKey};
 use vgem_proto::rights::TimelineRights;
 
 use crate::accounts::{Charge, Resource, Usage};
-use crate::awaiting::key_of;
+use crate::awaiting::{TimelineOrder, key_of, order_of};
 use crate::broker::Broker;
 use crate::clients::Client;
 use crate::deadlines::Timer;
 use crate::devices::InstanceState;
 use crate::objects::{MappingState, Object, ObjectState};
 use crate::pairs::{Party, Slot};
-use crate::queues::{Queue, QueueState};
+use crate::queues::{Queue, QueueState, Watchers};
 use crate::timelines::{Promises, TimelineState};
 
 pub(crate) type Check = Result<(), String>;
@@ -157,6 +157,7 @@ impl Broker {
         ensure(waits == queue.waits.len() as u64, || format!("{key}: waits of nobody"))?;
         let is_awaited = in_flight > 0 || self.futures.names(key);
         ensure(queue.watchers.is_empty() || is_awaited, || format!("{key}: watched, but idle"))?;
+        self.watchers_fit(key, &queue.watchers)?;
         let instance = self.instances.get(&queue.instance);
         match queue.state {
             QueueState::Gone => {
@@ -188,6 +189,13 @@ impl Broker {
         Ok(())
     }
 
+    fn watchers_fit(&self, key: TimelineKey, watchers: &Watchers) -> Check {
+        let watches = |(point, watcher): &(Point, TimelineOrder)| {
+            self.queues.get(key_of(*watcher)).is_some_and(|queue| queue.watching == Some((key, *point)))
+        };
+        ensure(watchers.iter().all(watches), || format!("{key}: watched by nobody: {watchers:?}"))
+    }
+
     /// A job at the head has a clock, or somebody will start it (F7, F8).
     fn head_is_looked_after(&self, key: TimelineKey, queue: &Queue) -> Check {
         let runs = self.instances.get(&queue.instance).is_some_and(|i| i.state == InstanceState::Ready);
@@ -196,11 +204,12 @@ impl Broker {
         }
         match (queue.limit, queue.watching) {
             (Some(_), None) => Ok(()),
-            (None, Some(watched)) => {
+            (None, Some((watched, point))) => {
                 let of_queue = self.queues.get(watched).map(|other| &other.watchers);
                 let watchers = of_queue.or_else(|| self.promises.get(watched).map(|other| &other.watchers));
-                let is_known = watchers.is_some_and(|watchers| watchers.contains(&key));
-                ensure(is_known, || format!("{key}: watches {watched}, which does not know"))
+                let is_known = watchers.is_some_and(|watchers| watchers.contains(&(point, order_of(key))));
+                ensure(is_known, || format!("{key}: watches {watched}, which does not know"))?;
+                ensure(!self.has_ended(watched, point), || format!("{key}: waits for what has ended"))
             }
             (Some(_), Some(_)) => Err(format!("{key}: ready and waiting at once")),
             (None, None) => Err(format!("{key}: nobody will ever start its clock")),
@@ -266,6 +275,7 @@ impl Broker {
         })?;
         let is_ending = promises.state == TimelineState::Ending;
         ensure(!is_ending || promises.looks > 0, || format!("{key}: ends, and nobody looks"))?;
+        self.watchers_fit(key, &promises.watchers)?;
         let is_over = promises.state == TimelineState::Ended;
         ensure(is_over == promises.verdict.is_some(), || {
             format!("{key}: {:?} without a verdict", promises.state)

@@ -33,7 +33,7 @@ use crate::objects::Awaiting;
 use crate::pairs::{Numbered, Pair, Party};
 use crate::policy::{self, Action};
 use crate::priority::Lent;
-use crate::queues::{Queue, QueueState, Shown, Waiters};
+use crate::queues::{Queue, QueueState, Shown, Waiters, Watchers};
 use crate::requests::{Outcome, full_table};
 use crate::spares::Lacking;
 use crate::tables::HandleTable;
@@ -403,7 +403,7 @@ impl Broker {
                 shown: Vec::new(),
                 limit: None,
                 watching: None,
-                watchers: Vec::new(),
+                watchers: Watchers::new(),
                 failures: VecDeque::new(),
                 forgotten: None,
                 lost: None,

@@ -17,6 +17,7 @@ use vgem_proto::rights::TimelineRights;
 use crate::accounts::Resource;
 use crate::broker::{Broker, client_number};
 use crate::causes::Cause;
+use crate::complete::take_watchers;
 use crate::deadlines::Timer;
 use crate::io::{Effect, Event};
 use crate::objects::Awaiting;
@@ -349,7 +350,8 @@ impl Broker {
     pub(crate) fn timeline_advanced(&mut self, now: Time, key: TimelineKey) {
         let Some(promises) = self.promises.get_mut(key) else { return };
         let is_over = promises.verdict.is_some();
-        let watchers = std::mem::take(&mut promises.watchers);
+        let to = if is_over { Point(u64::MAX) } else { promises.passed };
+        let watchers = take_watchers(&mut promises.watchers, to);
         self.watchers_look(now, key, watchers);
         self.answer_queries(key);
         if is_over {

@@ -15,12 +15,13 @@
 //! of all jobs in the ring are exactly what the other two rings hold; a queue that is watched by another has an
 //! unfinished job, or somebody awaits one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use vgem_proto::error::Failure;
 use vgem_proto::ids::{ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey};
 
 use crate::accounts::Charge;
+use crate::awaiting::TimelineOrder;
 use crate::io::PairId;
 use crate::pairs::Party;
 use crate::priority::Lent;
@@ -99,6 +100,10 @@ pub(crate) struct Shown {
 /// Per queue, the last job that waits in some slot. The slot may be used again once all of them have ended.
 pub(crate) type Waiters = Vec<(TimelineKey, Point)>;
 
+/// Queues whose heads wait for points of a timeline, in the order of the points: the others are not looked at when one
+/// passes.
+pub(crate) type Watchers = BTreeSet<(Point, TimelineOrder)>;
+
 /// Failures of a queue that are remembered, for explicit waits that come late.
 const FAILURES: usize = 64;
 
@@ -130,10 +135,10 @@ pub(crate) struct Queue {
     pub(crate) shown: Vec<Shown>,
     /// When the job at the head must have ended; set while it is ready.
     pub(crate) limit: Option<Time>,
-    /// The timeline that the job at the head waits for.
-    pub(crate) watching: Option<TimelineKey>,
+    /// A point that the job at the head waits for.
+    pub(crate) watching: Option<(TimelineKey, Point)>,
     /// Queues whose heads wait for this timeline.
-    pub(crate) watchers: Vec<TimelineKey>,
+    pub(crate) watchers: Watchers,
     pub(crate) failures: VecDeque<(Point, Failure)>,
     /// The last failure that is no longer in `failures`.
     pub(crate) forgotten: Option<(Point, Failure)>,

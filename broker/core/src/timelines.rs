@@ -31,7 +31,7 @@ use vgem_proto::rights::TimelineRights;
 
 use crate::accounts::Charge;
 use crate::io::PairId;
-use crate::queues::Shown;
+use crate::queues::{Shown, Watchers};
 
 /// The first index of these timelines' keys: no queue has so high a one.
 pub(crate) const FIRST: u32 = vgem_proto::ids::CLIENT_TIMELINES;
@@ -179,7 +179,7 @@ pub(crate) struct Promises {
     /// Handles of it, of all clients.
     pub(crate) handles: u32,
     /// Queues whose heads wait for it.
-    pub(crate) watchers: Vec<TimelineKey>,
+    pub(crate) watchers: Watchers,
 }
 
 impl Promises {
@@ -204,7 +204,7 @@ impl Promises {
             was_shown: false,
             shown: Vec::new(),
             handles: 0,
-            watchers: Vec::new(),
+            watchers: Watchers::new(),
         }
     }
 

@@ -165,6 +165,37 @@ fn a_job_that_waits_for_a_point_signalled_without_a_promise_is_not_failed() {
 }
 
 #[test]
+fn f8_the_clock_of_a_job_that_waits_for_the_last_point_of_all_starts_when_the_timeline_ends() {
+    let (mut world, line) = stage();
+    let queue = world.open(line.link, COPY);
+    world.promise(line, u64::MAX, 10_000);
+    let gated = Batch::new().job(queue.queue, 1).waits_for(line.handle, u64::MAX, DATA, None);
+    world.submit(line.link, gated);
+    world.close_line(line);
+    assert_eq!(world.broker.next_deadline(), Some(world.now.after(6_000 * MS)));
+}
+
+#[test]
+fn f8_only_the_heads_whose_points_passed_get_their_clocks() {
+    let (mut world, line) = stage();
+    let queues = [COPY, ZIP].map(|device| world.open(line.link, device));
+    for (point, queue) in (1..).zip(&queues) {
+        world.promise(line, point, 100 * point);
+        let gated = Batch::new().job(queue.queue, 1).waits_for(line.handle, point, DATA, None);
+        world.submit(line.link, gated);
+    }
+    world.signal(line, 1);
+    world.let_ms_pass(100);
+    world.signal(line, 2);
+    world.let_ms_pass(100);
+    world.let_ms_pass(5_900);
+    let ended = [0, 1].map(|place: usize| world.truth.look(queues[place].timeline, Point(1)).is_some());
+    assert_eq!(ended, [true, false]);
+    world.let_ms_pass(100);
+    assert!(world.truth.look(queues[1].timeline, Point(1)).is_some());
+}
+
+#[test]
 fn a_timeline_that_ends_fails_no_job_that_waits_for_what_was_signalled() {
     let (mut world, line) = stage();
     let queue = world.open(line.link, COPY);
