@@ -206,12 +206,12 @@ impl Broker {
     fn undo_queue(&mut self, now: Time, key: ClientKey, handle: QueueHandle) {
         let Some(client) = self.clients.get_mut(key) else { return };
         let Some(queue) = client.queues.remove(handle.0) else { return };
-        let shown = self.queues.get(queue).map(|queue| queue.shown.as_slice()).unwrap_or_default();
-        let pair = shown.iter().find(|shown| shown.observer == Party::Client(key)).map(|shown| shown.pair);
-        let others = client.queues.iter().filter(|other| {
-            let shown = self.queues.get(**other).map(|queue| queue.shown.as_slice()).unwrap_or_default();
-            shown.iter().any(|shown| Some(shown.pair) == pair)
-        });
+        let pair_of = |queue| {
+            let shown = self.queues.get(queue).and_then(|queue| queue.shown.of(Party::Client(key)));
+            shown.map(|shown| shown.pair)
+        };
+        let pair = pair_of(queue);
+        let others = client.queues.iter().filter(|other| pair.is_some() && pair_of(**other) == pair);
         if others.count() > 0 {
             self.drop_client(key, "the page of its queues could not be sent".to_owned());
         }

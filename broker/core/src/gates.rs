@@ -37,15 +37,17 @@ pub(crate) struct NewFuture {
 }
 
 impl Broker {
-    /// Whether a batch has to be looked at for cycles: somebody awaits jobs of its queues.
+    /// Whether somebody awaits jobs of a batch's queues.
     pub(crate) fn is_awaited(&self, batch: &Batch) -> bool {
-        let is_one = |future: &NewFuture| batch.timelines().any(|timeline| timeline == future.awaited.0);
-        batch.futures.iter().any(is_one)
-            || !self.futures.is_empty() && batch.timelines().any(|timeline| self.futures.names(timeline))
+        !self.futures.is_empty() && batch.timelines().any(|timeline| self.futures.names(timeline))
     }
 
-    /// Refuses a batch whose waits would close a cycle.
+    /// Refuses a batch whose waits would close a cycle: one that others await, or its own jobs.
     pub(crate) fn find_cycle(&self, domain: DomainId, batch: &Batch) -> Outcome {
+        let is_own = |future: &NewFuture| batch.timelines().any(|timeline| timeline == future.awaited.0);
+        if !self.is_awaited(batch) && !batch.futures.iter().any(is_own) {
+            return Ok(());
+        }
         let search = Search::of(&self.queues, batch, self.config.bounds.cycle_steps);
         search.find_cycle(batch, &self.devices, domain)
     }
@@ -94,12 +96,10 @@ impl Broker {
         (timeline, point): (TimelineKey, Point),
     ) -> Option<DriverWait> {
         let observer = Party::Instance(instance);
-        let is_shown = self.shown_places(gate.timeline)?.iter().any(|shown| shown.observer == observer);
-        if !is_shown {
+        if self.shown_places(gate.timeline)?.of(observer).is_none() {
             self.publish(gate.timeline, observer)?;
         }
-        let shown = &mut self.promises.get_mut(gate.timeline)?.shown;
-        let shown = shown.iter_mut().find(|shown| shown.observer == observer)?;
+        let shown = self.promises.get_mut(gate.timeline)?.shown.of_mut(observer)?;
         let (page, slot) = (shown.page, shown.slot);
         note_waiter(&mut shown.waiters, &self.queues, (timeline, point));
         let (awaited, until, kind) = (gate.timeline, gate.point, gate.kind);
@@ -116,11 +116,15 @@ impl Broker {
 
     /// Looks after the points that jobs of an accepted batch wait for and that are still not promised.
     pub(crate) fn await_futures(&mut self, batch: &Batch) {
+        if batch.futures.is_empty() {
+            return;
+        }
+        let jobs: Vec<(TimelineKey, Point)> = batch.points().collect();
         for future in &batch.futures {
             let (timeline, point) = future.awaited;
             let of_queue = self.queues.get(timeline).map(|queue| queue.promised);
             let promised = of_queue.or_else(|| self.promises.get(timeline).map(|promises| promises.promised));
-            if let Some(waiter) = batch.points().nth(future.job)
+            if let Some(waiter) = jobs.get(future.job).copied()
                 && promised.is_some_and(|promised| promised < point)
             {
                 self.await_promise(future.awaited, waiter, future.until);

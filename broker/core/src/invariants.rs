@@ -69,6 +69,7 @@ impl Broker {
             client.objects.iter().for_each(|held| add(&held.charge));
             client.timelines.iter().for_each(|held| add(&held.charge));
             client.signals.primaries.iter().for_each(|page| add(&page.charge));
+            client.signals.dropped.iter().flat_map(|(_, charge)| charge).for_each(&mut add);
         }
         for (_, object) in self.objects.iter() {
             object.charges.iter().chain(&object.handle_charge).for_each(&mut add);
@@ -83,6 +84,8 @@ impl Broker {
         }
         self.pairs.iter().flat_map(|(_, pair)| &pair.charge).for_each(&mut add);
         self.leavers.values().flat_map(|signals| &signals.primaries).for_each(|page| add(&page.charge));
+        let dropped = self.leavers.values().flat_map(|signals| &signals.dropped);
+        dropped.flat_map(|(_, charge)| charge).for_each(&mut add);
         self.openings.waiting.values().flat_map(|o| [&o.charge, &o.export]).for_each(&mut add);
         let ledger = self.accounts.usage();
         ensure(sums == ledger, || format!("charges {sums:?} are not the ledger {ledger:?}"))?;
@@ -177,7 +180,7 @@ impl Broker {
         let expected = usize::from(queue.state != QueueState::Closing);
         ensure(handled == expected, || format!("{key}: {handled} handles while {:?}", queue.state))?;
         self.head_is_looked_after(key, queue)?;
-        for shown in &queue.shown {
+        for shown in queue.shown.iter() {
             let is_there = self.pairs.get(shown.pair).is_some_and(|pair| {
                 pair.observer == shown.observer
                     && pair.signaller == Party::Instance(queue.instance)
@@ -282,7 +285,7 @@ impl Broker {
         })?;
         let is_kept = promises.handles > 0 || promises.state != TimelineState::Ended;
         ensure(is_kept, || format!("{key}: nobody has it and it stays"))?;
-        for shown in &promises.shown {
+        for shown in promises.shown.iter() {
             let is_there = self.pairs.get(shown.pair).is_some_and(|pair| {
                 pair.observer == shown.observer
                     && matches!(pair.slots.get(usize::from(shown.slot)), Some(Slot::Shown(t)) if *t == key)

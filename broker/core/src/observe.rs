@@ -114,7 +114,7 @@ impl Broker {
         client: ClientKey,
     ) -> Option<(PairId, PageId, u16, bool)> {
         let observer = Party::Client(client);
-        let shown = self.shown_places(timeline)?.iter().find(|shown| shown.observer == observer);
+        let shown = self.shown_places(timeline)?.of(observer);
         match shown.map(|shown| (shown.pair, shown.slot)) {
             Some((pair, slot)) => {
                 let (numbers, is_new) = self.number_pages(pair)?;

@@ -33,7 +33,7 @@ use crate::objects::Awaiting;
 use crate::pairs::{Numbered, Pair, Party};
 use crate::policy::{self, Action};
 use crate::priority::Lent;
-use crate::queues::{Queue, QueueState, Shown, Waiters, Watchers};
+use crate::queues::{Places, Queue, QueueState, Shown, Waiters, Watchers};
 use crate::requests::{Outcome, full_table};
 use crate::spares::Lacking;
 use crate::tables::HandleTable;
@@ -339,7 +339,7 @@ impl Broker {
         queues
             .iter()
             .filter_map(|key| self.queues.get(*key))
-            .filter(|queue| queue.shown.iter().all(|shown| shown.observer != party))
+            .filter(|queue| queue.shown.of(party).is_none())
             .count()
     }
 
@@ -400,7 +400,7 @@ impl Broker {
                 waits: VecDeque::new(),
                 charge,
                 owed: Charge::nothing(domain, Resource::Jobs),
-                shown: Vec::new(),
+                shown: Places::default(),
                 limit: None,
                 watching: None,
                 watchers: Watchers::new(),
@@ -472,7 +472,7 @@ impl Broker {
         self.tell_driver(signaller, Publish { timeline: key, page: numbers.signal, slot, reserved: Zero });
         let page = u16::try_from(numbers.observe.0).unwrap_or(u16::MAX);
         let shown = Shown { observer, pair, slot, page, waiters: Waiters::new() };
-        self.queues.get_mut(key)?.shown.push(shown);
+        self.queues.get_mut(key)?.shown.add(shown);
         Some(Place { pair, page: numbers.observe, slot, is_new })
     }
 

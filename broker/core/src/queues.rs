@@ -97,6 +97,58 @@ pub(crate) struct Shown {
     pub(crate) waiters: Waiters,
 }
 
+/// Where a timeline is shown: at most once to each observer, in the order of the observers. There may be thousands, and
+/// every wait looks for its own.
+#[derive(Debug, Default)]
+pub(crate) struct Places(Vec<Shown>);
+
+impl Places {
+    fn find(&self, observer: Party) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&observer, |shown| shown.observer)
+    }
+
+    /// Where an observer sees it.
+    pub(crate) fn of(&self, observer: Party) -> Option<&Shown> {
+        self.find(observer).ok().and_then(|place| self.0.get(place))
+    }
+
+    pub(crate) fn of_mut(&mut self, observer: Party) -> Option<&mut Shown> {
+        self.find(observer).ok().and_then(|place| self.0.get_mut(place))
+    }
+
+    /// Adds a place for an observer that does not see it yet.
+    pub(crate) fn add(&mut self, shown: Shown) {
+        if let Err(place) = self.find(shown.observer) {
+            self.0.insert(place, shown);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, observer: Party) -> Option<Shown> {
+        self.find(observer).ok().map(|place| self.0.remove(place))
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&Shown) -> bool) {
+        self.0.retain(keep);
+    }
+}
+
+impl std::ops::Deref for Places {
+    type Target = [Shown];
+
+    fn deref(&self) -> &[Shown] {
+        &self.0
+    }
+}
+
+impl IntoIterator for Places {
+    type Item = Shown;
+    type IntoIter = std::vec::IntoIter<Shown>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 /// Per queue, the last job that waits in some slot. The slot may be used again once all of them have ended.
 pub(crate) type Waiters = Vec<(TimelineKey, Point)>;
 
@@ -132,7 +184,7 @@ pub(crate) struct Queue {
     pub(crate) charge: Charge,
     /// The charge for its jobs in flight.
     pub(crate) owed: Charge,
-    pub(crate) shown: Vec<Shown>,
+    pub(crate) shown: Places,
     /// When the job at the head must have ended; set while it is ready.
     pub(crate) limit: Option<Time>,
     /// A point that the job at the head waits for.

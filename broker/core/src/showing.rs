@@ -88,8 +88,8 @@ impl Broker {
         page.live = page.live.saturating_sub(1);
         if page.live == 0 && page.given >= fence_page::SLOTS {
             let page = client.signals.primaries.swap_remove(at);
-            client.signals.dropped.push_back(page.page);
-            self.accounts.give_back(page.charge);
+            // It is owed for until the client is told that it may forget it.
+            client.signals.dropped.push_back((page.page, Some(page.charge)));
             self.out.push(Effect::DropPair { pair: page.pair });
             self.tell_news(primary.client);
         }
@@ -154,7 +154,7 @@ impl Broker {
         let shown = Shown { observer, pair, slot, page, waiters: Waiters::new() };
         let promises = self.promises.get_mut(key)?;
         promises.was_shown = true;
-        promises.shown.push(shown);
+        promises.shown.add(shown);
         Some(Place { pair, page: numbers.observe, slot, is_new })
     }
 
@@ -162,13 +162,16 @@ impl Broker {
     pub(crate) fn stop_showing_to(&mut self, client: ClientKey, key: TimelineKey) {
         let Some(promises) = self.promises.get_mut(key) else { return };
         let observer = Party::Client(client);
-        let Some(place) = promises.shown.iter().position(|shown| shown.observer == observer) else { return };
+        if promises.shown.of(observer).is_none() {
+            return;
+        }
         let others = self.clients.get(client).map(|client| client.timelines.iter());
         if others.into_iter().flatten().any(|held| held.key == key) {
             return;
         }
-        let shown = promises.shown.swap_remove(place);
-        self.stop_showing(key, shown);
+        if let Some(shown) = promises.shown.remove(observer) {
+            self.stop_showing(key, shown);
+        }
     }
 
     /// Somebody does not look at a timeline any more: its signaller need not show it there.
@@ -230,14 +233,18 @@ impl Broker {
         let untold = signals.pages.len();
         signals.pages.retain(|(page, _)| *page != signal);
         if signals.pages.len() == untold {
-            signals.dropped.push_back(signal);
+            signals.dropped.push_back((signal, None));
             self.tell_news(key);
         }
     }
 
+    /// Changes NEWS, if the client was told all that there was when it was changed last: until then it is to ask anyway.
     fn tell_news(&mut self, key: ClientKey) {
         let Some(client) = self.clients.get_mut(key) else { return };
         let signals = &mut client.signals;
+        if signals.news != signals.told {
+            return;
+        }
         signals.news = signals.news.wrapping_add(1);
         let (pairs, news) = (signals.primaries.iter().map(|page| page.pair).collect(), signals.news);
         self.out.push(Effect::News { pairs, news });
@@ -255,21 +262,21 @@ impl Broker {
         };
         let signals = &mut client.signals;
         let sent: Vec<(PageId, PairId)> = signals.pages.drain(..count).collect();
-        // What is to be shown in a page that does not come along comes later, with it.
-        let later = |page: PageId| signals.pages.iter().any(|(unsent, _)| *unsent == page);
-        let most = limits::SHOWN_PLACES;
-        let (mut places, mut rest) = (Vec::new(), std::collections::VecDeque::new());
-        for place in signals.places.drain(..) {
-            if places.len() < most && !later(place.page) {
-                places.push(place);
-            } else {
-                rest.push_back(place);
-            }
+        // What is to be shown in a page that does not come along comes later, with it. Pages are numbered as they come,
+        // and the first place in each comes after those in the pages before it.
+        let unsent = signals.pages.front().map(|(page, _)| *page);
+        let mut places = Vec::new();
+        while places.len() < limits::SHOWN_PLACES
+            && let Some(place) =
+                signals.places.pop_front_if(|place| unsent.is_none_or(|page| place.page < page))
+        {
+            places.push(place);
         }
-        signals.places = rest;
         let count = signals.dropped.len().min(limits::SHOWN_PAGES);
-        let dropped = signals.dropped.drain(..count).collect();
+        let (dropped, charges): (Vec<PageId>, Vec<Option<Charge>>) = signals.dropped.drain(..count).unzip();
+        signals.told = signals.news;
         let (news, more) = (signals.news, u8::from(signals.has_news()));
+        charges.into_iter().flatten().for_each(|charge| self.accounts.give_back(charge));
         let (pages, pairs): (Vec<PageId>, Vec<PairId>) = sent.into_iter().unzip();
         let shown = ShownMessage { news, more, reserved: Zero, pages, places, dropped };
         if pairs.is_empty() {
@@ -324,6 +331,9 @@ impl Broker {
 
     /// A client that signalled is gone, and so are its pages, but for those that jobs still look at.
     fn drop_signals(&mut self, mut signals: Signals) {
+        for charge in signals.dropped.drain(..).filter_map(|(_, charge)| charge) {
+            self.accounts.give_back(charge);
+        }
         for page in signals.primaries.drain(..) {
             self.accounts.give_back(page.charge);
             self.out.push(Effect::DropPair { pair: page.pair });

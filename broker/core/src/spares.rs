@@ -15,7 +15,7 @@ use crate::accounts::Charge;
 use crate::broker::Broker;
 use crate::io::PairId;
 use crate::pairs::Party;
-use crate::queues::Shown;
+use crate::queues::Places;
 use crate::requests::Outcome;
 use crate::reservation::Fence;
 
@@ -38,9 +38,9 @@ impl Sight {
 
 impl Broker {
     /// Where a timeline is shown, whoever signals it; nothing if it is no more.
-    pub(crate) fn shown_places(&self, timeline: TimelineKey) -> Option<&[Shown]> {
-        let of_queue = self.queues.get(timeline).map(|queue| queue.shown.as_slice());
-        of_queue.or_else(|| self.promises.get(timeline).map(|promises| promises.shown.as_slice()))
+    pub(crate) fn shown_places(&self, timeline: TimelineKey) -> Option<&Places> {
+        let of_queue = self.queues.get(timeline).map(|queue| &queue.shown);
+        of_queue.or_else(|| self.promises.get(timeline).map(|promises| &promises.shown))
     }
 
     /// The pairs that are not there for each observer to see its fences.
@@ -51,7 +51,7 @@ impl Broker {
                 continue;
             }
             let shown = self.shown_places(timeline);
-            if shown.is_some_and(|shown| shown.iter().all(|shown| shown.observer != observer)) {
+            if shown.is_some_and(|shown| shown.of(observer).is_none()) {
                 unseen.entry((signaller, observer)).or_default().insert(timeline);
             }
         }

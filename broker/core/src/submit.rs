@@ -295,17 +295,11 @@ impl Broker {
     fn plan(&mut self, client: ClientKey, domain: DomainId, batch: &mut Batch, weight: Weight) -> Outcome {
         let bounds = self.config.bounds;
         let is_light = weight.most <= bounds.job_waits && weight.all <= bounds.batch_waits;
-        let is_awaited = self.is_awaited(batch);
-        let is_plain = batch.gates.is_empty() && batch.futures.is_empty() && !is_awaited;
+        let is_plain = batch.gates.is_empty() && batch.futures.is_empty() && !self.is_awaited(batch);
         if is_light && is_plain && !weight.crosses {
             return plan_jobs(&mut self.objects, batch, domain, &bounds);
         }
-        let before: Vec<(ObjectKey, Reservation)> = batch
-            .uses
-            .iter()
-            .filter_map(|used| self.objects.get(used.object).map(|object| (used.object, object)))
-            .map(|(key, object)| (key, object.reservation.clone()))
-            .collect();
+        let before = self.reservations_of(batch);
         let mut planned = plan_jobs(&mut self.objects, batch, domain, &bounds);
         if planned.is_ok() && weight.crosses {
             planned =
@@ -314,7 +308,7 @@ impl Broker {
         if !is_plain {
             planned = planned
                 .and_then(|()| self.find_future_room(domain, batch))
-                .and_then(|()| if is_awaited { self.find_cycle(domain, batch) } else { Ok(()) })
+                .and_then(|()| self.find_cycle(domain, batch))
                 .and_then(|()| self.prepare_gates(client, domain, batch));
         }
         if planned.is_err() {
@@ -325,6 +319,15 @@ impl Broker {
             }
         }
         planned
+    }
+
+    /// The reservations of all objects that a batch uses, as they are now.
+    fn reservations_of(&self, batch: &Batch) -> Vec<(ObjectKey, Reservation)> {
+        let mut keys: Vec<ObjectKey> = batch.uses.iter().map(|used| used.object).collect();
+        keys.sort_unstable_by_key(|key| (key.index, key.generation));
+        keys.dedup();
+        let reservation = |key| self.objects.get(key).map(|object| (key, object.reservation.clone()));
+        keys.into_iter().filter_map(reservation).collect()
     }
 
     /// Whether the batch leaves room in the objects of others: their own domain's jobs have to wait for everything that
@@ -595,12 +598,12 @@ impl Broker {
         let (mut page, mut slot) = (PAGE_LOCAL, 0);
         if signaller != instance {
             let observer = Party::Instance(instance);
-            let is_shown = |queue: &Queue| queue.shown.iter().any(|shown| shown.observer == observer);
+            let is_shown = |queue: &Queue| queue.shown.of(observer).is_some();
             if !self.queues.get(awaited).is_some_and(is_shown) {
                 self.publish(awaited, observer)?;
             }
             let queue = self.queues.get_mut(awaited)?;
-            let shown = queue.shown.iter_mut().find(|shown| shown.observer == observer)?;
+            let shown = queue.shown.of_mut(observer)?;
             (page, slot) = (shown.page, shown.slot);
             match shown.waiters.iter_mut().find(|(waiter, _)| *waiter == timeline) {
                 Some((_, last)) => *last = point,
@@ -609,7 +612,7 @@ impl Broker {
                     waiters.retain(|(waiter, last)| !is_done(&self.queues, *waiter, *last));
                     waiters.push((timeline, point));
                     let queue = self.queues.get_mut(awaited)?;
-                    let shown = queue.shown.iter_mut().find(|shown| shown.observer == observer)?;
+                    let shown = queue.shown.of_mut(observer)?;
                     shown.waiters = waiters;
                 }
             }

@@ -31,7 +31,7 @@ use vgem_proto::rights::TimelineRights;
 
 use crate::accounts::Charge;
 use crate::io::PairId;
-use crate::queues::{Shown, Watchers};
+use crate::queues::{Places, Watchers};
 
 /// The first index of these timelines' keys: no queue has so high a one.
 pub(crate) const FIRST: u32 = vgem_proto::ids::CLIENT_TIMELINES;
@@ -175,7 +175,7 @@ pub(crate) struct Promises {
     pub(crate) forgotten: Option<(Point, Failure)>,
     /// Somebody has seen it, or does.
     pub(crate) was_shown: bool,
-    pub(crate) shown: Vec<Shown>,
+    pub(crate) shown: Places,
     /// Handles of it, of all clients.
     pub(crate) handles: u32,
     /// Queues whose heads wait for it.
@@ -202,7 +202,7 @@ impl Promises {
             failures: VecDeque::new(),
             forgotten: None,
             was_shown: false,
-            shown: Vec::new(),
+            shown: Places::default(),
             handles: 0,
             watchers: Watchers::new(),
         }
@@ -308,14 +308,15 @@ pub(crate) struct Signals {
     /// Timelines that it signals no more, and that have a place in a primary page until that was looked at.
     pub(crate) ending: usize,
     next_page: u32,
-    /// How often there were news.
+    /// What NEWS is, and was when the client was answered last.
     pub(crate) news: u32,
+    pub(crate) told: u32,
     /// Pages it is to be sent.
     pub(crate) pages: VecDeque<(PageId, PairId)>,
     /// Places it is to be told.
     pub(crate) places: VecDeque<ShownTimeline>,
-    /// Pages it is to forget.
-    pub(crate) dropped: VecDeque<PageId>,
+    /// Pages it is to forget; of a primary page what is owed until then, so that the list has an end.
+    pub(crate) dropped: VecDeque<(PageId, Option<Charge>)>,
 }
 
 impl Signals {

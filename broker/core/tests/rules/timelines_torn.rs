@@ -60,6 +60,71 @@ fn a_page_that_is_spent_while_jobs_look_at_it_is_dropped_once() {
 }
 
 #[test]
+fn atk_who_never_asks_what_to_forget_owes_for_it() {
+    let mut config = crate::world::config();
+    config.quotas.pages = 3;
+    let mut world = World::with(config);
+    let client = world.client();
+    let ledger = world.broker.ledger();
+    let refused = (0..100).find_map(|_| {
+        let name = b"stage".to_vec();
+        match world.ask(client, vgem_proto::message::client::CreateTimeline { name }) {
+            Some(ClientMessage::TimelineOpened(opened)) => {
+                world.close_line(Line { link: client, handle: opened.timeline, key: opened.key });
+                None
+            }
+            Some(ClientMessage::Refused(refused)) => Some(refused),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(refused.map(|refused| (refused.code, refused.limit)), Some((ErrorCode::Exhausted, 3)));
+    assert_eq!(world.take_shown(client).dropped.len(), 3);
+    assert_eq!(world.broker.ledger(), ledger);
+}
+
+#[test]
+fn a_signaller_is_told_a_place_with_or_after_its_page() {
+    let (mut world, line) = stage();
+    let pages = vgem_proto::limits::SHOWN_PAGES + 8;
+    let others: Vec<_> = (0..pages).map(|_| world.client()).collect();
+    let second = world.timeline(line.link);
+    for line in [line, second] {
+        for other in &others {
+            let theirs = world.pass_line(line, *other, WAIT);
+            world.observe_line(theirs);
+        }
+    }
+    let mut told = (0, 0);
+    loop {
+        let shown = world.take_shown(line.link);
+        told = (told.0 + shown.pages.len(), told.1 + shown.places.len());
+        if shown.more == 0 {
+            break;
+        }
+    }
+    assert_eq!(told, (pages, 2 * pages));
+}
+
+#[test]
+fn news_are_new_once_until_they_are_asked_for() {
+    let (mut world, line) = stage();
+    let news = |world: &World| world.signals.news.values().copied().max();
+    let mut seen = vec![news(&world)];
+    for _ in 0..3 {
+        let other = world.client();
+        let theirs = world.pass_line(line, other, WAIT);
+        world.observe_line(theirs);
+        seen.push(news(&world));
+    }
+    assert_eq!(seen, [0, 1, 1, 1].map(Some));
+    assert_eq!((world.take_shown(line.link).news, world.signals.untold.len()), (1, 0));
+    let other = world.client();
+    let theirs = world.pass_line(line, other, WAIT);
+    world.observe_line(theirs);
+    assert_eq!(news(&world), Some(2));
+}
+
+#[test]
 fn atk_a_queue_that_is_being_closed_is_shown_to_nobody_new() {
     let (mut world, line) = stage();
     let queue = world.open(line.link, COPY);
