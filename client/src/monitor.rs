@@ -167,10 +167,11 @@ fn words(event: &Happened) -> String {
                 "job {point} of {timeline} on {device}, of client {client}, took too long: {ran} of {allowed} ms in process {pid}"
             )
         }
-        Happened::PromiseBroken { client, pid, timeline, point, age_ns } => {
-            let age = ms(*age_ns);
+        Happened::PromiseBroken { client, pid, timeline, point, age_ns, late_ns } => {
+            let (age, late) = (ms(*age_ns), ms(*late_ns));
             format!(
-                "client {client} (process {pid}) has not kept its promise of point {point} of {timeline}, {age} ms old"
+                "client {client} (process {pid}) has not kept its promise of point {point} of {timeline}, {age} ms old and \
+                 {late} ms late"
             )
         }
         Happened::NeverPromised { client, timeline, point, waiter, waiter_point, waited_ns } => {

@@ -474,6 +474,9 @@ pub enum Event {
         point: u64,
         /// How long ago it was promised, nanoseconds.
         age_ns: u64,
+        /// How long ago it should have been kept, nanoseconds.
+        #[serde(default)]
+        late_ns: u64,
     },
     /// A point that a job waits for was not promised in time: the job fails.
     NeverPromised {

@@ -219,7 +219,8 @@ impl Broker {
             (number, client.peer.pid, format!("client {number}{}", quoted(&client.name)))
         });
         let (point, age_ns) = (broken.point.0, now.since(broken.since));
-        let (age, late) = (age_ns / 1_000_000, now.since(broken.until) / 1_000_000);
+        let late_ns = now.since(broken.until);
+        let (age, late) = (age_ns / 1_000_000, late_ns / 1_000_000);
         let text = format!(
             "{who} (process {pid}) promised point {point} of its timeline{name} {age} ms ago and has not signalled it, \
              {late} ms after it should have"
@@ -228,7 +229,7 @@ impl Broker {
         let cause = Cause { at: now, point: broken.point, pid, code, device: String::new(), text };
         let cause = self.causes.issue(domain, cause);
         let timeline = key.to_string();
-        self.log(Some(domain), Event::PromiseBroken { client, pid, timeline, point, age_ns });
+        self.log(Some(domain), Event::PromiseBroken { client, pid, timeline, point, age_ns, late_ns });
         self.end_timeline(now, key, Verdict { from, failure: Failure { code, cause } });
     }
 

@@ -260,9 +260,10 @@ fn log(event: &Event) {
         Event::ObjectTampered { object, what } => {
             warn!("{object} was tampered with and its content is destroyed: {what:?}");
         }
-        Event::PromiseBroken { client, pid, timeline, point, age_ns } => {
+        Event::PromiseBroken { client, pid, timeline, point, age_ns, late_ns } => {
             warn!(
-                "client {client}, process {pid}, promised point {point} of {timeline} {age_ns} ns ago: not kept"
+                "client {client}, process {pid}, promised point {point} of {timeline} {age_ns} ns ago: not kept, \
+                 {late_ns} ns late"
             );
         }
         Event::NeverPromised { client, timeline, point, waiter, waiter_point, waited_ns } => {

@@ -64,8 +64,13 @@ pub(crate) enum Verb {
     /// Who holds an object, also those who never spoke to the broker
     Who(Who),
     /// Why something waits, and for which process
+    ///
+    /// Prints the shortest chain from the waiter to the process that has to act, with ages, and what that process does.
+    /// Of what has ended it says how, and why. Root sees everybody, others their own domain.
     Why(Why),
     /// What happens, one line per event, until Ctrl-C
+    ///
+    /// Root is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
     Monitor(Monitor),
     /// Examine this machine, and the broker if one runs
     #[command(after_help = "Example:\n  vgemctl doctor")]
@@ -184,23 +189,23 @@ pub(crate) struct Who {
 }
 
 /// `why`.
-///
-/// Prints the shortest chain from the waiter to the process that has to act, with ages, and what that process does. Root
-/// sees everybody, others their own domain. Of what does not wait it is said how it ended.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  vgemctl why encoder\n  vgemctl why 3.7:5\n  vgemctl why 3.7 --format dot | dot -Tsvg > why.svg"
 )]
 pub(crate) struct Why {
-    /// A job or a point, `3.7:5`; a queue or a timeline, `3.7`: its newest point that has not ended; a client's number; or
-    /// the name of a client or a timeline, that also as `frames:5`
-    #[arg(value_name = "FENCE|JOB|CLIENT", value_parser = asked)]
+    /// What waits
+    ///
+    /// 3.7:5     a job of a queue, or a point of a timeline; c3.7:5 if a client signals it
+    /// 3.7       a queue or a timeline: its newest point that has not ended
+    /// 4         a client
+    /// encoder   a client by its name
+    /// frames:5  a point of a timeline by its name; frames its newest
+    #[arg(value_name = "FENCE|JOB|CLIENT", value_parser = asked, verbatim_doc_comment)]
     pub(crate) what: Asked,
 }
 
 /// `monitor`.
-///
-/// Root is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  vgemctl monitor\n  vgemctl monitor --late --format jsonl")]
 pub(crate) struct Monitor {

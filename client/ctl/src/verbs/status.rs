@@ -22,6 +22,7 @@ fn lines(status: &Status) -> Vec<String> {
         ("objects".into(), format!("{} ({})", status.objects, human::bytes(status.object_bytes))),
         ("pinned".into(), pinned(status)),
         count("queues", status.queues),
+        count("clients' timelines", status.timelines.saturating_sub(status.queues)),
         count("jobs in flight", status.jobs_in_flight),
         count("driver processes", status.instances),
         count("fence pages", status.pages),

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
-use vgem::{BufferOptions, Deadline, Embedded};
+use vgem::{BufferOptions, Deadline, Embedded, Point};
 
 use crate::support::{broker, command, vgemctl};
 
@@ -53,6 +53,30 @@ fn a_monitor_prints_one_json_document_per_line() {
         (events.as_slice(), child.wait().expect("ours").code()),
         (["object_created".to_owned(), "object_ready".to_owned()].as_slice(), Some(0))
     );
+}
+
+#[test]
+fn a_monitor_of_what_is_late_tells_of_broken_promises_only() {
+    let (broker, client) = broker();
+    let child = command(&broker, &["monitor", "--late", "--count", "1", "--format", "jsonl"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let end = Deadline::after(SOON);
+    let asked = |one: &vgem::snapshot::ClientEntry| one.name == "vgemctl" && one.messages >= 2;
+    while !client.client_entries().expect("an answer").iter().any(asked) {
+        assert!(!end.passed(), "it asks to be told");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Not late, and told of before.
+    drop(client.create(4096).expect("memory"));
+    let mut timeline = client.timeline("frames").expect("a timeline");
+    timeline.promise(Point(3), Duration::from_millis(20)).expect("sent");
+    let out = child.wait_with_output().expect("ours");
+    let told: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one event");
+    let what = (told["event"].as_str(), told["point"].as_u64(), told["client"].as_u64());
+    assert_eq!(what, (Some("promise_broken"), Some(3), Some(client.number())));
+    assert!(told["age_ns"].as_u64() >= Some(20_000_000) && told["late_ns"].as_u64().is_some(), "{told}");
 }
 
 #[test]
