@@ -22,18 +22,19 @@ use vgem_proto::layout::result_cell;
 
 use crate::engine::{Engine, JobError, Produced, Task};
 use crate::operands::{self, Held};
+use crate::platform::Platform;
 use crate::schedule::{Claimed, Pending};
 
 use super::instance::Instance;
 
-impl<E: Engine> Instance<E> {
-    /// Runs a claimed job and signals its point. Lets go of what it held.
-    pub(crate) fn execute(&self, claimed: Claimed, held: &mut Held) {
-        let Claimed { timeline, pending } = claimed;
-        let job = *pending.job();
+impl<E: Engine, P: Platform> Instance<E, P> {
+    /// Runs a claimed job and signals its point. Lets go of what it held. How long it kept the engine, nanoseconds.
+    pub(crate) fn execute(&self, claimed: Claimed, held: &mut Held) -> u64 {
+        let Claimed { timeline, pending, .. } = claimed;
+        let (queue, point) = (pending.queue, pending.point);
         let started = Time(clock::now());
         let mut produced = Produced::default();
-        let outcome = match pending.failed() {
+        let outcome = match pending.failed {
             Some(failure) => Err(Outcome::Inherited(failure)),
             None => self.run(&pending, held, started, &mut produced).map_err(Outcome::Own),
         };
@@ -42,25 +43,25 @@ impl<E: Engine> Instance<E> {
         let failure = match outcome {
             Ok(()) => None,
             Err(Outcome::Inherited(failure)) => Some(failure),
-            Err(Outcome::Own(error)) => {
-                Some(self.outbox.cause(job.queue, job.point, ended, error.code, &error.text))
-            }
+            Err(Outcome::Own(error)) => Some(self.outbox.cause(queue, point, ended, error.code, &error.text)),
         };
+        let ran_ns = ended.0.saturating_sub(started.0);
         // A job that never ran has no start: it kept no engine busy.
-        let started = if pending.failed().is_some() { Time(0) } else { started };
-        let signalled = timeline.signal(job.point, ended.0, failure);
+        let started = if pending.failed.is_some() { Time(0) } else { started };
+        let signalled = timeline.signal(point, ended.0, failure);
         debug_assert!(signalled.is_ok(), "a queue takes jobs in the order of their points: {signalled:?}");
         self.outbox.complete(Completion {
-            timeline: job.queue,
-            point: job.point,
+            timeline: queue,
+            point,
             started,
             ended,
-            bytes: if started == Time(0) { 0 } else { pending.bytes() },
+            bytes: if started == Time(0) { 0 } else { pending.bytes },
             staged: produced.staged,
             cause: failure.map_or(CauseId::NONE, |f| f.cause),
             code: failure.map_or(0, |f| f.code.number()),
             reserved: Zero,
         });
+        ran_ns
     }
 
     fn run(
@@ -70,15 +71,14 @@ impl<E: Engine> Instance<E> {
         started: Time,
         produced: &mut Produced,
     ) -> Result<(), JobError> {
-        let job = pending.job();
-        let Some(prepared) = self.operations.by_number(job.op) else {
-            return Err(JobError::new(ErrorCode::NoSuchOperation, format!("operation {}", job.op)));
+        let Some(prepared) = self.operations.by_number(pending.op) else {
+            return Err(JobError::new(ErrorCode::NoSuchOperation, format!("operation {}", pending.op)));
         };
         let resolved = operands::resolve(pending, prepared, held)?;
         let mut task = Task {
-            op: job.op,
-            queue: job.queue,
-            deadline: started.after(job.run_ns),
+            op: pending.op,
+            queue: pending.queue,
+            deadline: started.after(pending.run_ns),
             operands: &resolved.operands,
             params: &resolved.params,
             touch: &prepared.touch,

@@ -6,15 +6,15 @@
 //! the **watcher**: it also sleeps on the doorbells of all observed pages, so a signal of another process wakes
 //! exactly one thread here. A watcher that gets work passes the watch on by ringing the bell.
 //!
-//! Lock order: the schedule's lock is taken alone. Timelines and outbox have their own, never taken inside it
-//! except to look at a local timeline.
+//! Lock order: the schedule's lock is taken alone. Timelines and outbox have their own, never taken inside it; nothing
+//! is sent while it is held, since the link may be full.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
 use vgem_os::clock;
-use vgem_os::futex::{self, FutexWord, Word};
+use vgem_os::futex::Wake;
 use vgem_os::seqpacket::Socket;
 use vgem_proto::describe::Description;
 use vgem_proto::error::Failure;
@@ -25,57 +25,59 @@ use crate::engine::Engine;
 use crate::objects::Gone;
 use crate::operands::{self, Held, Operations};
 use crate::outbox::Outbox;
-use crate::schedule::{Claimed, Look, NotTaken, Pending, Schedule, split};
+use crate::platform::{DOORBELLS, Observed as _, Os, Platform};
+use crate::schedule::{Claimed, NotTaken, Pending, Priority, Schedule, split};
 use crate::timeline::Timeline;
 
 /// Bytes of short jobs that the control thread runs in a row before it leaves the rest to the executors.
 const INLINE_BUDGET: u64 = 64 * 1024;
 /// Short jobs that the control thread runs in a row.
 const INLINE_JOBS: usize = 256;
-/// Doorbells a watcher sleeps on besides its two own words (futex_waitv takes 128).
-const DOORBELLS: usize = 126;
+/// How long a watcher sleeps that observes more pages than it can sleep on, nanoseconds.
+const BLIND_NS: u64 = 1_000_000;
+
+/// The schedule, locked.
+type Locked<'a, P> = <P as Platform>::Guard<'a, Schedule<<P as Platform>::Page>>;
 
 /// What control thread and executors share.
-#[derive(Debug)]
-pub(crate) struct Instance<E> {
+pub(crate) struct Instance<E, P: Platform = Os> {
     pub(crate) engine: E,
     pub(crate) operations: Operations,
     pub(crate) outbox: Outbox,
     pub(crate) link: Arc<Socket>,
-    schedule: Mutex<Schedule>,
+    platform: P,
+    schedule: P::Mutex<Schedule<P::Page>>,
     /// Rung when there is work that a sleeping executor should take.
-    bell: Word,
+    bell: P::Word,
     /// Rung when the watcher must look at its list of pages again.
-    watch: Word,
-    stopping: AtomicBool,
+    watch: P::Word,
     /// Whether a sleeping executor wakes when completions are due.
     timed: AtomicBool,
 }
 
-impl<E: Engine> Instance<E> {
-    pub(crate) fn new(engine: E, description: &Description, link: Arc<Socket>) -> Self {
+impl<E: Engine, P: Platform> Instance<E, P> {
+    pub(crate) fn new(engine: E, description: &Description, link: Arc<Socket>, platform: P) -> Self {
         Self {
             operations: Operations::new(description),
             engine,
             outbox: Outbox::new(Arc::clone(&link)),
             link,
-            schedule: Mutex::default(),
-            bell: Word::new(0),
-            watch: Word::new(0),
-            stopping: AtomicBool::new(false),
+            schedule: platform.mutex(Schedule::default()),
+            bell: platform.word(),
+            watch: platform.word(),
+            platform,
             timed: AtomicBool::new(false),
         }
     }
 
-    pub(crate) fn schedule(&self) -> MutexGuard<'_, Schedule> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn schedule(&self) -> Locked<'_, P> {
+        self.platform.lock(&self.schedule)
     }
 
     /// Has every executor end after its job.
     pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        self.bell.bump();
-        self.wake(&self.bell, u32::MAX);
+        self.schedule().stopping = true;
+        self.platform.ring(&self.bell, u32::MAX);
     }
 
     /// Takes the jobs of a message; runs the short ones that may run now.
@@ -95,34 +97,37 @@ impl<E: Engine> Instance<E> {
         self.run_short_jobs(schedule);
     }
 
+    /// Has a queue go first until a point of it has been signalled.
+    pub(crate) fn boost(&self, key: TimelineKey, point: Point, priority: Priority) {
+        self.schedule().boost(key, point, priority);
+    }
+
     /// Runs runnable jobs that are short, then wakes an executor for what is left.
-    fn run_short_jobs<'a>(&'a self, schedule: MutexGuard<'a, Schedule>) {
+    fn run_short_jobs<'a>(&'a self, schedule: Locked<'a, P>) {
         let mut schedule = self.tell(schedule);
         let mut budget = INLINE_BUDGET;
         for _ in 0..INLINE_JOBS {
-            let short = |p: &Pending| {
-                p.failed().is_some() || p.bytes() <= self.engine.inline_bytes(p.job().op).min(budget)
-            };
-            let Some(claimed) = schedule.claim_short(short) else { break };
-            budget = budget.saturating_sub(claimed.pending.bytes());
+            let short = |p: &Pending| p.bytes <= self.engine.inline_bytes(p.op).min(budget);
+            let Some(claimed) = schedule.claim_if(short) else { break };
+            budget = budget.saturating_sub(claimed.pending.bytes);
             schedule = self.finish(claimed, schedule);
         }
         self.wake_for_rest(&schedule);
     }
 
     /// Executes a claimed job outside the lock and returns with the lock held again.
-    fn finish<'a>(
-        &'a self,
-        claimed: Claimed,
-        schedule: MutexGuard<'a, Schedule>,
-    ) -> MutexGuard<'a, Schedule> {
+    fn finish<'a>(&'a self, claimed: Claimed, schedule: Locked<'a, P>) -> Locked<'a, P> {
         let mut held: Held = operands::mappings_of(&claimed.pending, &schedule.objects);
-        let key = claimed.timeline.key;
+        let claim = claimed.claim;
         drop(schedule);
-        self.execute(claimed, &mut held);
+        if claimed.pending.bytes > self.engine.inline_bytes(claimed.pending.op) {
+            // The broker should not wait for what has ended until this long job has.
+            self.outbox.flush();
+        }
+        let ran_ns = self.execute(claimed, &mut held);
         let mut schedule = self.schedule();
-        let closed = schedule.ended(key);
-        schedule.review(Look::Passing);
+        let closed = schedule.ended(claim, ran_ns);
+        schedule.glance();
         let gone = schedule.objects.settle();
         if closed.is_some() || gone.is_anything() {
             drop(schedule);
@@ -136,7 +141,7 @@ impl<E: Engine> Instance<E> {
     }
 
     /// Tells the broker of jobs whose waits have all passed, before they may begin. Returns with the lock held again.
-    fn tell<'a>(&'a self, mut schedule: MutexGuard<'a, Schedule>) -> MutexGuard<'a, Schedule> {
+    fn tell<'a>(&'a self, mut schedule: Locked<'a, P>) -> Locked<'a, P> {
         while let Some((timeline, point)) = schedule.take_untold() {
             drop(schedule);
             self.outbox.send(&DriverMessage::Unblocked(Unblocked { timeline, point }));
@@ -170,35 +175,23 @@ impl<E: Engine> Instance<E> {
     }
 
     /// Wakes one executor if there is work, or a watch to keep, that nobody is awake for.
-    fn wake_for_rest(&self, schedule: &Schedule) {
-        let unwatched = schedule.has_parked() && !schedule.watched;
-        if schedule.idle > 0 && (schedule.has_runnable() || unwatched) {
-            self.bell.bump();
-            self.wake(&self.bell, 1);
+    fn wake_for_rest(&self, schedule: &Schedule<P::Page>) {
+        if schedule.idle > 0 && (schedule.has_runnable() || schedule.wants_watcher()) {
+            self.platform.ring(&self.bell, 1);
         }
     }
 
     /// Has the watcher take a new page into its list.
     pub(crate) fn renew_watch(&self) {
-        self.watch.bump();
-        self.wake(&self.watch, 1);
-    }
-
-    fn wake(&self, word: &Word, count: u32) {
-        let woken = futex::wake(word.futex(), count);
-        debug_assert!(woken.is_ok(), "a private word: {woken:?}");
+        self.platform.ring(&self.watch, 1);
     }
 
     /// An executor's life.
     pub(crate) fn executor(&self) {
         let mut schedule = self.schedule();
-        while !self.stopping.load(Ordering::SeqCst) {
+        while !schedule.stopping {
             if let Some(claimed) = schedule.claim() {
                 self.wake_for_rest(&schedule);
-                if claimed.pending.bytes() > self.engine.inline_bytes(claimed.pending.job().op) {
-                    // The broker should not wait for what has ended until this long job has.
-                    self.outbox.flush();
-                }
                 schedule = self.finish(claimed, schedule);
             } else {
                 schedule = self.rest(schedule);
@@ -218,44 +211,46 @@ impl<E: Engine> Instance<E> {
     }
 
     /// Sleeps until there may be work. Returns with the lock held.
-    fn rest<'a>(&'a self, mut schedule: MutexGuard<'a, Schedule>) -> MutexGuard<'a, Schedule> {
-        let bell = self.bell.load();
-        let watch = self.watch.load();
-        let watching = !schedule.watched && schedule.has_parked();
-        let pages: ArrayVec<_, DOORBELLS> = match watching {
-            true => schedule.watched_pages().take(DOORBELLS).collect(),
-            false => ArrayVec::new(),
-        };
-        let mut words: ArrayVec<(FutexWord<'_>, u32), { DOORBELLS + 2 }> = ArrayVec::new();
-        words.push((self.bell.futex(), bell));
+    fn rest<'a>(&'a self, mut schedule: Locked<'a, P>) -> Locked<'a, P> {
+        // Seen under the lock under which whoever rings them has changed something.
+        let words = [&self.bell, &self.watch].map(|word| (word, self.platform.seen(word)));
+        let watching = schedule.wants_watcher();
+        let mut pages: ArrayVec<(Arc<P::Page>, u32), DOORBELLS> = ArrayVec::new();
+        let mut wake_by = u64::MAX;
         if watching {
-            words.push((self.watch.futex(), watch));
-            words.extend(pages.iter().map(|page| (page.word(), page.doorbell())));
-            schedule.watched = true;
-            schedule.review(Look::BeforeSleep);
+            let observed = schedule.watched_pages().map(|page| (Arc::clone(page), page.doorbell()));
+            pages.extend(observed.take(DOORBELLS));
+            if schedule.watched_pages().nth(DOORBELLS).is_some() {
+                wake_by = clock::deadline_in(BLIND_NS);
+            }
+            schedule.watch();
             if schedule.has_work() {
-                schedule.watched = false;
+                schedule.unwatch();
                 return self.tell(schedule);
             }
         }
         schedule.idle += 1;
         drop(schedule);
         let due = self.keep_time();
-        let rung = futex::wait_any(&words, due.map_or(u64::MAX, |due| due.0));
-        debug_assert!(rung.is_ok(), "words of ours: {rung:?}");
+        let wake_by = due.map_or(wake_by, |due| wake_by.min(due.0));
+        let words = words.get(..1 + usize::from(watching)).unwrap_or(&words);
+        let woken = self.platform.sleep(words, &pages, wake_by);
         if due.is_some() {
             self.timed.store(false, Ordering::Release);
         }
         // Whoever is rung has a job to run first: it comes back here when none is left.
-        if rung == Ok(None) {
+        if woken == Wake::TimedOut {
             self.outbox.flush_due(Time(clock::now()));
         }
         let mut schedule = self.schedule();
         schedule.idle -= 1;
         if watching {
-            schedule.watched = false;
-            schedule.review(Look::Passing);
+            schedule.unwatch();
+            schedule.look_elsewhere();
         }
         self.tell(schedule)
     }
 }
+
+#[cfg(test)]
+mod model;

@@ -33,9 +33,10 @@
 //! | [`scratch`] | private memory as long as an operand |
 //! | [`mapping`] | operands where they lie, and private memory beside them |
 //! | [`testing`] | what an engine's own tests need |
-//! | `schedule` | which job may run now |
+//! | `schedule` | which job may run now, and which goes next |
 //! | `timeline` | a timeline and the slots that show it |
 //! | `instance` | control thread, executors, how they sleep |
+//! | `platform` | what those threads stand on, here and in a model |
 //! | `execute`, `operands` | one job from claim to signal |
 //! | `objects` | the mappings, and how they leave |
 //! | `outbox` | causes and completions |
@@ -49,6 +50,7 @@ mod objects;
 mod operands;
 mod options;
 mod outbox;
+mod platform;
 mod schedule;
 pub mod scratch;
 mod serve;

@@ -28,6 +28,8 @@ use crate::engine::{Engine, JobError, Needs};
 use crate::instance::Instance;
 use crate::objects::MappedObject;
 use crate::options::Options;
+use crate::platform::Os;
+use crate::schedule::{Priority, Standing};
 use crate::timeline::Timeline;
 
 /// The fd number on which the keeper passes the link.
@@ -102,7 +104,7 @@ fn serve_on<E: Engine>(engine: E, link: Socket, options: &Options) -> Result<(),
         confine(&engine.needs())?;
     }
     let executors = options.executors.unwrap_or(description.executors).max(1);
-    let instance = Arc::new(Instance::new(engine, &description, Arc::clone(&link)));
+    let instance = Arc::new(Instance::new(engine, &description, Arc::clone(&link), Os));
     let mut threads = Vec::new();
     for number in 0..executors {
         let instance = Arc::clone(&instance);
@@ -201,7 +203,9 @@ impl<E: Engine> Control<'_, E> {
             DriverMessage::OpenTimeline(m) => {
                 let timeline = Timeline::going_on(m.timeline, m.value, m.at, &m.failures)
                     .map_err(|bad| Fault::Broke(bad.to_string()))?;
-                if !self.instance.schedule().open(Arc::new(timeline)) {
+                let standing =
+                    Standing { domain: m.domain, client: m.client, priority: Priority::new(m.priority) };
+                if !self.instance.schedule().open(Arc::new(timeline), standing) {
                     return Err(Fault::Broke(format!("{} is open already", m.timeline)));
                 }
             }
@@ -231,7 +235,7 @@ impl<E: Engine> Control<'_, E> {
                 let failure = Failure { code: m.code, cause: m.cause };
                 self.instance.cancel(m.timeline, m.point, failure);
             }
-            DriverMessage::Boost(_) => {}
+            DriverMessage::Boost(m) => self.instance.boost(m.timeline, m.point, Priority::new(m.priority)),
             DriverMessage::Ready(_)
             | DriverMessage::Mapped(_)
             | DriverMessage::NotMapped(_)

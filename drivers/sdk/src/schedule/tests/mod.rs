@@ -1,17 +1,34 @@
+mod fairness;
+mod priority;
+
 use super::*;
 use vgem_os::fence::{PagePair, SignallerFace};
 use vgem_proto::codec::Zero;
-use vgem_proto::ids::CauseId;
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::{CauseId, PageId};
+use vgem_proto::jobs::{DriverJob, DriverWait, JOB_RUN_ANYWAY, PAGE_LOCAL, WAIT_PROMISE};
+use vgem_proto::message::driver::Run;
+use vgem_proto::rights::WaitKind;
 
 const A: TimelineKey = TimelineKey { index: 0, generation: 1 };
 const B: TimelineKey = TimelineKey { index: 1, generation: 2 };
 
+const ORDINARY: Standing = Standing {
+    domain: DomainId(0),
+    client: ClientKey { index: 0, generation: 1 },
+    priority: Priority::ORDINARY,
+};
+
 fn schedule() -> Schedule {
     let mut schedule = Schedule::default();
     for key in [A, B] {
-        assert!(schedule.open(Arc::new(Timeline::new(key))));
+        open(&mut schedule, key, ORDINARY);
     }
     schedule
+}
+
+fn open(schedule: &mut Schedule, key: TimelineKey, standing: Standing) {
+    assert!(schedule.open(Arc::new(Timeline::new(key)), standing));
 }
 
 fn job(queue: TimelineKey, point: u64, waits: &[DriverWait]) -> Run {
@@ -43,11 +60,11 @@ fn push(schedule: &mut Schedule, run: Run) {
 
 /// Claims the next job, signals it and ends it; its point and the failure it carried.
 fn step(schedule: &mut Schedule, outcome: Option<Failure>) -> Option<(TimelineKey, Point, Option<Failure>)> {
-    let Claimed { timeline, pending } = schedule.claim()?;
-    let (key, point, failed) = (timeline.key, pending.job().point, pending.failed());
+    let Claimed { timeline, pending, claim } = schedule.claim()?;
+    let (key, point, failed) = (timeline.key, pending.point, pending.failed);
     timeline.signal(point, 1, failed.or(outcome)).expect("in order");
-    let _closed = schedule.ended(key);
-    schedule.review(Look::Passing);
+    let _closed = schedule.ended(claim, 1);
+    schedule.glance();
     Some((key, point, failed))
 }
 
@@ -62,7 +79,7 @@ fn a_queue_runs_in_order_and_one_at_a_time() {
     let first = schedule.claim().expect("the head is runnable");
     assert!(schedule.claim().is_none(), "the second job must wait for the first");
     first.timeline.signal(Point(1), 1, None).expect("in order");
-    let _closed = schedule.ended(A);
+    let _closed = schedule.ended(first.claim, 1);
     assert_eq!(step(&mut schedule, None), Some((A, Point(2), None)));
 }
 
@@ -92,7 +109,7 @@ fn f10_a_failed_data_wait_fails_the_job_with_the_same_cause_and_an_order_wait_do
 fn a_failed_job_still_waits_for_all_its_waits() {
     let mut schedule = schedule();
     let c = TimelineKey { index: 2, generation: 3 };
-    assert!(schedule.open(Arc::new(Timeline::new(c))));
+    open(&mut schedule, c, ORDINARY);
     let waits = [wait(B, 1, PAGE_LOCAL, WaitKind::Data), wait(c, 1, PAGE_LOCAL, WaitKind::Order)];
     push(&mut schedule, job(A, 1, &waits));
     push(&mut schedule, job(B, 1, &[]));
@@ -121,9 +138,28 @@ fn a_closing_queue_closes_when_its_last_job_has_ended_and_its_failures_stay_know
     assert!(schedule.close(B).is_none());
     let claimed = schedule.claim().expect("the head is runnable");
     claimed.timeline.signal(Point(1), 1, Some(BROKEN)).expect("in order");
-    assert_eq!(schedule.ended(B).map(|t| t.key), Some(B));
+    assert_eq!(schedule.ended(claimed.claim, 1).map(|t| t.key), Some(B));
     push(&mut schedule, job(A, 1, &[wait(B, 1, PAGE_LOCAL, WaitKind::Data)]));
     assert_eq!(step(&mut schedule, None), Some((A, Point(1), Some(BROKEN))));
+}
+
+#[test]
+fn who_waits_for_what_a_closed_queue_never_signalled_is_not_left_waiting() {
+    let unknown = Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE };
+    for waits_first in [true, false] {
+        let mut schedule = schedule();
+        let waiter = job(A, 1, &[wait(B, 2, PAGE_LOCAL, WaitKind::Data)]);
+        push(&mut schedule, job(B, 1, &[]));
+        if waits_first {
+            push(&mut schedule, waiter.clone());
+        }
+        assert_eq!(step(&mut schedule, None), Some((B, Point(1), None)));
+        assert_eq!(schedule.close(B).map(|t| t.key), Some(B));
+        if !waits_first {
+            push(&mut schedule, waiter);
+        }
+        assert_eq!(step(&mut schedule, None), Some((A, Point(1), Some(unknown))));
+    }
 }
 
 // M-105
@@ -145,7 +181,7 @@ const CANCELLED: Failure = Failure { code: ErrorCode::TimedOut, cause: CauseId(5
 fn j5_a_cancelled_job_that_waits_ends_at_once() {
     let (signaller, mut schedule) = remote();
     let c = TimelineKey { index: 2, generation: 3 };
-    assert!(schedule.open(Arc::new(Timeline::new(c))));
+    open(&mut schedule, c, ORDINARY);
     push(&mut schedule, job(A, 1, &[wait(REMOTE, 1, 0, WaitKind::Order)]));
     push(&mut schedule, job(A, 2, &[]));
     push(&mut schedule, job(B, 1, &[wait(c, 1, PAGE_LOCAL, WaitKind::Order)]));
@@ -168,9 +204,9 @@ fn j5_a_job_cancelled_behind_others_waits_for_those_only() {
     schedule.cancel(A, Point(2), CANCELLED);
     let running = schedule.claim().expect("the head is runnable");
     schedule.cancel(A, Point(1), CANCELLED);
-    assert_eq!(running.pending.failed(), None, "a running job ends as it does");
+    assert_eq!(running.pending.failed, None, "a running job ends as it does");
     running.timeline.signal(Point(1), 1, None).expect("in order");
-    assert!(schedule.ended(A).is_none());
+    assert!(schedule.ended(running.claim, 1).is_none());
     assert_eq!(step(&mut schedule, None), Some((A, Point(2), Some(CANCELLED))));
 }
 
@@ -194,10 +230,8 @@ fn what_others_wait_for_is_still_asked_for_when_a_job_that_waits_there_is_cancel
     signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
     push(&mut schedule, job(A, 1, &[wait(REMOTE, 1, 0, WaitKind::Order)]));
     push(&mut schedule, job(B, 1, &[wait(REMOTE, 2, 0, WaitKind::Order)]));
-    schedule.watched = true;
-    schedule.review(Look::BeforeSleep);
+    schedule.watch();
     schedule.cancel(A, Point(1), CANCELLED);
-    assert_eq!(signaller.signal(slot, 1, 1, None), Ok(Woke::Nobody));
     assert_eq!(signaller.signal(slot, 2, 2, None), Ok(Woke::Sleeper));
 }
 
@@ -215,7 +249,7 @@ fn f8_a_job_that_waited_for_a_promise_is_runnable_once_that_was_told() {
     push(&mut schedule, job(A, 1, &[gate(REMOTE, 1), wait(B, 1, PAGE_LOCAL, WaitKind::Order)]));
     push(&mut schedule, job(B, 1, &[]));
     signaller.signal(slot, 1, 1, None).expect("1 is newer than 0");
-    schedule.review(Look::Passing);
+    schedule.look_elsewhere();
     assert_eq!(schedule.take_untold(), None, "another wait has not passed");
     assert_eq!(step(&mut schedule, None), Some((B, Point(1), None)));
     assert!(!schedule.has_runnable() && schedule.has_work());
@@ -237,7 +271,7 @@ fn that_a_job_has_waited_is_told_also_when_it_fails_and_not_when_it_was_cancelle
         }
         let failure = vgem_os::fence::Failure { point: 1, code: BROKEN.code.number(), cause: BROKEN.cause.0 };
         signaller.publish(slot, REMOTE.generation, 1, 1, &[failure]);
-        schedule.review(Look::Passing);
+        schedule.look_elsewhere();
         assert_eq!(schedule.take_untold(), told);
         schedule.told(A);
         let failed = if cancel { CANCELLED } else { BROKEN };
@@ -282,10 +316,10 @@ fn a_remote_wait_passes_when_its_page_shows_the_point() {
     let slot = Slot::new(0).expect("a page has 15 slots");
     push(&mut schedule, job(A, 1, &[wait(REMOTE, 2, 0, WaitKind::Data)]));
     signaller.publish(slot, REMOTE.generation, 1, 1, &[]);
-    schedule.review(Look::Passing);
+    schedule.look_elsewhere();
     assert!(!schedule.has_runnable());
     signaller.signal(slot, 2, 2, None).expect("2 is newer than 1");
-    schedule.review(Look::Passing);
+    schedule.look_elsewhere();
     assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
 }
 
@@ -299,7 +333,7 @@ fn an_overrun_fails_a_data_wait_with_no_cause_and_an_order_wait_passes() {
         push(&mut schedule, job(A, 1, &[wait(REMOTE, 2, 0, kind)]));
         assert!(!schedule.has_runnable(), "nothing is shown yet");
         signaller.publish(slot, REMOTE.generation + 1, 0, 1, &[]);
-        schedule.review(Look::Passing);
+        schedule.look_elsewhere();
         assert_eq!(step(&mut schedule, None), Some((A, Point(1), inherited)));
     }
 }
@@ -312,9 +346,47 @@ fn only_a_watcher_about_to_sleep_asks_to_be_woken() {
     signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
     push(&mut schedule, job(A, 1, &[wait(REMOTE, 2, 0, WaitKind::Data)]));
     assert_eq!(signaller.signal(slot, 1, 1, None), Ok(Woke::Nobody));
-    schedule.watched = true;
-    schedule.review(Look::BeforeSleep);
+    schedule.watch();
     assert_eq!(signaller.signal(slot, 2, 2, None), Ok(Woke::Sleeper));
+}
+
+#[test]
+fn a_watcher_that_is_awake_asks_no_more_whatever_became_of_the_job() {
+    use vgem_os::fence::Woke;
+    for cancel in [false, true] {
+        let (signaller, mut schedule) = remote();
+        let slot = Slot::new(0).expect("a page has 15 slots");
+        signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
+        push(&mut schedule, job(A, 1, &[wait(REMOTE, 2, 0, WaitKind::Data)]));
+        schedule.watch();
+        if cancel {
+            schedule.cancel(A, Point(1), CANCELLED);
+        }
+        schedule.unwatch();
+        assert_eq!(signaller.signal(slot, 2, 2, None), Ok(Woke::Nobody));
+    }
+}
+
+#[test]
+fn every_head_that_waits_elsewhere_is_glanced_at_in_turn() {
+    for which in 0..20 {
+        let (signaller, mut schedule) = remote();
+        let [never, now] = [0, 1].map(|at| Slot::new(at).expect("a page has 15 slots"));
+        for slot in [never, now] {
+            signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
+        }
+        for index in 0..20 {
+            let key = TimelineKey { index: 10 + index, generation: 1 };
+            open(&mut schedule, key, ORDINARY);
+            let slot = u16::from(index == which);
+            push(&mut schedule, job(key, 1, &[DriverWait { slot, ..wait(REMOTE, 1, 0, WaitKind::Data) }]));
+        }
+        signaller.signal(now, 1, 1, None).expect("newer");
+        for _ in 0..3 {
+            schedule.glance();
+        }
+        assert_eq!(schedule.claim().map(|c| c.pending.queue.index), Some(10 + which));
+    }
 }
 
 #[test]
@@ -323,7 +395,7 @@ fn a_job_that_parks_while_the_watcher_sleeps_asks_for_it() {
     let (signaller, mut schedule) = remote();
     let slot = Slot::new(0).expect("a page has 15 slots");
     signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
-    schedule.watched = true;
+    schedule.watch();
     push(&mut schedule, job(A, 1, &[wait(REMOTE, 1, 0, WaitKind::Order)]));
     assert_eq!(signaller.signal(slot, 1, 1, None), Ok(Woke::Sleeper));
 }
