@@ -10,7 +10,8 @@
 //!   itself ten times a second, so it knows within [`LOST`] of the blow;
 //! - who has no core can do nothing. From a blow to the last waiter many processes have to run one after the other, the
 //!   dying one included; as long as somebody on this machine had to wait for a core meanwhile, they may be late
-//!   ([`super::pressure`]). So may a healthy device be with a job, and then that job's deadline ends it.
+//!   ([`super::pressure`]). So may a healthy device be with a job, or a client with a
+//!   promise, and then that deadline ends it.
 //!
 //! **A named error.** What a wait may end in is a table, by who is struck:
 //!
@@ -105,9 +106,10 @@ impl Case {
         let lost = if device.is_some() { "DeviceLost" } else { "OwnerDied" };
         let codes: &[&str] = match self.blow.manner {
             _ if self.is_continued_in_time() => &[],
-            Manner::Kill => &[lost],
+            // It takes its time to die where nobody has a core.
+            Manner::Kill if self.crowded < CROWDED => &[lost],
             Manner::Pause(_) => &["TimedOut", "Cancelled"],
-            Manner::Freeze(_) => &[lost, "TimedOut", "Cancelled"],
+            Manner::Kill | Manner::Freeze(_) => &[lost, "TimedOut", "Cancelled"],
         };
         if !codes.contains(&failure.code.as_str()) {
             return Some(format!("{} where {codes:?} may be", failure.code));
@@ -167,12 +169,14 @@ impl Case {
         Some(format!("{:?} late", Duration::from_nanos(late)))
     }
 
-    /// Whether it is the end of a job whose healthy device had no core.
+    /// Whether it is the end of a job whose healthy device, or client, had no core.
     fn is_starved(&self, failure: &Failure) -> bool {
         self.crowded >= CROWDED
             && failure.pid != Some(self.pid)
             && ["TimedOut", "Cancelled"].contains(&failure.code.as_str())
-            && failure.said.contains(" exceeded ")
+            && [" exceeded ", " has not signalled it", " did not promise "]
+                .iter()
+                .any(|how| failure.said.contains(how))
     }
 
     fn stands_still(&self, role: Role) -> bool {

@@ -33,6 +33,18 @@ impl Stage {
         let promised = record("promise", || timeline.promise_next(CHAIN));
         // Not always equally long, and never a surprise.
         std::thread::park_timeout(WORK * u32::try_from(round % 4).unwrap_or(0) / 2);
-        vec![promised, record("signal", || timeline.signal_next())]
+        // Signalling asks nobody what is behind a refusal.
+        let signal = || timeline.signal_next().map_err(|error| explained(&self.client, error));
+        vec![promised, record("signal", signal)]
+    }
+}
+
+fn explained(client: &Client, error: Error) -> Error {
+    match error {
+        Error::Job(mut failure) => {
+            failure.explanation = client.explain(failure.cause).ok();
+            Error::Job(failure)
+        }
+        other => other,
     }
 }
