@@ -140,24 +140,28 @@ impl Mapping {
 
     /// Length, bytes.
     #[must_use]
+    #[inline]
     pub const fn len(&self) -> usize {
         self.len
     }
 
     /// Always false: a mapping has at least one byte.
     #[must_use]
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// What it was mapped for.
     #[must_use]
+    #[inline]
     pub const fn access(&self) -> Access {
         self.access
     }
 
     /// The whole mapping as a span.
     #[must_use]
+    #[inline]
     pub fn span(&self) -> Span<'_> {
         // SAFETY: U2. The range is mapped readable for the lifetime of the borrow.
         unsafe { Span::new(self.base, self.len) }
@@ -167,6 +171,7 @@ impl Mapping {
     ///
     /// # Errors
     /// `EACCES` if it is mapped for reading only.
+    #[inline]
     pub fn span_mut(&self) -> Result<SpanMut<'_>> {
         if self.access == Access::Read {
             return Err(OsError::with_detail("span_mut", Errno::ACCESS, "mapped for reading only"));

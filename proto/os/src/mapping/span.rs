@@ -72,6 +72,7 @@ impl<'a> Span<'a> {
     ///
     /// # Safety
     /// U2: the range is readable and stays so for `'a`.
+    #[inline]
     pub(crate) const unsafe fn new(ptr: NonNull<u8>, len: usize) -> Self {
         Self { ptr, len, lives: PhantomData }
     }
@@ -85,18 +86,21 @@ impl<'a> Span<'a> {
 
     /// Length, bytes.
     #[must_use]
+    #[inline]
     pub const fn len(&self) -> usize {
         self.len
     }
 
     /// True if the length is 0.
     #[must_use]
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// `len` bytes from `offset` on, or nothing if they are not all inside.
     #[must_use]
+    #[inline]
     pub fn sub(&self, offset: usize, len: usize) -> Option<Self> {
         let end = offset.checked_add(len)?;
         if end > self.len {
@@ -109,6 +113,7 @@ impl<'a> Span<'a> {
 
     /// The address of the first byte, for engines that take raw pointers. Valid for the span's lifetime.
     #[must_use]
+    #[inline]
     pub const fn as_ptr(&self) -> *const u8 {
         self.ptr.as_ptr()
     }
@@ -129,6 +134,7 @@ impl<'a> Span<'a> {
     ///
     /// # Errors
     /// [`OutOfRange::Beyond`], [`OutOfRange::Misaligned`].
+    #[inline]
     pub fn read_u64(self, offset: usize) -> Result<u64, OutOfRange> {
         let part = self.part(offset, size_of::<u64>())?;
         let word = part.as_ptr().cast::<u64>();
@@ -147,6 +153,7 @@ impl<'a> Span<'a> {
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 
+    #[inline]
     fn part(self, offset: usize, len: usize) -> Result<Self, OutOfRange> {
         self.sub(offset, len).ok_or(OutOfRange::Beyond { offset, len, available: self.len })
     }
@@ -170,6 +177,7 @@ impl<'a> SpanMut<'a> {
     ///
     /// # Safety
     /// U2: the range is readable and writable and stays so for `'a`.
+    #[inline]
     pub(crate) const unsafe fn new(ptr: NonNull<u8>, len: usize) -> Self {
         Self { ptr, len, lives: PhantomData }
     }
@@ -184,24 +192,28 @@ impl<'a> SpanMut<'a> {
 
     /// Length, bytes.
     #[must_use]
+    #[inline]
     pub const fn len(&self) -> usize {
         self.len
     }
 
     /// True if the length is 0.
     #[must_use]
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The same memory, for reading.
     #[must_use]
+    #[inline]
     pub const fn as_span(&self) -> Span<'a> {
         Span { ptr: self.ptr, len: self.len, lives: PhantomData }
     }
 
     /// `len` bytes from `offset` on, or nothing if they are not all inside.
     #[must_use]
+    #[inline]
     pub fn sub(&self, offset: usize, len: usize) -> Option<Self> {
         let part = self.as_span().sub(offset, len)?;
         Some(Self { ptr: part.ptr, len, lives: PhantomData })
@@ -209,12 +221,14 @@ impl<'a> SpanMut<'a> {
 
     /// The address of the first byte, for engines that take raw pointers. Valid for the span's lifetime.
     #[must_use]
+    #[inline]
     pub const fn as_ptr(&self) -> *const u8 {
         self.ptr.as_ptr()
     }
 
     /// The address of the first byte, for engines that take raw pointers. Valid for the span's lifetime.
     #[must_use]
+    #[inline]
     pub const fn as_mut_ptr(&self) -> *mut u8 {
         self.ptr.as_ptr()
     }
@@ -249,6 +263,7 @@ impl<'a> SpanMut<'a> {
     ///
     /// # Errors
     /// [`OutOfRange::Beyond`], [`OutOfRange::Misaligned`].
+    #[inline]
     pub fn read_u64(self, offset: usize) -> Result<u64, OutOfRange> {
         self.as_span().read_u64(offset)
     }
@@ -257,6 +272,7 @@ impl<'a> SpanMut<'a> {
     ///
     /// # Errors
     /// [`OutOfRange::Beyond`], [`OutOfRange::Misaligned`].
+    #[inline]
     pub fn write_u64(self, offset: usize, value: u64) -> Result<(), OutOfRange> {
         let part = self.part(offset, size_of::<u64>())?;
         let word = part.as_mut_ptr().cast::<u64>();
@@ -283,6 +299,7 @@ impl<'a> SpanMut<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }
 
+    #[inline]
     fn part(self, offset: usize, len: usize) -> Result<Self, OutOfRange> {
         self.sub(offset, len).ok_or(OutOfRange::Beyond { offset, len, available: self.len })
     }
