@@ -51,6 +51,8 @@ struct State {
     /// The newest answer that was taken in.
     told: u64,
     last: u64,
+    /// Threads that wait for a guard to go.
+    blocked: usize,
 }
 
 #[derive(Debug)]
@@ -196,7 +198,9 @@ impl Ledger {
                 if remaining.is_zero() {
                     return Err(Error::Timeout { what: "waiting for another guard of this buffer" });
                 }
+                state.blocked += 1;
                 state = self.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+                state.blocked -= 1;
                 continue;
             }
             let asks = waiting != Waiting::Not;
@@ -228,8 +232,13 @@ impl Ledger {
 
     /// Gives a guard back.
     pub(crate) fn release(&self, id: u64) {
-        self.state().guards.retain(|held| held.id != id);
-        self.changed.notify_all();
+        let mut state = self.state();
+        state.guards.retain(|held| held.id != id);
+        // Waking nobody is a system call all the same.
+        if state.blocked > 0 {
+            drop(state);
+            self.changed.notify_all();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

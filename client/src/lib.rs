@@ -110,6 +110,7 @@ mod queue;
 mod records;
 mod set;
 mod signals;
+mod spin;
 mod timeline;
 mod together;
 mod transfer;

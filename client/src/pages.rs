@@ -19,28 +19,22 @@
 //! - Interest is stored before the look that decides to sleep; so a signal is seen or rings.
 //! - If anybody follows, somebody leads or has been appointed.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vgem_os::clock;
-use vgem_os::cores;
 use vgem_os::fence::{ObserverFace, ObserverFds, PointState, Slot};
 use vgem_os::futex::{self, Wake, Word};
 
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::error;
+use crate::spin::Spin;
 use crate::watch::Watch;
 
 /// How often a sleeper looks whether the broker has something to say, nanoseconds. Nobody would wake it if the broker
 /// was killed, so this is how late it knows then: as late as the shortest usual deadline of a job.
 pub(crate) const SLICE_NS: u64 = 100_000_000;
-
-/// How often is asked how many cores there are, nanoseconds.
-const ASK_CORES_NS: u64 = 100_000_000;
-
-/// Longest spin before a sleep, nanoseconds: less than what a wake-up across cores costs.
-const SPIN_NS: u64 = 5_000;
 
 /// What a bell says.
 const QUIET: u32 = 0;
@@ -177,6 +171,7 @@ impl Observer {
         if let Some(state) = self.spin.turn(ended) {
             return Outcome::Ended(state);
         }
+        let began_ns = clock::now();
         let bell = BELL.with(Arc::clone);
         bell.store(QUIET);
         let (id, mut leads) = self.enter(target, &bell);
@@ -203,6 +198,9 @@ impl Observer {
             }
         };
         self.leave(id, leads, Some(&bell));
+        if let Outcome::Ended(PointState::Ok { time_ns } | PointState::Failed { time_ns, .. }) = outcome {
+            self.spin.slept(began_ns, time_ns);
+        }
         outcome
     }
 
@@ -335,102 +333,5 @@ impl PageWatch {
 impl Drop for PageWatch {
     fn drop(&mut self) {
         self.observer.leave(self.id, false, None);
-    }
-}
-
-/// Whether spinning pays: it learns from what happened.
-#[derive(Debug)]
-pub(crate) struct Spin {
-    credit: AtomicU32,
-    skipped: AtomicU32,
-}
-
-impl Default for Spin {
-    fn default() -> Self {
-        Self { credit: AtomicU32::new(Self::FIRST), skipped: AtomicU32::new(0) }
-    }
-}
-
-impl Spin {
-    const FIRST: u32 = 4;
-    const MOST: u32 = 16;
-    /// Of so many waits without credit, one tries again.
-    const RETRY: u32 = 64;
-
-    /// Spins for a moment if that paid lately, or it is time to try again.
-    pub(crate) fn turn<T>(&self, look: impl FnMut() -> Option<T>) -> Option<T> {
-        let credit = self.credit.load(Ordering::Relaxed);
-        if credit == 0 && !self.skipped.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::RETRY) {
-            return None;
-        }
-        self.spin(clock::now(), credit, look)
-    }
-
-    fn spin<T>(&self, now_ns: u64, credit: u32, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-        if !spare_core(now_ns) {
-            return None;
-        }
-        let end = now_ns.saturating_add(SPIN_NS);
-        while clock::now() < end {
-            for _ in 0..16 {
-                if let Some(found) = look() {
-                    self.credit.store((credit + 2).min(Self::MOST), Ordering::Relaxed);
-                    return Some(found);
-                }
-                std::hint::spin_loop();
-            }
-        }
-        self.credit.store(credit.saturating_sub(1), Ordering::Relaxed);
-        None
-    }
-}
-
-/// Whether this process may use more than one core at this moment: a spin that keeps the signaller off its core only
-/// hurts. What it may use can change, so it is asked anew now and then.
-fn spare_core(now_ns: u64) -> bool {
-    static SPARE: AtomicBool = AtomicBool::new(false);
-    static ASK_AT: AtomicU64 = AtomicU64::new(0);
-    if now_ns >= ASK_AT.load(Ordering::Relaxed) {
-        SPARE.store(cores::usable() > 1, Ordering::Relaxed);
-        ASK_AT.store(now_ns.saturating_add(ASK_CORES_NS), Ordering::Relaxed);
-    }
-    SPARE.load(Ordering::Relaxed)
-}
-
-#[cfg(test)]
-mod tests {
-    use rustix::process::getpid;
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
-    use super::*;
-
-    /// Changes the mask of this thread and of the first one, which stands for the process.
-    fn may_use(mask: &CpuSet) {
-        for thread in [Some(getpid()), None] {
-            sched_setaffinity(thread, mask).expect("a mask");
-        }
-    }
-
-    #[test]
-    fn nobody_spins_on_the_one_core_that_its_signaller_needs() {
-        let all = sched_getaffinity(Some(getpid())).expect("a mask");
-        assert!(all.count() > 1, "this test needs two cores");
-        let mut one = CpuSet::new();
-        one.set((0..CpuSet::MAX_CPU).find(|core| all.is_set(*core)).expect("there are two"));
-        let now = clock::now();
-        let looks = |now| {
-            let mut looks = 0;
-            let _found: Option<()> = Spin::default().spin(now, 1, || {
-                looks += 1;
-                None
-            });
-            looks
-        };
-        may_use(&one);
-        let alone = looks(now + ASK_CORES_NS);
-        may_use(&all);
-        let too_early = looks(now + ASK_CORES_NS);
-        let again = looks(now + 2 * ASK_CORES_NS);
-        assert!(alone == 0 && too_early == 0 && again > 0, "{alone}, {too_early}, {again}");
     }
 }

@@ -20,9 +20,10 @@ use vgem_proto::ids::{CauseId, Point, TimelineHandle, TimelineKey};
 use vgem_proto::message::client::{ClientMessage, CloseTimeline};
 
 use crate::core::Core;
-use crate::pages::{Observer, Spin, Target};
+use crate::pages::{Observer, Target};
 use crate::queue::QueueShared;
 use crate::signals::Place;
+use crate::spin::Spin;
 
 /// What becomes of a timeline that this client signals.
 const SIGNALS: u8 = 0;
