@@ -15,6 +15,9 @@ use crate::sample::{Distribution, Spread};
 /// A cache line that comes back within this time, nanoseconds, is on a near core.
 pub const NEAR_BELOW_NS: f64 = 250.0;
 
+/// What cores are called that are not near.
+const FAR: &str = "far";
+
 /// What a number counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -96,14 +99,17 @@ pub enum JudgedIn {
     Polling,
     /// D: times that people meet.
     Default,
+    /// P, where the host has put the cores far from each other.
+    Far,
     /// Every mode: what no mode changes.
     Any,
 }
 
 impl JudgedIn {
-    const fn includes(self, mode: Mode) -> bool {
+    fn includes(self, mode: Mode, distance: Option<&str>) -> bool {
         match self {
             Self::Polling => mode.is_judged(),
+            Self::Far => mode.is_judged() && distance == Some(FAR),
             Self::Default => !mode.is_judged(),
             Self::Any => true,
         }
@@ -216,10 +222,12 @@ impl Verdict {
         if self.judged {
             words.into()
         } else {
-            format!(
-                "({words}; judged in {})",
-                if self.claim.judged_in == JudgedIn::Default { "D" } else { "P" }
-            )
+            let when = match self.claim.judged_in {
+                JudgedIn::Default => "D",
+                JudgedIn::Far => "P, far",
+                JudgedIn::Polling | JudgedIn::Any => "P",
+            };
+            format!("({words}; judged in {when})")
         }
     }
 
@@ -262,7 +270,8 @@ impl Outcome {
         for claim in claims {
             match found(&self.series, &claim) {
                 Some(found) => {
-                    let judged = claim.judged_in.includes(self.mode);
+                    let distance = self.distance().map(|(_, word)| word);
+                    let judged = claim.judged_in.includes(self.mode, distance);
                     self.verdicts.push(Verdict { claim, found, judged });
                 }
                 None => self.notes.push(format!("{}: not measured: {}", claim.target, claim.what)),
@@ -277,7 +286,7 @@ impl Outcome {
         let spread = line.spread(Pick::P50)?;
         let word = match (spread.min < NEAR_BELOW_NS, spread.max < NEAR_BELOW_NS) {
             (true, true) => "near",
-            (false, false) => "far",
+            (false, false) => FAR,
             _ => "near and far",
         };
         Some((spread, word))
@@ -480,6 +489,17 @@ mod tests {
         let mut outcome = outcome(Mode::Polling);
         outcome.judge(vec![Claim::ratio("P0", "ours", "a peer", Bound::Shown)]);
         assert_eq!(outcome.notes, ["P0: not measured: ours / a peer"]);
+    }
+
+    #[test]
+    fn what_is_asked_of_far_cores_is_not_asked_of_near_ones() {
+        for (line, words) in [(300.0, "MISSED by 25.0 %"), (100.0, "(MISSED by 25.0 %; judged in P, far)")] {
+            let mut outcome = outcome(Mode::Polling);
+            outcome.series.push(series(crate::reference::CACHE_LINE, &[line; 3]));
+            let claim = Claim::ratio("P0", "ours", "bare", Bound::AtLeast(2.0));
+            outcome.judge(vec![claim.judged_in(JudgedIn::Far)]);
+            assert_eq!(outcome.verdicts[0].words(), words);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use vgem_os::process::{Child, Launch, inherited};
 
 use crate::floor;
 use crate::machine::{Cores, Seat};
+use crate::subject;
 
 /// The hidden first argument.
 pub const HIDDEN: &str = "--role";
@@ -46,12 +47,18 @@ pub enum Part {
     FlagStage,
     /// A stage of a pipeline by sockets.
     SocketStage,
+    /// A client that reads a buffer for each point of another's timeline.
+    ClientConsumer,
+    /// A client that is a stage of a pipeline.
+    ClientStage,
+    /// A client that promises a point and waits to be killed.
+    ClientVictim,
     /// Waits to be killed.
     Victim,
 }
 
 impl Part {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 15] = [
         Self::Echo,
         Self::FlagEcho,
         Self::FenceEcho,
@@ -63,6 +70,9 @@ impl Part {
         Self::PoolUser,
         Self::FlagStage,
         Self::SocketStage,
+        Self::ClientConsumer,
+        Self::ClientStage,
+        Self::ClientVictim,
         Self::Victim,
     ];
 
@@ -79,6 +89,9 @@ impl Part {
             Self::PoolUser => "pool-user",
             Self::FlagStage => "flag-stage",
             Self::SocketStage => "socket-stage",
+            Self::ClientConsumer => "client-consumer",
+            Self::ClientStage => "client-stage",
+            Self::ClientVictim => "client-victim",
             Self::Victim => "victim",
         }
     }
@@ -168,9 +181,12 @@ pub fn play(mut arguments: impl Iterator<Item = OsString>) -> Option<anyhow::Res
             Part::Driver => floor::driver(fds),
             Part::Consumer => floor::consume(fds),
             Part::FdEcho => floor::fd_echo(fds),
-            Part::PoolUser => crate::subject::use_pool(fds),
+            Part::PoolUser => subject::use_pool(fds),
             Part::FlagStage => floor::flag_stage(fds),
             Part::SocketStage => floor::socket_stage(fds),
+            Part::ClientConsumer => subject::handed::consume(fds),
+            Part::ClientStage => subject::stages::stage(fds),
+            Part::ClientVictim => subject::deaths::victim(fds),
             Part::Victim => floor::victim(fds),
         }
     })

@@ -4,11 +4,14 @@
 //! [`Bench`], and a row in [`ALL`].
 
 pub mod limits;
+pub mod p1;
+pub mod p10;
 pub mod p11;
 pub mod p12;
 pub mod p13;
 pub mod p14;
 pub mod p15;
+pub mod p2;
 pub mod p3;
 pub mod p4;
 pub mod p6;
@@ -43,6 +46,20 @@ pub const ALL: &[Entry] = &[
         in_every_mode: true,
         by_default: false,
         open: limits::open,
+    },
+    Entry {
+        name: "P1",
+        what: "1 MiB filled by one client and read by another, both asleep, against the same by hand",
+        in_every_mode: true,
+        by_default: true,
+        open: p1::open,
+    },
+    Entry {
+        name: "P2",
+        what: "a buffer handed over untouched, both awake, against a cache line there and back",
+        in_every_mode: true,
+        by_default: true,
+        open: p2::open,
     },
     Entry {
         name: "P3",
@@ -85,6 +102,13 @@ pub const ALL: &[Entry] = &[
         in_every_mode: false,
         by_default: true,
         open: p9::open,
+    },
+    Entry {
+        name: "P10",
+        what: "a pipeline of three clients, against the same by hand and by copy through sockets",
+        in_every_mode: true,
+        by_default: true,
+        open: p10::open,
     },
     Entry {
         name: "P11",

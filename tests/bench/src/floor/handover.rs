@@ -24,8 +24,10 @@ const LOOK: Flag = Flag::new(3);
 pub enum Look {
     /// It reads one byte of each page.
     Pages,
-    /// It reads eight bytes, which is as good as not touching it.
+    /// It reads eight bytes.
     Word,
+    /// It does not.
+    Not,
 }
 
 impl Look {
@@ -35,13 +37,14 @@ impl Look {
         match self {
             Self::Pages => 0,
             Self::Word => 1,
+            Self::Not => 2,
         }
     }
 
-    /// The one of this number; pages for one that is none.
+    /// The one of this number.
     #[must_use]
-    pub const fn of_number(number: u32) -> Self {
-        if number == Self::Word.number() { Self::Word } else { Self::Pages }
+    pub fn of_number(number: u32) -> Self {
+        [Self::Pages, Self::Word].into_iter().find(|look| look.number() == number).unwrap_or(Self::Not)
     }
 
     /// Looks at a buffer.
@@ -53,6 +56,7 @@ impl Look {
         match self {
             Self::Pages => one_byte_of_each_page(span),
             Self::Word => Ok(span.read_u64(0)?),
+            Self::Not => Ok(0),
         }
     }
 }
@@ -109,12 +113,12 @@ impl Handover {
         self.hand_over()
     }
 
-    /// Stores eight bytes, hands the buffer over, and waits until it was read.
+    /// Stores eight bytes, hands the buffer over, and waits until they were read.
     ///
     /// # Errors
     /// When the consumer is gone.
     #[inline]
-    pub fn untouched(&mut self) -> anyhow::Result<()> {
+    pub fn word(&mut self) -> anyhow::Result<()> {
         self.memory.span_mut()?.write_u64(0, u64::from(self.point))?;
         self.hand_over()
     }
@@ -138,8 +142,12 @@ impl Handover {
         Ok(best.1)
     }
 
+    /// Hands the buffer over as it is, and waits until it comes back.
+    ///
+    /// # Errors
+    /// When the consumer is gone.
     #[inline]
-    fn hand_over(&mut self) -> anyhow::Result<()> {
+    pub fn hand_over(&mut self) -> anyhow::Result<()> {
         self.point += 1;
         self.flags.signal(FILLED, self.point)?;
         self.flags.wait(READ, self.point, self.rest)

@@ -26,7 +26,7 @@ mod handover;
 mod objects;
 mod pipeline;
 mod points;
-mod stages;
+pub(crate) mod stages;
 mod tracked;
 
 use std::mem::MaybeUninit;

@@ -5,10 +5,13 @@
 
 pub mod deaths;
 mod fills;
+pub mod handed;
+mod partner;
 mod pool;
 mod processes;
 mod raw;
 mod relay;
+pub mod stages;
 
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use anyhow::Context as _;
 use vgem::{Client, Embedded, EmbeddedBuilder};
 
 pub use self::fills::{Fills, OBJECT_LEN, Waits};
+pub use self::handed::Handed;
 pub(crate) use self::pool::{reuse, use_pool};
 pub use self::processes::{Kind, Process, Processes};
 pub use self::raw::Raw;
