@@ -220,12 +220,16 @@ impl Broker {
         let (waiter, point) = future.waiter;
         let Some(queue) = self.queues.get_mut(waiter) else { return };
         let (domain, instance, device) = (queue.domain, queue.instance, queue.device);
-        let Some(job) = queue.job_mut(point).filter(|job| !job.cancelled) else { return };
-        job.cancelled = true;
+        if queue.job(point).is_none_or(|job| job.cancelled) {
+            return;
+        }
         let Failure { code, cause } = match failure {
             Some(failure) => failure,
             None => self.blame_for((now, future.since), (timeline, key.1), (waiter, point), (domain, device)),
         };
+        if let Some(queue) = self.queues.get_mut(waiter) {
+            queue.cancel(point, Failure { code, cause });
+        }
         self.tell_driver(instance, CancelJob { timeline: waiter, point, cause, code, reserved: Zero });
         self.look_at_cancelled(now, waiter, point);
     }

@@ -10,6 +10,7 @@ use vgem_proto::jobs::{DriverOperand, DriverParam, DriverWait};
 use crate::gates::{Gate, NewFuture};
 use crate::queues::Use;
 use crate::reservation::PlannedWait;
+use crate::runs::Runs;
 
 /// Storage for one batch; empty between inputs.
 #[derive(Debug, Default)]
@@ -30,6 +31,7 @@ pub(crate) struct Batch {
     /// Waits for what nobody has promised yet.
     pub(crate) futures: Vec<NewFuture>,
     pub(crate) driver_waits: Vec<DriverWait>,
+    pub(crate) runs: Runs,
 }
 
 /// A queue that a batch names.
@@ -53,6 +55,8 @@ pub(crate) struct BatchQueue {
 pub(crate) enum Life {
     /// A driver that takes jobs.
     Runs,
+    /// One that will: it is the heir of another, or will have one. Its jobs wait for that.
+    Waits,
     /// One that is ending: its jobs wait in the ring for the end.
     Ends,
     /// None: every point of the queue has failed, also those to come.
@@ -95,7 +99,12 @@ impl Batch {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.queues.is_empty() && self.jobs.is_empty() && self.uses.is_empty() && self.waits.is_empty()
+        let is_sent = self.runs.is_empty();
+        is_sent
+            && self.queues.is_empty()
+            && self.jobs.is_empty()
+            && self.uses.is_empty()
+            && self.waits.is_empty()
     }
 
     /// The timelines of the batch's queues.

@@ -19,6 +19,7 @@
 //! | `opening` | queues that are being opened, instances that are started for them |
 //! | `drivers`, `complete` | what drivers say |
 //! | `due` | timers |
+//! | `succession` | what a driver leaves that was ended for one late job |
 //! | `retire`, `teardown` | every ending |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vgem_proto::error::Refusal;
 use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, PorterId, Time, TimelineKey};
 use vgem_proto::message::client::{ClientMessage, Refused};
-use vgem_proto::message::driver::DriverMessage;
+use vgem_proto::message::driver::{DriverMessage, Run, Start};
 use vgem_proto::snapshot::Counters;
 
 use crate::accounts::Accounts;
@@ -38,7 +39,7 @@ use crate::commits::Committing;
 use crate::config::Config;
 use crate::creations::Creation;
 use crate::deadlines::Timers;
-use crate::devices::{Device, Instance};
+use crate::devices::{Device, Instance, InstanceState};
 use crate::io::{Attach, Effect, Effects, Event, Input, LinkId};
 use crate::objects::Object;
 use crate::opening::Openings;
@@ -190,8 +191,8 @@ impl Broker {
             Input::InstanceStarted { instance, pid } => self.instance_started(now, instance, pid),
             Input::InstanceFailed { instance, why } => self.instance_failed(now, instance, &why),
             Input::Driver { instance, message } => self.driver_message(now, instance, message),
-            Input::InstanceGone { instance, end, settled } => {
-                self.instance_gone(now, instance, &end, &settled);
+            Input::InstanceGone { instance, end, settled, seen } => {
+                self.instance_gone(now, instance, &end, &settled, &seen);
             }
             Input::Undelivered { link, message } => self.undelivered(now, link, &message),
             Input::Unreceived { link, fds, since } => self.unreceived(now, link, fds, since),
@@ -214,6 +215,12 @@ impl Broker {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         self.timers.next()
+    }
+
+    /// The jobs that [`Effect::Run`] has sent, while one of them is unfinished.
+    #[must_use]
+    pub fn run(&self, instance: InstanceId, number: u32) -> Option<&Run> {
+        self.instances.get(&instance).and_then(|instance| instance.sent.get(number))
     }
 
     /// What happened since the start.
@@ -260,13 +267,23 @@ impl Broker {
         self.tell_driver_with(instance, message, Attach::None);
     }
 
+    /// Tells an instance something, if it is one that listens. What an heir must know it is told when it is ready,
+    /// from the tables ([`crate::succession`]).
     pub(crate) fn tell_driver_with(
         &mut self,
         instance: InstanceId,
         message: impl Into<DriverMessage>,
         attach: Attach,
     ) {
-        self.out.push(Effect::ToDriver { instance, message: message.into(), attach });
+        if self.instances.get(&instance).is_some_and(|instance| instance.state == InstanceState::Ready) {
+            self.out.push(Effect::ToDriver { instance, message: message.into(), attach });
+        }
+    }
+
+    /// Tells an instance that was just started who it is.
+    pub(crate) fn tell_who_it_is(&mut self, instance: InstanceId, domain: DomainId) {
+        let message = Start { instance, domain }.into();
+        self.out.push(Effect::ToDriver { instance, message, attach: Attach::None });
     }
 
     pub(crate) fn log(&mut self, domain: Option<DomainId>, event: Event) {

@@ -395,7 +395,7 @@ impl Checker<'_> {
             let fence = Fence { timeline, point: wait.point, signaller, domain };
             batch.explicit.push(PlannedWait { fence, kind: wait.kind });
         } else if wait.kind == WaitKind::Data && batch.failed.is_none() {
-            batch.failed = queue.failure_of(wait.point);
+            batch.failed = queue.failures.of(wait.point);
         }
         Ok(())
     }

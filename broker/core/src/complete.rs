@@ -59,7 +59,8 @@ impl Broker {
             ));
         }
         let failure = completion.failure();
-        end_head(queue, key, &mut self.objects, failure, &mut self.released);
+        queue.ended_at = completion.ended;
+        let ended = end_head(queue, key, &mut self.objects, failure, &mut self.released);
         match failure {
             None => self.counters.jobs_ok += 1,
             Some(_) => self.counters.jobs_failed += 1,
@@ -72,6 +73,9 @@ impl Broker {
             }
             tally.bytes = tally.bytes.saturating_add(completion.bytes);
             tally.staged = tally.staged.saturating_add(completion.staged);
+            if let Some(job) = ended {
+                instance.sent.ended(job.run);
+            }
         }
         Ok(())
     }
@@ -220,18 +224,18 @@ pub(crate) fn take_watchers(watchers: &mut Watchers, to: Point) -> Watchers {
 }
 
 /// Ends the job at the head of a queue: the object uses it held are over, and what a failed one was to write is
-/// poisoned.
+/// poisoned. Gives the job.
 pub(crate) fn end_head(
     queue: &mut Queue,
     key: TimelineKey,
     objects: &mut Table<ObjectKey, Object>,
     failure: Option<Failure>,
     released: &mut Vec<ObjectKey>,
-) {
-    let Some(job) = queue.jobs.pop_front() else { return };
+) -> Option<Job> {
+    let job = queue.jobs.pop_front()?;
     queue.ended = queue.ended.next();
     if let Some(failure) = failure {
-        queue.note_failure(queue.ended, failure);
+        queue.failures.note(queue.ended, failure);
     }
     for _ in 0..job.uses {
         let Some(used) = queue.uses.pop_front() else { break };
@@ -245,4 +249,8 @@ pub(crate) fn end_head(
     for _ in 0..job.waits {
         queue.waits.pop_front();
     }
+    if job.cancelled {
+        queue.cancels.retain(|(point, _)| *point != queue.ended);
+    }
+    Some(job)
 }

@@ -137,6 +137,9 @@ pub struct Bounds {
     pub bad_messages: u32,
     /// Losses of one device for one domain, within [`Times::losses_ns`], until it counts as failed.
     pub losses: usize,
+    /// Jobs of one queue that may take too long: with the last of them the queue is gone. A second try is worth it,
+    /// because the fault may have been another's (a stopped process, a driver's memory); a third is not.
+    pub hang_limit: u32,
     /// Causes remembered per domain.
     pub causes: usize,
     /// Porters that may be started for a domain at once, before [`Times::porter_ns`] counts.
@@ -180,6 +183,7 @@ impl Default for Bounds {
             pending_imports: 16,
             bad_messages: 64,
             losses: 3,
+            hang_limit: 2,
             causes: 512,
             porter_burst: 128,
             pieces: 1024,

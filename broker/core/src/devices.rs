@@ -1,11 +1,17 @@
 //! Devices, and the driver instances that do their work: one process per (device, domain).
 //!
 //! ```text
+//! Pausing --its device may be started (at once, but for heirs)--+
+//!    +----------------------------------------------------------+
+//!    v
 //! Starting --the keeper has started it--> Greeting --Ready, and its description fits--> Ready
 //!    |                                       |                                            |
 //!    | it cannot be started                  +---- killed, or gone by itself ----+--------+
 //!    +---> gone                                     Ending --its pidfd says so---> gone
 //! ```
+//! An instance that was ended because a job took too long leaves its queues to an *heir* ([`crate::succession`]),
+//! which is in the tables from that moment on, also while it may not be started yet.
+//!
 //! A lost instance is started again when somebody needs it (or at once, for a domain that was announced
 //! beforehand), after a pause that doubles; too many losses in a short time and the device counts as failed for
 //! that domain for a while ([`Health`]).
@@ -17,6 +23,8 @@ use vgem_proto::ids::{CauseId, DeviceId, DomainId, InstanceId, ObjectKey, Point,
 
 use crate::config::Times;
 use crate::io::PairId;
+use crate::sent::Sent;
+use crate::succession::Estate;
 use crate::tables::Numbers;
 
 /// A device.
@@ -98,6 +106,8 @@ impl Health {
 /// Where an instance is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum InstanceState {
+    /// Nobody was asked to start it yet.
+    Pausing,
     /// The keeper is starting it.
     Starting,
     /// It runs and has not said Ready.
@@ -113,6 +123,7 @@ pub(crate) enum InstanceState {
 /// What can happen to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum InstanceEvent {
+    Start,
     Started,
     NotStarted,
     Greeted,
@@ -126,14 +137,15 @@ impl InstanceState {
         use InstanceEvent as E;
         use InstanceState as S;
         let next = match (self, event) {
+            (S::Pausing, E::Start) => S::Starting,
             (S::Starting, E::Started) => S::Greeting,
             (S::Starting, E::NotStarted) => S::Gone,
             (S::Greeting, E::Greeted) => S::Ready,
             (S::Greeting | S::Ready, E::Kill) => S::Ending,
             (S::Starting | S::Greeting | S::Ready | S::Ending, E::Exited) => S::Gone,
             (
-                S::Starting | S::Greeting | S::Ready | S::Ending | S::Gone,
-                E::Started | E::NotStarted | E::Greeted | E::Kill | E::Exited,
+                S::Pausing | S::Starting | S::Greeting | S::Ready | S::Ending | S::Gone,
+                E::Start | E::Started | E::NotStarted | E::Greeted | E::Kill | E::Exited,
             ) => return None,
         };
         Some(next)
@@ -173,6 +185,10 @@ pub(crate) struct Instance {
     /// Its queues that are not removed.
     pub(crate) queues: Vec<TimelineKey>,
     pub(crate) in_flight: u32,
+    /// What it was sent and has not ended, or will be sent.
+    pub(crate) sent: Sent,
+    /// What became of the jobs that its predecessor left, until it takes them over.
+    pub(crate) estate: Option<Estate>,
     /// Pairs in which it signals.
     pub(crate) signals: Vec<PairId>,
     /// Pairs that it observes, those of dead signallers not counted.
@@ -194,14 +210,16 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    pub(crate) fn starting(device: usize, domain: DomainId) -> Self {
+    pub(crate) fn new(device: usize, domain: DomainId) -> Self {
         Self {
             device,
             domain,
-            state: InstanceState::Starting,
+            state: InstanceState::Pausing,
             pid: 0,
             queues: Vec::new(),
             in_flight: 0,
+            sent: Sent::default(),
+            estate: None,
             signals: Vec::new(),
             observes: Vec::new(),
             dead_pages: Vec::new(),
@@ -213,6 +231,18 @@ impl Instance {
             idle_at: None,
             verdict: None,
             tally: Tally::default(),
+        }
+    }
+
+    /// Whether the queues it has go on, with it or with its heir.
+    pub(crate) fn goes_on(&self) -> bool {
+        match self.state {
+            InstanceState::Ready => true,
+            InstanceState::Pausing | InstanceState::Starting | InstanceState::Greeting => {
+                self.estate.is_some()
+            }
+            InstanceState::Ending => matches!(self.verdict, Some(Verdict::TimedOut { .. })),
+            InstanceState::Gone => false,
         }
     }
 }
@@ -228,14 +258,15 @@ mod tests {
         use InstanceEvent as E;
         use InstanceState as S;
         let mut table = String::new();
-        for state in [S::Starting, S::Greeting, S::Ready, S::Ending, S::Gone] {
-            for event in [E::Started, E::NotStarted, E::Greeted, E::Kill, E::Exited] {
+        for state in [S::Pausing, S::Starting, S::Greeting, S::Ready, S::Ending, S::Gone] {
+            for event in [E::Start, E::Started, E::NotStarted, E::Greeted, E::Kill, E::Exited] {
                 if let Some(next) = state.after(event) {
                     table.push_str(&format!("{state:?} --{event:?}--> {next:?}\n"));
                 }
             }
         }
         insta::assert_snapshot!(table, @r"
+        Pausing --Start--> Starting
         Starting --Started--> Greeting
         Starting --NotStarted--> Gone
         Starting --Exited--> Gone

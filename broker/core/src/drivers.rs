@@ -21,7 +21,7 @@ impl Broker {
         let Some(instance) = self.instances.get(&id) else { return };
         let ready = match instance.state {
             InstanceState::Gone => return,
-            InstanceState::Starting | InstanceState::Greeting => false,
+            InstanceState::Pausing | InstanceState::Starting | InstanceState::Greeting => false,
             InstanceState::Ready => true,
             InstanceState::Ending => match instance.verdict {
                 Some(Verdict::Broke(_)) => return,

@@ -30,7 +30,10 @@ impl Broker {
                     {
                         health.restart = None;
                     }
-                    if self.prestarted.contains(&domain) || !self.openings.of(device, domain).is_empty() {
+                    let has_heir =
+                        self.devices.get(device).is_some_and(|d| d.instances.contains_key(&domain));
+                    let is_wanted = has_heir || self.prestarted.contains(&domain);
+                    if is_wanted || !self.openings.of(device, domain).is_empty() {
                         self.want_instance(now, device, domain);
                     }
                 }

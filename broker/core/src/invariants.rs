@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use vgem_proto::ids::{DomainId, InstanceId, ObjectKey, Point, TimelineKey};
+use vgem_proto::message::driver::Run;
 use vgem_proto::rights::TimelineRights;
 
 use crate::accounts::{Charge, Resource, Usage};
@@ -180,6 +181,14 @@ impl Broker {
         let expected = usize::from(queue.state != QueueState::Closing);
         ensure(handled == expected, || format!("{key}: {handled} handles while {:?}", queue.state))?;
         self.head_is_looked_after(key, queue)?;
+        if let Some(instance) = instance.filter(|instance| instance.goes_on()) {
+            for (job, point) in queue.jobs.iter().zip(queue.ended.0 + 1..) {
+                let is_in = |run: &Run| run.jobs.iter().any(|j| j.queue == key && j.point.0 == point);
+                ensure(instance.sent.get(job.run).is_some_and(is_in), || {
+                    format!("{key}: job {point} is not in run {}", job.run)
+                })?;
+            }
+        }
         for shown in queue.shown.iter() {
             let is_there = self.pairs.get(shown.pair).is_some_and(|pair| {
                 pair.observer == shown.observer
@@ -229,6 +238,15 @@ impl Broker {
         let in_flight: usize = queues().map(|queue| queue.in_flight()).sum();
         ensure(in_flight == instance.in_flight as usize, || {
             format!("{id}: {in_flight} jobs in flight, {} counted", instance.in_flight)
+        })?;
+        let kept = instance.sent.unfinished();
+        ensure(if instance.goes_on() { kept == in_flight } else { kept <= in_flight }, || {
+            format!("{id}: {kept} jobs kept, {in_flight} in flight")
+        })?;
+        let is_owner = instance.goes_on() || instance.state == InstanceState::Ending;
+        ensure(is_owner || instance.queues.is_empty(), || format!("{id}: has queues and cannot serve them"))?;
+        ensure(instance.estate.is_none() || instance.state != InstanceState::Ready, || {
+            format!("{id}: has not taken over")
         })?;
         let mapped =
             self.objects.iter().filter(|(_, object)| object.mapping(id).is_some()).map(|(key, _)| key);

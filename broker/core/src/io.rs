@@ -8,7 +8,9 @@ use vgem_proto::codec::Malformed;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::error::{Failure, Refusal};
 use vgem_proto::ids::CauseId;
-use vgem_proto::ids::{DeviceId, DomainId, InstanceId, ObjectKey, Point, PorterId, Time, TimelineKey};
+use vgem_proto::ids::{
+    DeviceId, DomainId, InstanceId, ObjectKey, PageId, Point, PorterId, Time, TimelineKey,
+};
 use vgem_proto::message::Head;
 use vgem_proto::message::client::ClientMessage;
 use vgem_proto::message::driver::DriverMessage;
@@ -74,8 +76,23 @@ pub struct Settled {
     pub timeline: TimelineKey,
     /// The last point the instance signalled.
     pub value: Point,
+    /// When that was, as it says.
+    pub at: Time,
     /// The failures still in the slot's ring.
     pub failures: Vec<(Point, Failure)>,
+}
+
+/// What a slot shows that a dead instance could see: it may have begun what waited for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The instance's number of the page.
+    pub page: PageId,
+    /// The slot.
+    pub slot: u16,
+    /// Generation of the timeline in it; 0 is none.
+    pub generation: u32,
+    /// The last point signalled.
+    pub value: Point,
 }
 
 /// Something that happened.
@@ -275,6 +292,8 @@ pub enum Input {
         end: InstanceEnd,
         /// What its pages show.
         settled: Vec<Settled>,
+        /// What the pages show that it observed; needed after [`Effect::KillInstance`] only.
+        seen: Vec<Seen>,
     },
     /// [`Effect::DrawToken`] was carried out.
     TokenDrawn {
@@ -503,6 +522,29 @@ pub enum Effect {
         /// And this cause.
         cause: CauseId,
     },
+    /// Bring a slot of a dead signaller to its settled state, if it shows that timeline already: another instance goes
+    /// on with it.
+    Level {
+        /// The pair.
+        pair: PairId,
+        /// The slot.
+        slot: u16,
+        /// The timeline.
+        timeline: TimelineKey,
+        /// The last point that ended.
+        value: Point,
+        /// When that was.
+        at: Time,
+        /// Its failures.
+        failures: Vec<(Point, Failure)>,
+    },
+    /// Lift the verdict of an [`Effect::Settle`] from a slot, before another timeline is shown there.
+    Revive {
+        /// The pair.
+        pair: PairId,
+        /// The slot.
+        slot: u16,
+    },
     /// Kill a whole page: its signaller will never publish anything more.
     KillPage {
         /// The pair.
@@ -537,6 +579,14 @@ pub enum Effect {
         message: DriverMessage,
         /// The fds.
         attach: Attach,
+    },
+    /// Send an instance jobs: those that [`crate::Broker::run`] gives for this number, at once. Core keeps them, because
+    /// another instance may have to be sent them again.
+    Run {
+        /// The instance.
+        instance: InstanceId,
+        /// The number.
+        number: u32,
     },
     /// Something happened that an operator should know, and every client that monitors and may see it.
     Log {

@@ -21,7 +21,7 @@ use vgem_proto::ids::{
 };
 use vgem_proto::limits;
 use vgem_proto::message::client::{OpenQueue, QueueOpened};
-use vgem_proto::message::driver::{ObservePage, OpenTimeline, Publish, Ready, Retire, SignalPage, Start};
+use vgem_proto::message::driver::{ObservePage, OpenTimeline, Publish, Ready, Retire, SignalPage};
 
 use crate::accounts::{Charge, Resource};
 use crate::broker::Broker;
@@ -33,7 +33,7 @@ use crate::objects::Awaiting;
 use crate::pairs::{Numbered, Pair, Party};
 use crate::policy::{self, Action};
 use crate::priority::Lent;
-use crate::queues::{Places, Queue, QueueState, Shown, Waiters, Watchers};
+use crate::queues::{FailedPoints, Places, Queue, QueueState, Shown, Waiters, Watchers};
 use crate::requests::{Outcome, full_table};
 use crate::spares::Lacking;
 use crate::tables::HandleTable;
@@ -168,10 +168,11 @@ impl Broker {
     /// Sees that an instance is there or on its way, now or when its pause is over.
     pub(crate) fn want_instance(&mut self, now: Time, device: usize, domain: DomainId) {
         let Some(found) = self.devices.get_mut(device) else { return };
-        if let Some(id) = found.instances.get(&domain) {
-            if let Some(instance) = self.instances.get_mut(id) {
-                self.timers.disarm(Timer::Idle(*id), &mut instance.idle_at);
-            }
+        let known = found.instances.get(&domain).copied();
+        if let Some(instance) = known.and_then(|id| self.instances.get_mut(&id))
+            && instance.state != InstanceState::Pausing
+        {
+            self.timers.disarm(Timer::Idle(known.unwrap_or_default()), &mut instance.idle_at);
             return;
         }
         let outlook = found.health.get(&domain).map_or(Outlook::Good, |health| health.outlook(now));
@@ -180,11 +181,12 @@ impl Broker {
                 if let Some(health) = found.health.get_mut(&domain) {
                     self.timers.disarm(Timer::Restart(device, domain), &mut health.restart);
                 }
-                self.last_instance = InstanceId(self.last_instance.0.wrapping_add(1));
-                let instance = self.last_instance;
-                found.instances.insert(domain, instance);
                 let device_id = found.id;
-                self.instances.insert(instance, Instance::starting(device, domain));
+                let instance = known.unwrap_or_else(|| self.enter_instance(device, domain));
+                let Some(new) = self.instances.get_mut(&instance) else { return };
+                if let Some(next) = new.state.after(InstanceEvent::Start) {
+                    new.state = next;
+                }
                 self.out.push(Effect::StartInstance { instance, device: device_id, domain });
             }
             Outlook::Pausing(at) | Outlook::Failed(at) => {
@@ -192,6 +194,17 @@ impl Broker {
                 self.timers.arm(Timer::Restart(device, domain), &mut health.restart, at);
             }
         }
+    }
+
+    /// Takes a new instance in that is to be started.
+    pub(crate) fn enter_instance(&mut self, device: usize, domain: DomainId) -> InstanceId {
+        self.last_instance = InstanceId(self.last_instance.0.wrapping_add(1));
+        let id = self.last_instance;
+        self.instances.insert(id, Instance::new(device, domain));
+        if let Some(device) = self.devices.get_mut(device) {
+            device.instances.insert(domain, id);
+        }
+        id
     }
 
     /// A domain is announced: its instances start before anybody asks, and again when they are lost.
@@ -214,7 +227,7 @@ impl Broker {
         let domain = instance.domain;
         let by = now.after(self.config.times.greeting_ns);
         self.timers.arm(Timer::Answer(id), &mut instance.answer_by, by);
-        self.tell_driver(id, Start { instance: id, domain });
+        self.tell_who_it_is(id, domain);
     }
 
     /// An instance says that it is ready, and describes itself.
@@ -239,6 +252,7 @@ impl Broker {
         self.timers.disarm(Timer::Answer(id), &mut instance.answer_by);
         let (place, domain, name) = (instance.device, instance.domain, device.name().to_owned());
         self.log(Some(domain), Event::InstanceReady { instance: id.0, device: name });
+        self.take_over(now, id);
         for opening in self.openings.of(place, domain) {
             self.try_to_open(now, opening);
         }
@@ -320,7 +334,7 @@ impl Broker {
         lacking.extend(std::iter::repeat_n((Party::Instance(from), Party::Instance(to)), pairs));
     }
 
-    /// The other ready instances of the domain that have queues.
+    /// The other instances of the domain that have queues, and will have them.
     pub(crate) fn neighbours(&self, id: InstanceId) -> impl Iterator<Item = (InstanceId, &Instance)> {
         let domain = self.instances.get(&id).map(|instance| instance.domain);
         self.devices
@@ -328,7 +342,7 @@ impl Broker {
             .filter_map(move |device| domain.and_then(|domain| device.instances.get(&domain)).copied())
             .filter(move |other| *other != id)
             .filter_map(|other| self.instances.get(&other).map(|peer| (other, peer)))
-            .filter(|(_, peer)| peer.state == InstanceState::Ready && !peer.queues.is_empty())
+            .filter(|(_, peer)| peer.goes_on() && !peer.queues.is_empty())
     }
 
     /// Timelines of `signaller` that `observer` does not see.
@@ -404,8 +418,10 @@ impl Broker {
                 limit: None,
                 watching: None,
                 watchers: Watchers::new(),
-                failures: VecDeque::new(),
-                forgotten: None,
+                failures: FailedPoints::default(),
+                ended_at: Time(0),
+                cancels: Vec::new(),
+                hangs: 0,
                 lost: None,
             }
         });
@@ -465,9 +481,12 @@ impl Broker {
         };
         let (pair, slot) = self.pairs.usable(candidates, Party::Instance(signaller), &self.queues)?;
         let (numbers, is_new) = self.number_pages(pair)?;
-        if let Some(old) = self.pairs.show(pair, slot, key) {
+        if let Some((old, is_dead)) = self.pairs.show(pair, slot, key) {
             let retire = Retire { timeline: old, page: numbers.signal, slot, reserved: Zero };
             self.tell_driver(signaller, retire);
+            if is_dead {
+                self.out.push(Effect::Revive { pair, slot });
+            }
         }
         self.tell_driver(signaller, Publish { timeline: key, page: numbers.signal, slot, reserved: Zero });
         let page = u16::try_from(numbers.observe.0).unwrap_or(u16::MAX);

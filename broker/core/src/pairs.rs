@@ -45,6 +45,8 @@ pub(crate) enum Slot {
         waiters: Waiters,
         /// The closings before this one.
         order: u64,
+        /// Whether the broker gave a verdict on it, which must be lifted before the slot is used again.
+        dead: bool,
     },
 }
 
@@ -89,9 +91,7 @@ impl Pair {
             .filter_map(|(place, slot)| match slot {
                 Slot::Free => Some((0, place)),
                 Slot::Shown(_) => None,
-                Slot::Closed { waiters, order, .. } => {
-                    (self.may_use_again() && quiet(waiters, queues)).then_some((*order, place))
-                }
+                Slot::Closed { order, .. } => self.is_usable(slot, queues).then_some((*order, place)),
             })
             .min()
     }
@@ -106,12 +106,19 @@ impl Pair {
     }
 
     fn room(&self, queues: &Table<TimelineKey, Queue>) -> usize {
-        let usable = |slot: &&Slot| match slot {
+        self.slots.iter().filter(|slot| self.is_usable(slot, queues)).count()
+    }
+
+    /// Whether a timeline may be put into a slot. A verdict stays where its owner may look for it until he has closed
+    /// the queue.
+    fn is_usable(&self, slot: &Slot, queues: &Table<TimelineKey, Queue>) -> bool {
+        match slot {
             Slot::Free => true,
             Slot::Shown(_) => false,
-            Slot::Closed { waiters, .. } => self.may_use_again() && quiet(waiters, queues),
-        };
-        self.slots.iter().filter(usable).count()
+            Slot::Closed { timeline, waiters, dead, .. } => {
+                self.may_use_again() && quiet(waiters, queues) && !(*dead && queues.contains(*timeline))
+            }
+        }
     }
 }
 
@@ -229,12 +236,17 @@ impl Pairs {
             .sum()
     }
 
-    /// Puts a timeline into a slot; gives the one that was there before.
-    pub(crate) fn show(&mut self, id: PairId, place: u16, timeline: TimelineKey) -> Option<TimelineKey> {
+    /// Puts a timeline into a slot; gives the one that was there before, and whether a verdict is on it.
+    pub(crate) fn show(
+        &mut self,
+        id: PairId,
+        place: u16,
+        timeline: TimelineKey,
+    ) -> Option<(TimelineKey, bool)> {
         let slot = self.given.get_mut(&id)?.slots.get_mut(usize::from(place))?;
         match std::mem::replace(slot, Slot::Shown(timeline)) {
             Slot::Free | Slot::Shown(_) => None,
-            Slot::Closed { timeline, .. } => Some(timeline),
+            Slot::Closed { timeline, dead, .. } => Some((timeline, dead)),
         }
     }
 
@@ -253,7 +265,15 @@ impl Pairs {
         self.closings += 1;
         let order = self.closings;
         if let Some(slot) = self.given.get_mut(&id).and_then(|pair| pair.slots.get_mut(usize::from(place))) {
-            *slot = Slot::Closed { timeline, waiters, order };
+            *slot = Slot::Closed { timeline, waiters, order, dead: false };
+        }
+    }
+
+    /// Notes that the broker gave a verdict on the timeline in a slot, which is closed.
+    pub(crate) fn condemn(&mut self, id: PairId, place: u16) {
+        let slot = self.given.get_mut(&id).and_then(|pair| pair.slots.get_mut(usize::from(place)));
+        if let Some(Slot::Closed { dead, .. }) = slot {
+            *dead = true;
         }
     }
 }

@@ -178,7 +178,7 @@ impl Broker {
             (Some(queue), _) => {
                 let is_gone = queue.state == QueueState::Gone;
                 let has_ended = point <= queue.ended;
-                let failure = if has_ended { queue.failure_of(point) } else { None };
+                let failure = if has_ended { queue.failures.of(point) } else { None };
                 let gone = Failure { code: ErrorCode::DeviceLost, cause: CauseId::NONE };
                 (queue.promised, has_ended, failure.or((is_gone && !has_ended).then_some(gone)))
             }

@@ -8,8 +8,10 @@
 //! ```text
 //! Open --close--> Closing --all jobs ended, the driver has said so--> removed
 //!   |                |
-//!   +---- the instance dies: every job ends ----> Gone --close--> removed
+//!   +---- the instance dies, and leaves it to no heir: every job ends ----> Gone --close--> removed
 //! ```
+//! An instance that is ended for one late job leaves its queues to another ([`crate::succession`]): then only
+//! `instance` changes.
 //!
 //! Invariants: `promised - ended` is the number of jobs in the ring and the amount of `owed`; the uses and waits
 //! of all jobs in the ring are exactly what the other two rings hold; a queue that is watched by another has an
@@ -71,6 +73,8 @@ pub(crate) struct Job {
     pub(crate) uses: u16,
     /// How many of the ring's waits are its own.
     pub(crate) waits: u16,
+    /// The instance's number of the run that it is in.
+    pub(crate) run: u32,
     /// Its driver was told to cancel it.
     pub(crate) cancelled: bool,
     /// Its driver says that all its waits have passed.
@@ -159,6 +163,46 @@ pub(crate) type Watchers = BTreeSet<(Point, TimelineOrder)>;
 /// Failures of a queue that are remembered, for explicit waits that come late.
 const FAILURES: usize = 64;
 
+/// The points of a timeline that failed, as far as they are remembered.
+#[derive(Debug, Default)]
+pub(crate) struct FailedPoints {
+    /// The last of them, oldest first.
+    known: VecDeque<(Point, Failure)>,
+    /// The last failure that is no longer in `known`.
+    forgotten: Option<(Point, Failure)>,
+}
+
+impl FailedPoints {
+    pub(crate) fn note(&mut self, point: Point, failure: Failure) {
+        if self.known.len() == FAILURES {
+            self.forgotten = self.known.pop_front();
+        }
+        self.known.push_back((point, failure));
+    }
+
+    /// How a point that has ended failed. One of which nothing is known counts as failed like its successor.
+    pub(crate) fn of(&self, point: Point) -> Option<Failure> {
+        match self.known.iter().find(|(failed, _)| *failed == point) {
+            Some((_, failure)) => Some(*failure),
+            None => self.forgotten.filter(|(last, _)| point <= *last).map(|(_, failure)| failure),
+        }
+    }
+
+    /// The last failures, at most `count`, oldest first.
+    pub(crate) fn last(&self, count: usize) -> impl Iterator<Item = (Point, Failure)> {
+        self.known.iter().skip(self.known.len().saturating_sub(count)).copied()
+    }
+
+    /// Those that are remembered, oldest first.
+    pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = &(Point, Failure)> + ExactSizeIterator {
+        self.known.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
 /// A queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -191,9 +235,13 @@ pub(crate) struct Queue {
     pub(crate) watching: Option<(TimelineKey, Point)>,
     /// Queues whose heads wait for this timeline.
     pub(crate) watchers: Watchers,
-    pub(crate) failures: VecDeque<(Point, Failure)>,
-    /// The last failure that is no longer in `failures`.
-    pub(crate) forgotten: Option<(Point, Failure)>,
+    pub(crate) failures: FailedPoints,
+    /// When the last job that is known to have ended did.
+    pub(crate) ended_at: Time,
+    /// Jobs that are not to run any more, and what they fail with.
+    pub(crate) cancels: Vec<(Point, Failure)>,
+    /// Jobs of it that took too long.
+    pub(crate) hangs: u32,
     /// How its instance ended, once it has.
     pub(crate) lost: Option<Box<str>>,
 }
@@ -218,6 +266,14 @@ impl Queue {
         self.place_of(point).and_then(|place| self.jobs.get_mut(place))
     }
 
+    /// Notes that an unfinished job is not to run any more.
+    pub(crate) fn cancel(&mut self, point: Point, failure: Failure) {
+        if let Some(job) = self.job_mut(point) {
+            job.cancelled = true;
+            self.cancels.push((point, failure));
+        }
+    }
+
     /// The points that the job at the head waits for.
     pub(crate) fn head_waits(&self) -> impl Iterator<Item = (TimelineKey, Point)> {
         let count = self.jobs.front().map_or(0, |job| usize::from(job.waits));
@@ -238,22 +294,6 @@ impl Queue {
         let jobs = usize::try_from(point.0.saturating_sub(self.ended.0)).unwrap_or(usize::MAX);
         let waits: usize = self.jobs.iter().take(jobs).map(|job| usize::from(job.waits)).sum();
         self.waits.iter().take(waits).copied()
-    }
-
-    /// Remembers a failed point.
-    pub(crate) fn note_failure(&mut self, point: Point, failure: Failure) {
-        if self.failures.len() == FAILURES {
-            self.forgotten = self.failures.pop_front();
-        }
-        self.failures.push_back((point, failure));
-    }
-
-    /// How a point that has ended failed. One of which nothing is known counts as failed like its successor.
-    pub(crate) fn failure_of(&self, point: Point) -> Option<Failure> {
-        match self.failures.iter().find(|(failed, _)| *failed == point) {
-            Some((_, failure)) => Some(*failure),
-            None => self.forgotten.filter(|(last, _)| point <= *last).map(|(_, failure)| failure),
-        }
     }
 
     /// What tools call its state.

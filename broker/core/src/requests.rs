@@ -6,7 +6,7 @@
 
 use vgem_proto::VERSION;
 use vgem_proto::codec::{Malformed, Zero};
-use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{
     CauseId, ClientKey, DeviceId, Handle, ObjectKey, Point, QueueHandle, Time, TimelineKey,
 };
@@ -303,13 +303,13 @@ impl Broker {
         };
         // Asked again, nothing more can be done: neither the driver's link nor the memory of causes fills by asking.
         if state != 2 && is_new {
-            if let Some(job) = self.queues.get_mut(key).and_then(|queue| queue.job_mut(point)) {
-                job.cancelled = true;
-            }
             let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
             let text = "cancelled by the client that submitted it".to_owned();
             let cause = Cause { at: now, point, pid: 0, code: ErrorCode::Cancelled, device, text };
             let cause = self.causes.issue(domain, cause);
+            if let Some(queue) = self.queues.get_mut(key) {
+                queue.cancel(point, Failure { code: ErrorCode::Cancelled, cause });
+            }
             let code = ErrorCode::Cancelled;
             self.tell_driver(instance, CancelJob { timeline: key, point, cause, code, reserved: Zero });
             self.look_at_cancelled(now, key, point);

@@ -293,6 +293,13 @@ impl Reservation {
         }
     }
 
+    /// Another instance signals a timeline from now on.
+    pub(crate) fn rename(&mut self, timeline: TimelineKey, signaller: InstanceId) {
+        let held = self.fences.iter_mut().map(|held| &mut held.fence);
+        let all = held.chain(self.pieces.iter_mut().map(|piece| &mut piece.fence));
+        all.filter(|fence| fence.timeline == timeline).for_each(|fence| fence.signaller = signaller);
+    }
+
     fn poison_range(&mut self, range: ByteRange, failure: Failure) {
         let touches = |other: &ByteRange| other.start <= range.end && range.start <= other.end;
         if let Some(known) = self.poison.iter_mut().find(|p| p.failure == failure && touches(&p.range)) {

@@ -3,6 +3,10 @@
 //! A client's batch fits one message, but the jobs of one device get waits on their way: so a `Run` is closed as
 //! soon as the next job would make it longer than a message may be. Several parameters may point at the same
 //! bytes of the batch; each gets a copy, and [`crate::check`] bounds how much that can be.
+//!
+//! What is finished goes to the instance's own keeping ([`crate::sent`]), and out if it takes work now.
+
+use std::collections::BTreeMap;
 
 use vgem_proto::codec::HEAD_LEN;
 use vgem_proto::ids::InstanceId;
@@ -10,22 +14,23 @@ use vgem_proto::jobs::{DriverJob, DriverOperand, DriverParam, DriverWait, ParamS
 use vgem_proto::limits;
 use vgem_proto::message::driver::Run;
 
-use crate::io::{Attach, Effect, Effects};
+use crate::devices::{Instance, InstanceState};
+use crate::io::{Effect, Effects};
+use crate::sent::Room;
 
 /// The operands, parameters and waits of one job.
 pub(crate) type Records<'a> = (&'a [DriverOperand], &'a [DriverParam], &'a [DriverWait]);
 
 /// Messages under construction.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Runs {
     open: Vec<Open>,
-    /// Jobs, operands and parameters of the whole batch: what a `Run` gets room for at once.
-    room: (usize, usize, usize),
 }
 
 #[derive(Debug)]
 struct Open {
     instance: InstanceId,
+    number: u32,
     run: Run,
     len: usize,
 }
@@ -34,55 +39,57 @@ struct Open {
 const EMPTY_LEN: usize = HEAD_LEN + Run::FIXED + 5 * 8;
 
 impl Open {
-    fn new(instance: InstanceId, (jobs, operands, params): (usize, usize, usize)) -> Self {
-        let mut run = empty();
-        run.jobs.reserve_exact(jobs);
-        run.operands.reserve_exact(operands);
-        run.params.reserve_exact(params);
-        Self { instance, run, len: EMPTY_LEN }
+    fn new(id: InstanceId, instance: &mut Instance, room: Room) -> Self {
+        let (number, run) = instance.sent.begin(room);
+        Self { instance: id, number, run, len: EMPTY_LEN }
     }
 
-    fn flush(&mut self, out: &mut Effects) {
-        let run = std::mem::replace(&mut self.run, empty());
-        self.len = EMPTY_LEN;
-        out.push(Effect::ToDriver { instance: self.instance, message: run.into(), attach: Attach::None });
+    fn close(self, instance: &mut Instance, out: &mut Effects) {
+        let takes_work = instance.state == InstanceState::Ready;
+        instance.sent.keep(self.number, self.run, takes_work);
+        if takes_work {
+            out.push(Effect::Run { instance: self.instance, number: self.number });
+        }
     }
-}
-
-fn empty() -> Run {
-    Run { jobs: Vec::new(), operands: Vec::new(), params: Vec::new(), waits: Vec::new(), bytes: Vec::new() }
 }
 
 impl Runs {
-    /// No messages yet, for a batch of that many jobs, operands and parameters.
-    pub(crate) fn of(jobs: usize, operands: usize, params: usize) -> Self {
-        Self { open: Vec::with_capacity(1), room: (jobs, operands, params) }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
     }
 
-    /// Adds a job; `bytes` is the batch's array of bytes, of which the job's parameters take their own.
+    /// Adds a job; `bytes` is the batch's array of bytes, of which the job's parameters take their own. `room` is what
+    /// a message that is begun for it will hold, as far as that is known.
+    /// Gives the number of the run that it is in; `None` if there is no such instance.
     pub(crate) fn add(
         &mut self,
-        instance: InstanceId,
+        instances: &mut BTreeMap<InstanceId, Instance>,
+        (instance, room): (InstanceId, impl FnOnce() -> Room),
         job: DriverJob,
         (operands, params, waits): Records<'_>,
         bytes: &[u8],
         out: &mut Effects,
-    ) {
+    ) -> Option<u32> {
         let text = text_len(params);
         let len = wire_len(operands, params, waits) + text;
+        let is_full = |open: &Open| {
+            open.len + len > limits::MESSAGE_LEN || open.run.bytes.len() + text > limits::BATCH_BYTES
+        };
         let place = match self.open.iter().position(|open| open.instance == instance) {
-            Some(place) => place,
+            Some(place) => {
+                if let Some(open) = self.open.get_mut(place).filter(|open| is_full(open)) {
+                    let instance = instances.get_mut(&instance)?;
+                    let next = Open::new(open.instance, instance, Room::default());
+                    std::mem::replace(open, next).close(instance, out);
+                }
+                place
+            }
             None => {
-                self.open.push(Open::new(instance, self.room));
+                self.open.push(Open::new(instance, instances.get_mut(&instance)?, room()));
                 self.open.len() - 1
             }
         };
-        let Some(open) = self.open.get_mut(place) else { return };
-        let is_full =
-            open.len + len > limits::MESSAGE_LEN || open.run.bytes.len() + text > limits::BATCH_BYTES;
-        if is_full && !open.run.jobs.is_empty() {
-            open.flush(out);
-        }
+        let open = self.open.get_mut(place)?;
         open.len += len;
         let run = &mut open.run;
         run.jobs.push(job);
@@ -98,12 +105,15 @@ impl Runs {
             }
             run.params.push(param);
         }
+        Some(open.number)
     }
 
     /// Sends what is there.
-    pub(crate) fn finish(mut self, out: &mut Effects) {
-        for open in &mut self.open {
-            open.flush(out);
+    pub(crate) fn finish(&mut self, instances: &mut BTreeMap<InstanceId, Instance>, out: &mut Effects) {
+        for open in self.open.drain(..) {
+            if let Some(instance) = instances.get_mut(&open.instance) {
+                open.close(instance, out);
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ use crate::broker::Broker;
 use crate::causes::Cause;
 use crate::check::{Checker, Parts};
 use crate::config::Bounds;
-use crate::devices::InstanceState;
+use crate::devices::{Instance, InstanceState};
 use crate::io::Attach;
 use crate::objects::{Awaiting, Mapping, MappingState, Object};
 use crate::pairs::{Party, is_done};
@@ -41,7 +41,7 @@ use crate::policy::{self, Action, Grant};
 use crate::queues::{Job, Queue, QueueState, Use};
 use crate::requests::{Outcome, no_such_queue};
 use crate::reservation::{Failures, Fence, JobWaits, PlannedWait, Reservation};
-use crate::runs::Runs;
+use crate::sent::Room;
 use crate::spares::Sight;
 use crate::tables::Table;
 
@@ -126,7 +126,7 @@ impl Broker {
                         let found = key.and_then(|key| self.find_open_queue(*key, job.queue));
                         let found = found.unwrap_or_else(|| Err(no_such_queue(job.queue)));
                         let found = found.map_err(|refused| refused.in_job(number))?;
-                        if found.life != Life::Runs {
+                        if matches!(found.life, Life::Ends | Life::Gone) {
                             batch.gone.get_or_insert_with(|| self.gone(&found).in_job(number));
                         }
                         batch.queues.push(found);
@@ -162,9 +162,10 @@ impl Broker {
 
     fn find_open_queue(&self, key: TimelineKey, handle: QueueHandle) -> Option<Result<BatchQueue, Refusal>> {
         let queue = self.queues.get(key)?;
-        let runs = self.instances.get(&queue.instance).is_some_and(|i| i.state == InstanceState::Ready);
+        let instance = self.instances.get(&queue.instance);
         let life = match queue.state {
-            QueueState::Open if runs => Life::Runs,
+            QueueState::Open if instance.is_some_and(|i| i.state == InstanceState::Ready) => Life::Runs,
+            QueueState::Open if instance.is_some_and(Instance::goes_on) => Life::Waits,
             QueueState::Open => Life::Ends,
             QueueState::Gone => Life::Gone,
             QueueState::Closing => return None,
@@ -379,7 +380,7 @@ impl Broker {
     fn change(&mut self, now: Time, submit: &Submit, charge: Charge, batch: &mut Batch) {
         let domain = charge.domain();
         self.give_credit(charge, batch);
-        let mut runs = Runs::of(submit.jobs.len(), submit.operands.len(), submit.params.len());
+        let mut runs = std::mem::take(&mut batch.runs);
         let (mut operands, mut params, mut uses, mut waits) = (
             batch.operands.as_slice(),
             batch.params.as_slice(),
@@ -408,22 +409,6 @@ impl Broker {
                     None => failed = Some(self.no_slot(gate.timeline, queue.device)),
                 }
             }
-            if let Some(queue) = self.queues.get_mut(timeline) {
-                queue.promised = job.point;
-                queue.uses.extend(own_uses);
-                let others = own_waits.iter().map(|wait| wait.fence).filter(|f| f.timeline != timeline);
-                let waits_before = queue.waits.len();
-                queue.waits.extend(others.map(|fence| (fence.timeline, fence.point)));
-                queue.waits.extend(own_gates.iter().map(|gate| (gate.timeline, gate.point)));
-                queue.jobs.push_back(Job {
-                    run_ns: planned.run_ns,
-                    since: now,
-                    uses: u16::try_from(own_uses.len()).unwrap_or(u16::MAX),
-                    waits: u16::try_from(queue.waits.len() - waits_before).unwrap_or(u16::MAX),
-                    cancelled: false,
-                    unblocked: false,
-                });
-            }
             let driver_job = DriverJob {
                 queue: timeline,
                 point: job.point,
@@ -440,9 +425,28 @@ impl Broker {
             let own_operands = take(&mut operands, planned.operands);
             let own_params = take(&mut params, planned.params);
             let records = (own_operands, own_params, batch.driver_waits.as_slice());
-            runs.add(instance, driver_job, records, &submit.bytes, &mut self.out);
+            let to = (instance, || room_for(instance, &batch.queues, submit));
+            let run = runs.add(&mut self.instances, to, driver_job, records, &submit.bytes, &mut self.out);
+            if let Some(queue) = self.queues.get_mut(timeline) {
+                queue.promised = job.point;
+                queue.uses.extend(own_uses);
+                let others = own_waits.iter().map(|wait| wait.fence).filter(|f| f.timeline != timeline);
+                let waits_before = queue.waits.len();
+                queue.waits.extend(others.map(|fence| (fence.timeline, fence.point)));
+                queue.waits.extend(own_gates.iter().map(|gate| (gate.timeline, gate.point)));
+                queue.jobs.push_back(Job {
+                    run_ns: planned.run_ns,
+                    since: now,
+                    uses: u16::try_from(own_uses.len()).unwrap_or(u16::MAX),
+                    waits: u16::try_from(queue.waits.len() - waits_before).unwrap_or(u16::MAX),
+                    run: run.unwrap_or(u32::MAX),
+                    cancelled: false,
+                    unblocked: false,
+                });
+            }
         }
-        runs.finish(&mut self.out);
+        runs.finish(&mut self.instances, &mut self.out);
+        batch.runs = runs;
         self.lend_priorities(domain, batch);
         self.points_promised(batch);
         self.await_futures(batch);
@@ -472,48 +476,35 @@ impl Broker {
         };
         let cause = self.causes.issue(domain, cause);
         self.give_credit(charge, batch);
-        let mut runs = Runs::of(submit.jobs.len(), 0, 0);
+        let failure = Failure { code: ErrorCode::Refused, cause };
+        let mut runs = std::mem::take(&mut batch.runs);
         for (job, planned) in submit.jobs.iter().zip(&batch.jobs) {
             let Some(named) = batch.queues.get(planned.queue) else { continue };
-            if let Some(queue) = self.queues.get_mut(named.timeline) {
-                queue.promised = job.point;
-                match named.life {
-                    Life::Runs | Life::Ends => {
-                        let (run_ns, since) = (0, now);
-                        queue.jobs.push_back(Job {
-                            run_ns,
-                            since,
-                            uses: 0,
-                            waits: 0,
-                            cancelled: false,
-                            unblocked: false,
-                        });
-                    }
-                    Life::Gone => {
-                        queue.ended = job.point;
-                        queue.note_failure(job.point, Failure { code: ErrorCode::Refused, cause });
-                    }
+            let run = match named.life {
+                Life::Runs | Life::Waits => {
+                    let to = (named.instance, Room::default);
+                    let job = tombstone(named.timeline, job.point, failure);
+                    runs.add(&mut self.instances, to, job, (&[], &[], &[]), &[], &mut self.out)
+                }
+                Life::Ends | Life::Gone => None,
+            };
+            let Some(queue) = self.queues.get_mut(named.timeline) else { continue };
+            queue.promised = job.point;
+            match named.life {
+                Life::Runs | Life::Waits | Life::Ends => {
+                    let run = run.unwrap_or(u32::MAX);
+                    let (run_ns, since) = (0, now);
+                    let (cancelled, unblocked) = (false, false);
+                    queue.jobs.push_back(Job { run_ns, since, uses: 0, waits: 0, run, cancelled, unblocked });
+                }
+                Life::Gone => {
+                    queue.ended = job.point;
+                    queue.failures.note(job.point, failure);
                 }
             }
-            if named.life != Life::Runs {
-                continue;
-            }
-            let tombstone = DriverJob {
-                queue: named.timeline,
-                point: job.point,
-                run_ns: 0,
-                failed_cause: cause,
-                failed_code: ErrorCode::Refused.number(),
-                op: 0,
-                flags: 0,
-                operands: 0,
-                params: 0,
-                waits: 0,
-                reserved: Zero,
-            };
-            runs.add(named.instance, tombstone, (&[], &[], &[]), &[], &mut self.out);
         }
-        runs.finish(&mut self.out);
+        runs.finish(&mut self.instances, &mut self.out);
+        batch.runs = runs;
         self.points_promised(batch);
         self.look_at_new_heads(now, batch);
         self.refuse(asker.link, asker.request, refusal, cause);
@@ -561,9 +552,13 @@ impl Broker {
 
     /// Counts a job's uses, and sends its instance what it does not map yet.
     fn use_objects(&mut self, id: InstanceId, uses: &[Use]) {
+        let takes_work = self.instances.get(&id).is_some_and(|i| i.state == InstanceState::Ready);
         for used in uses {
             let Some(object) = self.objects.get_mut(used.object) else { continue };
             object.uses += 1;
+            if !takes_work {
+                continue;
+            }
             let needed = if used.touching.writes() { Access::Write } else { Access::Read };
             let fits = |mapping: &Mapping| mapping.access >= needed && mapping.state != MappingState::Failed;
             if !object.mapping(id).is_some_and(fits) {
@@ -730,4 +725,29 @@ fn check_counts(submit: &Submit) -> Outcome {
 fn no_such_operation(device: &str, op: u16) -> Refusal {
     let text = format!("device {device} has no operation {op}; Describe lists what it has");
     Refusal::new(ErrorCode::NoSuchOperation, text).with(u64::from(op), 0)
+}
+
+/// A job that ends with `failure` when its turn comes, and does nothing.
+pub(crate) fn tombstone(queue: TimelineKey, point: Point, failure: Failure) -> DriverJob {
+    DriverJob {
+        queue,
+        point,
+        run_ns: 0,
+        failed_cause: failure.cause,
+        failed_code: failure.code.number(),
+        op: 0,
+        flags: 0,
+        operands: 0,
+        params: 0,
+        waits: 0,
+        reserved: Zero,
+    }
+}
+
+/// What an instance will be sent of a batch: its jobs, and of the rest a share like theirs.
+fn room_for(instance: InstanceId, queues: &[BatchQueue], submit: &Submit) -> Room {
+    let own = queues.iter().filter(|queue| queue.instance == instance).map(|queue| queue.count as usize);
+    let (jobs, all): (usize, usize) = (own.sum(), submit.jobs.len().max(1));
+    let share = |count: usize| (count * jobs).div_ceil(all);
+    Room { jobs, operands: share(submit.operands.len()), params: share(submit.params.len()) }
 }

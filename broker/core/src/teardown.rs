@@ -6,6 +6,8 @@
 //! An instance ends at once: every point that it owed gets its verdict, in the tables and, through
 //! the shell, in every page where somebody may wait for it.
 
+use std::collections::BTreeMap;
+
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{CauseId, ClientKey, InstanceId, Point, Time, TimelineKey};
@@ -17,10 +19,11 @@ use crate::causes::Cause;
 use crate::clients::Standing;
 use crate::complete::end_head;
 use crate::deadlines::Timer;
-use crate::devices::{Instance, InstanceEvent, InstanceState, Outlook, Verdict};
-use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Settled};
+use crate::devices::{Health, Instance, InstanceEvent, InstanceState, Outlook, Verdict};
+use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Seen, Settled};
 use crate::pairs::{Pair, Party, Slot, quiet};
 use crate::queues::{QueueEvent, QueueState, Shown, Waiters};
+use crate::succession::Last;
 
 /// How an instance ended, in what its jobs are told.
 struct Ending {
@@ -135,6 +138,8 @@ impl Broker {
         }
         if let Some(instance) = self.instances.get_mut(&queue.instance) {
             instance.queues.retain(|other| *other != key);
+            let failures = std::mem::take(&mut queue.failures);
+            instance.sent.graves.bury(key, failures, instance.in_flight);
         }
         self.rest_instance(now, queue.instance);
     }
@@ -154,7 +159,7 @@ impl Broker {
     }
 
     /// Drops a pair toward a client that is gone, once it shows nothing more.
-    fn drop_unseen_pair(&mut self, id: PairId) {
+    pub(crate) fn drop_unseen_pair(&mut self, id: PairId) {
         let Some(pair) = self.pairs.get(id) else { return };
         let Party::Client(client) = pair.observer else { return };
         if !self.clients.contains(client) && !pair.shows() {
@@ -227,47 +232,66 @@ impl Broker {
         self.out.push(Effect::KillInstance { instance: id, why });
     }
 
-    /// The keeper could not start an instance.
+    /// The keeper could not start an instance. If it was an heir, what it was to take over ends as if it had died.
     pub(crate) fn instance_failed(&mut self, now: Time, id: InstanceId, why: &str) {
         let Some(instance) = self.instances.get(&id) else { return };
         if instance.state.after(InstanceEvent::NotStarted).is_none() {
             self.bug(format!("{id} failed to start after it had"));
             return;
         }
-        let Some(instance) = self.forget_instance(id) else { return };
-        self.lose_device(now, id, &instance, &format!("could not be started: {why}"), 0);
+        self.end_instance(now, id, &format!("could not be started: {why}"), &[], &[]);
     }
 
-    /// An instance is gone (L4): every point it owed has failed, everywhere; every object it was writing is
-    /// poisoned there; nothing maps there any more.
+    /// An instance is gone.
     pub(crate) fn instance_gone(
         &mut self,
         now: Time,
         id: InstanceId,
         end: &InstanceEnd,
         settled: &[Settled],
+        seen: &[Seen],
     ) {
         let Some(instance) = self.instances.get(&id) else { return };
         if instance.state.after(InstanceEvent::Exited).is_none() {
             return;
         }
         let how = how_it_ended(instance.verdict.as_ref(), end);
-        let jobs = usize::try_from(instance.in_flight).unwrap_or(usize::MAX);
-        let ending = self.ending_of(now, id, &how);
+        self.end_instance(now, id, &how, settled, seen);
+    }
+
+    /// Takes an instance out of the world (L4): every point it owed has failed, everywhere; every object it was writing
+    /// is poisoned there; nothing maps there any more. If one late job was the reason, an heir goes on with its
+    /// queues (F9).
+    fn end_instance(&mut self, now: Time, id: InstanceId, how: &str, settled: &[Settled], seen: &[Seen]) {
+        let ending = self.ending_of(now, id, how);
         let Some(mut instance) = self.forget_instance(id) else { return };
+        let jobs = u64::from(instance.in_flight);
+        let is_idle = instance.verdict == Some(Verdict::Idle);
+        let outlook = if is_idle { Outlook::Good } else { self.note_loss(now, &instance) };
+        let may_go_on = ending.guilty.is_some() && !matches!(outlook, Outlook::Failed(_));
         let queues = std::mem::take(&mut instance.queues);
+        let (mut left, mut signalled) = (Vec::new(), BTreeMap::new());
         for key in &queues {
             let shown = settled.iter().find(|settled| settled.timeline == *key);
-            self.settle_queue(*key, shown, &ending);
+            signalled.insert(*key, self.signalled(*key, shown));
+            if self.settle_queue(now, *key, shown, &ending, may_go_on) {
+                left.push(*key);
+            }
         }
-        self.drop_signalled_pairs(&instance, &ending);
-        for id in instance.observes.iter().chain(&instance.dead_pages) {
-            self.drop_observed_pair(*id);
+        let mapped = std::mem::take(&mut instance.mapped);
+        let has_heir = !left.is_empty();
+        if has_heir {
+            self.bequeath(&mut instance, &left, Last { signalled, seen, failure: ending.failure });
+        } else {
+            self.drop_signalled_pairs(&instance, &ending);
+            for id in instance.observes.iter().chain(&instance.dead_pages) {
+                self.drop_observed_pair(*id);
+            }
         }
         for key in &queues {
             self.advanced_to_here(now, *key);
-            let Some(queue) = self.queues.get_mut(*key) else { continue };
-            queue.lost = Some(how.as_str().into());
+            let Some(queue) = self.queues.get_mut(*key).filter(|_| !left.contains(key)) else { continue };
+            queue.lost = Some(how.into());
             match queue.state.after(QueueEvent::InstanceGone) {
                 Some(next) => {
                     queue.state = next;
@@ -280,13 +304,13 @@ impl Broker {
                 None => self.remove_queue(now, *key),
             }
         }
-        for object in &instance.mapped {
+        for object in &mapped {
             self.lose_mapping(id, *object);
         }
-        if instance.verdict == Some(Verdict::Idle) {
+        if is_idle {
             self.serve_again(now, &instance);
         } else {
-            self.lose_device(now, id, &instance, &how, jobs);
+            self.tell_loss(now, id, &instance, how, jobs, has_heir);
         }
     }
 
@@ -301,24 +325,41 @@ impl Broker {
         Some(instance)
     }
 
-    /// Notes that a device was lost, refuses who waits for it, and has it started again where it must run.
-    fn lose_device(&mut self, now: Time, id: InstanceId, instance: &Instance, why: &str, jobs: usize) {
+    /// Notes that a device was lost; says when it may be started again.
+    fn note_loss(&mut self, now: Time, instance: &Instance) -> Outlook {
         self.counters.instances_lost += 1;
-        let Some(device) = self.devices.get_mut(instance.device) else { return };
+        let Some(device) = self.devices.get_mut(instance.device) else { return Outlook::Good };
         let times = self.config.times;
         device.health.retain(|_, health| !health.is_clean(now, &times));
         let health = device.health.entry(instance.domain).or_default();
         health.lose(now, &times, self.config.bounds.losses);
-        let outlook = health.outlook(now);
-        let name = device.name().to_owned();
-        let text = format!("device {name} (instance {}, pid {}) {why}", id.0, instance.pid);
-        for opening in self.openings.of(instance.device, instance.domain) {
-            self.fail_opening(now, opening, &Refusal::new(ErrorCode::Unavailable, text.clone()));
+        health.outlook(now)
+    }
+
+    /// Says that a device was lost, to who waits for it too, and has it started again where it must run.
+    fn tell_loss(
+        &mut self,
+        now: Time,
+        id: InstanceId,
+        instance: &Instance,
+        why: &str,
+        jobs: u64,
+        has_heir: bool,
+    ) {
+        let name = self.devices.get(instance.device).map(|d| d.name().to_owned()).unwrap_or_default();
+        if !has_heir {
+            let text = format!("device {name} (instance {}, pid {}) {why}", id.0, instance.pid);
+            for opening in self.openings.of(instance.device, instance.domain) {
+                self.fail_opening(now, opening, &Refusal::new(ErrorCode::Unavailable, text.clone()));
+            }
         }
-        let jobs = jobs as u64;
         let event = Event::InstanceLost { instance: id.0, device: name, why: why.to_owned(), jobs };
         self.log(Some(instance.domain), event);
-        if self.prestarted.contains(&instance.domain) && outlook != Outlook::Good {
+        let is_wanted = self.prestarted.contains(&instance.domain);
+        let may_not_run = |health: &Health| health.outlook(now) != Outlook::Good;
+        let device = self.devices.get(instance.device);
+        let waits = device.and_then(|d| d.health.get(&instance.domain)).is_some_and(may_not_run);
+        if has_heir || is_wanted && waits {
             self.want_instance(now, instance.device, instance.domain);
         }
     }
@@ -355,12 +396,28 @@ impl Broker {
         Ending { failure: Failure { code: ErrorCode::DeviceLost, cause }, guilty: None }
     }
 
-    /// Ends every job of a queue whose instance is gone, and tells every page that shows it.
-    fn settle_queue(&mut self, key: TimelineKey, settled: Option<&Settled>, ending: &Ending) {
-        let Some(queue) = self.queues.get_mut(key) else { return };
+    /// The last point of a queue that its instance, which is gone, has signalled.
+    fn signalled(&self, key: TimelineKey, settled: Option<&Settled>) -> Point {
+        let Some(queue) = self.queues.get(key) else { return Point(0) };
+        settled.map_or(Point(0), |settled| settled.value.min(queue.promised)).max(queue.ended)
+    }
+
+    /// Brings a queue whose instance is gone to what its pages show, there and here, and has the guilty job fail. The
+    /// other jobs fail too, unless the queue goes on.
+    ///
+    /// Gives whether it does: it may, it is not gone for its own jobs' sake, and there is something to go on with.
+    fn settle_queue(
+        &mut self,
+        now: Time,
+        key: TimelineKey,
+        settled: Option<&Settled>,
+        ending: &Ending,
+        may_go_on: bool,
+    ) -> bool {
+        let signalled = self.signalled(key, settled);
+        let Some(queue) = self.queues.get_mut(key) else { return false };
         self.timers.disarm(Timer::Job(key), &mut queue.limit);
-        let shown = settled.map_or(Point(0), |settled| settled.value.min(queue.promised));
-        let mut value = shown.max(queue.ended);
+        let mut value = signalled;
         let mut failures: Vec<(Point, Failure)> = settled.map(|s| s.failures.clone()).unwrap_or_default();
         failures.retain(|(point, _)| *point <= value);
         failures.sort_unstable_by_key(|(point, _)| *point);
@@ -368,12 +425,19 @@ impl Broker {
         let known_from =
             if is_full { failures.first().map_or(Point(0), |(point, _)| *point) } else { Point(0) };
         let guilty = ending.guilty.filter(|(timeline, point, _)| *timeline == key && *point == value.next());
-        if let Some((_, point, failure)) = guilty.filter(|(_, point, _)| *point <= queue.promised) {
+        let guilty = guilty.filter(|(_, point, _)| *point <= queue.promised);
+        let mut at = settled.map_or(Time(0), |settled| settled.at);
+        if let Some((_, point, failure)) = guilty {
             failures.push((point, failure));
-            value = point;
+            (value, at) = (point, now);
+            queue.hangs += 1;
         }
-        let lost = queue.promised.0.saturating_sub(value.0) + u64::from(guilty.is_some());
-        while queue.ended < queue.promised {
+        at = at.max(queue.ended_at).min(now);
+        queue.ended_at = at;
+        let may_go_on = may_go_on && queue.hangs < self.config.bounds.hang_limit;
+        let end = if may_go_on { value } else { queue.promised };
+        let lost = end.0.saturating_sub(value.0) + u64::from(guilty.is_some());
+        while queue.ended < end {
             let point = queue.ended.next();
             let failure = if point > value || point < known_from {
                 Some(ending.failure)
@@ -387,12 +451,27 @@ impl Broker {
             }
         }
         self.counters.points_settled += lost;
+        if may_go_on {
+            for Shown { pair, slot, .. } in queue.shown.iter() {
+                let (pair, slot, timeline, failures) = (*pair, *slot, key, failures.clone());
+                self.out.push(Effect::Level { pair, slot, timeline, value, at, failures });
+            }
+            if queue.state == QueueState::Open || !queue.jobs.is_empty() {
+                return true;
+            }
+            for Shown { pair, slot, waiters, .. } in std::mem::take(&mut queue.shown) {
+                self.pairs.close(pair, slot, key, waiters);
+            }
+            return false;
+        }
         let (dead_from, Failure { code, cause }) = (value.next(), ending.failure);
         for Shown { pair, slot, waiters, .. } in std::mem::take(&mut queue.shown) {
             let failures = failures.clone();
             self.out.push(Effect::Settle { pair, slot, value, failures, dead_from, code, cause });
             self.pairs.close(pair, slot, key, waiters);
+            self.pairs.condemn(pair, slot);
         }
+        false
     }
 
     /// Kills the pages in which a dead instance signalled. A client keeps what it has mapped; an instance is told

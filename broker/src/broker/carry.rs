@@ -20,6 +20,7 @@ impl Shell {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::ToDriver { instance, message, attach } => self.tell_driver(instance, &message, &attach),
+            Effect::Run { instance, number } => self.send_run(instance, number),
             Effect::Reply { link, request, message, attach } => self.reply(link, request, message, &attach),
             Effect::Inspect { link, request, scope, topic, cursor } => {
                 self.inspect(link, request, scope, topic, cursor);
@@ -98,6 +99,17 @@ impl Shell {
             Effect::KillSlot { pair, slot, dead_from, code, cause } => {
                 if let (Some(page), Some(slot)) = (self.face(pair), Slot::new(slot)) {
                     page.kill_slot(slot, dead_from.0, code.number(), cause.0);
+                }
+            }
+            Effect::Level { pair, slot, timeline, value, at, failures } => {
+                if let (Some(page), Some(slot)) = (self.face(pair), Slot::new(slot)) {
+                    let failures: Vec<SlotFailure> = failures.iter().map(slot_failure).collect();
+                    page.level(slot, timeline.generation, value.0, at.0, &failures);
+                }
+            }
+            Effect::Revive { pair, slot } => {
+                if let (Some(page), Some(slot)) = (self.face(pair), Slot::new(slot)) {
+                    page.revive_slot(slot);
                 }
             }
             Effect::KillPage { pair, code, cause } => {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use tracing::{info, warn};
-use vgem_core::io::{Attach, Input, InstanceEnd, PairId, Settled};
+use vgem_core::io::{Attach, Input, InstanceEnd, PairId, Seen, Settled};
 use vgem_os::fence::{KeeperFace, Slot};
 use vgem_os::seqpacket::{Packet as Received, Socket};
 use vgem_os::{Errno, OsError};
@@ -42,16 +42,24 @@ pub(super) struct Instance {
     fault: Option<InstanceEnd>,
     /// The pairs it signals in, by its own number of the page.
     pages: BTreeMap<PageId, PairId>,
+    /// The pairs it looks at, by its own number of the page.
+    observes: BTreeMap<PageId, PairId>,
     /// Where each of its timelines is shown.
     shown: BTreeMap<TimelineKey, Vec<(PairId, Slot)>>,
 }
 
 impl Instance {
-    /// Keeps track of where it signals, from what it is told.
+    /// Keeps track of where it signals and looks, from what it is told.
     fn told(&mut self, message: &DriverMessage, attach: &Attach) {
         match (message, attach) {
             (DriverMessage::SignalPage(page), Attach::Signaller(pair)) => {
                 self.pages.insert(page.page, *pair);
+            }
+            (DriverMessage::ObservePage(page), Attach::Observer(pair)) => {
+                self.observes.insert(page.page, *pair);
+            }
+            (DriverMessage::DropObservePage(page), _) => {
+                self.observes.remove(&page.page);
             }
             (DriverMessage::DropSignalPage(page), _) => {
                 if let Some(pair) = self.pages.remove(&page.page) {
@@ -89,8 +97,16 @@ impl Shell {
         socket.set_pass_rights(false)?;
         let link = Link::new(socket, Source::Instance(instance), usize::MAX, &self.poller)?;
         self.poller.add(&pidfd, Source::Process(instance))?;
-        let (pages, shown) = (BTreeMap::new(), BTreeMap::new());
-        let new = Instance { link, pidfd, ended: false, status: None, fault: None, pages, shown };
+        let new = Instance {
+            link,
+            pidfd,
+            ended: false,
+            status: None,
+            fault: None,
+            pages: BTreeMap::new(),
+            observes: BTreeMap::new(),
+            shown: BTreeMap::new(),
+        };
         self.instances.insert(instance, new);
         Ok(())
     }
@@ -149,7 +165,20 @@ impl Shell {
             return;
         }
         instance.told(message, attach);
-        let packet = Packet { bytes: message.encode(0, Time(0), 0), fds, instead: None };
+        self.send_to_driver(id, message.encode(0, Time(0), 0), fds);
+    }
+
+    /// Sends an instance jobs that core keeps.
+    pub(super) fn send_run(&mut self, id: InstanceId, number: u32) {
+        if let Some(run) = self.core.run(id, number) {
+            let bytes = run.encode(0, Time(0), 0);
+            self.send_to_driver(id, bytes, Vec::new());
+        }
+    }
+
+    fn send_to_driver(&mut self, id: InstanceId, bytes: Vec<u8>, fds: Vec<OwnedFd>) {
+        let Some(instance) = self.instances.get_mut(&id).filter(|i| i.fault.is_none()) else { return };
+        let packet = Packet { bytes, fds, instead: None };
         let sent = instance.link.send(packet, &self.poller);
         self.drivers_lost(id);
         if let Err(e) = sent {
@@ -228,14 +257,14 @@ impl Shell {
         // What it sent before it ended counts; there is an end to it.
         self.instance_ready(id, usize::MAX);
         let Some(instance) = self.instances.remove(&id) else { return };
-        let settled = self.read_pages(&instance);
+        let (settled, seen) = (self.read_pages(&instance), self.read_observed(&instance));
         let end = match instance.fault {
             Some(InstanceEnd::Broke(how)) => InstanceEnd::Broke(how),
             // A process that ends closes its link first: how it ended says more.
             _ => InstanceEnd::Exited(status),
         };
         info!("{id} is gone: {end:?}");
-        self.happen(Input::InstanceGone { instance: id, end, settled });
+        self.happen(Input::InstanceGone { instance: id, end, settled, seen });
     }
 
     /// What the pages of an instance show: of each timeline the furthest slot.
@@ -245,6 +274,18 @@ impl Shell {
             seen.max_by_key(|settled| settled.value)
         };
         instance.shown.iter().filter_map(furthest).collect()
+    }
+
+    /// What the pages show that an instance observed.
+    fn read_observed(&self, instance: &Instance) -> Vec<Seen> {
+        let look = |(page, pair): (&PageId, &PairId)| {
+            let (page, face) = (*page, self.face(*pair)?);
+            Some(Slot::all().map(move |slot| {
+                let seen = face.slot(slot);
+                Seen { page, slot: slot.index(), generation: seen.generation, value: Point(seen.value) }
+            }))
+        };
+        instance.observes.iter().filter_map(look).flatten().collect()
     }
 }
 
@@ -258,6 +299,7 @@ fn settled(page: &KeeperFace, slot: Slot, timeline: TimelineKey) -> Option<Settl
     (seen.generation == timeline.generation).then(|| Settled {
         timeline,
         value: Point(seen.value),
+        at: Time(seen.time_ns),
         failures: seen.failures.iter().map(failure).collect(),
     })
 }

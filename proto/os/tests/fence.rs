@@ -304,6 +304,38 @@ fn settling_never_takes_a_slot_back() {
     assert_eq!((faces.keeper.slot(slot(0)).value, faces.state(2)), (5, OK));
 }
 
+#[test]
+fn a_levelled_slot_goes_on_and_forgets_a_failure_that_was_never_signalled() {
+    let faces = published();
+    faces.signal(1, Some(failure(1))).unwrap();
+    // Dead between the entry and the value: a failure at point 2, and the value is still 1.
+    let page = faces.keeper.signaller_fds().unwrap().page;
+    let page = Mapping::map(page.as_fd(), 4096, Access::Write, Populate::Lazy).unwrap();
+    let words = page.span_mut().unwrap().sub(256, 256).unwrap();
+    for (at, word) in [(88, 2), (96, 1002), (104, 5)] {
+        words.write_u64(at, word).unwrap();
+    }
+    faces.keeper.level(slot(0), GENERATION, 1, TIME, &[failure(1)]);
+    assert_eq!([1, 2].map(|point| faces.state(point)), [failed(1), PointState::Pending]);
+    faces.signal(2, None).unwrap();
+    assert_eq!([1, 2].map(|point| faces.state(point)), [failed(1), OK]);
+}
+
+#[test]
+fn levelling_brings_a_lagging_slot_to_the_others_and_kills_nothing() {
+    let faces = published();
+    faces.keeper.level(slot(0), GENERATION, 3, TIME, &[failure(2)]);
+    let states = [1, 2, 3, 4].map(|point| faces.state(point));
+    assert_eq!(states, [OK, failed(2), OK, PointState::Pending]);
+}
+
+#[test]
+fn a_slot_that_shows_another_timeline_is_not_levelled() {
+    let faces = published();
+    faces.keeper.level(slot(0), GENERATION + 1, 3, TIME, &[]);
+    assert_eq!((faces.keeper.slot(slot(0)).value, faces.state(1)), (0, PointState::Pending));
+}
+
 // M-081
 #[test]
 fn nobody_is_woken_unless_the_point_is_wanted() {

@@ -99,7 +99,7 @@ impl Broker {
             promised: queue.promised.0,
             ended: queue.ended.0,
             state: queue.state_name().to_owned(),
-            failures: last_failures(queue.failures.iter()),
+            failures: last_failures(queue.failures.all()),
         }
     }
 

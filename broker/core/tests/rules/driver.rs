@@ -4,7 +4,7 @@
 //! is told to and its fences allow it. What it signals is at once true for everybody ([`Truth`]); what it reports
 //! to the broker is collected until it is flushed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_core::io::{Attach, PairId};
 use vgem_proto::codec::Zero;
@@ -23,9 +23,18 @@ pub(crate) struct Truth {
     pub(crate) dead_from: BTreeMap<TimelineKey, (Point, Failure)>,
     /// Which timeline a slot shows.
     pub(crate) slots: BTreeMap<(PairId, u16), TimelineKey>,
+    /// Timelines that some driver has: the others of those that live wait for an heir.
+    pub(crate) open: BTreeSet<TimelineKey>,
+    /// Slots with a verdict of the broker on them.
+    pub(crate) condemned: BTreeSet<(PairId, u16)>,
 }
 
 impl Truth {
+    /// Whether a slot shows a timeline, or will.
+    pub(crate) fn shows(&self, place: (PairId, u16), timeline: TimelineKey) -> bool {
+        self.slots.get(&place) == Some(&timeline) || !self.open.contains(&timeline)
+    }
+
     /// `None` while pending, else how the point ended.
     pub(crate) fn look(&self, timeline: TimelineKey, point: Point) -> Option<Result<(), Failure>> {
         if let Some((_, failure)) = self.dead_from.get(&timeline).filter(|(from, _)| point >= *from) {
@@ -93,6 +102,7 @@ pub(crate) struct Driver {
     pub(crate) killed: bool,
     /// Loans of priority that it was told of.
     pub(crate) boosts: Vec<(TimelineKey, u64, u8)>,
+    is_heir: bool,
     causes: u32,
 }
 
@@ -113,6 +123,7 @@ impl Driver {
             cancelled: Vec::new(),
             killed: false,
             boosts: Vec::new(),
+            is_heir: false,
             causes: 0,
         }
     }
@@ -156,10 +167,20 @@ impl Driver {
                 assert_eq!(in_page.count(), 0, "a job waits in {pair:?}");
             }
             DriverMessage::OpenTimeline(open) => {
+                self.is_heir |= truth.value.contains_key(&open.timeline);
                 let line = Line { priority: open.priority, ..Line::default() };
                 assert!(self.lines.insert(open.timeline, line).is_none());
                 self.opened.push(open.timeline);
-                truth.value.insert(open.timeline, Point(0));
+                truth.open.insert(open.timeline);
+                let value = *truth.value.entry(open.timeline).or_default();
+                assert_eq!(open.value, value, "goes on where it stands");
+                assert!(!truth.dead_from.contains_key(&open.timeline), "goes on with what is dead");
+                let told: Vec<_> = open.failures.iter().map(|f| (f.point, f.code, f.cause)).collect();
+                let known =
+                    truth.failures.range((open.timeline, Point(0))..=(open.timeline, Point(u64::MAX)));
+                let known: Vec<_> = known.map(|((_, point), f)| (*point, f.code, f.cause)).collect();
+                assert_eq!(told.len(), known.len().min(9), "a full ring shows that it is full");
+                assert!(told.iter().rev().zip(known.iter().rev()).take(8).all(|(a, b)| a == b));
             }
             DriverMessage::CloseTimeline(close) => {
                 let line = self.lines.get_mut(&close.timeline).expect("a queue it knows");
@@ -172,12 +193,19 @@ impl Driver {
                     "publishes what is not open: {publish:?}"
                 );
                 let pair = self.signal_pages[&publish.page];
-                let before = truth.slots.insert((pair, publish.slot), publish.timeline);
-                assert_eq!(before, None, "slot in use: {publish:?}");
+                let place = (pair, publish.slot);
+                assert!(!truth.condemned.contains(&place), "a verdict is on {publish:?}");
+                // An heir finds what its predecessor showed; what that showed of closed queues nobody told it of.
+                let before = truth.slots.insert(place, publish.timeline);
+                let is_open = |old: &TimelineKey| self.lines.contains_key(old) && *old != publish.timeline;
+                assert!(!before.as_ref().is_some_and(is_open), "slot in use: {publish:?}");
+                assert!(before.is_none() || self.is_heir, "shown twice: {publish:?}");
             }
             DriverMessage::Retire(retire) => {
                 let pair = self.signal_pages[&retire.page];
-                assert_eq!(truth.slots.remove(&(pair, retire.slot)), Some(retire.timeline));
+                // A queue that closed while its heir was awaited was never shown there by anybody.
+                let shown = truth.slots.remove(&(pair, retire.slot));
+                assert!(shown == Some(retire.timeline) || self.is_heir, "retires {shown:?}: {retire:?}");
             }
             DriverMessage::Run(run) => self.take_run(truth, run),
             DriverMessage::CancelJob(job) => {
@@ -239,11 +267,7 @@ impl Driver {
                 assert!(self.lines.contains_key(&wait.timeline), "not local: {wait:?}");
             } else {
                 let pair = self.observe_pages[&PageId(u32::from(wait.page))];
-                assert_eq!(
-                    truth.slots.get(&(pair, wait.slot)),
-                    Some(&wait.timeline),
-                    "not in its slot: {wait:?}"
-                );
+                assert!(truth.shows((pair, wait.slot), wait.timeline), "not in its slot: {wait:?}");
             }
         }
     }

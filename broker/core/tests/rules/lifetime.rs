@@ -242,7 +242,7 @@ fn l6_an_object_is_pinned_once_and_mapped_once_per_instance() {
 fn a_mapping_that_failed_is_asked_for_again_by_the_next_job() {
     let mut s = stage();
     s.world.hold =
-        |e| matches!(e, Effect::ToDriver { message: DriverMessage::Map(_) | DriverMessage::Run(_), .. });
+        |e| matches!(e, Effect::ToDriver { message: DriverMessage::Map(_), .. } | Effect::Run { .. });
     let (id, object) = (s.world.instance(COPY), s.world.last_object());
     s.submit(Batch::new().job(s.queues[0], 1).reads(s.object, 0..64));
     s.world.say(id, vgem_proto::message::driver::NotMapped { object, errno: 12, reserved: Zero });

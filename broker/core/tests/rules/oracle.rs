@@ -37,6 +37,8 @@ pub(crate) struct Accepted {
     pub(crate) explicit: Vec<(TimelineKey, Point, WaitKind)>,
     pub(crate) skips_implicit: bool,
     pub(crate) runs_anyway: bool,
+    /// Its operation is not idempotent.
+    pub(crate) once: bool,
     /// How it ended, once the broker knows.
     pub(crate) ended: Option<Result<(), Failure>>,
 }
@@ -101,6 +103,23 @@ impl Oracle {
     pub(crate) fn end(&mut self, timeline: TimelineKey, point: Point, how: Result<(), Failure>) {
         let job = &mut self.jobs[self.places[&(timeline, point)]];
         assert!(job.ended.replace(how).is_none(), "{timeline} {point:?} ended twice");
+    }
+
+    pub(crate) fn job(&self, key: (TimelineKey, Point)) -> &Accepted {
+        &self.jobs[self.places[&key]]
+    }
+
+    /// How a point ended, if it was accepted and has.
+    pub(crate) fn ended(&self, key: (TimelineKey, Point)) -> Option<Result<(), Failure>> {
+        self.places.get(&key).and_then(|place| self.jobs[*place].ended)
+    }
+
+    /// Whether a job waits, or waited, for a point that was still to come when it was accepted.
+    pub(crate) fn awaits(&self, job: &Accepted) -> bool {
+        let own = self.places[&(job.timeline, job.point)];
+        job.explicit
+            .iter()
+            .any(|(line, point, _)| self.places.get(&(*line, *point)).is_none_or(|p| *p >= own))
     }
 
     pub(crate) fn unfinished(&self) -> usize {

@@ -12,13 +12,13 @@ use vgem_proto::rights::{Access, Rights};
 use crate::batch::Batch;
 use crate::world::{COPY, OTHER_DOMAIN, READ, WRITE, World, ZIP, commit, create};
 
-struct Sealed {
-    world: World,
-    client: LinkId,
-    object: Handle,
+pub(crate) struct Sealed {
+    pub(crate) world: World,
+    pub(crate) client: LinkId,
+    pub(crate) object: Handle,
     key: ObjectKey,
     /// Of the writer, then of another device.
-    queues: [(QueueHandle, TimelineKey); 2],
+    pub(crate) queues: [(QueueHandle, TimelineKey); 2],
 }
 
 fn writer(device: DeviceId) -> CreateObject {
@@ -38,7 +38,7 @@ fn raw() -> Sealed {
 }
 
 /// One that is committed: its writer has mapped it.
-fn ready() -> Sealed {
+pub(crate) fn ready() -> Sealed {
     let mut s = raw();
     let request = s.world.send(s.client, commit(s.object), 0, s.world.now);
     s.world.flush(s.world.instance(COPY));

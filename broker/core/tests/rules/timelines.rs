@@ -549,6 +549,16 @@ fn t2_wait_available_ends_at_its_deadline() {
 }
 
 #[test]
+fn t2_who_is_gone_is_not_answered_for_a_timeline_that_it_was_passing_on() {
+    let (mut world, line) = stage();
+    let query = QueryPoint { timeline: line.handle, point: Point(3) };
+    let asked = world.send(line.link, query, 0, world.now.after(100 * MS));
+    world.export_line(line.link, line.handle, SIGNAL);
+    world.hang_up(line.link);
+    assert!(world.answer_to(asked).is_none(), "and the world would not take an answer");
+}
+
+#[test]
 fn everything_comes_back_when_clients_that_signal_are_gone() {
     let (mut world, line) = stage();
     let before = world.broker.ledger();

@@ -7,15 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_core::config::{Bounds, Quotas, Times};
-use vgem_core::io::{
-    Arrival, ArrivalId, Attach, Effect, Event, Input, InstanceEnd, LinkId, PairId, PeerFacts, Settled,
-};
+use vgem_core::io::{Arrival, ArrivalId, Attach, Effect, Event, Input, LinkId, PairId, PeerFacts};
 use vgem_core::{Broker, Config, Usage};
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
-use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{
-    CauseId, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, Point, PorterId, QueueHandle, Time,
+    CauseId, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, PorterId, QueueHandle, Time,
     TimelineKey,
 };
 use vgem_proto::message::Head;
@@ -38,6 +36,8 @@ pub(crate) const OTHER_DOMAIN: DomainId = DomainId(2000);
 pub(crate) const COPY: DeviceId = DeviceId(1);
 pub(crate) const ZIP: DeviceId = DeviceId(2);
 pub(crate) const SEC: DeviceId = DeviceId(3);
+/// The operation of every device that is like operation 0, but not idempotent.
+pub(crate) const ONCE: u16 = 8;
 
 /// An object's memory as the kernel has it.
 #[derive(Debug, Default)]
@@ -75,6 +75,8 @@ pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) truth: Truth,
     pub(crate) drivers: BTreeMap<InstanceId, Driver>,
+    /// Drivers that were told to end because a job was late.
+    pub(crate) late: BTreeSet<InstanceId>,
     pub(crate) memory: BTreeMap<ObjectKey, Memory>,
     pub(crate) replies: VecDeque<Reply>,
     /// Connections that live.
@@ -131,7 +133,8 @@ fn device(name: &str) -> Description {
     strict.run_ms = 2000;
     let mut any = any.with_result("nothing");
     any.run_ms = 1000;
-    Description::new(name, "for tests", 2).operation(any).operation(strict)
+    let once = Operation { number: ONCE, name: "once".into(), ..any.clone() }.not_idempotent();
+    Description::new(name, "for tests", 2).operation(any).operation(strict).operation(once)
 }
 
 pub(crate) fn config() -> Config {
@@ -155,6 +158,7 @@ impl World {
             now: Time(1_000_000_000),
             truth: Truth::default(),
             drivers: BTreeMap::new(),
+            late: BTreeSet::new(),
             memory: BTreeMap::new(),
             replies: VecDeque::new(),
             links: BTreeSet::new(),
@@ -316,17 +320,32 @@ impl World {
                 assert!(self.pairs.remove(&pair), "drops a pair twice");
                 None
             }
-            Effect::Settle { .. } | Effect::KillPage { .. } => {
+            Effect::Settle { .. } | Effect::Level { .. } | Effect::KillPage { .. } => {
                 self.settle(&effect);
                 self.settles.push(effect);
+                None
+            }
+            Effect::Revive { pair, slot } => {
+                assert!(self.truth.condemned.remove(&(pair, slot)), "lifts no verdict");
+                None
+            }
+            Effect::Run { instance, number } => {
+                let run = self.broker.run(instance, number).expect("jobs that are unfinished").clone();
+                let driver = self.drivers.get_mut(&instance)?;
+                driver.take(&mut self.truth, run.into(), Attach::None);
                 None
             }
             Effect::StartInstance { instance, device, domain } => {
                 self.drivers.insert(instance, Driver::new(instance, device, domain));
                 Some(Input::InstanceStarted { instance, pid: 100 + instance.0 })
             }
-            Effect::KillInstance { instance, why: _ } => {
-                self.drivers.get_mut(&instance).expect("an instance that lives").killed = true;
+            Effect::KillInstance { instance, why } => {
+                if why.ends_with("took too long") {
+                    self.late.insert(instance);
+                }
+                let driver = self.drivers.get_mut(&instance).expect("an instance that lives");
+                driver.killed = true;
+                self.truth.open.retain(|timeline| !driver.opened.contains(timeline));
                 None
             }
             Effect::ToDriver { instance, message, attach } => {
@@ -384,7 +403,7 @@ impl World {
 
     pub(crate) fn look_at_place(&self, link: LinkId, page: PageId, slot: u16, timeline: TimelineKey) {
         let pair = self.client_pages.get(&(link, page)).expect("a page that the client was sent");
-        assert_eq!(self.truth.slots.get(&(*pair, slot)), Some(&timeline), "not in its slot");
+        assert!(self.truth.shows((*pair, slot), timeline), "not in its slot");
     }
 
     fn is_free(&self, object: ObjectKey) -> bool {
@@ -393,18 +412,6 @@ impl World {
         assert!(!mapped, "probes {object} while an instance maps it");
         assert!(!memory.kept, "probes {object} while the keeper has it");
         memory.exports == 0
-    }
-
-    fn settle(&mut self, effect: &Effect) {
-        let Effect::Settle { pair, slot, value, failures, dead_from, code, cause } = effect else { return };
-        let timeline = self.truth.slots[&(*pair, *slot)];
-        let before = self.truth.value[&timeline];
-        assert!(before <= *value, "settled backwards");
-        for (point, failure) in failures.iter().filter(|(point, _)| *point > before) {
-            self.truth.failures.insert((timeline, *point), *failure);
-        }
-        self.truth.value.insert(timeline, *value);
-        self.truth.dead_from.insert(timeline, (*dead_from, Failure { code: *code, cause: *cause }));
     }
 
     // Clients.
@@ -691,22 +698,6 @@ impl World {
         }
     }
 
-    /// An instance's process ends; its pages are read.
-    pub(crate) fn die(&mut self, id: InstanceId, end: InstanceEnd) {
-        let driver = self.drivers.remove(&id).expect("an instance that lives");
-        let settled = driver.opened.iter().map(|timeline| self.settled(*timeline)).collect();
-        self.apply(Input::InstanceGone { instance: id, end, settled });
-    }
-
-    /// What the pages of a dead instance show of a timeline.
-    pub(crate) fn settled(&self, timeline: TimelineKey) -> Settled {
-        let ring = self.truth.failures.range((timeline, Point(0))..=(timeline, Point(u64::MAX)));
-        let mut failures: Vec<_> =
-            ring.rev().take(8).map(|((_, point), failure)| (*point, *failure)).collect();
-        failures.reverse();
-        Settled { timeline, value: self.truth.value[&timeline], failures }
-    }
-
     // Time.
 
     pub(crate) fn wait_ms(&mut self, ms: u64) {
@@ -730,18 +721,6 @@ impl World {
             self.bury();
         }
         self.now = end;
-    }
-
-    /// Lets every instance and every porter that was told to end do so.
-    pub(crate) fn bury(&mut self) {
-        let killed: Vec<InstanceId> = self.drivers.values().filter(|d| d.killed).map(|d| d.id).collect();
-        for id in killed {
-            self.die(id, InstanceEnd::Exited(-9));
-        }
-        let over = self.porters.iter().filter(|(_, process)| process.killed && !process.hangs);
-        for porter in over.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.end_porter(porter);
-        }
     }
 }
 

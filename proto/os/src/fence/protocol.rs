@@ -363,6 +363,24 @@ pub fn settle<P: Page>(page: &P, slot: Slot, value: u64, failures: &[Failure]) {
     page.bump32(f::H_DOORBELL);
 }
 
+/// Brings a slot of a dead signaller to where its timeline stands, for another signaller that goes on with it. Nothing if
+/// the slot does not show that generation. Rings the doorbell; the caller wakes the sleepers.
+pub fn level<P: Page>(page: &P, slot: Slot, generation: u32, value: u64, time_ns: u64, failures: &[Failure]) {
+    if page.load32(slot.at(f::S_GENERATION)) != generation {
+        return;
+    }
+    for entry in 0..FAILURES {
+        // Recorded by one that died before it signalled the point, which may end otherwise now.
+        if page.load64(slot.failure_at(entry, f::F_POINT)) > value {
+            page.store64(slot.failure_at(entry, f::F_POINT), 0);
+        }
+    }
+    if value > page.load64(slot.at(f::S_VALUE)) {
+        page.store64(slot.at(f::S_TIME), time_ns);
+    }
+    settle(page, slot, value, failures);
+}
+
 /// Reads a slot as it is.
 pub fn snapshot<P: Page>(page: &P, slot: Slot) -> SlotSnapshot {
     let generation = page.load32(slot.at(f::S_GENERATION));

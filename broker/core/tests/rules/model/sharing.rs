@@ -38,6 +38,7 @@ fn takes_time(effect: &Effect) -> bool {
             | Effect::Free { .. }
             | Effect::Seal { .. }
             | Effect::StartPorter { .. }
+            | Effect::StartInstance { .. }
             | Effect::MakePair { .. }
             | Effect::Look { .. }
             | Effect::DrawToken { .. }
@@ -82,6 +83,10 @@ impl Model {
             }
             Effect::CheckPopulated { object } => Input::PopulatedChecked { object, populated: false },
             Effect::Seal { object } => Input::Sealed { object, outcome: Err(16) },
+            Effect::StartInstance { instance, .. } => {
+                self.fail_to_start(instance);
+                return true;
+            }
             Effect::StartPorter { porter } => Input::PorterFailed { porter, why: "no memory".into() },
             _ => return false,
         };
@@ -268,6 +273,7 @@ impl Model {
             explicit: Vec::new(),
             skips_implicit: false,
             runs_anyway: false,
+            once: false,
             ended: None,
         };
         let required = self.oracle.required(&job);

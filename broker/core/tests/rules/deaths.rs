@@ -1,0 +1,66 @@
+//! How instances end on the stage: what their pages show then, and what the broker has written into them.
+
+use vgem_core::io::{Effect, Input, InstanceEnd, Seen, Settled};
+use vgem_proto::error::Failure;
+use vgem_proto::ids::{InstanceId, Point, TimelineKey};
+
+use crate::world::World;
+
+impl World {
+    /// An instance's process ends; its pages are read.
+    pub(crate) fn die(&mut self, id: InstanceId, end: InstanceEnd) {
+        let driver = self.drivers.remove(&id).expect("an instance that lives");
+        self.truth.open.retain(|timeline| !driver.opened.contains(timeline));
+        let settled = driver.opened.iter().map(|timeline| self.settled(*timeline)).collect();
+        let slots =
+            driver.observe_pages.iter().flat_map(|(page, pair)| (0..15).map(move |s| (*page, *pair, s)));
+        let shown = |(page, pair, slot)| match self.truth.slots.get(&(pair, slot)) {
+            Some(key) => Seen { page, slot, generation: key.generation, value: self.truth.value[key] },
+            None => Seen { page, slot, generation: 0, value: Point(0) },
+        };
+        let seen = slots.map(shown).collect();
+        self.apply(Input::InstanceGone { instance: id, end, settled, seen });
+    }
+
+    /// What the pages of a dead instance show of a timeline.
+    pub(crate) fn settled(&self, timeline: TimelineKey) -> Settled {
+        let ring = self.truth.failures.range((timeline, Point(0))..=(timeline, Point(u64::MAX)));
+        let mut failures: Vec<_> =
+            ring.rev().take(8).map(|((_, point), failure)| (*point, *failure)).collect();
+        failures.reverse();
+        Settled { timeline, value: self.truth.value[&timeline], at: self.now, failures }
+    }
+
+    pub(crate) fn settle(&mut self, effect: &Effect) {
+        let (timeline, value, failures) = match effect {
+            Effect::Settle { pair, slot, value, failures, dead_from, code, cause } => {
+                // An heir that never came has not shown anything there.
+                let Some(timeline) = self.truth.slots.get(&(*pair, *slot)).copied() else { return };
+                self.truth.condemned.insert((*pair, *slot));
+                let failure = Failure { code: *code, cause: *cause };
+                self.truth.dead_from.insert(timeline, (*dead_from, failure));
+                (timeline, *value, failures)
+            }
+            Effect::Level { timeline, value, failures, .. } => (*timeline, *value, failures),
+            _ => return,
+        };
+        let before = self.truth.value[&timeline];
+        assert!(before <= value, "settled backwards");
+        for (point, failure) in failures.iter().filter(|(point, _)| *point > before) {
+            self.truth.failures.insert((timeline, *point), *failure);
+        }
+        self.truth.value.insert(timeline, value);
+    }
+
+    /// Lets every instance and every porter that was told to end do so.
+    pub(crate) fn bury(&mut self) {
+        let killed: Vec<InstanceId> = self.drivers.values().filter(|d| d.killed).map(|d| d.id).collect();
+        for id in killed {
+            self.die(id, InstanceEnd::Exited(-9));
+        }
+        let over = self.porters.iter().filter(|(_, process)| process.killed && !process.hangs);
+        for porter in over.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end_porter(porter);
+        }
+    }
+}
