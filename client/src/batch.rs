@@ -18,9 +18,10 @@ use std::sync::{Arc, PoisonError};
 
 use vgem_proto::codec::{Field, HEAD_LEN, Zero};
 use vgem_proto::ids::{CauseId, Point, QueueHandle, TimelineHandle};
-use vgem_proto::jobs::{ClientJob, ClientOperand, ClientParam, Job as WireJob, Wait};
+use vgem_proto::jobs::{ClientJob, ClientOperand, ClientParam, JOB_RUN_ANYWAY, Job as WireJob, Wait};
 use vgem_proto::limits;
 use vgem_proto::message::client::Submit;
+use vgem_proto::rights::WaitKind;
 
 use crate::buffer::BufferShared;
 use crate::core::{Core, Submitting};
@@ -30,7 +31,7 @@ use crate::error::{Error, FenceError, LocalError, Result};
 use crate::fence::Fence;
 use crate::job::Job;
 use crate::jobpoint::JobPoint;
-use crate::ledger::Usage;
+use crate::ledger::{Gate, Usage};
 use crate::link::Answer;
 use crate::queue::{Queue, QueueShared};
 use crate::together::wait_all;
@@ -245,10 +246,23 @@ impl Batch {
         for touch in &self.touches {
             if let (Some((offset, len, usage)), Some(job)) = (touch.entry, jobs.get(touch.job)) {
                 let range = offset..offset.saturating_add(len);
-                touch.buffer.ledger.enter(job, range, usage)?;
+                touch.buffer.ledger.enter(job, range, usage, |gate| self.comes_after(touch.job, gate))?;
             }
         }
         Ok(())
+    }
+
+    /// Whether a job will not run before a point was signalled well: it waits for it itself, by data. A chain of jobs is not
+    /// enough, for one of them may be cancelled; and neither is an order, which a failure satisfies.
+    fn comes_after(&self, job: usize, gate: Gate) -> bool {
+        let Some((wire, before)) = self.message.jobs.get(job).zip(self.message.jobs.get(..job)) else {
+            return false;
+        };
+        let first: usize = before.iter().map(|one| usize::from(one.waits)).sum();
+        let waits = self.message.waits.get(first..first + usize::from(wire.waits)).unwrap_or(&[]);
+        let comes = |wait: &Wait| wait.timeline == gate.timeline && wait.point >= gate.point;
+        wire.flags & JOB_RUN_ANYWAY == 0
+            && waits.iter().any(|wait| wait.kind == WaitKind::Data && comes(wait))
     }
 
     fn take_back(&self, jobs: &[JobPoint]) {

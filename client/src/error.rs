@@ -314,6 +314,19 @@ pub enum LocalError {
         /// Bytes.
         len: u64,
     },
+    /// A stage of this process holds bytes that a job is to use before the stage has ended.
+    #[error(
+        "bytes {offset}..{} of a buffer are under a stage; have the job come `after` its point {}, and not run anyway",
+        .offset.saturating_add(*.len), .point.0
+    )]
+    StageHeld {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// The point that the stage ends with.
+        point: Point,
+    },
     /// A queue, buffer or fence of another client.
     #[error("the {what} belongs to another client")]
     Foreign {

@@ -12,22 +12,47 @@
 use std::ops::{Deref, DerefMut};
 
 use vgem_os::mapping::Quiescent;
+use vgem_proto::message::client::{ClientMessage, Rewritten};
 
 use crate::buffer::BufferShared;
+use crate::ledger::Taken;
+use crate::timeline::TimelinePoint;
 
 /// A guard's hold on bytes of a buffer; given back on drop.
 #[derive(Debug)]
 pub(crate) struct Lease<'a> {
-    pub(crate) shared: &'a BufferShared,
-    pub(crate) id: u64,
-    pub(crate) start: usize,
-    pub(crate) len: usize,
-    pub(crate) quiet: Quiescent,
+    shared: &'a BufferShared,
+    taken: Taken,
+    start: usize,
+    len: usize,
+    quiet: Quiescent,
+    /// The bytes were written anew.
+    rewritten: bool,
+}
+
+impl<'a> Lease<'a> {
+    pub(crate) fn new(shared: &'a BufferShared, taken: Taken, start: usize, len: usize) -> Self {
+        Self { shared, taken, start, len, quiet: Quiescent::by_contract(), rewritten: false }
+    }
+
+    /// Jobs that come after this point may be submitted while the lease is held.
+    fn lasts_until(&self, point: &TimelinePoint) {
+        self.shared.ledger.stage(self.taken.id, point);
+    }
+
+    /// Tells the broker that the bytes are, or will be, as they should be, if it thinks otherwise.
+    fn heal(&mut self) {
+        if std::mem::take(&mut self.taken.poisoned) {
+            let (offset, len) = (self.start as u64, self.len as u64);
+            let object = self.shared.handle();
+            self.shared.core.link.post(&ClientMessage::Rewritten(Rewritten { object, offset, len }));
+        }
+    }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        self.shared.ledger.release(self.id);
+        self.shared.ledger.release(self.taken.id, self.rewritten);
     }
 }
 
@@ -56,17 +81,23 @@ impl Deref for ReadGuard<'_> {
     }
 }
 
-/// Bytes of a buffer, to change.
+/// Bytes of a buffer, to change, all of them anew.
 ///
 /// Relies on the fence protocol: no job of this client uses these bytes, and none can be submitted while the guard is
 /// held. What others submitted before the guard was asked for has ended as well; what they do later is for them and
 /// you to order.
+///
+/// If a failed job had left these bytes poisoned and they were written through the guard, its end tells the broker that they
+/// are good again; not if the thread panics.
 #[derive(Debug)]
-pub struct WriteGuard<'a>(Lease<'a>);
+pub struct WriteGuard<'a> {
+    lease: Lease<'a>,
+    written: bool,
+}
 
 impl<'a> WriteGuard<'a> {
     pub(crate) fn new(lease: Lease<'a>) -> Self {
-        Self(lease)
+        Self { lease, written: false }
     }
 }
 
@@ -74,18 +105,57 @@ impl Deref for WriteGuard<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        let lease = &self.0;
-        let span = lease.shared.span().sub(lease.start, lease.len);
+        let span = self.lease.shared.span().sub(self.lease.start, self.lease.len);
         // The quiet rests on the ledger: no job of this client may use these bytes while the lease is held.
-        span.map_or(&[], |span| span.bytes(&lease.quiet))
+        span.map_or(&[], |span| span.bytes(&self.lease.quiet))
     }
 }
 
 impl DerefMut for WriteGuard<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let lease = &mut self.0;
+        self.written = true;
+        let lease = &mut self.lease;
         let span = lease.shared.span_mut().and_then(|span| span.sub(lease.start, lease.len));
         // As above; the exclusive borrow of the guard makes this the only slice.
         span.map_or(&mut [], |span| span.bytes_mut(&mut lease.quiet))
+    }
+}
+
+impl Drop for WriteGuard<'_> {
+    fn drop(&mut self) {
+        if self.written && !std::thread::panicking() {
+            self.lease.rewritten = true;
+            self.lease.heal();
+        }
+    }
+}
+
+/// A guard that a stage can hold.
+pub trait Hold: Deref<Target = [u8]> + sealed::Hold {}
+
+impl Hold for ReadGuard<'_> {}
+impl Hold for WriteGuard<'_> {}
+
+/// What a stage needs of its guard.
+pub(crate) mod sealed {
+    use super::{ReadGuard, TimelinePoint, WriteGuard};
+
+    pub trait Hold {
+        /// Jobs that come after this point may be submitted while the guard is held, and find what it promises to leave.
+        fn lasts_until(&mut self, point: &TimelinePoint);
+    }
+
+    impl Hold for ReadGuard<'_> {
+        fn lasts_until(&mut self, point: &TimelinePoint) {
+            self.0.lasts_until(point);
+        }
+    }
+
+    impl Hold for WriteGuard<'_> {
+        fn lasts_until(&mut self, point: &TimelinePoint) {
+            self.lease.lasts_until(point);
+            // Now, for the jobs that are submitted while it is held.
+            self.lease.heal();
+        }
     }
 }

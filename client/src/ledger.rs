@@ -7,7 +7,7 @@
 //! ```text
 //!   read guard   waits for writes of its bytes              held: no job may write them, no other guard write them
 //!   write guard  waits for every use of its bytes           held: no job may use them, no other guard hold them
-//!   submit       never waits: refused if a guard is in its way
+//!   submit       never waits: refused if a guard is in its way, unless that is a stage and the job comes after its point
 //! ```
 //!
 //! A use is forgotten when it has ended well, and of those bytes that a later write replaces (the broker orders that write
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vgem_os::fence::PointState;
-use vgem_proto::ids::CauseId;
+use vgem_proto::ids::{CauseId, Point, TimelineHandle};
 use vgem_proto::rights::{Access, WaitKind};
 
 use crate::deadline::Deadline;
@@ -28,6 +28,7 @@ use crate::error::{Error, LocalError, Result};
 use crate::jobpoint::JobPoint;
 use crate::obstacle::{SeenPoint, Told, left_by};
 use crate::poison::{Poison, Poisons};
+use crate::timeline::TimelinePoint;
 use crate::waitable::Waitable;
 
 /// Uses after which ended ones are looked for.
@@ -71,6 +72,23 @@ struct Held {
     id: u64,
     range: Range<u64>,
     access: Access,
+    /// The point that ends it, if it is a stage.
+    until: Option<Gate>,
+}
+
+/// A point of a timeline of this client, as jobs wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gate {
+    pub(crate) timeline: TimelineHandle,
+    pub(crate) point: Point,
+}
+
+/// A guard that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) id: u64,
+    /// A failed job was to write some of its bytes, and the broker knows of none that replaced them.
+    pub(crate) poisoned: bool,
 }
 
 /// How a job uses bytes, for the ledger.
@@ -94,15 +112,25 @@ pub(crate) enum Waiting {
 }
 
 impl Ledger {
-    /// Enters a job's use. The job's message has not been sent yet.
-    pub(crate) fn enter(&self, job: &JobPoint, range: Range<u64>, usage: Usage) -> Result<(), LocalError> {
+    /// Enters a job's use. The job's message has not been sent yet. `comes_after` says whether it will not run before a point
+    /// was signalled well.
+    pub(crate) fn enter(
+        &self,
+        job: &JobPoint,
+        range: Range<u64>,
+        usage: Usage,
+        comes_after: impl Fn(Gate) -> bool,
+    ) -> Result<(), LocalError> {
         let access = usage.access();
         let mut state = self.state();
-        if let Some(held) =
-            state.guards.iter().find(|held| conflict(held.access, &held.range, access, &range))
-        {
-            let len = held.range.end - held.range.start;
-            return Err(LocalError::GuardHeld { offset: held.range.start, len });
+        let mut in_the_way =
+            state.guards.iter().filter(|held| conflict(held.access, &held.range, access, &range));
+        if let Some(held) = in_the_way.find(|held| !held.until.is_some_and(&comes_after)) {
+            let (offset, len) = (held.range.start, held.range.end - held.range.start);
+            return Err(match held.until {
+                None => LocalError::GuardHeld { offset, len },
+                Some(Gate { point, .. }) => LocalError::StageHeld { offset, len, point },
+            });
         }
         match usage {
             Usage::Write => state.replace(&range),
@@ -189,7 +217,7 @@ impl Ledger {
     }
 
     /// Takes a guard over bytes; waits for what is in its way. `None` if it would have to and must not.
-    pub(crate) fn guard(&self, range: Range<u64>, access: Access, waiting: Waiting) -> Result<Option<u64>> {
+    pub(crate) fn guard(&self, range: Range<u64>, access: Access, waiting: Waiting) -> Result<Option<Taken>> {
         let mut state = self.state();
         loop {
             if state.guards.iter().any(|held| conflict(held.access, &held.range, access, &range)) {
@@ -215,13 +243,26 @@ impl Ledger {
                 state.remember(&obstacle, remembered);
             }
         }
-        if access == Access::Write {
-            state.rewrite(&range);
-        }
+        let poisoned = access == Access::Write && state.is_poisoned(&range);
         state.last += 1;
         let id = state.last;
-        state.guards.push(Held { id, range, access });
-        Ok(Some(id))
+        state.guards.push(Held { id, range, access, until: None });
+        Ok(Some(Taken { id, poisoned }))
+    }
+
+    /// A guard is a stage: it will be given back before this point is signalled. One that writes will have written its bytes
+    /// anew by then; if the point fails, it is a write that has failed.
+    pub(crate) fn stage(&self, id: u64, point: &TimelinePoint) {
+        let mut state = self.state();
+        let gate = Gate { timeline: point.timeline.handle, point: point.point };
+        let Some(held) = state.guards.iter_mut().find(|held| held.id == id) else { return };
+        held.until = Some(gate);
+        if held.access == Access::Write {
+            let range = held.range.clone();
+            state.rewrite(&range);
+            let by = Waitable::Point(point.clone());
+            state.uses.push(Use { by, range, access: Access::Write, told: false, remembered: None });
+        }
     }
 
     /// What a guard over these bytes has to wait for, if anything.
@@ -230,10 +271,15 @@ impl Ledger {
         self.state().in_the_way(range, access, false)
     }
 
-    /// Gives a guard back.
-    pub(crate) fn release(&self, id: u64) {
+    /// Gives a guard back, through which its bytes were written anew, or not.
+    pub(crate) fn release(&self, id: u64, rewritten: bool) {
         let mut state = self.state();
-        state.guards.retain(|held| held.id != id);
+        let held = state.guards.iter().position(|held| held.id == id);
+        if let Some(held) = held.map(|place| state.guards.swap_remove(place))
+            && rewritten
+        {
+            state.rewrite(&held.range);
+        }
         // Waking nobody is a system call all the same.
         if state.blocked > 0 {
             drop(state);
@@ -276,7 +322,14 @@ impl State {
         }
     }
 
-    /// A guard's holder writes these bytes anew: what failed to write them before is of no account any more.
+    /// Whether a job that was to write some of these bytes is known to have failed.
+    fn is_poisoned(&self, range: &Range<u64>) -> bool {
+        let failed =
+            |one: &Use| one.access == Access::Write && overlap(&one.range, range) && one.has_failed();
+        self.poisons.find(range).is_some() || self.uses.iter().any(failed)
+    }
+
+    /// A guard's holder has written these bytes anew: what failed to write them before is of no account any more.
     fn rewrite(&mut self, range: &Range<u64>) {
         let Self { uses, poisons, .. } = self;
         poisons.rewrite(range);
@@ -389,9 +442,9 @@ mod tests {
     fn a_try_for_bytes_under_a_write_guard_gets_nothing() {
         let ledger = Ledger::default();
         let held = ledger.guard(0..10, Access::Write, Waiting::Not).expect("nothing failed");
-        assert!(held.is_some());
+        assert!(held.is_some_and(|taken| !taken.poisoned));
         assert_eq!(ledger.guard(9..10, Access::Read, Waiting::Not).expect("nothing failed"), None);
-        ledger.release(held.expect("checked above"));
+        ledger.release(held.expect("checked above").id, false);
         assert!(ledger.guard(9..10, Access::Read, Waiting::Not).expect("nothing failed").is_some());
     }
 

@@ -66,6 +66,7 @@
 //! - Nothing is freed under a guard, a job or a fence: each keeps what it needs alive.
 #![forbid(unsafe_code)]
 
+mod access;
 mod adopt;
 #[cfg(feature = "tokio")]
 pub mod aio;
@@ -111,6 +112,7 @@ mod records;
 mod set;
 mod signals;
 mod spin;
+mod stage;
 mod timeline;
 mod together;
 mod transfer;
@@ -138,7 +140,7 @@ pub use self::error::{Error, FenceError, JobFailure, LocalError, NthError, Resul
 pub use self::explain::Explanation;
 pub use self::export::MappedExport;
 pub use self::fence::{Fence, FenceState};
-pub use self::guard::{ReadGuard, WriteGuard};
+pub use self::guard::{Hold, ReadGuard, WriteGuard};
 pub use self::import::ImportOptions;
 pub use self::job::{Job, OperandChoice, ParamChoice, ParamValue, WaitOn};
 pub use self::merge::{Merged, MergedError};
@@ -147,6 +149,7 @@ pub use self::options::{BufferOptions, QueueOptions};
 pub use self::pool::{BufferPool, PooledBuffer};
 pub use self::queue::{Cancelled, Queue};
 pub use self::set::BufferSet;
+pub use self::stage::Stage;
 pub use self::timeline::{PointStatus, Timeline, TimelineRights, TimelineToken};
 pub use self::together::{wait_all, wait_any};
 pub use self::transfer::{Received, TransferError};

@@ -23,7 +23,7 @@ use crate::explain::{Explanation, forgotten};
 use crate::jobpoint::JobPoint;
 use crate::obstacle::Seen;
 use crate::pages::Outcome;
-use crate::timeline::{PointStatus, TimelinePoint, TimelineShared};
+use crate::timeline::{TimelinePoint, TimelineShared, ended};
 use crate::watch::Watch;
 
 /// Something that can be waited for.
@@ -181,13 +181,7 @@ impl Waitable {
     pub(crate) fn remembered_by_broker(&self) -> PointState {
         let said =
             self.asked().and_then(|point| point.ask_status(Deadline::NOW, Deadline::after(EXPLAIN)).ok());
-        match said {
-            Some(PointStatus::Done { .. }) => PointState::Ok { time_ns: 0 },
-            Some(PointStatus::Failed { code, cause }) => {
-                PointState::Failed { code: code.number(), cause: cause.0, time_ns: 0 }
-            }
-            Some(PointStatus::Unpromised { .. } | PointStatus::Promised) | None => PointState::Overrun,
-        }
+        said.and_then(ended).unwrap_or(PointState::Overrun)
     }
 
     /// The point as the broker knows it by a handle, if it does.

@@ -666,6 +666,8 @@ fn a_failed_write_fails_the_read_guard_until_the_bytes_are_written_again() {
     let failed = bench.b.read(.., SOON).map(drop);
     assert!(matches!(&failed, Err(Error::Job(failure)) if failure.explanation.is_some()), "{failed:?}");
     drop(bench.b.write(.., SOON).expect("a writer does not mind"));
+    assert!(bench.b.read(.., SOON).is_err(), "nothing was written");
+    bench.b.write(.., SOON).expect("a writer does not mind").fill(0);
     assert!(bench.b.read(.., SOON).is_ok());
 }
 

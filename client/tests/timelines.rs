@@ -416,6 +416,18 @@ fn the_owners_death_ends_a_wait_with_its_cause() {
 }
 
 #[test]
+fn a_timeline_that_is_over_and_shown_nowhere_is_asked_about() {
+    let (broker, _client, theirs) = others();
+    *broker.timelines.unseen.lock().expect("not poisoned") = (u32::MAX, ErrorCode::Gone);
+    *broker.timelines.others_failed.lock().expect("not poisoned") = Some((ErrorCode::OwnerDied, cause()));
+    let fences = [theirs.point(P1), theirs.point(P2).promised_by(SOON)];
+    let failed = wait_any(&fences, SOON).expect("the first has ended");
+    assert_eq!((failed, word(fences[0].wait(SOON))), (Some(0), "OwnerDied".into()));
+    assert_eq!(word(fences[1].wait(SOON)), "OwnerDied");
+    assert!(matches!(fences[0].state(), FenceState::Failed { code: ErrorCode::OwnerDied, .. }));
+}
+
+#[test]
 fn a_query_says_what_the_page_knows_and_then_what_the_broker_knows() {
     let (broker, _client, theirs) = others();
     let query = |point| theirs.query(Point(point)).expect("an answer");

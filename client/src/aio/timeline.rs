@@ -2,17 +2,22 @@
 //! asynchronous way here. Points are awaited with [`Fence::wait_async`], or several with [`wait_any`] and [`wait_all`].
 
 use std::future::{Future as _, poll_fn};
+use std::ops::RangeBounds;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::Point;
 
 use super::Client;
+use crate::buffer::Buffer;
 use crate::deadline::Deadline;
 use crate::error::{Error, FenceError, NthError, Result};
 use crate::fence::Fence;
+use crate::guard::{Hold, ReadGuard, WriteGuard};
 use crate::link::{Answer, accepted};
+use crate::stage::Stage;
 use crate::timeline::{
     self, GRACE, PointStatus, Timeline, TimelinePoint, TimelineRights, TimelineToken, WHILE_UNPROMISED,
 };
@@ -101,6 +106,51 @@ impl Client {
     ) -> Result<()> {
         let reply = self.call(timeline.fail_request(point, code, text)?).await?;
         timeline.failed(point, code, &reply)
+    }
+
+    /// As [`Buffer::write_for`]. Dropping the stage waits for nothing, unless the task panics.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_for<'a>(
+        &self,
+        buffer: &'a Buffer,
+        timeline: &'a mut Timeline,
+        range: impl RangeBounds<u64> + Clone,
+        within: Duration,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Stage<'a, WriteGuard<'a>>> {
+        let guard = self.write(buffer, range, deadline).await?;
+        self.stage(guard, timeline, within).await
+    }
+
+    /// As [`Buffer::read_for`]. Dropping the stage waits for nothing, unless the task panics.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read_for<'a>(
+        &self,
+        buffer: &'a Buffer,
+        timeline: &'a mut Timeline,
+        range: impl RangeBounds<u64> + Clone,
+        within: Duration,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Stage<'a, ReadGuard<'a>>> {
+        let guard = self.read(buffer, range, deadline).await?;
+        self.stage(guard, timeline, within).await
+    }
+
+    async fn stage<'a, G: Hold>(
+        &self,
+        guard: G,
+        timeline: &'a mut Timeline,
+        within: Duration,
+    ) -> Result<Stage<'a, G>> {
+        let point = timeline.signalled().next();
+        if point > timeline.promised() {
+            self.promise(timeline, point, within).await?;
+        }
+        Stage::promised(guard, timeline, point)
     }
 
     /// As [`Fence::wait_available`], of a fence that this client has from a timeline.

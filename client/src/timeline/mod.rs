@@ -52,7 +52,7 @@ use crate::signals::Place;
 use crate::waitable::Waitable;
 
 pub use self::point::PointStatus;
-pub(crate) use self::point::TimelinePoint;
+pub(crate) use self::point::{TimelinePoint, ended};
 pub(crate) use self::shared::TimelineShared;
 use self::signal::Signaller;
 pub use self::token::TimelineToken;
@@ -174,7 +174,7 @@ impl Timeline {
         Ok(TimelineToken::from_wire(exported.token))
     }
 
-    fn at(&self, point: Point, submit_by: Option<Deadline>) -> TimelinePoint {
+    pub(crate) fn at(&self, point: Point, submit_by: Option<Deadline>) -> TimelinePoint {
         TimelinePoint { timeline: Arc::clone(&self.shared), point, submit_by }
     }
 

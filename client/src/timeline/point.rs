@@ -26,7 +26,7 @@ use crate::watch::Watch;
 
 /// A point of a timeline that this client has a handle of.
 #[derive(Debug, Clone)]
-pub(crate) struct TimelinePoint {
+pub struct TimelinePoint {
     pub(crate) timeline: Arc<TimelineShared>,
     pub(crate) point: Point,
     /// It need not be promised yet, but by then.
@@ -103,19 +103,21 @@ impl TimelinePoint {
             };
             match answered {
                 Ok(()) => {}
-                Err(error) if self.may_ask_again(&error, &mut tries, deadline) => std::thread::sleep(AGAIN),
-                Err(Error::Timeout { .. }) => return Err(self.whose().timeout()),
+                // It is over and shown nowhere: how its points ended the broker knows.
+                Err(error) if question == Question::Where && error.code() == Some(ErrorCode::Gone) => {
+                    let said = self.ask_status(Deadline::NOW, until)?;
+                    self.timeline.tell(self.point, ended(said).ok_or(error)?);
+                }
+                Err(error) if may_ask_again(&error, &mut tries) && !deadline.passed() => {
+                    std::thread::sleep(AGAIN.min(deadline.remaining()));
+                }
+                Err(error) if matches!(error, Error::Timeout { .. }) || is_not_signalled(&error) => {
+                    return Err(self.whose().timeout());
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
-    }
-
-    /// Whether another try will do: the broker has to make room first, or nobody signals the timeline yet.
-    fn may_ask_again(&self, error: &Error, tries: &mut u32, deadline: Deadline) -> bool {
-        *tries += 1;
-        let again = has_no_room_yet(error) && *tries < TRIES || error.code() == Some(ErrorCode::NotReady);
-        again && !deadline.passed()
     }
 
     pub(crate) fn observe(&self) -> ObserveTimeline {
@@ -240,4 +242,26 @@ impl TimelinePoint {
     ) -> Result<(), FenceError> {
         verdict(self.whose(), state, explain)
     }
+}
+
+/// The end of a point that the broker knows.
+pub(crate) fn ended(said: PointStatus) -> Option<PointState> {
+    match said {
+        PointStatus::Done { .. } => Some(PointState::Ok { time_ns: 0 }),
+        PointStatus::Failed { code, cause } => {
+            Some(PointState::Failed { code: code.number(), cause: cause.0, time_ns: 0 })
+        }
+        PointStatus::Unpromised { .. } | PointStatus::Promised => None,
+    }
+}
+
+/// Whether another try will do: the broker has to make room first, or nobody signals the timeline yet.
+fn may_ask_again(error: &Error, tries: &mut u32) -> bool {
+    *tries += 1;
+    has_no_room_yet(error) && *tries < TRIES || is_not_signalled(error)
+}
+
+/// Whether the right to signal is on its way to somebody.
+fn is_not_signalled(error: &Error) -> bool {
+    error.code() == Some(ErrorCode::NotReady)
 }

@@ -10,8 +10,9 @@
 //! A timeline whose right to signal was passed on becomes one that is shown to us; one that was closed here has failed from
 //! the first point on that was not signalled.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use vgem_os::fence::{PointState, Slot};
 use vgem_os::futex::{self, FutexWord, Word};
@@ -25,6 +26,8 @@ use crate::queue::QueueShared;
 use crate::signals::Place;
 use crate::spin::Spin;
 
+/// Ends that are remembered of a timeline that is shown nowhere.
+const TOLD: usize = 64;
 /// What becomes of a timeline that this client signals.
 const SIGNALS: u8 = 0;
 const PASSED_ON: u8 = 1;
@@ -42,6 +45,8 @@ pub(crate) struct TimelineShared {
     promised: AtomicU64,
     /// Where it is seen, once that was asked for.
     sight: OnceLock<Sight>,
+    /// How points ended, as the broker said of a timeline that is over and shown nowhere.
+    told: Mutex<VecDeque<(Point, PointState)>>,
     /// An errand asks for it.
     pub(super) asking: AtomicBool,
 }
@@ -96,7 +101,7 @@ impl TimelineShared {
 
     fn of(core: Arc<Core>, name: Arc<str>, handle: TimelineHandle, generation: u32, origin: Origin) -> Self {
         let (promised, sight, asking) = (AtomicU64::new(0), OnceLock::new(), AtomicBool::new(false));
-        Self { core, name, handle, generation, origin, promised, sight, asking }
+        Self { core, name, handle, generation, origin, promised, sight, told: Mutex::default(), asking }
     }
 
     #[inline]
@@ -116,7 +121,25 @@ impl TimelineShared {
                 _ => {}
             }
         }
-        self.seen_at(point).map_or(PointState::Pending, |(observer, target)| observer.state(target))
+        match self.seen_at(point) {
+            Some((observer, target)) => observer.state(target),
+            None => self.told(point).unwrap_or(PointState::Pending),
+        }
+    }
+
+    #[cold]
+    fn told(&self, point: Point) -> Option<PointState> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.iter().find(|(known, _)| *known == point).map(|(_, state)| *state)
+    }
+
+    /// How a point ended that cannot be seen.
+    pub(super) fn tell(&self, point: Point, state: PointState) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= TOLD {
+            told.pop_front();
+        }
+        told.push_back((point, state));
     }
 
     #[inline]

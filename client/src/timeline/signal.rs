@@ -10,6 +10,7 @@
 //! Nothing here waits for the broker but [`Timeline::fail`], whose cause comes from it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use vgem_os::clock;
 use vgem_os::fence::{Failure, NotNewer, Verdict, signal_everywhere};
@@ -133,9 +134,25 @@ impl Timeline {
     /// # Errors
     /// As [`Timeline::signal`]; as every request, and then nothing was signalled.
     pub fn fail(&mut self, point: Point, code: ErrorCode, text: &str) -> Result<()> {
+        self.fail_until(point, code, text, self.shared.core.patience)
+    }
+
+    /// The same with a bound of its own for the broker's answer.
+    pub(crate) fn fail_until(
+        &mut self,
+        point: Point,
+        code: ErrorCode,
+        text: &str,
+        patience: Duration,
+    ) -> Result<()> {
         let request = self.fail_request(point, code, text)?;
-        let reply = self.shared.core.call(request)?;
+        let reply = self.shared.core.link.call(request, Deadline::after(patience))?;
         self.failed(point, code, &reply)
+    }
+
+    /// Whether a point may be signalled.
+    pub(crate) fn check(&self, point: Point) -> Result<()> {
+        self.check_signal(self.signaller()?, point)
     }
 
     /// Ends the timeline: its later points fail with `Cancelled`. As dropping it.

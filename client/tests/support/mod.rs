@@ -422,6 +422,7 @@ impl Serve {
                 (refused(ErrorCode::Exhausted, "no spare page"), vec![])
             }
             ClientMessage::Observe(_) => self.sharing.observed(),
+            ClientMessage::Rewritten(_) => (Done {}.into(), vec![]),
             ClientMessage::Monitor(_) => (Done {}.into(), vec![]),
             ClientMessage::Export(export) => {
                 let objects = self.sharing.objects.lock().expect("not poisoned");
