@@ -194,19 +194,20 @@ fn c2_a_stage_that_reads_keeps_writers_away_and_nobody_else() {
 }
 
 #[test]
-fn c2_the_bytes_are_free_before_the_point_of_a_stage_is_signalled() {
+fn c2_the_bytes_of_a_stage_are_had_once_its_point_has_ended_and_not_before() {
     let mut bench = bench();
     let Bench { buffer, stages, .. } = &mut bench;
     for _ in 0..200 {
         let stage = buffer.write_for(stages, .., SOON, SOON).expect("free");
         let point = stage.point();
         std::thread::scope(|threads| {
-            let waiting = threads.spawn(|| {
-                point.wait(SOON).expect("it is signalled");
-                buffer.try_write(..).expect("nothing failed").is_some()
+            let taking = threads.spawn(|| {
+                let guard = buffer.write(.., SOON).expect("the stage ends");
+                point.has_ended() && guard.len() == 8192
             });
             drop(stage);
-            assert!(waiting.join().expect("no panic"));
+            assert!(taking.join().expect("no panic"));
+            assert!(buffer.try_write(..).expect("nothing failed").is_some());
         });
     }
 }

@@ -98,7 +98,8 @@ fn a_promise_that_is_not_kept_ends_the_timeline_for_everybody() {
     let mine = own.promise_acknowledged(P1, deadline).expect("promised");
     let failures = [failure(theirs.wait(P1, SOON)), failure(mine.wait(SOON))];
     let late = begin.elapsed();
-    assert!(late > deadline && late < deadline + Duration::from_millis(50), "{late:?}");
+    // It is 50 ms on a machine that does nothing else.
+    assert!(late > deadline && late < deadline + Duration::from_millis(500), "{late:?}");
     assert!(failures.iter().all(|one| one.code == ErrorCode::TimedOut && one.cause == failures[0].cause));
     let Err(Error::Job(over)) = own.signal(P1) else { panic!("nobody would believe it") };
     assert_eq!((over.code, over.cause), (ErrorCode::TimedOut, failures[0].cause));

@@ -46,7 +46,7 @@ pub(crate) struct Timelines {
     pages: AtomicU32,
     /// TakeShown requests that came.
     pub(crate) asked: AtomicU32,
-    /// While it is set, TakeShown is not answered.
+    /// While it is set, TakeShown and FailPoint are not answered.
     pub(crate) stalls: AtomicBool,
     /// So many of the next ObserveTimeline are refused with this.
     pub(crate) unseen: Mutex<(u32, ErrorCode)>,
@@ -184,11 +184,20 @@ impl Timelines {
                 self.own.lock().expect("not poisoned")[place(promise.timeline)].promised = promise.point;
                 None
             }
-            ClientMessage::FailPoint(_) => plain(CauseIssued { cause: super::cause() }.into()),
+            ClientMessage::FailPoint(_) => {
+                self.stall();
+                plain(CauseIssued { cause: super::cause() }.into())
+            }
             ClientMessage::QueryPoint(query) => plain(self.query(query.timeline, query.point)),
             ClientMessage::ObserveTimeline(_) => Some(self.observed()),
             ClientMessage::TakeShown(_) => Some(self.shown()),
             _ => None,
+        }
+    }
+
+    fn stall(&self) {
+        while self.stalls.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -255,9 +264,7 @@ impl Timelines {
     /// One page at a time.
     fn shown(&self) -> (ClientMessage, Vec<OwnedFd>) {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        while self.stalls.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.stall();
         let mut news = self.news.lock().expect("not poisoned");
         let mut shown =
             Shown { news: 0, more: 0, reserved: Zero, pages: vec![], places: vec![], dropped: vec![] };
