@@ -17,6 +17,8 @@
 //!
 //! Invariants: no lock is held while the thread sleeps in the kernel; once lost, a link stays lost, and says why.
 
+mod pipeline;
+
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -25,16 +27,17 @@ use std::time::Duration;
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::error::Refusal;
-use vgem_proto::ids::{CauseId, Time};
+use vgem_proto::ids::CauseId;
 use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, Event, Promise, Submit};
-use vgem_proto::message::{PROMISE_REPLY, SUBMIT_REPLY};
+use vgem_proto::message::client::{ClientMessage, Event};
 
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::exchange::{Arrived, Exchange, Reply, RequestId, refusal};
 use crate::patience::{self, Ready};
+
+pub(crate) use self::pipeline::Answer;
 
 /// How long what nobody waits for waits for room. A client that gives up many buffers at once and then says nothing more
 /// would otherwise keep the last of them.
@@ -44,9 +47,6 @@ const SLICE: Duration = Duration::from_millis(100);
 
 /// Unheard answers after which the socket is read in passing.
 const UNHEARD: usize = 32;
-
-/// Pipelined messages after which the socket is looked at in passing.
-const PIPELINED: u32 = 64;
 
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -154,56 +154,6 @@ impl Link {
         self.send(&message.encode(id.0, deadline.time(), 0), patience)?;
         self.state().exchange.sent_import(id);
         Ok(())
-    }
-
-    /// Sends a batch, in the storage of `scratch`. With an answer to collect, or pipelined; waits for room until
-    /// `patience` ends.
-    pub(crate) fn submit(
-        &self,
-        batch: &Submit,
-        scratch: &mut Vec<u8>,
-        answer: Answer,
-        deadline: Deadline,
-        patience: Deadline,
-    ) -> Result<RequestId> {
-        let (id, read) = self.number(answer);
-        let flags = if answer == Answer::Awaited { SUBMIT_REPLY } else { 0 };
-        *scratch = batch.encode_into(std::mem::take(scratch), id.0, deadline.time(), flags);
-        self.send_pipelined(id, scratch, read, patience)
-    }
-
-    /// Sends a promise, likewise.
-    pub(crate) fn promise(&self, promise: &Promise, answer: Answer, patience: Deadline) -> Result<RequestId> {
-        let (id, read) = self.number(answer);
-        let flags = if answer == Answer::Awaited { PROMISE_REPLY } else { 0 };
-        self.send_pipelined(id, &promise.encode(id.0, Time(0), flags), read, patience)
-    }
-
-    /// The number of a request that may be pipelined; and whether it is time to read.
-    fn number(&self, answer: Answer) -> (RequestId, bool) {
-        let mut state = self.state();
-        let id = match answer {
-            Answer::Awaited => state.exchange.begin(),
-            Answer::OnlyRefusal => state.exchange.number(),
-        };
-        state.pipelined = (state.pipelined + 1) % PIPELINED;
-        (id, state.pipelined == 0)
-    }
-
-    fn send_pipelined(
-        &self,
-        id: RequestId,
-        bytes: &[u8],
-        read: bool,
-        patience: Deadline,
-    ) -> Result<RequestId> {
-        self.send(bytes, patience).inspect_err(|_| {
-            self.state().exchange.forsake(id);
-        })?;
-        if read {
-            self.drain();
-        }
-        Ok(id)
     }
 
     /// Sends a request whose answer interests nobody. A broker that lives makes room at once; without any within [`ROOM`]
@@ -488,13 +438,6 @@ impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether a batch is answered when all is well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Awaited,
-    OnlyRefusal,
 }
 
 /// A reply that is no refusal.

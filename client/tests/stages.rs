@@ -113,7 +113,7 @@ fn c1_a_stage_waits_for_the_bytes_promises_its_point_and_signals_it_when_it_ends
     let mut batch = bench.client.batch();
     mix(&mut batch, &bench);
     let job = batch.submit().expect("sent").last().clone();
-    let Bench { broker, buffer, stages, .. } = &mut bench;
+    let Bench { broker, client, buffer, stages, .. } = &mut bench;
     let early = buffer.write_for(stages, .., SOON, MOMENT).map(drop);
     assert!(matches!(early, Err(Error::Timeout { .. })) && stages.promised() == Point(0), "{early:?}");
     assert!(buffer.try_write_for(stages, .., SOON).expect("nothing failed").is_none());
@@ -124,6 +124,7 @@ fn c1_a_stage_waits_for_the_bytes_promises_its_point_and_signals_it_when_it_ends
     let point = stage.point();
     assert_eq!(word(point.wait(MOMENT)), "timeout");
     stage.publish().expect("in time");
+    client.devices().expect("an answer: what was sent before has come");
     assert_eq!((word(point.wait(SOON)), broker.timelines.promised(0)), ("ok".into(), P1));
     drop(buffer.write_for(stages, .., SOON, SOON).expect("free"));
     assert_eq!(broker.timelines.signalled(0), 2, "dropping signals too");
