@@ -180,6 +180,7 @@ impl Broker {
             if is_armed {
                 self.arm_promise(key);
             }
+            self.timeline_advanced(now, key);
             return;
         }
         let Some(promises) = self.promises.get_mut(key) else { return };
