@@ -254,3 +254,5 @@ impl<E: Engine, P: Platform> Instance<E, P> {
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod tests;

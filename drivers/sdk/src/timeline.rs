@@ -283,6 +283,37 @@ mod tests {
     }
 
     #[test]
+    fn f6_a_signal_allocates_nothing_however_many_see_it_and_whether_it_failed() {
+        let timeline = timeline();
+        let pages: Vec<_> = (0..20).map(|_| faces()).collect();
+        for (page, (face, _)) in (0..).zip(&pages) {
+            timeline.publish(PageId(page), slot(), Arc::clone(face));
+        }
+        let allocated = allocation_counter::measure(|| {
+            for point in 1..=40 {
+                signal(&timeline, point, point, (point % 2 == 0).then(|| failed(1)));
+            }
+            for point in 1..=41 {
+                timeline.state(Point(point));
+            }
+        });
+        assert_eq!(allocated.count_total, 0);
+    }
+
+    #[test]
+    fn f6_a_signal_waits_for_no_waiter() {
+        let timeline = timeline();
+        let (face, observer) = faces();
+        timeline.publish(PageId(0), slot(), face);
+        // An observer that says it sleeps, and is dead or stopped for all the signaller knows.
+        observer.set_interest(slot(), 1);
+        let begun = vgem_os::clock::now();
+        signal(&timeline, 1, 1, None);
+        assert!(vgem_os::clock::now() - begun < 1_000_000_000);
+        assert_eq!(timeline.value(), Point(1));
+    }
+
+    #[test]
     fn f6_a_waiter_looks_while_a_signal_is_under_way() {
         let timeline = timeline();
         signal(&timeline, 1, 1, None);

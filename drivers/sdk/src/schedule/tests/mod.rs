@@ -291,6 +291,42 @@ fn a_job_that_waits_for_no_promise_is_not_told_of() {
 }
 
 #[test]
+fn in_the_steady_state_a_job_costs_no_allocation() {
+    const C: TimelineKey = TimelineKey { index: 2, generation: 1 };
+    let (signaller, mut schedule) = remote();
+    let slot = Slot::new(0).expect("a page has 15 slots");
+    signaller.publish(slot, REMOTE.generation, 0, 0, &[]);
+    let other = ClientKey { index: 1, generation: 1 };
+    open(&mut schedule, C, Standing { client: other, priority: Priority::new(3), ..ORDINARY });
+    // A waits for another process, C for B, which C's client makes go first; and A and B are runnable at once.
+    let mut round = |point: u64| {
+        let far = wait(REMOTE, point, 0, WaitKind::Data);
+        let here = wait(B, point, PAGE_LOCAL, WaitKind::Data);
+        let runs = [job(A, point, &[far]), job(B, point, &[]), job(C, point, &[here])];
+        let pending: Vec<Pending> = runs.into_iter().flat_map(split).collect();
+        allocation_counter::measure(|| {
+            for pending in pending {
+                schedule.push(pending).expect("its queue takes it");
+            }
+            schedule.watch();
+            signaller.signal(slot, point, 1, None).expect("newer");
+            schedule.unwatch();
+            schedule.look_elsewhere();
+            for key in [B, C, A] {
+                assert_eq!(step(&mut schedule, None), Some((key, Point(point), None)));
+            }
+        })
+        .count_total
+    };
+    for warm in 1..=4 {
+        round(warm);
+    }
+    let allocated: u64 = (5..=50).map(round).sum();
+    // The list of pending jobs itself is freed meanwhile, not made.
+    assert_eq!(allocated, 0);
+}
+
+#[test]
 fn a_job_for_an_older_life_of_a_queue_is_refused() {
     let mut schedule = schedule();
     let stale = TimelineKey { generation: 99, ..A };
