@@ -2,15 +2,14 @@
 //! sleeps nowhere.
 //!
 //! ```text
-//!   accepted ──► waiting (in its queue, behind others) ──► head
+//!   accepted ──► behind others of its queue ──► head
 //!
-//!   head ──waits pending──► parked ──all passed──┬────────────────► runnable ──claim──► running ──► ended
-//!     │                       │                  │                     ▲
-//!     │                       │   it waited for a promise           not failed
-//!     │                       │                  └──► untold ──told──► ┤
-//!     │                       │                                      failed
-//!     └───────cancelled───────┴──────────────────────────────────────► ▼
-//!                                                                    ending ──claim──► ended
+//!   head ────a wait is pending────────────► parked ──all have passed, or it was cancelled──► (waited)
+//!   head ────none is──────────────────────────────────────────────────────────────────────► (waited)
+//!
+//!   (waited) ──for a promise───► untold ───the broker was told──► (waited)
+//!   (waited) ──it has failed───► ending ───claim──► running ──► ended, and the next is the head
+//!   (waited) ──otherwise───────► runnable ─claim──► running ──► ended, and the next is the head
 //! ```
 //!
 //! A queue is in order: only its head is looked at, and the next job becomes the head when the running one has
@@ -24,7 +23,8 @@
 //! A job that **inherits** a failure still waits for all its waits: whoever waits for it relies on what it waits for.
 //! A job that is **cancelled** waits for nothing more, since what it waits for may never come. That is safe because a
 //! reservation names every unfinished point of an object, and so do the waits of the next user: they do not rely on
-//! each other.
+//! each other's. Only who skips those waits (`JOB_EXPLICIT`) and comes after a cancelled job by an Order wait alone comes
+//! before what that one had still to wait for.
 //!
 //! **Priorities pass along the waiting chain.** A queue has a priority of its own. While somebody more important waits
 //! for a point of it, it has that one's: the head of a queue here lends its own to every queue here that it waits

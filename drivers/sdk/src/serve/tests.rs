@@ -97,6 +97,7 @@ struct Rig {
     client: ObserverFace,
     completions: Vec<Completion>,
     inline: u64,
+    executors: Option<u16>,
     gate: Arc<Gate>,
 }
 
@@ -115,13 +116,17 @@ fn open(timeline: TimelineKey) -> OpenTimeline {
 
 impl Rig {
     fn new(inline: u64) -> Self {
+        Self::with_executors(inline, None)
+    }
+
+    fn with_executors(inline: u64, executors: Option<u16>) -> Self {
         let (link, theirs) = Socket::pair().expect("a socket pair");
         let gate = Arc::new(Gate::default());
         let memory = ObjectMemory::create(4096, HugePages::None, "test").expect("a page");
         let page = PagePair::create().expect("two pages");
         let client = ObserverFace::map(page.observer_fds().expect("fds")).expect("pages");
         let (driver, completions) = (None, Vec::new());
-        let mut rig = Self { link, driver, memory, page, client, completions, inline, gate };
+        let mut rig = Self { link, driver, memory, page, client, completions, inline, executors, gate };
         rig.start(theirs, InstanceId(3));
         for (slot, timeline) in [(0, QUEUE), (1, OTHER)] {
             rig.tell(open(timeline), &[]);
@@ -133,7 +138,7 @@ impl Rig {
 
     /// Starts an instance and gives it the page to signal in.
     fn start(&mut self, link: Socket, instance: InstanceId) {
-        let options = Options { unconfined: true, ..Options::default() };
+        let options = Options { unconfined: true, executors: self.executors, ..Options::default() };
         let adder = Adder { inline: self.inline, gate: Arc::clone(&self.gate) };
         self.driver = Some(std::thread::spawn(move || serve_on(adder, link, &options)));
         self.tell(Start { instance, domain: DomainId(0) }, &[]);

@@ -2,7 +2,7 @@
 
 use super::*;
 use vgem_proto::jobs::WAIT_PROMISE;
-use vgem_proto::message::driver::CancelJob;
+use vgem_proto::message::driver::{Boost, CancelJob};
 
 /// A timeline of another process, in slot 4 of the page that the instance observes as 0.
 const FROM: TimelineKey = TimelineKey { index: 70, generation: 71 };
@@ -169,4 +169,33 @@ fn f5_a_point_says_when_its_signaller_signalled_it_by_the_monotonic_clock() {
         assert!((before..=clock::now()).contains(&time_ns), "{before} <= {time_ns}");
         rig.ends();
     }
+}
+
+// THREATS T45
+#[test]
+fn t45_priorities_and_boosts_that_the_broker_tells_count() {
+    let mut rig = Rig::with_executors(0, Some(1));
+    let [middle, low] = [2, 3].map(|index| TimelineKey { index, generation: 9 });
+    for (timeline, priority) in [(middle, 3), (low, 0)] {
+        let slot = u16::try_from(timeline.index).expect("few");
+        rig.tell(OpenTimeline { priority, ..open(timeline) }, &[]);
+        rig.tell(Publish { timeline, page: PageId(0), slot, reserved: Zero }, &[]);
+    }
+    // The one executor is busy while the others come.
+    rig.tell(run(QUEUE, 1, vec![operand(0, 8)], vec![by(15)], vec![]), &[]);
+    wait_for(&rig.gate.begun);
+    for queue in [OTHER, middle, low] {
+        rig.tell(run(queue, 1, vec![operand(8, 8)], vec![], vec![]), &[]);
+    }
+    rig.tell(Boost { timeline: low, point: Point(1), priority: 5, reserved: Zero }, &[]);
+    // An answer says that all of that was read.
+    rig.tell(Unmap { object: ObjectKey { index: 9, generation: 9 } }, &[]);
+    rig.hear(|m| matches!(m, DriverMessage::Unmapped(_)).then_some(()));
+    rig.gate.open.store(true, Ordering::Release);
+    let ended = [low, middle, OTHER].map(|queue| match rig.outcome(queue, 1) {
+        PointState::Ok { time_ns } => time_ns,
+        other => panic!("{other:?}"),
+    });
+    assert!(ended.is_sorted(), "{ended:?}");
+    rig.ends();
 }
