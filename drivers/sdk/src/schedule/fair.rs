@@ -22,6 +22,9 @@
 //!    [`PASSES`] come in a row. The next one asks no priorities: it goes to the client that had least of all, and
 //!    to the queue of that client that has been runnable longest.
 //!
+//! Before all of them come jobs that only have to end. Each takes about a microsecond, and there are never more than
+//! the broker let in.
+//!
 //! **Cost.** A queue that is runnable **alone** is in no list: there is nothing to choose, only time to be charged. With
 //! others, a claim looks at the top of a few heaps, O(log n) in the clients of a domain. A heap's entries may be out of
 //! date: the time that an entry is ordered by only grows, so the top is brought up to date until it is right, and
