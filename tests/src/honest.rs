@@ -104,13 +104,44 @@ impl Honest {
     }
 
     fn slice(&self, len: Duration) -> Vec<Duration> {
-        let end = Instant::now() + len;
-        let mut times = Vec::new();
-        while Instant::now() < end {
-            times.push(self.round());
-        }
-        times
+        slice(len, &mut || self.round())
     }
+}
+
+/// Measures rounds of anything, in turns alone and beside an attack, which is turned on and off between two slices.
+///
+/// # Panics
+/// As the rounds, and the attack.
+pub fn in_turns(pairs: usize, mut round: impl FnMut() -> Duration, mut turn: impl FnMut(bool)) -> Felt {
+    let mut felt =
+        Felt { alone: Duration::ZERO, attacked: Duration::ZERO, worst: Duration::ZERO, steps: 0, rounds: 0 };
+    let (mut alone, mut attacked) = (Vec::new(), Vec::new());
+    slice(SLICE, &mut round);
+    for _ in 0..pairs {
+        for on in [false, true] {
+            turn(on);
+            let times = slice(SLICE, &mut round);
+            felt.rounds += times.len();
+            if on {
+                felt.steps += 1;
+                felt.worst = felt.worst.max(times.iter().copied().max().unwrap_or_default());
+                attacked.push(percentile(times, 99));
+            } else {
+                alone.push(percentile(times, 99));
+            }
+        }
+    }
+    turn(false);
+    Felt { alone: percentile(alone, 50), attacked: percentile(attacked, 50), ..felt }
+}
+
+fn slice(len: Duration, round: &mut impl FnMut() -> Duration) -> Vec<Duration> {
+    let end = Instant::now() + len;
+    let mut times = Vec::new();
+    while Instant::now() < end {
+        times.push(round());
+    }
+    times
 }
 
 impl Felt {

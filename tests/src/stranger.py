@@ -9,7 +9,7 @@ one JSON object with fds. What fails is answered {"error": ERRNO NAME}. It ends 
 Arguments: --uid N and --gid N become that user; --userns enters a user namespace of its own in which it is root;
 --cgroup FILE joins the control group of that cgroup.procs first of all.
 """
-import array, ctypes, errno, fcntl, json, mmap, os, random, signal, socket, struct, sys, time
+import array, ctypes, errno, fcntl, json, mmap, os, random, signal, socket, struct, sys, threading, time
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
@@ -21,7 +21,7 @@ MADV_REMOVE, MADV_POPULATE_READ, MADV_POPULATE_WRITE = 9, 22, 23
 F_ADD_SEALS, F_GET_SEALS, F_SETLEASE, F_GETLEASE = 1033, 1034, 1024, 1025
 PUNCH_KEEP = 0x02 | 0x01
 SYS = {"process_vm_writev": 311, "memfd_secret": 447, "userfaultfd": 323, "pidfd_open": 434, "pidfd_getfd": 438,
-       "vmsplice": 278, "io_uring_setup": 425}
+       "vmsplice": 278, "io_uring_setup": 425, "futex": 202}
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 CLONE_NEWUSER = 0x10000000
 
@@ -458,6 +458,91 @@ def play(fd, length, seed):
         except OSError:
             # No permission, no room: the next move.
             pass
+
+
+# Sleeping where others sleep.
+
+FUTEX_WAIT, FUTEX_WAKE, FUTEX_REQUEUE = 0, 1, 3
+ALL = 0x7FFFFFFF
+
+
+def futex(at, op, value, timeout=None, other=None):
+    """futex(2) on a word that others may have mapped, too."""
+    pointer = lambda address: ctypes.c_void_p(address) if address else None
+    return syscall("futex", pointer(at), op, value, timeout, pointer(other), 0)
+
+
+class Sleepers:
+    """Threads that sleep on words of other processes' memory, while it is on."""
+
+    def __init__(self, pages, words, count):
+        self.words = [map_shared(fd, length, PROT_READ) + word for fd, length in pages for word in words]
+        self.on, self.asleep, self.lock = threading.Event(), 0, threading.Lock()
+        threading.stack_size(64 << 10)
+        for number in range(count):
+            word = self.words[number % len(self.words)]
+            threading.Thread(target=self.sleep, args=(word,), daemon=True).start()
+
+    def sleep(self, word):
+        while self.on.wait():
+            with self.lock:
+                self.asleep += 1
+            while self.on.is_set():
+                try:
+                    futex(word, FUTEX_WAIT, ctypes.c_uint32.from_address(word).value)
+                except OSError:
+                    # It has changed meanwhile.
+                    pass
+            with self.lock:
+                self.asleep -= 1
+
+    def turn(self, on, count):
+        if on:
+            self.on.set()
+        else:
+            self.on.clear()
+        while self.asleep != (count if on else 0):
+            for word in [] if on else self.words:
+                futex(word, FUTEX_WAKE, ALL)
+            time.sleep(0.001)
+
+
+def do_sleepers(ask, fds):
+    """Makes so many threads that are to sleep on these words of all pages; they begin when they are turned on."""
+    HELD["sleepers"] = Sleepers([(fd, ask["len"]) for fd in fds], ask["words"], ask["count"])
+    return {}, []
+
+
+def do_turn_sleepers(ask, _fds):
+    HELD["sleepers"].turn(ask["on"], ask["count"])
+    return {}, []
+
+
+def do_requeue(ask, fds):
+    """Moves whoever sleeps on these words of a page to another one; how many there were."""
+    moved = 0
+    with Mapped(fds[0], ask["len"], PROT_READ) as at:
+        end = time.monotonic() + ask["for_s"]
+        while True:
+            for word in ask["words"]:
+                count = ctypes.c_void_p(ALL)
+                moved += futex(at + word, FUTEX_REQUEUE, 0, count, at + ask["to"])
+            if moved or time.monotonic() > end:
+                return {"moved": moved}, []
+
+
+def do_scribble(ask, fds):
+    """Writes whatever it likes into pages that it may write, for a while."""
+    chance = random.Random(ask["seed"])
+    end = time.monotonic() + ask["for_s"]
+    maps = [map_shared(fd, ask["len"], PROT_READ | PROT_WRITE) for fd in fds]
+    while time.monotonic() < end:
+        for at in maps:
+            where = chance.randrange(ask["len"] // 8) * 8
+            ctypes.memmove(at + where, chance.randbytes(8), 8)
+    for at in maps:
+        LIBC.munmap(at, ask["len"])
+    return {}, []
 
 
 # Being somebody else.
