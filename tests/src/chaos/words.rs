@@ -37,6 +37,8 @@ pub enum Order {
     Offer,
     /// Take that timeline, and wait for it from now on.
     Await([u8; TimelineToken::LEN]),
+    /// Promise the next point, to be signalled within so many milliseconds, and leave it at that.
+    Owe(u64),
     /// Begin the round; answered by Round.
     Go(u64),
     /// Let go of everything and disconnect; answered by Ready.

@@ -69,6 +69,10 @@ impl Player {
                 Some(Part::Pipeline(pipeline)) => pipeline.gate(token),
                 _ => Ok(()),
             },
+            Order::Owe(ms) => match &mut self.part {
+                Some(Part::Stage(stage)) => stage.owe(Duration::from_millis(ms)),
+                _ => Ok(()),
+            },
             Order::Go(round) => return Answer::Round(self.play(round)),
             Order::Leave => {
                 (self.part, self.partner) = (None, None);

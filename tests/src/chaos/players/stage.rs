@@ -28,6 +28,12 @@ impl Stage {
         Ok(timeline.export(TimelineRights::WAIT)?.to_bytes())
     }
 
+    /// Promises the next point, and does not signal it.
+    pub(super) fn owe(&mut self, within: Duration) -> Result<(), Error> {
+        let timeline = self.timeline.as_mut();
+        timeline.map_or(Ok(()), |line| line.promise_acknowledged(line.promised().next(), within).map(drop))
+    }
+
     pub(super) fn play(&mut self, round: u64) -> Vec<Record> {
         let Some(timeline) = &mut self.timeline else { return Vec::new() };
         let promised = record("promise", || timeline.promise_next(CHAIN));
