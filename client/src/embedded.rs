@@ -49,6 +49,7 @@ pub struct EmbeddedBuilder {
     drivers_dir: Option<PathBuf>,
     drivers: Vec<String>,
     roots: Vec<PathBuf>,
+    config: String,
     log: Option<String>,
     patience: Duration,
 }
@@ -83,6 +84,14 @@ impl EmbeddedBuilder {
         self
     }
 
+    /// Lines of configuration, as a daemon's file has them (`packaging/vgemd.toml`); a mistake in them is told at the start.
+    #[must_use]
+    pub fn config(mut self, toml: impl AsRef<str>) -> Self {
+        self.config.push_str(toml.as_ref());
+        self.config.push('\n');
+        self
+    }
+
     /// What the broker logs to our standard error: `warn` unless said otherwise.
     #[must_use]
     pub fn log(mut self, filter: impl Into<String>) -> Self {
@@ -104,7 +113,7 @@ impl EmbeddedBuilder {
     pub fn start(self) -> Result<Embedded> {
         let vgemd = self.vgemd()?;
         self.check_drivers(&vgemd)?;
-        let config = self.config()?;
+        let config = self.config_file()?;
         let dir = PrivateDir::make()?;
         let (ours, theirs) = Socket::pair()?;
         let mut args: Vec<OsString> =
@@ -159,8 +168,8 @@ impl EmbeddedBuilder {
         )))
     }
 
-    fn config(&self) -> Result<OwnedFd> {
-        let mut text = String::new();
+    fn config_file(&self) -> Result<OwnedFd> {
+        let mut text = self.config.clone();
         if !self.roots.is_empty() {
             let mut roots = Vec::new();
             for root in &self.roots {
@@ -170,7 +179,7 @@ impl EmbeddedBuilder {
                 })?;
                 roots.push(quoted(text));
             }
-            text = format!("[devices.blk]\nroots = [{}]\n", roots.join(", "));
+            text.push_str(&format!("[devices.blk]\nroots = [{}]\n", roots.join(", ")));
         }
         let failed = |errno: Errno| OsError::with_detail("memfd_create", errno, "an embedded configuration");
         let fd = rustix::fs::memfd_create("vgemd.toml", MemfdFlags::CLOEXEC).map_err(failed)?;
@@ -208,6 +217,7 @@ impl Embedded {
             drivers_dir: None,
             drivers: Vec::new(),
             roots: Vec::new(),
+            config: String::new(),
             log: None,
             patience: Duration::from_secs(10),
         }

@@ -60,6 +60,18 @@ fn filled(client: &Client, len: u64, byte: u8) -> Buffer {
 }
 
 #[test]
+fn a_private_broker_is_configured_as_any_other() {
+    let broker =
+        Embedded::builder().config("[quota]\nobjects = 2").root("/").start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let set = client.create_set(3, 4096).map(drop).map_err(|error| error.code());
+    assert_eq!(set, Err(Some(ErrorCode::Exhausted)));
+    let wrong =
+        Embedded::builder().config("[quota]\nbytes = 2").start().map(drop).map_err(|error| error.to_string());
+    assert!(wrong.is_err_and(|said| said.contains("line 2: unknown field `bytes`")));
+}
+
+#[test]
 fn a_set_is_made_ready_and_given_back() {
     let real = real();
     let set = real.client.create_set(100, 8192).expect("memory");
