@@ -22,6 +22,7 @@ use crate::broker::{Broker, client_number};
 use crate::causes::Cause;
 use crate::deadlines::Timer;
 use crate::io::Event;
+use crate::reservation::Inherited;
 use crate::timelines::is_of_client;
 
 /// A job that waits for a point which nobody has promised.
@@ -186,11 +187,15 @@ impl Broker {
     }
 
     /// No point of a timeline will be promised any more: whoever waits for one fails, with `failure` if there is one.
-    pub(crate) fn never_promised(&mut self, now: Time, timeline: TimelineKey, failure: Option<Failure>) {
+    pub(crate) fn never_promised(&mut self, now: Time, timeline: TimelineKey, failure: Option<Inherited>) {
         if self.futures.is_empty() {
             return;
         }
-        let failure = failure.or_else(|| self.promises.get(timeline)?.verdict.map(|verdict| verdict.failure));
+        let verdict = || {
+            let promises = self.promises.get(timeline)?;
+            promises.verdict.map(|verdict| Inherited { failure: verdict.failure, domain: promises.domain })
+        };
+        let failure = failure.or_else(verdict);
         for key in self.futures.up_to(timeline, Point(u64::MAX)) {
             self.fail_future(now, key, failure);
         }
@@ -207,14 +212,14 @@ impl Broker {
         if self.futures.names(key) {
             let number = client_number(client);
             let text = format!("client {number} closed {key} before it submitted what jobs wait for");
-            let (code, pid, device) = (ErrorCode::Cancelled, 0, String::new());
-            let cause = Cause { at: now, point: Point(0), pid, code, device, text };
+            let code = ErrorCode::Cancelled;
+            let cause = Cause::new(now, code, text).to(key, Point(0)).by(number, 0);
             let cause = self.causes.issue(domain, cause);
-            self.never_promised(now, key, Some(Failure { code, cause }));
+            self.never_promised(now, key, Some(Inherited { failure: Failure { code, cause }, domain }));
         }
     }
 
-    fn fail_future(&mut self, now: Time, key: FutureKey, failure: Option<Failure>) {
+    fn fail_future(&mut self, now: Time, key: FutureKey, failure: Option<Inherited>) {
         let Some(future) = self.forget_future(key) else { return };
         let timeline = key_of(key.0);
         let (waiter, point) = future.waiter;
@@ -224,7 +229,10 @@ impl Broker {
             return;
         }
         let Failure { code, cause } = match failure {
-            Some(failure) => failure,
+            Some(Inherited { failure, domain: from }) => {
+                self.causes.pass_on(from, domain, failure.cause);
+                failure
+            }
             None => self.blame_for((now, future.since), (timeline, key.1), (waiter, point), (domain, device)),
         };
         if let Some(queue) = self.queues.get_mut(waiter) {
@@ -264,7 +272,7 @@ impl Broker {
         );
         let code = ErrorCode::TimedOut;
         // No device is at fault.
-        let cause = Cause { at: now, point, pid, code, device: String::new(), text };
+        let cause = Cause::new(now, code, text).to(timeline, point).by(number, pid);
         let cause = self.causes.issue(domain, cause);
         let event = Event::NeverPromised {
             client: number,

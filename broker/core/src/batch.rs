@@ -3,13 +3,13 @@
 //! What checking finds and planning computes lies here until the batch is accepted or refused: flat lists, in the order
 //! of the jobs, each job saying how many of each are its own. An ordinary job allocates nothing.
 
-use vgem_proto::error::{Failure, Refusal};
+use vgem_proto::error::Refusal;
 use vgem_proto::ids::{InstanceId, Point, QueueHandle, TimelineKey};
 use vgem_proto::jobs::{DriverOperand, DriverParam, DriverWait};
 
 use crate::gates::{Gate, NewFuture};
 use crate::queues::Use;
-use crate::reservation::PlannedWait;
+use crate::reservation::{Inherited, PlannedWait};
 use crate::runs::Runs;
 
 /// Storage for one batch; empty between inputs.
@@ -24,7 +24,7 @@ pub(crate) struct Batch {
     pub(crate) uses: Vec<Use>,
     pub(crate) explicit: Vec<PlannedWait>,
     /// The failure of an explicit data wait of the job that is being checked.
-    pub(crate) failed: Option<Failure>,
+    pub(crate) failed: Option<Inherited>,
     pub(crate) waits: Vec<PlannedWait>,
     /// Waits for promises of clients.
     pub(crate) gates: Vec<Gate>,
@@ -75,7 +75,7 @@ pub(crate) struct PlannedJob {
     pub(crate) explicit: usize,
     pub(crate) gates: usize,
     pub(crate) waits: usize,
-    pub(crate) failed: Option<Failure>,
+    pub(crate) failed: Option<Inherited>,
     /// Implicit waits are not wanted.
     pub(crate) is_explicit: bool,
     /// Failed data waits do not matter.

@@ -26,7 +26,7 @@ use crate::policy;
 use crate::queues::{Queue, QueueState, Use};
 use crate::ranges::ByteRange;
 use crate::requests::{no_such_handle, no_such_queue};
-use crate::reservation::{Fence, PlannedWait, Touching};
+use crate::reservation::{Fence, Inherited, PlannedWait, Touching};
 use crate::tables::Table;
 use crate::timelines::{Promises, is_of_client};
 
@@ -395,7 +395,8 @@ impl Checker<'_> {
             let fence = Fence { timeline, point: wait.point, signaller, domain };
             batch.explicit.push(PlannedWait { fence, kind: wait.kind });
         } else if wait.kind == WaitKind::Data && batch.failed.is_none() {
-            batch.failed = queue.failures.of(wait.point);
+            let failure = queue.failures.of(wait.point);
+            batch.failed = failure.map(|failure| Inherited { failure, domain: queue.domain });
         }
         Ok(())
     }
@@ -411,7 +412,8 @@ impl Checker<'_> {
         }
         if promises.has_passed(wait.point) {
             if wait.kind == WaitKind::Data && batch.failed.is_none() {
-                batch.failed = promises.failure_of(wait.point);
+                let failure = promises.failure_of(wait.point);
+                batch.failed = failure.map(|failure| Inherited { failure, domain: promises.domain });
             }
             return Ok(());
         }

@@ -61,9 +61,15 @@ impl Broker {
         let failure = completion.failure();
         queue.ended_at = completion.ended;
         let ended = end_head(queue, key, &mut self.objects, failure, &mut self.released);
+        let crosses = queue.crosses;
         match failure {
             None => self.counters.jobs_ok += 1,
-            Some(_) => self.counters.jobs_failed += 1,
+            Some(failure) => {
+                self.counters.jobs_failed += 1;
+                if crosses {
+                    self.failure_shown(key, failure.cause);
+                }
+            }
         }
         if let Some(instance) = self.instances.get_mut(&id) {
             let tally = &mut instance.tally;

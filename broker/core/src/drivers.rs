@@ -117,15 +117,18 @@ impl Broker {
         }
         let Some(instance) = self.instances.get(&id) else { return Ok(()) };
         let device = self.devices.get(instance.device).map(|d| d.name().to_owned()).unwrap_or_default();
-        let cause = Cause {
-            at: told.at,
-            point: told.point,
-            pid: instance.pid,
-            code: told.code,
-            device,
-            text: harmless(&told.text, limits::TEXT_LEN),
-        };
-        self.causes.remember(instance.domain, told.cause, cause);
+        let (domain, text) = (instance.domain, harmless(&told.text, limits::TEXT_LEN));
+        let mut cause = Cause::new(told.at, told.code, text).on(device).by(0, instance.pid);
+        let is_own = self.queues.get(told.timeline).is_some_and(|queue| queue.instance == id);
+        if is_own {
+            let (client, object) = self.about_job(told.timeline, told.point);
+            let pid = cause.pid;
+            cause = cause.to(told.timeline, told.point).by(client, pid).writing(object);
+        }
+        self.causes.remember(domain, told.cause, cause);
+        if is_own {
+            self.failure_shown(told.timeline, told.cause);
+        }
         Ok(())
     }
 

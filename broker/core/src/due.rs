@@ -3,7 +3,7 @@
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{ClientKey, InstanceId, ObjectKey, Time, TimelineKey};
 
-use crate::broker::{Broker, client_number};
+use crate::broker::Broker;
 use crate::causes::Cause;
 use crate::clients::Standing;
 use crate::deadlines::Timer;
@@ -81,7 +81,6 @@ impl Broker {
         let ran_ns = now.since(job.since);
         let allowed_ns = self.config.times.scheduling_ns.saturating_add(job.run_ns);
         let (instance, domain, device) = (queue.instance, queue.domain, queue.device);
-        let client = client_number(queue.client);
         let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
         let pid = self.instances.get(&instance).map_or(0, |instance| instance.pid);
         let delay_ms = self.config.times.scheduling_ns / 1_000_000;
@@ -89,7 +88,9 @@ impl Broker {
             "device {device}: job point {} exceeded {run_ms} ms (and {delay_ms} ms to begin)",
             point.0
         );
-        let cause = Cause { at: now, point, pid, code: ErrorCode::TimedOut, device: device.clone(), text };
+        let (client, object) = self.about_job(key, point);
+        let cause = Cause::new(now, ErrorCode::TimedOut, text).to(key, point).by(client, pid);
+        let cause = cause.on(device.as_str()).writing(object);
         let cause = self.causes.issue(domain, cause);
         let (timeline, point_number) = (key.to_string(), point.0);
         let event =

@@ -15,6 +15,7 @@ mod accounts;
 mod answers;
 mod awaiting;
 mod batch;
+mod blame;
 pub mod broker;
 mod causes;
 mod check;

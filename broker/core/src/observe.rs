@@ -51,6 +51,7 @@ impl Broker {
             [(Resource::Exports, FDS_OF_PAIR * pages as u64), (Resource::Pages, lacking.len() as u64)];
         let [charge, given] = self.accounts.charge_all(domain, wanted)?;
         self.give_spares(lacking, Some(given));
+        self.poison_shown_to(domain, key);
         let poison = self.objects.get(key).map(poison_of).unwrap_or_default();
         self.show_waits(asker, &waits, poison, charge);
         Ok(())

@@ -422,6 +422,7 @@ impl Broker {
                 ended_at: Time(0),
                 cancels: Vec::new(),
                 hangs: 0,
+                crosses: false,
                 lost: None,
             }
         });
@@ -492,6 +493,7 @@ impl Broker {
         let page = u16::try_from(numbers.observe.0).unwrap_or(u16::MAX);
         let shown = Shown { observer, pair, slot, page, waiters: Waiters::new() };
         self.queues.get_mut(key)?.shown.add(shown);
+        self.failures_shown_to(key, observer);
         Some(Place { pair, page: numbers.observe, slot, is_new })
     }
 

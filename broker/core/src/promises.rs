@@ -149,8 +149,9 @@ impl Broker {
         let number = client_number(asker.client);
         let text = format!("client {number}{}: {said}", quoted(&client.name));
         let (pid, domain) = (client.peer.pid, promises.domain);
-        let cause = Cause { at: now, point: fail.point, pid, code: fail.code, device: String::new(), text };
+        let cause = Cause::new(now, fail.code, text).to(key, fail.point).by(number, pid);
         let cause = self.causes.issue(domain, cause);
+        self.failure_shown(key, cause);
         if let Some(promises) = self.promises.get_mut(key) {
             promises.note_failure(fail.point, Failure { code: fail.code, cause });
         }
@@ -227,7 +228,7 @@ impl Broker {
              {late} ms after it should have"
         );
         let code = ErrorCode::TimedOut;
-        let cause = Cause { at: now, point: broken.point, pid, code, device: String::new(), text };
+        let cause = Cause::new(now, code, text).to(key, broken.point).by(client, pid);
         let cause = self.causes.issue(domain, cause);
         let timeline = key.to_string();
         self.log(Some(domain), Event::PromiseBroken { client, pid, timeline, point, age_ns, late_ns });
@@ -236,6 +237,7 @@ impl Broker {
 
     /// Writes the verdict on a timeline whose signaller still may signal.
     fn end_timeline(&mut self, now: Time, key: TimelineKey, verdict: Verdict) {
+        self.failure_shown(key, verdict.failure.cause);
         let Some(promises) = self.promises.get_mut(key) else { return };
         promises.verdict = Some(verdict);
         promises.obligations.clear();
@@ -259,6 +261,7 @@ impl Broker {
         promises.obligations.clear();
         let (domain, point) = (promises.domain, promises.passed.next());
         let signaller = promises.signaller.take();
+        let client = signaller.map_or(0, client_number);
         if let Some(key) = signaller.filter(|_| next == TimelineState::Ending)
             && let Some(signals) = self.signals_mut(key)
         {
@@ -267,7 +270,7 @@ impl Broker {
         if let Some(client) = signaller.and_then(|client| self.clients.get_mut(client)) {
             client.signals.timelines.retain(|other| *other != key);
         }
-        self.end_leaving(now, key, why, (domain, point, pid));
+        self.end_leaving(now, key, why, (domain, point, (client, pid)));
     }
 
     fn end_leaving(
@@ -275,9 +278,9 @@ impl Broker {
         now: Time,
         key: TimelineKey,
         (code, text): (ErrorCode, String),
-        (domain, point, pid): (DomainId, Point, u32),
+        (domain, point, (client, pid)): (DomainId, Point, (u64, u32)),
     ) {
-        let cause = Cause { at: now, point, pid, code, device: String::new(), text };
+        let cause = Cause::new(now, code, text).to(key, point).by(client, pid);
         let cause = self.causes.issue(domain, cause);
         let failure = Failure { code, cause };
         let Some(promises) = self.promises.get_mut(key) else { return };
@@ -300,6 +303,8 @@ impl Broker {
         failure: Failure,
         failures: &[(Point, Failure)],
     ) {
+        failures.iter().for_each(|(_, failure)| self.failure_shown(key, failure.cause));
+        self.failure_shown(key, failure.cause);
         let Some(promises) = self.promises.get_mut(key) else { return };
         let (value, from) = (promises.passed, promises.passed.next());
         promises.verdict = Some(Verdict { from, failure });
@@ -339,7 +344,7 @@ impl Broker {
         let Some(next) = promises.state.after(TimelineEvent::Lose) else { return };
         promises.state = next;
         let (domain, code) = (promises.domain, ErrorCode::Cancelled);
-        let cause = Cause { at: now, point: Point(1), pid: 0, code, device: String::new(), text };
+        let cause = Cause::new(now, code, text).to(key, Point(1));
         let cause = self.causes.issue(domain, cause);
         if let Some(promises) = self.promises.get_mut(key) {
             promises.verdict = Some(Verdict { from: Point(1), failure: Failure { code, cause } });

@@ -97,6 +97,7 @@ impl Broker {
             !has_ended && is_of_client(timeline) && open < bound && self.look_at_timeline_now(timeline);
         let is_answered = has_ended || state.state == 1 || deadline <= now;
         if is_answered && !is_looked_up {
+            self.state_shown_to(asker.client, timeline, state.cause);
             self.reply(asker.link, asker.request, state);
             return Ok(());
         }
@@ -159,6 +160,7 @@ impl Broker {
         let Some(mut query) = self.queries.remove(id) else { return };
         self.timers.disarm(Timer::Query(id), &mut query.until);
         let state = self.state_of(query.timeline, query.point);
+        self.state_shown_to(query.asker.client, query.timeline, state.cause);
         self.reply(query.asker.link, query.asker.request, state);
     }
 

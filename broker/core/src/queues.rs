@@ -242,6 +242,8 @@ pub(crate) struct Queue {
     pub(crate) cancels: Vec<(Point, Failure)>,
     /// Jobs of it that took too long.
     pub(crate) hangs: u32,
+    /// Whether another domain ever saw it.
+    pub(crate) crosses: bool,
     /// How its instance ended, once it has.
     pub(crate) lost: Option<Box<str>>,
 }

@@ -13,7 +13,7 @@ use vgem_proto::ids::{
 use vgem_proto::limits;
 use vgem_proto::message::Head;
 use vgem_proto::message::client::{
-    Cancelling, ClientMessage, Described, Devices, Done, Explained, Export, Exported, Hello, Inspect, Welcome,
+    Cancelling, ClientMessage, Described, Devices, Done, Export, Exported, Hello, Inspect, Welcome,
 };
 use vgem_proto::message::driver::CancelJob;
 use vgem_proto::rights::{Access, Rights};
@@ -305,7 +305,9 @@ impl Broker {
         if state != 2 && is_new {
             let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();
             let text = "cancelled by the client that submitted it".to_owned();
-            let cause = Cause { at: now, point, pid: 0, code: ErrorCode::Cancelled, device, text };
+            let (client, object) = self.about_job(key, point);
+            let cause = Cause::new(now, ErrorCode::Cancelled, text).to(key, point).by(client, 0);
+            let cause = cause.on(device).writing(object);
             let cause = self.causes.issue(domain, cause);
             if let Some(queue) = self.queues.get_mut(key) {
                 queue.cancel(point, Failure { code: ErrorCode::Cancelled, cause });
@@ -315,27 +317,6 @@ impl Broker {
             self.look_at_cancelled(now, key, point);
         }
         self.reply(asker.link, asker.request, Cancelling { state, reserved: Zero });
-        Ok(())
-    }
-
-    fn explain(&mut self, asker: Awaiting, id: CauseId) -> Outcome {
-        let scope = policy::scope(self.find_client(asker.client)?.subject());
-        let Some(cause) = self.causes.explain(scope, id) else {
-            return Err(Refusal::new(ErrorCode::Gone, "no such cause, or it is too old"));
-        };
-        let explained = Explained {
-            cause: id,
-            at: cause.at,
-            point: cause.point,
-            pid: cause.pid,
-            code: cause.code,
-            timeline: TimelineKey::default(),
-            client: 0,
-            object: Vec::new(),
-            device: cause.device.clone().into_bytes(),
-            text: cause.text.clone().into_bytes(),
-        };
-        self.reply(asker.link, asker.request, explained);
         Ok(())
     }
 

@@ -178,6 +178,15 @@ struct Piece {
 pub(crate) struct Poison {
     pub(crate) range: ByteRange,
     pub(crate) failure: Failure,
+    /// Of the job that failed.
+    pub(crate) domain: DomainId,
+}
+
+/// A failure that a job inherits from what is over, and the domain that shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Inherited {
+    pub(crate) failure: Failure,
+    pub(crate) domain: DomainId,
 }
 
 /// Poisoned ranges remembered one by one; more are merged into wider ones.
@@ -266,7 +275,7 @@ impl Reservation {
             for poison in std::mem::take(&mut self.poison) {
                 let (before, after) = poison.range.without(range);
                 for part in [before, after].into_iter().flatten() {
-                    self.poison_range(part, poison.failure);
+                    self.poison_range(part, poison.failure, poison.domain);
                 }
             }
         }
@@ -281,12 +290,12 @@ impl Reservation {
             let mut lost = Vec::new();
             self.pieces.retain(|piece| {
                 if over(&piece.fence) {
-                    lost.push(piece.range);
+                    lost.push((piece.range, piece.fence.domain));
                 }
                 !over(&piece.fence)
             });
-            for range in lost {
-                self.poison_range(range, failure);
+            for (range, domain) in lost {
+                self.poison_range(range, failure, domain);
             }
         } else {
             self.pieces.retain(|piece| !over(&piece.fence));
@@ -300,20 +309,22 @@ impl Reservation {
         all.filter(|fence| fence.timeline == timeline).for_each(|fence| fence.signaller = signaller);
     }
 
-    fn poison_range(&mut self, range: ByteRange, failure: Failure) {
+    fn poison_range(&mut self, range: ByteRange, failure: Failure, domain: DomainId) {
         let touches = |other: &ByteRange| other.start <= range.end && range.start <= other.end;
-        if let Some(known) = self.poison.iter_mut().find(|p| p.failure == failure && touches(&p.range)) {
+        let is_same = |p: &&mut Poison| (p.failure, p.domain) == (failure, domain) && touches(&p.range);
+        if let Some(known) = self.poison.iter_mut().find(is_same) {
             known.range = known.range.hull(range);
         } else if self.poison.len() < POISON_LIMIT {
-            self.poison.push(Poison { range, failure });
+            self.poison.push(Poison { range, failure, domain });
         } else if let Some(last) = self.poison.last_mut() {
             last.range = last.range.hull(range);
         }
     }
 
     /// Why `range` cannot be read, if an earlier failure says so (J8).
-    pub(crate) fn poisoned(&self, range: ByteRange) -> Option<Failure> {
-        self.poison.iter().find(|poison| poison.range.overlaps(range)).map(|poison| poison.failure)
+    pub(crate) fn poisoned(&self, range: ByteRange) -> Option<Inherited> {
+        let found = self.poison.iter().find(|poison| poison.range.overlaps(range));
+        found.map(|Poison { failure, domain, .. }| Inherited { failure: *failure, domain: *domain })
     }
 
     pub(crate) fn poison(&self) -> &[Poison] {
@@ -362,6 +373,10 @@ mod tests {
         let mut reservation = Reservation::default();
         reservation.add(fence(1, 1), touching, ALL);
         reservation
+    }
+
+    fn poisoned(reservation: &Reservation, range: ByteRange) -> Option<Failure> {
+        reservation.poisoned(range).map(|inherited| inherited.failure)
     }
 
     const MOST: usize = 512;
@@ -438,7 +453,7 @@ mod tests {
     fn r5_a_failed_point_leaves_its_cause_behind() {
         let mut reservation = held_by(Touching::Replace);
         reservation.end(fence(1, 1).timeline, Point(1), Some(failure(3)));
-        assert_eq!((reservation.poisoned(ALL), reservation.fences.len()), (Some(failure(3)), 0));
+        assert_eq!((poisoned(&reservation, ALL), reservation.fences.len()), (Some(failure(3)), 0));
     }
 
     #[test]
@@ -480,10 +495,10 @@ mod tests {
         let mut reservation = held_by(Touching::Update);
         reservation.end(fence(1, 1).timeline, Point(1), Some(failure(1)));
         reservation.add(fence(2, 1), Touching::Update, ALL);
-        assert_eq!(reservation.poisoned(ALL), Some(failure(1)));
+        assert_eq!(poisoned(&reservation, ALL), Some(failure(1)));
         reservation.add(fence(2, 2), Touching::Replace, ByteRange { start: 0, end: 2048 });
         let halves = [ByteRange { start: 0, end: 2048 }, ByteRange { start: 2048, end: 4096 }];
-        assert_eq!(halves.map(|half| reservation.poisoned(half)), [None, Some(failure(1))]);
+        assert_eq!(halves.map(|half| poisoned(&reservation, half)), [None, Some(failure(1))]);
     }
 
     #[test]
@@ -499,7 +514,7 @@ mod tests {
         let mut reservation = Reservation::default();
         let ranges = (0..200).map(|n| ByteRange { start: n * 100, end: n * 100 + 10 });
         for (n, range) in (0..).zip(ranges.clone()) {
-            reservation.poison_range(range, failure(n));
+            reservation.poison_range(range, failure(n), DomainId(1));
         }
         assert_eq!(reservation.poison.len(), POISON_LIMIT);
         assert!(ranges.into_iter().all(|range| reservation.poisoned(range).is_some()));

@@ -155,6 +155,7 @@ impl Broker {
         let promises = self.promises.get_mut(key)?;
         promises.was_shown = true;
         promises.shown.add(shown);
+        self.failures_shown_to(key, observer);
         Some(Place { pair, page: numbers.observe, slot, is_new })
     }
 

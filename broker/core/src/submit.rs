@@ -29,7 +29,7 @@ use vgem_proto::rights::Access;
 
 use crate::accounts::{Charge, Resource};
 use crate::batch::{Batch, BatchQueue, Life, PlannedJob, take};
-use crate::broker::Broker;
+use crate::broker::{Broker, client_number};
 use crate::causes::Cause;
 use crate::check::{Checker, Parts};
 use crate::config::Bounds;
@@ -40,7 +40,7 @@ use crate::pairs::{Party, is_done};
 use crate::policy::{self, Action, Grant};
 use crate::queues::{Job, Queue, QueueState, Use};
 use crate::requests::{Outcome, no_such_queue};
-use crate::reservation::{Failures, Fence, JobWaits, PlannedWait, Reservation};
+use crate::reservation::{Failures, Fence, Inherited, JobWaits, PlannedWait, Reservation};
 use crate::sent::Room;
 use crate::spares::Sight;
 use crate::tables::Table;
@@ -394,7 +394,10 @@ impl Broker {
             let own_uses = take(&mut uses, planned.uses);
             let own_waits = take(&mut waits, planned.waits);
             self.use_objects(instance, own_uses);
-            let mut failed = planned.failed;
+            let mut failed = planned.failed.map(|inherited| inherited.failure);
+            if let Some(Inherited { failure, domain: from }) = planned.failed {
+                self.causes.pass_on(from, domain, failure.cause);
+            }
             batch.driver_waits.clear();
             for wait in own_waits {
                 match self.place_of(wait, instance, timeline, job.point) {
@@ -465,15 +468,14 @@ impl Broker {
     ) {
         let domain = charge.domain();
         let pid = self.clients.get(asker.client).map_or(0, |client| client.peer.pid);
-        let point = refusal.job.and_then(|job| submit.jobs.get(usize::from(job))).map(|job| job.point);
-        let cause = Cause {
-            at: now,
-            point: point.unwrap_or_default(),
-            pid,
-            code: refusal.code,
-            device: String::new(),
-            text: refusal.to_string(),
-        };
+        let mut cause = Cause::new(now, refusal.code, refusal.to_string());
+        cause = cause.by(client_number(asker.client), pid);
+        let place = refusal.job.map(usize::from);
+        let planned = place.and_then(|place| submit.jobs.get(place).zip(batch.jobs.get(place)));
+        if let Some((job, named)) = planned.and_then(|(job, p)| Some((job, batch.queues.get(p.queue)?))) {
+            let object = self.about_submitted(asker.client, submit, place.unwrap_or_default());
+            cause = cause.to(named.timeline, job.point).writing(object);
+        }
         let cause = self.causes.issue(domain, cause);
         self.give_credit(charge, batch);
         let failure = Failure { code: ErrorCode::Refused, cause };

@@ -23,6 +23,7 @@ use crate::devices::{Health, Instance, InstanceEvent, InstanceState, Outlook, Ve
 use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Seen, Settled};
 use crate::pairs::{Pair, Party, Slot, quiet};
 use crate::queues::{QueueEvent, QueueState, Shown, Waiters};
+use crate::reservation::Inherited;
 use crate::succession::Last;
 
 /// How an instance ended, in what its jobs are told.
@@ -295,7 +296,7 @@ impl Broker {
             match queue.state.after(QueueEvent::InstanceGone) {
                 Some(next) => {
                     queue.state = next;
-                    let failure = ending.failure;
+                    let failure = Inherited { failure: ending.failure, domain: queue.domain };
                     let watchers = std::mem::take(&mut queue.watchers);
                     self.never_promised(now, *key, Some(failure));
                     self.watchers_look(now, *key, watchers);
@@ -391,9 +392,18 @@ impl Broker {
         };
         let device = self.devices.get(instance.device).map(|d| d.name().to_owned()).unwrap_or_default();
         let text = format!("device {device} (instance {}, pid {}) {how}", id.0, instance.pid);
-        let cause = Cause { at: now, point: Point(0), pid: instance.pid, code, device, text };
+        let cause = Cause::new(now, code, text).by(0, instance.pid).on(device);
         let cause = self.causes.issue(instance.domain, cause);
         Ending { failure: Failure { code: ErrorCode::DeviceLost, cause }, guilty: None }
+    }
+
+    /// Tells the domains that see a queue what has failed with its instance.
+    fn settlement_shown(&mut self, key: TimelineKey, settled: Option<&Settled>, ending: &Ending) {
+        if self.queues.get(key).is_some_and(|queue| queue.crosses) {
+            let failures = settled.map(|settled| settled.failures.as_slice()).unwrap_or_default();
+            failures.iter().for_each(|(_, failure)| self.failure_shown(key, failure.cause));
+            self.failure_shown(key, ending.failure.cause);
+        }
     }
 
     /// The last point of a queue that its instance, which is gone, has signalled.
@@ -415,6 +425,7 @@ impl Broker {
         may_go_on: bool,
     ) -> bool {
         let signalled = self.signalled(key, settled);
+        self.settlement_shown(key, settled, ending);
         let Some(queue) = self.queues.get_mut(key) else { return false };
         self.timers.disarm(Timer::Job(key), &mut queue.limit);
         let mut value = signalled;
@@ -482,6 +493,9 @@ impl Broker {
             let Some(&Pair { observer, numbers, .. }) = self.pairs.get(*id) else { continue };
             if numbers.is_some() {
                 self.out.push(Effect::KillPage { pair: *id, code, cause });
+                if let Some(to) = self.domain_of(observer) {
+                    self.causes.pass_on(instance.domain, to, cause);
+                }
             }
             match observer {
                 Party::Client(client) => {

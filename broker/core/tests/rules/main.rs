@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod causes;
 mod credits;
 mod deadlines;
 mod deadlocks;
