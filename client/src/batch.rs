@@ -246,23 +246,22 @@ impl Batch {
         for touch in &self.touches {
             if let (Some((offset, len, usage)), Some(job)) = (touch.entry, jobs.get(touch.job)) {
                 let range = offset..offset.saturating_add(len);
-                touch.buffer.ledger.enter(job, range, usage, |gate| self.comes_after(touch.job, gate))?;
+                touch.buffer.ledger.enter(job, range, usage, |gate| self.waits(touch.job, gate))?;
             }
         }
         Ok(())
     }
 
-    /// Whether a job will not run before a point was signalled well: it waits for it itself, by data. A chain of jobs is not
-    /// enough, for one of them may be cancelled; and neither is an order, which a failure satisfies.
-    fn comes_after(&self, job: usize, gate: Gate) -> bool {
-        let Some((wire, before)) = self.message.jobs.get(job).zip(self.message.jobs.get(..job)) else {
-            return false;
-        };
+    /// How a job waits for a point itself: by data, so that it will not run before the point was signalled well; or by order
+    /// only, which a failure satisfies. A chain of jobs is not enough, for one of them may be cancelled.
+    fn waits(&self, job: usize, gate: Gate) -> Option<WaitKind> {
+        let (wire, before) = self.message.jobs.get(job).zip(self.message.jobs.get(..job))?;
         let first: usize = before.iter().map(|one| usize::from(one.waits)).sum();
         let waits = self.message.waits.get(first..first + usize::from(wire.waits)).unwrap_or(&[]);
-        let comes = |wait: &Wait| wait.timeline == gate.timeline && wait.point >= gate.point;
-        wire.flags & JOB_RUN_ANYWAY == 0
-            && waits.iter().any(|wait| wait.kind == WaitKind::Data && comes(wait))
+        let mut all = waits.iter().filter(|wait| wait.timeline == gate.timeline && wait.point >= gate.point);
+        let first = all.next()?.kind;
+        let data = first == WaitKind::Data || all.any(|wait| wait.kind == WaitKind::Data);
+        Some(if data && wire.flags & JOB_RUN_ANYWAY == 0 { WaitKind::Data } else { WaitKind::Order })
     }
 
     fn take_back(&self, jobs: &[JobPoint]) {

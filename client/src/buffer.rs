@@ -177,7 +177,7 @@ impl Buffer {
         // The answer says that the broker has taken in every job submitted before.
         let (fd, deadline) = (self.export(access)?, deadline.into());
         let header = self.header(access).map_err(|error| self.explained(error, Waiting::Until(deadline)))?;
-        transfer::send(socket.as_fd(), Outgoing::new(&header, fd), deadline)
+        transfer::send(socket.as_fd(), Outgoing::new(header.encode(), fd), deadline)
     }
 
     /// What a receiver is told of it, unless it is known to be bad.

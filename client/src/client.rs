@@ -30,6 +30,7 @@ use crate::explain::Explanation;
 use crate::import::{self, ImportOptions};
 use crate::ledger::Waiting;
 use crate::link::Link;
+use crate::loan::Releases;
 use crate::monitor::Monitor;
 use crate::options::BufferOptions;
 use crate::pool::BufferPool;
@@ -108,7 +109,8 @@ impl ClientOptions {
         let link = Arc::new(Link::new(socket, Arc::clone(&counters))?);
         let reply = link.call(core::hello(&self.name), Deadline::after(self.patience))?;
         let session = core::welcomed(&reply)?;
-        Ok(Client { core: Arc::new(Core::new(link, counters, session, self.patience)) })
+        let core = Arc::new(Core::new(link, counters, session, self.patience));
+        Ok(Client { core, releases: Arc::default() })
     }
 
     #[cfg(feature = "tokio")]
@@ -121,6 +123,8 @@ impl ClientOptions {
 #[derive(Debug, Clone)]
 pub struct Client {
     core: Arc<Core>,
+    /// The release timelines of series that it has on loan. Not in the core, which they keep.
+    releases: Arc<Releases>,
 }
 
 impl Client {
@@ -395,6 +399,14 @@ impl Client {
     #[must_use]
     pub fn domain(&self) -> DomainId {
         self.core.session.domain
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn releases(&self) -> &Releases {
+        &self.releases
     }
 
     fn inspect<T: serde::de::DeserializeOwned>(&self, topic: Topic) -> Result<Vec<T>> {

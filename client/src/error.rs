@@ -327,6 +327,33 @@ pub enum LocalError {
         /// The point that the stage ends with.
         point: Point,
     },
+    /// A job is to use bytes that somebody has on loan.
+    #[error(
+        "bytes {offset}..{} of a buffer are on loan until {until}; wait for that, or have the job come after it",
+        .offset.saturating_add(*.len)
+    )]
+    Lent {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// The timeline that says when they are returned.
+        until: String,
+    },
+    /// A loan that is to be returned before an earlier one of the same series.
+    #[error(
+        "{series}: returning loan {} would say that loan {} is returned too, for points of one timeline are signalled in \
+         order; return that first, or give each buffer a release timeline of its own (`Buffer::lend`)",
+        .point.0, .first.0
+    )]
+    OutOfOrder {
+        /// The series.
+        series: String,
+        /// The loan that was to be returned.
+        point: Point,
+        /// The first one that is not.
+        first: Point,
+    },
     /// A queue, buffer or fence of another client.
     #[error("the {what} belongs to another client")]
     Foreign {

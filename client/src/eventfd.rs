@@ -27,6 +27,7 @@ use crate::errand;
 use crate::error::{Error, Result};
 use crate::fence::Fence;
 use crate::merge::Merged;
+use crate::timeline::{Answer, TimelinePoint, Tries};
 use crate::waitable::Waitable;
 
 /// As late as a moment can be.
@@ -58,7 +59,7 @@ fn of(waits: Vec<Waitable>) -> Result<OwnedFd> {
         .map_err(|errno| OsError::new("eventfd", errno))?;
     let own = rustix::io::fcntl_dupfd_cloexec(&fd, 0)
         .map_err(|errno| OsError::new("fcntl(F_DUPFD_CLOEXEC)", errno))?;
-    let state = Mutex::new(Left { waits, ticket: None });
+    let state = Mutex::new(Left { waits, ticket: None, alarm: None, tries: Tries::default() });
     Notice::go_on(&Arc::new(Notice { fd: own.into(), state }))?;
     Ok(fd)
 }
@@ -75,6 +76,9 @@ struct Notice {
 struct Left {
     waits: Vec<Waitable>,
     ticket: Option<Ticket>,
+    /// Rings when it is time to ask again.
+    alarm: Option<Ticket>,
+    tries: Tries,
 }
 
 impl Notice {
@@ -82,7 +86,7 @@ impl Notice {
     fn go_on(notice: &Arc<Self>) -> Result<()> {
         let mut state = notice.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Dropped without the lock of this notice: it takes that of the bridge.
-        let mut done = Vec::new();
+        let mut done = vec![(None, state.alarm.take())];
         while let Some(on) = state.waits.last().cloned() {
             if is_over(&on) {
                 done.push((state.waits.pop(), state.ticket.take()));
@@ -115,12 +119,26 @@ impl Notice {
     }
 
     /// On the errand thread: asks what has to be asked.
-    fn asked(self: Arc<Self>, point: &crate::timeline::TimelinePoint) {
-        let asked = point.prepare(point.timeline.core.deadline());
-        if asked.is_err() || Self::go_on(&self).is_err() {
+    fn asked(self: Arc<Self>, point: &TimelinePoint) {
+        let asked = match point.inquire(point.timeline.core.deadline()) {
+            Ok(Answer::Ready) => Self::go_on(&self),
+            Ok(Answer::Later(error)) => self.ask_later(point, error),
+            Err(error) => Err(error.into()),
+        };
+        if asked.is_err() {
             // It cannot be waited for; whoever waits for it is told why.
             self.write();
         }
+    }
+
+    /// Has the bridge come back in a while, to ask again.
+    fn ask_later(self: &Arc<Self>, point: &TimelinePoint, error: Error) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = Deadline::after(state.tries.again(error)?);
+        let waker = Waker::from(Arc::clone(self));
+        let registered = point.timeline.core.bridge().register(None, until, &waker);
+        state.alarm = Some(registered.map_err(no_thread)?);
+        Ok(())
     }
 
     fn write(&self) {

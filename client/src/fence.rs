@@ -80,9 +80,7 @@ impl Fence {
         self.on.core().void_unused();
         match self.on.look() {
             PointState::Pending => {
-                if let Waitable::Point(point) = &self.on {
-                    point.see_in_a_while();
-                }
+                self.on.see_in_a_while();
                 FenceState::Pending
             }
             PointState::Ok { time_ns } => FenceState::Done { at: Time(time_ns) },

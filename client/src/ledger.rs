@@ -15,21 +15,25 @@
 //! poison, tells it no more: a read guard over them fails with its cause. Another client's failed write stays until the
 //! broker has taken note of it, and is poison from then on ([`crate::poison`]): whoever asks, and however late. Result cells are not entered: they are read by copy, after their fence.
 
+mod terms;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vgem_os::fence::PointState;
-use vgem_proto::ids::{CauseId, Point, TimelineHandle};
+use vgem_proto::ids::CauseId;
 use vgem_proto::rights::{Access, WaitKind};
 
-use crate::deadline::Deadline;
 use crate::error::{Error, LocalError, Result};
 use crate::jobpoint::JobPoint;
 use crate::obstacle::{SeenPoint, Told, left_by};
 use crate::poison::{Poison, Poisons};
 use crate::timeline::TimelinePoint;
 use crate::waitable::Waitable;
+
+pub(crate) use self::terms::{Gate, Taken, Usage, Waiting};
+use self::terms::{conflict, covers, overlap};
 
 /// Uses after which ended ones are looked for.
 const CROWD: usize = 8;
@@ -76,61 +80,37 @@ struct Held {
     until: Option<Gate>,
 }
 
-/// A point of a timeline of this client, as jobs wait for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Gate {
-    pub(crate) timeline: TimelineHandle,
-    pub(crate) point: Point,
-}
-
-/// A guard that was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Taken {
-    pub(crate) id: u64,
-    /// A failed job was to write some of its bytes, and the broker knows of none that replaced them.
-    pub(crate) poisoned: bool,
-}
-
-/// How a job uses bytes, for the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Usage {
-    /// Reads them.
-    Read,
-    /// Writes them, after all earlier uses.
-    Write,
-    /// Writes or reads them without being ordered after anything.
-    Unordered(Access),
-}
-
-/// How a guard waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waiting {
-    /// Until the deadline.
-    Until(Deadline),
-    /// Not at all.
-    Not,
-}
-
 impl Ledger {
-    /// Enters a job's use. The job's message has not been sent yet. `comes_after` says whether it will not run before a point
-    /// was signalled well.
+    /// Enters a job's use. The job's message has not been sent yet. `waits` says how it waits for a point itself: by data, so
+    /// that it will not run before the point was signalled well, or by order.
     pub(crate) fn enter(
         &self,
         job: &JobPoint,
         range: Range<u64>,
         usage: Usage,
-        comes_after: impl Fn(Gate) -> bool,
+        waits: impl Fn(Gate) -> Option<WaitKind>,
     ) -> Result<(), LocalError> {
         let access = usage.access();
         let mut state = self.state();
         let mut in_the_way =
             state.guards.iter().filter(|held| conflict(held.access, &held.range, access, &range));
-        if let Some(held) = in_the_way.find(|held| !held.until.is_some_and(&comes_after)) {
+        let comes_after = |gate: Gate| waits(gate) == Some(WaitKind::Data);
+        if let Some(held) = in_the_way.find(|held| !held.until.is_some_and(comes_after)) {
             let (offset, len) = (held.range.start, held.range.end - held.range.start);
             return Err(match held.until {
                 None => LocalError::GuardHeld { offset, len },
                 Some(Gate { point, .. }) => LocalError::StageHeld { offset, len, point },
             });
+        }
+        // What somebody has on loan is free once it is returned, or its borrower is dead.
+        let lent = state.uses.iter().filter(|one| conflict(one.access, &one.range, access, &range));
+        let lent = lent.filter_map(|one| match &one.by {
+            Waitable::Point(point) if !one.by.has_ended() => Some((one, point)),
+            _ => None,
+        });
+        if let Some((one, point)) = lent.clone().find(|(_, point)| waits(Gate::of(point)).is_none()) {
+            let (offset, len) = (one.range.start, one.range.end - one.range.start);
+            return Err(LocalError::Lent { offset, len, until: point.timeline.name.to_string() });
         }
         match usage {
             Usage::Write => state.replace(&range),
@@ -254,7 +234,7 @@ impl Ledger {
     /// anew by then; if the point fails, it is a write that has failed.
     pub(crate) fn stage(&self, id: u64, point: &TimelinePoint) {
         let mut state = self.state();
-        let gate = Gate { timeline: point.timeline.handle, point: point.point };
+        let gate = Gate::of(point);
         let Some(held) = state.guards.iter_mut().find(|held| held.id == id) else { return };
         held.until = Some(gate);
         if held.access == Access::Write {
@@ -263,6 +243,37 @@ impl Ledger {
             let by = Waitable::Point(point.clone());
             state.uses.push(Use { by, range, access: Access::Write, told: false, remembered: None });
         }
+    }
+
+    /// Somebody gets these bytes until a point has ended.
+    pub(crate) fn lend(
+        &self,
+        range: Range<u64>,
+        access: Access,
+        until: &TimelinePoint,
+    ) -> Result<(), LocalError> {
+        let mut state = self.state();
+        let in_the_way = |held: &&Held| conflict(held.access, &held.range, access, &range);
+        if let Some(held) = state.guards.iter().find(in_the_way) {
+            let len = held.range.end - held.range.start;
+            return Err(LocalError::GuardHeld { offset: held.range.start, len });
+        }
+        let by = Waitable::Point(until.clone());
+        state.uses.push(Use { by, range, access, told: false, remembered: None });
+        Ok(())
+    }
+
+    /// Nobody got them after all.
+    pub(crate) fn take_back_loan(&self, until: &TimelinePoint) {
+        let is_it = |by: &Waitable| matches!(by, Waitable::Point(point) if point.is(until));
+        self.state().uses.retain(|one| !is_it(&one.by));
+    }
+
+    /// An unfinished job of this client that uses the memory.
+    pub(crate) fn own_job(&self) -> Option<Waitable> {
+        let state = self.state();
+        let mut jobs = state.uses.iter().map(|one| &one.by).filter(|by| matches!(by, Waitable::Job(_)));
+        jobs.find(|by| !by.has_ended()).cloned()
     }
 
     /// What a guard over these bytes has to wait for, if anything.
@@ -305,7 +316,10 @@ impl State {
             let is_new = one.remembered.is_none() && !matches!(one.by, Waitable::Seen(_));
             match one.look() {
                 PointState::Ok { .. } => {}
-                PointState::Pending => return Ok(Some(one.by.clone())),
+                PointState::Pending => {
+                    one.by.see_in_a_while();
+                    return Ok(Some(one.by.clone()));
+                }
                 PointState::Failed { .. } | PointState::Overrun if access == Access::Write => {}
                 PointState::Overrun if asks && is_new => return Ok(Some(one.by.clone())),
                 failed => one.by.judge_now(failed)?,
@@ -405,38 +419,9 @@ impl Use {
     }
 }
 
-impl Usage {
-    fn access(self) -> Access {
-        match self {
-            Self::Read => Access::Read,
-            Self::Write => Access::Write,
-            Self::Unordered(access) => access,
-        }
-    }
-}
-
-fn conflict(a: Access, first: &Range<u64>, b: Access, second: &Range<u64>) -> bool {
-    overlap(first, second) && (a == Access::Write || b == Access::Write)
-}
-
-fn overlap(first: &Range<u64>, second: &Range<u64>) -> bool {
-    first.start < second.end && second.start < first.end
-}
-
-fn covers(whole: &Range<u64>, part: &Range<u64>) -> bool {
-    whole.start <= part.start && part.end <= whole.end
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn two_readers_do_not_conflict_and_a_writer_does() {
-        assert!(!conflict(Access::Read, &(0..8), Access::Read, &(0..8)));
-        assert!(conflict(Access::Read, &(0..8), Access::Write, &(7..9)));
-        assert!(!conflict(Access::Write, &(0..8), Access::Write, &(8..9)));
-    }
 
     #[test]
     fn a_try_for_bytes_under_a_write_guard_gets_nothing() {
@@ -452,7 +437,7 @@ mod tests {
     fn a_guard_that_another_guard_blocks_ends_at_its_deadline() {
         let ledger = Ledger::default();
         let held = ledger.guard(0..10, Access::Read, Waiting::Not).expect("nothing failed");
-        let late = ledger.guard(0..1, Access::Write, Waiting::Until(Deadline::NOW));
+        let late = ledger.guard(0..1, Access::Write, Waiting::Until(crate::deadline::Deadline::NOW));
         assert!(held.is_some() && matches!(late, Err(Error::Timeout { .. })));
     }
 }

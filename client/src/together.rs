@@ -2,12 +2,17 @@
 //!
 //! One thread sleeps on all bells involved (`futex_waitv`), beside whoever leads a page alone; pages pass wake-ups on.
 
+use std::time::Duration;
+
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::error::{FenceError, NthError};
 use crate::fence::Fence;
 use crate::pages::{Lookout, Outcome};
 use crate::watch::{Bells, Watch};
+
+/// How long a wait for several sleeps before it asks again where one of them is to be seen.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Sleeps until every fence has ended, at most until the deadline.
 ///
@@ -50,16 +55,24 @@ pub fn wait_any(fences: &[Fence], deadline: impl Into<Deadline>) -> Result<Optio
             Err(error) => Err(NthError { index: 0, error }),
         };
     }
-    for (index, fence) in fences.iter().enumerate() {
-        fence.on().prepare(deadline).map_err(|error| NthError { index, error })?;
-    }
-    let watches: Vec<Watch> = fences.iter().map(|fence| fence.on().watch()).collect();
-    let counters = &first.on().core().counters;
+    let core = first.on().core();
     let ask = || fences.iter().find_map(|fence| fence.on().ask());
-    match sleep_until(&watches, counters, deadline, ended, ask) {
-        Ok(place) => Ok(Some(place)),
-        Err(Outcome::TimedOut) => Err(NthError { index: 0, error: first.on().timeout() }),
-        Err(_) => Err(NthError { index: 0, error: first.on().lost() }),
+    loop {
+        let mut watches: Vec<Watch> = Vec::with_capacity(fences.len());
+        for (index, fence) in fences.iter().enumerate() {
+            let until = deadline.min(core.deadline());
+            if fence.on().ask_first(until).map_err(|error| NthError { index, error })? {
+                watches.push(fence.on().watch());
+            }
+        }
+        let all = watches.len() == fences.len();
+        let until = if all { deadline } else { deadline.min(Deadline::after(ASK_AGAIN)) };
+        match sleep_until(&watches, &core.counters, until, ended, ask) {
+            Ok(place) => return Ok(Some(place)),
+            Err(Outcome::TimedOut) if !deadline.passed() => {}
+            Err(Outcome::TimedOut) => return Err(NthError { index: 0, error: first.on().timeout() }),
+            Err(_) => return Err(NthError { index: 0, error: first.on().lost() }),
+        }
     }
 }
 

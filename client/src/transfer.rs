@@ -45,10 +45,10 @@ use crate::error::{Error, Result};
 use crate::import::ImportOptions;
 use crate::patience::{self, Ready};
 
-const MAGIC: [u8; 8] = *b"vgem-buf";
+pub(crate) const MAGIC: [u8; 8] = *b"vgem-buf";
 const VERSION: u16 = 1;
 /// Bytes of the message.
-const LEN: usize = 88;
+pub(crate) const LEN: usize = 88;
 const NAME_AT: usize = 24;
 /// How long a thread sleeps on the socket before it looks at its deadline again.
 const SLICE: Duration = Duration::from_millis(100);
@@ -83,10 +83,12 @@ pub enum TransferError {
     #[error("the socket was closed before a buffer came")]
     Closed,
     /// Too few or too many bytes.
-    #[error("{len} bytes came, a buffer's header has {LEN}")]
+    #[error("{len} bytes came, {wanted} were to come")]
     Length {
         /// How many.
         len: usize,
+        /// How many a header of this kind has.
+        wanted: usize,
     },
     /// Something else.
     #[error("bytes that begin with {found:02x?} are no buffer's header")]
@@ -128,7 +130,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    fn encode(&self) -> [u8; LEN] {
+    pub(crate) fn encode(&self) -> [u8; LEN] {
         let access = match self.access {
             Access::Read => 1,
             Access::Write => 2,
@@ -146,7 +148,7 @@ impl Header {
         bytes
     }
 
-    fn decode(bytes: &[u8; LEN]) -> Result<Self, TransferError> {
+    pub(crate) fn decode(bytes: &[u8; LEN]) -> Result<Self, TransferError> {
         fn part<const N: usize>(bytes: &[u8; LEN], at: usize) -> [u8; N] {
             std::array::from_fn(|place| bytes[at + place])
         }
@@ -211,14 +213,14 @@ pub(crate) enum Step {
 /// A message that is being sent.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    bytes: [u8; LEN],
+    bytes: Vec<u8>,
     sent: usize,
     fd: OwnedFd,
 }
 
 impl Outgoing {
-    pub(crate) fn new(header: &Header, fd: OwnedFd) -> Self {
-        Self { bytes: header.encode(), sent: 0, fd }
+    pub(crate) fn new(bytes: impl Into<Vec<u8>>, fd: OwnedFd) -> Self {
+        Self { bytes: bytes.into(), sent: 0, fd }
     }
 
     /// Sends what there is room for now.
@@ -237,13 +239,13 @@ impl Outgoing {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(OsError::with_detail("sendmsg", errno, "a buffer's header").into()),
         }
-        Ok(if self.sent >= LEN { Step::Done } else { Step::More })
+        Ok(if self.sent >= self.bytes.len() { Step::Done } else { Step::More })
     }
 }
 
 /// A message that is being received.
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct Incoming<const LEN: usize> {
     socket: Socket,
     is_stream: bool,
     bytes: [u8; LEN],
@@ -251,7 +253,7 @@ pub(crate) struct Incoming {
     fds: Vec<OwnedFd>,
 }
 
-impl Incoming {
+impl<const LEN: usize> Incoming<LEN> {
     pub(crate) fn on(socket: BorrowedFd<'_>) -> Result<Self> {
         let kind =
             sockopt::socket_type(socket).map_err(|errno| OsError::new("getsockopt(SO_TYPE)", errno))?;
@@ -269,8 +271,10 @@ impl Incoming {
         let room = self.bytes.get_mut(self.got..).unwrap_or(&mut []);
         match self.socket.recv(room, &mut self.fds) {
             Ok(Packet::Data { len }) => self.got += len,
-            Ok(Packet::TooLong { len }) => return Err(TransferError::Length { len }.into()),
-            Ok(Packet::Closed) if self.got > 0 => return Err(TransferError::Length { len: self.got }.into()),
+            Ok(Packet::TooLong { len }) => return Err(TransferError::Length { len, wanted: LEN }.into()),
+            Ok(Packet::Closed) if self.got > 0 => {
+                return Err(TransferError::Length { len: self.got, wanted: LEN }.into());
+            }
             Ok(Packet::Closed) => return Err(TransferError::Closed.into()),
             Err(error) => match OsError::from(error) {
                 error if error.would_block() => return Ok(Step::Wait),
@@ -281,16 +285,15 @@ impl Incoming {
     }
 
     /// Checks what was received.
-    pub(crate) fn finish(self) -> Result<(Header, OwnedFd)> {
+    pub(crate) fn finish(self) -> Result<([u8; LEN], OwnedFd)> {
         if self.got != LEN {
-            return Err(TransferError::Length { len: self.got }.into());
+            return Err(TransferError::Length { len: self.got, wanted: LEN }.into());
         }
-        let header = Header::decode(&self.bytes)?;
         let count = self.fds.len();
         let Ok([fd]) = <[OwnedFd; 1]>::try_from(self.fds) else {
             return Err(TransferError::Fds { count }.into());
         };
-        Ok((header, fd))
+        Ok((self.bytes, fd))
     }
 }
 
@@ -308,13 +311,23 @@ pub(crate) fn send(socket: BorrowedFd<'_>, mut outgoing: Outgoing, deadline: Dea
     }
 }
 
-/// Receives a message, waiting for it until the deadline, or until it is not wanted any more.
+/// Receives a buffer, waiting for it until the deadline, or until it is not wanted any more.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     deadline: Deadline,
     wanted: impl Fn() -> bool,
 ) -> Result<(Header, OwnedFd)> {
-    let mut incoming = Incoming::on(socket)?;
+    let (bytes, fd) = receive_message::<LEN>(socket, deadline, wanted)?;
+    Ok((Header::decode(&bytes)?, fd))
+}
+
+/// Receives a message of `LEN` bytes with one fd, likewise.
+pub(crate) fn receive_message<const LEN: usize>(
+    socket: BorrowedFd<'_>,
+    deadline: Deadline,
+    wanted: impl Fn() -> bool,
+) -> Result<([u8; LEN], OwnedFd)> {
+    let mut incoming = Incoming::<LEN>::on(socket)?;
     loop {
         match incoming.step()? {
             Step::Done => return incoming.finish(),

@@ -17,7 +17,7 @@ use crate::bridge::Ticket;
 use crate::deadline::Deadline;
 use crate::errand;
 use crate::error::FenceError;
-use crate::timeline::TimelinePoint;
+use crate::timeline::{Answer, TimelinePoint, Tries};
 use crate::waitable::Waitable;
 use crate::watch::Watch;
 
@@ -31,21 +31,32 @@ pub struct FenceWait {
     /// The ticket is for the bell as well.
     watches: bool,
     asked: Option<Arc<Asked>>,
+    tries: Tries,
+    /// When to ask again.
+    ask_at: Option<Deadline>,
 }
 
 /// What an errand asks for a task.
 #[derive(Debug, Default)]
-struct Asked(Mutex<Answer>);
+struct Asked(Mutex<Told>);
 
 #[derive(Debug, Default)]
-struct Answer {
-    outcome: Option<Result<(), FenceError>>,
+struct Told {
+    outcome: Option<Result<Answer, FenceError>>,
     waker: Option<Waker>,
 }
 
 impl FenceWait {
     pub(crate) fn new(on: Waitable, deadline: Deadline) -> Self {
-        Self { on, deadline, ticket: None, watches: false, asked: None }
+        Self {
+            on,
+            deadline,
+            ticket: None,
+            watches: false,
+            asked: None,
+            tries: Tries::default(),
+            ask_at: None,
+        }
     }
 
     /// The end of the wait, if it has come.
@@ -69,22 +80,29 @@ impl FenceWait {
                 return Ok(true);
             }
         };
+        if self.ask_at.is_some_and(|moment| !moment.passed()) {
+            return Ok(false);
+        }
         let asked = self.asked.get_or_insert_with(|| Asked::ask(point, self.deadline));
-        match asked.take(waker) {
-            None => Ok(false),
-            // One question asked may bring up the next.
-            Some(Ok(())) => {
-                self.asked = None;
-                self.is_prepared(waker)
+        let Some(outcome) = asked.take(waker) else { return Ok(false) };
+        self.asked = None;
+        match outcome? {
+            // Unless there is another question after all.
+            Answer::Ready => self.is_prepared(waker),
+            Answer::Later(error) => {
+                self.ask_at = Some(Deadline::after(self.tries.again(error)?));
+                // The ticket is for the deadline, which is later.
+                self.ticket = None;
+                Ok(false)
             }
-            Some(Err(error)) => Err(error),
         }
     }
 
     /// Has the bridge wake this task at its deadline, or for `watch` too.
     fn register(&mut self, watch: Option<Watch>, waker: &Waker) -> Result<(), FenceError> {
         self.watches = watch.is_some();
-        let registered = self.on.core().bridge().register(watch, self.deadline, waker);
+        let until = self.ask_at.filter(|moment| !moment.passed()).unwrap_or(self.deadline);
+        let registered = self.on.core().bridge().register(watch, until.min(self.deadline), waker);
         self.ticket = Some(registered.map_err(|why| FenceError::BrokerLost { why })?);
         Ok(())
     }
@@ -130,11 +148,13 @@ impl Asked {
         let asked = Arc::new(Self::default());
         let (answer, point) = (Arc::clone(&asked), point.clone());
         let core = Arc::clone(&point.timeline.core);
-        errand::run(&core, move || answer.tell(point.prepare(deadline)));
+        errand::run(&core, move || {
+            answer.tell(point.inquire(deadline.min(point.timeline.core.deadline())));
+        });
         asked
     }
 
-    fn tell(&self, outcome: Result<(), FenceError>) {
+    fn tell(&self, outcome: Result<Answer, FenceError>) {
         let mut answer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         answer.outcome = Some(outcome);
         let waker = answer.waker.take();
@@ -145,7 +165,7 @@ impl Asked {
     }
 
     /// The outcome, once; without one, who is to be woken.
-    fn take(&self, waker: &Waker) -> Option<Result<(), FenceError>> {
+    fn take(&self, waker: &Waker) -> Option<Result<Answer, FenceError>> {
         let mut answer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = answer.outcome.take();
         if outcome.is_none() {

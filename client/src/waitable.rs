@@ -23,7 +23,7 @@ use crate::explain::{Explanation, forgotten};
 use crate::jobpoint::JobPoint;
 use crate::obstacle::Seen;
 use crate::pages::Outcome;
-use crate::timeline::{TimelinePoint, TimelineShared, ended};
+use crate::timeline::{Answer, TimelinePoint, TimelineShared, ended};
 use crate::watch::Watch;
 
 /// Something that can be waited for.
@@ -103,6 +103,13 @@ impl Waitable {
         }
     }
 
+    /// Has it asked where it is to be seen, in a while, if that is not known.
+    pub(crate) fn see_in_a_while(&self) {
+        if let Self::Point(point) = self {
+            point.see_in_a_while();
+        }
+    }
+
     /// Between long sleeps: is there another reason to end the wait?
     pub(crate) fn ask(&self) -> Option<Outcome> {
         match self {
@@ -112,11 +119,11 @@ impl Waitable {
         }
     }
 
-    /// Asks what has to be asked before a sleep.
-    pub(crate) fn prepare(&self, deadline: Deadline) -> Result<(), FenceError> {
+    /// Asks once what has to be asked before a sleep; false if it has to be asked again later.
+    pub(crate) fn ask_first(&self, until: Deadline) -> Result<bool, FenceError> {
         match self {
-            Self::Point(point) => point.prepare(deadline),
-            Self::Job(_) | Self::Seen(_) => Ok(()),
+            Self::Point(point) => Ok(matches!(point.inquire(until)?, Answer::Ready)),
+            Self::Job(_) | Self::Seen(_) => Ok(true),
         }
     }
 

@@ -8,6 +8,7 @@
 //! Between 128 words and more a sleeper looks in short slices instead.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use vgem_os::clock;
 use vgem_os::fence::PointState;
@@ -100,6 +101,10 @@ impl Bells {
             Some(some) => (some, until_ns.min(clock::deadline_in(CROWD_SLICE_NS))),
             None => (words.as_slice(), until_ns),
         };
+        if words.is_empty() {
+            std::thread::sleep(Duration::from_nanos(until_ns.saturating_sub(clock::now())));
+            return false;
+        }
         let woken = futex::wait_any(words, until_ns);
         drop(enlisted);
         for (observer, seen) in &self.pages {

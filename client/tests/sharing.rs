@@ -490,8 +490,11 @@ fn hostile_senders_are_told_apart_and_their_fds_closed() {
     assert_eq!(hostile(&header(), 0), Some(TransferError::Fds { count: 0 }));
     assert_eq!(hostile(&header(), 2), Some(TransferError::Fds { count: 2 }));
     assert_eq!(hostile(&header(), 253), Some(TransferError::Fds { count: 253 }));
-    assert_eq!(hostile(&header()[..87], 1), Some(TransferError::Length { len: 87 }));
-    assert_eq!(hostile(&[header(), vec![0]].concat(), 1), Some(TransferError::Length { len: 89 }));
+    assert_eq!(hostile(&header()[..87], 1), Some(TransferError::Length { len: 87, wanted: 88 }));
+    assert_eq!(
+        hostile(&[header(), vec![0]].concat(), 1),
+        Some(TransferError::Length { len: 89, wanted: 88 })
+    );
 }
 
 #[test]

@@ -93,6 +93,31 @@ fn a_tasks_deadline_holds_while_its_errand_asks() {
     });
 }
 
+/// Nobody waits in line behind a question that has no answer yet.
+#[test]
+fn what_nobody_signals_yet_keeps_no_other_task_from_asking() {
+    run(async {
+        let (broker, client) = with_client().await;
+        let theirs = client.import_timeline(others()).await.expect("a timeline");
+        *broker.timelines.unseen.lock().expect("not poisoned") = (u32::MAX, ErrorCode::NotReady);
+        let fence = theirs.point(P1).promised_by(SOON);
+        let waiting = tokio::spawn(async move { fence.wait_async(SOON).await });
+        tokio::time::sleep(MOMENT).await;
+        let mut frames = client.timeline("frames").await.expect("a timeline");
+        let observer = broker.timelines.observe(0);
+        frames.signal(P1).expect("newer");
+        let slot = vgem_os::fence::Slot::new(2).expect("a page has 15 slots");
+        let begin = Instant::now();
+        while observer.state(slot, 7, 1) == vgem_os::fence::PointState::Pending {
+            assert!(begin.elapsed() < Duration::from_secs(1), "the errand for it is run");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        *broker.timelines.unseen.lock().expect("not poisoned") = (0, ErrorCode::NotReady);
+        let _woke: Woke = broker.timelines.others_signal(1, None);
+        assert!(waiting.await.expect("no panic").is_ok());
+    });
+}
+
 #[test]
 fn t2_a_task_waits_for_any_and_for_all_and_is_told_the_index() {
     run(async {

@@ -399,6 +399,29 @@ fn a_wait_for_a_timeline_that_is_not_shown_yet_asks_until_it_is() {
 }
 
 #[test]
+fn t2_what_nobody_signals_yet_keeps_nobody_from_hearing_of_the_others() {
+    let (broker, client, mut frames) = own();
+    let theirs = client.import_timeline(token(1)).expect("a timeline");
+    *broker.timelines.unseen.lock().expect("not poisoned") = (u32::MAX, ErrorCode::NotReady);
+    let fences = [theirs.point(P1).promised_by(SOON), frames.promise(P1, SOON).expect("promised")];
+    std::thread::scope(|threads| {
+        let any = threads.spawn(|| wait_any(&fences, SOON));
+        std::thread::sleep(MOMENT * 3);
+        frames.signal(P1).expect("newer");
+        assert_eq!(any.join().expect("no panic").expect("one ended"), Some(1));
+        let first = threads.spawn(|| wait_any(&fences[..1], SOON));
+        let both = [fences[0].clone(), theirs.point(P2).promised_by(SOON)];
+        let second = threads.spawn(move || wait_any(&both, SOON));
+        std::thread::sleep(MOMENT * 3);
+        *broker.timelines.unseen.lock().expect("not poisoned") = (0, ErrorCode::NotReady);
+        let _woke: Woke = broker.timelines.others_signal(1, None);
+        for any in [first, second] {
+            assert_eq!(any.join().expect("no panic").expect("one ended"), Some(0));
+        }
+    });
+}
+
+#[test]
 fn a_look_at_somebody_elses_point_finds_it_in_a_while() {
     let (broker, _client, theirs) = others();
     let fence = theirs.point(P1);

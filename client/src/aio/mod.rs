@@ -8,6 +8,7 @@
 //! Every future may be dropped. A request that was sent is carried out all the same; its answer is dropped, and what came
 //! with it is closed or given up.
 
+mod loan;
 mod memory;
 mod sharing;
 mod timeline;
@@ -40,6 +41,7 @@ use crate::exchange::{Reply, RequestId};
 use crate::explain::Explanation;
 use crate::fence::Fence;
 use crate::link::{Answer, Link, accepted};
+use crate::loan::Releases;
 use crate::options::{BufferOptions, QueueOptions};
 use crate::queue::{Cancelled, Queue, cancelled};
 
@@ -48,6 +50,8 @@ use crate::queue::{Cancelled, Queue, cancelled};
 pub struct Client {
     core: Arc<Core>,
     ready: Arc<Readiness>,
+    /// The release timelines of series that it has on loan. Not in the core, which they keep.
+    releases: Arc<Releases>,
 }
 
 /// When the link's socket can be read or written: a duplicate of it that the runtime watches and nobody reads.
@@ -129,7 +133,7 @@ impl Client {
         let call = Call { link: &link, ready: &ready, deadline: Deadline::after(patience) };
         let session = core::welcomed(&call.run(core::hello(name)).await?)?;
         let core = Core::new(link, counters, session, patience);
-        Ok(Self { core: Arc::new(core), ready: Arc::new(ready) })
+        Ok(Self { core: Arc::new(core), ready: Arc::new(ready), releases: Arc::default() })
     }
 
     /// The names of the devices.

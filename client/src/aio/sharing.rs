@@ -166,7 +166,7 @@ impl Client {
     ) -> Result<()> {
         let deadline = deadline.into();
         let fd = self.export(buffer, access).await?;
-        let outgoing = Outgoing::new(&buffer.header(access)?, fd);
+        let outgoing = Outgoing::new(buffer.header(access)?.encode(), fd);
         let socket = own(socket.as_fd())?;
         blocking(move || transfer::send(socket.as_fd(), outgoing, deadline)).await
     }
@@ -219,7 +219,7 @@ impl Client {
     }
 }
 
-fn own(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+pub(super) fn own(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     socket.try_clone_to_owned().map_err(|error| failed("dup", &error))
 }
 

@@ -52,7 +52,7 @@ use crate::signals::Place;
 use crate::waitable::Waitable;
 
 pub use self::point::PointStatus;
-pub(crate) use self::point::{TimelinePoint, ended};
+pub(crate) use self::point::{Answer, TimelinePoint, Tries, ended};
 pub(crate) use self::shared::TimelineShared;
 use self::signal::Signaller;
 pub use self::token::TimelineToken;
@@ -172,6 +172,10 @@ impl Timeline {
             self.rights.remove(TimelineRights::SIGNAL);
         }
         Ok(TimelineToken::from_wire(exported.token))
+    }
+
+    pub(crate) fn is_of(&self, core: &Arc<Core>) -> bool {
+        Arc::ptr_eq(&self.shared.core, core)
     }
 
     pub(crate) fn at(&self, point: Point, submit_by: Option<Deadline>) -> TimelinePoint {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use vgem_os::fence::{PointState, Slot};
 use vgem_proto::error::ErrorCode;
@@ -23,6 +24,9 @@ use crate::pages::Outcome;
 use crate::together::sleep_until;
 use crate::waitable::{PointKind, Whose, verdict};
 use crate::watch::Watch;
+
+/// So many pauses is the longest one between two questions.
+const LONGEST: u32 = 20;
 
 /// A point of a timeline that this client has a handle of.
 #[derive(Debug, Clone)]
@@ -66,6 +70,31 @@ pub(crate) enum Question {
     Promised,
 }
 
+/// What came of asking.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// There is nothing more to ask.
+    Ready,
+    /// Another try will do: the broker has to make room first, or nobody signals the timeline yet.
+    Later(Error),
+}
+
+/// How often was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Tries(u32);
+
+impl Tries {
+    /// How long to wait before the next try; the error if there have been enough of them.
+    pub(crate) fn again(&mut self, error: Error) -> Result<Duration> {
+        self.0 += 1;
+        if self.0 >= TRIES && !is_not_signalled(&error) {
+            return Err(error);
+        }
+        // Who waits for somebody to take the right to signal may wait for long.
+        Ok(AGAIN * self.0.min(LONGEST))
+    }
+}
+
 impl TimelinePoint {
     pub(crate) fn whose(&self) -> Whose {
         Whose { name: Arc::clone(&self.timeline.name), kind: PointKind::Point, point: self.point }
@@ -74,6 +103,11 @@ impl TimelinePoint {
     #[inline]
     pub(crate) fn look(&self) -> PointState {
         self.timeline.look(self.point)
+    }
+
+    /// Whether both are the same point.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.point == other.point && Arc::ptr_eq(&self.timeline, &other.timeline)
     }
 
     /// What has to be asked first, if anything.
@@ -88,16 +122,29 @@ impl TimelinePoint {
         (!promised).then_some(Question::Promised)
     }
 
-    /// Asks what has to be asked.
+    /// Asks what has to be asked, again and again if need be.
     pub(crate) fn prepare(&self, deadline: Deadline) -> Result<(), FenceError> {
-        let core = &self.timeline.core;
-        let mut tries = 0;
-        while let Some(question) = self.question() {
-            let until = deadline.min(core.deadline());
-            let answered = match question {
-                Question::Where => {
-                    core.link.call(self.observe(), until).and_then(|reply| self.observed(&reply))
+        let mut tries = Tries::default();
+        loop {
+            match self.inquire(deadline.min(self.timeline.core.deadline()))? {
+                Answer::Ready => return Ok(()),
+                Answer::Later(error) => {
+                    let pause = tries.again(error)?;
+                    if deadline.passed() {
+                        return Err(self.whose().timeout());
+                    }
+                    std::thread::sleep(pause.min(deadline.remaining()));
                 }
+            }
+        }
+    }
+
+    /// Asks what has to be asked, once.
+    pub(crate) fn inquire(&self, until: Deadline) -> Result<Answer, FenceError> {
+        let link = &self.timeline.core.link;
+        while let Some(question) = self.question() {
+            let answered = match question {
+                Question::Where => link.call(self.observe(), until).and_then(|reply| self.observed(&reply)),
                 Question::Promised if self.timeline.knows_promises() => return Err(self.unpromised().into()),
                 Question::Promised => self.ask_status(Deadline::NOW, until).and_then(|said| self.told(said)),
             };
@@ -108,16 +155,14 @@ impl TimelinePoint {
                     let said = self.ask_status(Deadline::NOW, until)?;
                     self.timeline.tell(self.point, ended(said).ok_or(error)?);
                 }
-                Err(error) if may_ask_again(&error, &mut tries) && !deadline.passed() => {
-                    std::thread::sleep(AGAIN.min(deadline.remaining()));
+                Err(error) if has_no_room_yet(&error) || is_not_signalled(&error) => {
+                    return Ok(Answer::Later(error));
                 }
-                Err(error) if matches!(error, Error::Timeout { .. }) || is_not_signalled(&error) => {
-                    return Err(self.whose().timeout());
-                }
+                Err(Error::Timeout { .. }) => return Err(self.whose().timeout()),
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(Answer::Ready)
     }
 
     pub(crate) fn observe(&self) -> ObserveTimeline {
@@ -229,8 +274,7 @@ impl TimelinePoint {
         }
         let own = Self { submit_by: Some(Deadline::NOW), ..self.clone() };
         crate::errand::run(&self.timeline.core.clone(), move || {
-            // Who waits is told why not.
-            drop(own.prepare(own.timeline.core.deadline()));
+            drop(own.inquire(own.timeline.core.deadline()));
             own.timeline.asking.store(false, Ordering::Release);
         });
     }
@@ -253,12 +297,6 @@ pub(crate) fn ended(said: PointStatus) -> Option<PointState> {
         }
         PointStatus::Unpromised { .. } | PointStatus::Promised => None,
     }
-}
-
-/// Whether another try will do: the broker has to make room first, or nobody signals the timeline yet.
-fn may_ask_again(error: &Error, tries: &mut u32) -> bool {
-    *tries += 1;
-    has_no_room_yet(error) && *tries < TRIES || is_not_signalled(error)
 }
 
 /// Whether the right to signal is on its way to somebody.
