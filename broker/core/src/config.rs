@@ -196,7 +196,7 @@ impl Default for Bounds {
             tokens: 64,
             queries: 64,
             futures: 1024,
-            cycle_steps: 65_536,
+            cycle_steps: 131_072,
             sweep: 256,
             files: None,
         }

@@ -79,6 +79,11 @@ impl Timers {
         }
     }
 
+    /// Whether a timer is armed for a moment.
+    pub(crate) fn has(&self, timer: Timer, at: Time) -> bool {
+        self.due.contains(&(at, timer))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Time, Timer)> {
         self.due.iter().copied()
     }

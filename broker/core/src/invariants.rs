@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use vgem_proto::ids::{DomainId, InstanceId, ObjectKey, Point, TimelineKey};
+use vgem_proto::ids::{DomainId, InstanceId, ObjectKey, Point, Time, TimelineKey};
 use vgem_proto::message::driver::Run;
 use vgem_proto::rights::TimelineRights;
 
@@ -382,6 +382,19 @@ impl Broker {
         Ok(())
     }
 
+    /// The timers that owners say are armed, of all that end a wait.
+    fn armed(&self) -> impl Iterator<Item = (Timer, Time)> {
+        let jobs = self.queues.iter().map(|(key, queue)| (Timer::Job(key), queue.limit));
+        let promises = self.promises.iter().map(|(key, promises)| (Timer::Promise(key), promises.due));
+        let futures = self.futures.live.iter();
+        let futures = futures.map(|(key, future)| (Timer::Future(key.0, key.1, key.2), future.until));
+        let queries = self.queries.live.iter().map(|(id, query)| (Timer::Query(*id), query.until));
+        let tokens = self.tokens.live.iter().map(|(id, token)| (Timer::Token(*id), token.until));
+        let answers = self.instances.iter().map(|(id, instance)| (Timer::Answer(*id), instance.answer_by));
+        let all = jobs.chain(promises).chain(futures).chain(queries).chain(tokens).chain(answers);
+        all.filter_map(|(timer, at)| Some((timer, at?)))
+    }
+
     fn timers_fit(&self) -> Check {
         for (at, timer) in self.timers.iter() {
             let memory = match timer {
@@ -414,6 +427,11 @@ impl Broker {
                 Timer::Sweep => self.sweep_at,
             };
             ensure(memory == Some(at), || format!("{timer:?} is due at {at:?}, its owner says {memory:?}"))?;
+        }
+        for (timer, at) in self.armed() {
+            ensure(self.timers.has(timer, at), || {
+                format!("{timer:?} is not armed for {at:?}, its owner says so")
+            })?;
         }
         Ok(())
     }

@@ -236,6 +236,19 @@ impl Pairs {
             .sum()
     }
 
+    /// The same for every signaller of them, in one go.
+    pub(crate) fn rooms(
+        &self,
+        candidates: &[PairId],
+        queues: &Table<TimelineKey, Queue>,
+    ) -> BTreeMap<Party, usize> {
+        let mut rooms = BTreeMap::new();
+        for pair in candidates.iter().filter_map(|id| self.given.get(id)) {
+            *rooms.entry(pair.signaller).or_default() += pair.room(queues);
+        }
+        rooms
+    }
+
     /// Puts a timeline into a slot; gives the one that was there before, and whether a verdict is on it.
     pub(crate) fn show(
         &mut self,

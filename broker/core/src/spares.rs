@@ -45,26 +45,28 @@ impl Broker {
 
     /// The pairs that are not there for each observer to see its fences.
     pub(crate) fn lacking_for(&self, wanted: impl Iterator<Item = Sight>) -> Lacking {
-        let mut unseen = BTreeMap::<(Party, Party), BTreeSet<TimelineKey>>::new();
+        let mut unseen = BTreeMap::<Party, BTreeMap<Party, BTreeSet<TimelineKey>>>::new();
         for Sight { timeline, signaller, observer } in wanted {
             if observer == signaller {
                 continue;
             }
             let shown = self.shown_places(timeline);
             if shown.is_some_and(|shown| shown.of(observer).is_none()) {
-                unseen.entry((signaller, observer)).or_default().insert(timeline);
+                unseen.entry(observer).or_default().entry(signaller).or_default().insert(timeline);
             }
         }
         let mut lacking = Vec::new();
-        for ((signaller, observer), timelines) in unseen {
+        for (observer, by_signaller) in unseen {
             let candidates = match observer {
                 Party::Client(client) => self.clients.get(client).map(|client| &client.pairs),
                 Party::Instance(id) => self.instances.get(&id).map(|instance| &instance.observes),
             };
-            let candidates = candidates.map(Vec::as_slice).unwrap_or_default();
-            let room = self.pairs.room(candidates, signaller, &self.queues);
-            let pairs = timelines.len().saturating_sub(room).div_ceil(usize::from(fence_page::SLOTS));
-            lacking.extend(std::iter::repeat_n((signaller, observer), pairs));
+            let rooms = self.pairs.rooms(candidates.map(Vec::as_slice).unwrap_or_default(), &self.queues);
+            for (signaller, timelines) in by_signaller {
+                let room = rooms.get(&signaller).copied().unwrap_or(0);
+                let pairs = timelines.len().saturating_sub(room).div_ceil(usize::from(fence_page::SLOTS));
+                lacking.extend(std::iter::repeat_n((signaller, observer), pairs));
+            }
         }
         lacking
     }

@@ -60,6 +60,25 @@ fn a_page_that_is_spent_while_jobs_look_at_it_is_dropped_once() {
 }
 
 #[test]
+fn a_page_goes_when_its_observer_has_seen_enough_of_every_timeline_in_it() {
+    let (mut world, first) = stage();
+    let other = world.client();
+    let owed = |world: &World| {
+        let ledger = world.broker.ledger();
+        (ledger.pairs, ledger.domains.values().map(|usage| usage.pages).sum::<u64>())
+    };
+    let before = owed(&world);
+    let mut lines = vec![first];
+    lines.extend((1..15).map(|_| world.timeline(first.link)));
+    let theirs: Vec<Line> = lines.iter().map(|line| world.pass_line(*line, other, WAIT)).collect();
+    theirs.iter().for_each(|line| drop(world.observe_line(*line)));
+    world.take_shown(first.link);
+    theirs.iter().for_each(|line| world.close_line(*line));
+    assert_eq!(world.take_shown(first.link).dropped.len(), 1);
+    assert_eq!(owed(&world), before);
+}
+
+#[test]
 fn atk_who_never_asks_what_to_forget_owes_for_it() {
     let mut config = crate::world::config();
     config.quotas.pages = 3;
