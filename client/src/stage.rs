@@ -3,6 +3,7 @@
 //! ```text
 //!   write_for ── wait for the bytes, take them, promise a point ──► Stage ──┬─ drop, publish ─► signalled
 //!                                                                           ├─ fail ──────────► failed, with a cause
+//!                                                                           ├─ fail_as ───────► failed, with its input's
 //!                                                                           └─ panic ─────────► failed, DriverFault
 //!        submit(job.after(stage.point())) ── while it is held ──► the job waits in its driver, and for nobody else
 //! ```
@@ -27,7 +28,7 @@ use vgem_proto::rights::Access;
 
 use crate::buffer::Buffer;
 use crate::deadline::Deadline;
-use crate::error::Result;
+use crate::error::{JobFailure, Result};
 use crate::fence::Fence;
 use crate::guard::{Hold, ReadGuard, WriteGuard};
 use crate::ledger::Waiting;
@@ -134,6 +135,16 @@ impl<'a, G: Hold> Stage<'a, G> {
         let failed = self.timeline.fail(self.point, code, text);
         self.without_cause(code);
         failed
+    }
+
+    /// Ends the stage badly because of something that failed before it, its input perhaps: who waits for its point gets the
+    /// same cause. Asks nobody.
+    ///
+    /// # Errors
+    /// As [`Timeline::fail_as`].
+    pub fn fail_as(mut self, failure: &JobFailure) -> Result<()> {
+        self.guard = None;
+        self.timeline.fail_as(self.point, failure)
     }
 
     /// Fails the point if it is still to come.

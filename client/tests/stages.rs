@@ -231,6 +231,27 @@ fn a_stage_that_fails_fails_its_point_with_a_cause() {
 }
 
 #[test]
+fn f10_a_stage_that_fails_because_of_its_input_passes_the_cause_on() {
+    let mut bench = bench();
+    let input = bench.client.create(4096).expect("memory");
+    let mut batch = bench.client.batch();
+    batch.job(&bench.queue, "mix").inout(&input);
+    batch.submit().expect("sent");
+    let _woke: Woke = bench.broker.fail(0, 1, ErrorCode::NoSpace, cause());
+    let Bench { broker, buffer, stages, .. } = &mut bench;
+    let stage = buffer.write_for(stages, .., SOON, SOON).expect("free");
+    let point = stage.point();
+    let Err(Error::Job(failure)) = input.read(.., SOON) else { panic!("its job failed") };
+    stage.fail_as(&failure).expect("the promise was kept until now");
+    let failed = point.wait(SOON).expect_err("it failed");
+    assert!(
+        matches!(failed, FenceError::Failed(one) if (one.code, one.cause) == (ErrorCode::NoSpace, cause()))
+    );
+    let asked = broker.requests.try_iter().any(|message| matches!(message, ClientMessage::FailPoint(_)));
+    assert!(!asked, "the cause is known");
+}
+
+#[test]
 fn a_stage_whose_thread_panics_fails_its_point() {
     let mut bench = bench();
     let Bench { broker, buffer, stages, .. } = &mut bench;

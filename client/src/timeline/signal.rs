@@ -155,6 +155,15 @@ impl Timeline {
         self.check_signal(self.signaller()?, point)
     }
 
+    /// Signals that a point failed because of something else that did, with the same code and the same cause: it travels
+    /// through a stage as it does through jobs. Asks nobody.
+    ///
+    /// # Errors
+    /// As [`Timeline::signal`].
+    pub fn fail_as(&mut self, point: Point, failure: &JobFailure) -> Result<()> {
+        self.fail_with(point, failure.code, failure.cause)
+    }
+
     /// Ends the timeline: its later points fail with `Cancelled`. As dropping it.
     pub fn close(self) {
         drop(self);
