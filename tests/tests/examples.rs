@@ -2,6 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
+use vgem_tests::chaos::pressure;
 use vgem_tests::programs::{own, run};
 
 #[test]
@@ -28,6 +31,63 @@ fn shared_memory_outlives_its_producer_and_its_consumer_and_ends_with_its_last_m
     for next in course {
         let found = rest.split_once(next);
         rest = found.unwrap_or_else(|| panic!("no {next:?} after what comes before it:\n{said}")).1;
+    }
+}
+
+/// The stages, and what their failures name.
+const STAGES: [(&str, &str); 5] = [
+    ("load", "device copy"),
+    ("pack", "device zip"),
+    ("label", "\"label\""),
+    ("seal", "device sec"),
+    ("store", "device blk"),
+];
+
+/// What each stage got, of the frame that something happened to and of the next one; and what was behind it.
+fn account(manner: &str, stage: &str) -> (Vec<String>, Vec<String>) {
+    let out = run(own("examples/pipeline_with_a_dead_stage"), [manner, stage]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{manner} {stage}:\n{said}");
+    let stages = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split_once(" ms  ").map(|(_, end)| end.to_owned()));
+    let causes = said.lines().filter(|line| line.starts_with("cause:")).map(str::to_owned);
+    (stages.collect(), causes.collect())
+}
+
+#[test]
+fn of_a_dead_or_stopped_stage_everybody_behind_it_learns_the_same_name_and_nobody_before_it() {
+    for (at, (stage, name)) in STAGES.into_iter().enumerate() {
+        for (manner, pack) in
+            [("--kill", ["device lost", "owner died"]), ("--stop", ["timed out", "timed out"])]
+        {
+            let (ends, causes) = account(manner, stage);
+            let [cause] = &causes[..] else { panic!("{manner} {stage}: {causes:?}") };
+            assert!(cause.contains(name), "{manner} {stage}: {cause}");
+            let id = cause.split(": ").next().expect("a cause has a number");
+            assert_eq!(ends.len(), 10, "{manner} {stage}: two frames: {ends:?}");
+            for (other, end) in ends.iter().enumerate() {
+                let failed = pack.iter().any(|code| *end == format!("{code}, {id}"));
+                let right = if (at..5).contains(&other) { failed } else { end == "done" };
+                assert!(right, "{manner} {stage}: {}: {end}", STAGES[other % 5].0);
+            }
+        }
+    }
+}
+
+#[test]
+fn of_a_stage_that_is_late_but_not_too_late_nobody_learns_anything() {
+    for (stage, _) in STAGES {
+        let done = (0..3).any(|_| {
+            let waited = pressure::waited();
+            let (ends, causes) = account("--delay", stage);
+            let done = causes.is_empty() && ends.len() == 10 && ends.iter().all(|end| end == "done");
+            // Where others kept it from a core it may have been too late.
+            let crowded = pressure::waited().saturating_sub(waited);
+            assert!(done || crowded > Duration::from_millis(30), "{stage}: {ends:?}, {causes:?}");
+            done
+        });
+        assert!(done, "{stage}: too late three times");
     }
 }
 

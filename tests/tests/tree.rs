@@ -159,6 +159,46 @@ fn a_must_that_nothing_cites_and_a_citation_of_nothing_are_found() {
     assert_eq!(uncited(specification, &[file("c.rs", "// M-001, M-002")]), Vec::<String>::new());
 }
 
+#[test]
+fn every_rule_of_the_semantics_has_a_test_named_after_it() {
+    assert_clean(untested(&rules(), &rust_files()));
+}
+
+#[test]
+fn a_rule_without_a_test_is_found_and_a_helper_is_no_test() {
+    let files = [
+        file("a.rs", "#[test]\nfn f1_once() {}\n#[tokio::test]\nasync fn t2_any() {}"),
+        file("b.rs", "fn r7_helper() {}\n// #[test]\n// fn j1_whole() {}"),
+        file(
+            "c.rs",
+            "#[test]\n#[expect(clippy::unwrap_used, reason = \"short\")]\nfn c1_guards() {}\n#[test]\nfn f10_travels() {}",
+        ),
+    ];
+    let asked = ["f1", "f10", "t2", "r7", "j1", "c1", "t20"].map(str::to_owned);
+    assert_eq!(places(untested(&asked, &files)), ["r7", "j1", "t20"]);
+}
+
+/// The rules of reservations, fences, timelines, jobs, lifetimes and CPU access, as tests begin with their names.
+fn rules() -> Vec<String> {
+    let groups = [("r", 9), ("f", 10), ("t", 8), ("j", 8), ("l", 6), ("c", 2), ("w", 3)];
+    groups.iter().flat_map(|(group, count)| (1..=*count).map(move |rule| format!("{group}{rule}"))).collect()
+}
+
+/// Rules that no test is named after.
+fn untested(rules: &[String], files: &[File]) -> Vec<String> {
+    let mut tested = BTreeSet::new();
+    for file in files {
+        let code = bare(&file.text);
+        // What comes after the attribute of a test, up to the name of the function.
+        for (at, _) in code.match_indices("test]") {
+            let Some((_, rest)) = code[at..].split_once("fn ") else { continue };
+            tested.extend(rest.split_once('_').map(|(rule, _)| rule.to_owned()));
+        }
+    }
+    let lacking = rules.iter().filter(|rule| !tested.contains(*rule));
+    lacking.map(|rule| format!("{rule}: no test is named after this rule")).collect()
+}
+
 fn assert_clean(offences: Vec<String>) {
     assert!(offences.is_empty(), "\n{}\n", offences.join("\n"));
 }

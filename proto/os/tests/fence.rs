@@ -330,10 +330,18 @@ fn levelling_brings_a_lagging_slot_to_the_others_and_kills_nothing() {
 }
 
 #[test]
-fn a_slot_that_shows_another_timeline_is_not_levelled() {
+fn levelling_shows_a_timeline_that_a_dead_signaller_had_yet_to_show() {
     let faces = published();
-    faces.keeper.level(slot(0), GENERATION + 1, 3, TIME, &[]);
-    assert_eq!((faces.keeper.slot(slot(0)).value, faces.state(1)), (0, PointState::Pending));
+    faces.signal(9, Some(failure(9))).unwrap();
+    let next = |point| faces.observer.state(slot(0), GENERATION + 1, point);
+    assert_eq!(next(3), PointState::Pending, "it was told to, and died");
+    faces.keeper.level(slot(0), GENERATION + 1, 3, TIME, &[failure(2)]);
+    assert_eq!([1, 2, 3, 9].map(next), [OK, failed(2), OK, PointState::Pending]);
+    assert_eq!(faces.state(1), PointState::Overrun, "the timeline before it is retired there");
+    let many: Vec<Failure> = (2..10).map(failure).collect();
+    faces.keeper.level(slot(1), GENERATION, 20, TIME, &many);
+    let other = |point| faces.observer.state(slot(1), GENERATION, point);
+    assert_eq!([1, 2, 20].map(other), [PointState::Overrun, failed(2), OK]);
 }
 
 // M-081

@@ -121,8 +121,8 @@ impl KeeperFace {
         self.wake_all();
     }
 
-    /// Brings a slot of a dead signaller to where its timeline stands, for another that goes on with it; nothing if it
-    /// does not show that generation. Only when the signaller is dead, as [`KeeperFace::settle`].
+    /// Brings a slot of a dead signaller to where its timeline stands, for another that goes on with it. If it was yet to
+    /// show the timeline it does so from now on. Only when the signaller is dead, as [`KeeperFace::settle`].
     pub fn level(&self, slot: Slot, generation: u32, value: u64, time_ns: u64, failures: &[Failure]) {
         protocol::level(&self.mapped, slot, generation, value, time_ns, failures);
         self.wake_all();

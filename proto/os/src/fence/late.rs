@@ -30,8 +30,8 @@ use vgem_proto::layout::fence_page as f;
 use vgem_proto::layout::interest_page;
 
 use super::protocol::{
-    FAILURES, Failure, NotNewer, Page, RETRIES, Ring, Slot, kill_slot, read_entry, record, retire,
-    ring_if_wanted, store,
+    FAILURES, FULL, Failure, NotNewer, Page, RETRIES, Ring, Slot, forget_older, kill_slot, read_entry,
+    record, retire, ring_if_wanted, store,
 };
 
 /// Signals `point` in every place, the primary one first: stores everywhere, one fence, then the looks.
@@ -155,10 +155,6 @@ pub fn verdict<P: Page>(page: &P, slot: Slot) -> Option<(u64, u32, u64)> {
     Some((dead_from, page.load32(slot.at(f::S_DEAD_CODE)), page.load64(slot.at(f::S_DEAD_CAUSE))))
 }
 
-/// A count of failures that says: the ring is full, and its next entry is the first.
-const FULL: u32 = 8;
-const _: () = assert!(FULL as usize == FAILURES);
-
 /// What a slot says about failures.
 enum History {
     /// Those at or below the value, oldest first; and whether older ones are no longer in the ring.
@@ -189,12 +185,4 @@ fn read<P: Page>(page: &P, slot: Slot) -> (History, u64, u64) {
         }
     }
     (History::Moving, value, time_ns)
-}
-
-/// Makes a ring say that failures older than its entries are lost. The next entry stays the same.
-fn forget_older<P: Page>(page: &P, slot: Slot) {
-    let count = page.load32(slot.at(f::S_FAIL_COUNT));
-    if count <= FULL {
-        page.release32(slot.at(f::S_FAIL_COUNT), count + FULL);
-    }
 }

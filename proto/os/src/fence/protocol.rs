@@ -38,6 +38,10 @@ use vgem_proto::layout::interest_page;
 /// Entries in the ring of failures.
 pub const FAILURES: usize = f::FAILURES;
 
+/// A count of failures that says: the ring is full, and its next entry is the first.
+pub(super) const FULL: u32 = 8;
+const _: () = assert!(FULL as usize == FAILURES);
+
 /// What the count of failures becomes after `u32::MAX`: the same entry as 0, and more than the ring holds.
 const COUNT_GOES_ON_AT: u32 = 16;
 const _: () = assert!(COUNT_GOES_ON_AT as usize == 2 * FAILURES);
@@ -253,6 +257,13 @@ pub fn publish<P: Page, I: Page>(
     if shows(page, slot, generation, value, failures) {
         return ring_if_wanted(page, interest, slot, value);
     }
+    write(page, slot, generation, value, time_ns, failures);
+    page.fence(Ordering::SeqCst);
+    ring_if_wanted(page, interest, slot, value)
+}
+
+/// Writes a slot as [`publish`] has it, whatever was there.
+fn write<P: Page>(page: &P, slot: Slot, generation: u32, value: u64, time_ns: u64, failures: &[Failure]) {
     retire(page, slot);
     for entry in 0..FAILURES {
         page.store64(slot.failure_at(entry, f::F_POINT), 0);
@@ -264,8 +275,6 @@ pub fn publish<P: Page, I: Page>(
     page.store64(slot.at(f::S_TIME), time_ns);
     page.store64(slot.at(f::S_VALUE), value);
     page.release32(slot.at(f::S_GENERATION), generation);
-    page.fence(Ordering::SeqCst);
-    ring_if_wanted(page, interest, slot, value)
 }
 
 /// Whether a slot shows exactly this timeline, value and failures. Only its writer asks.
@@ -363,10 +372,17 @@ pub fn settle<P: Page>(page: &P, slot: Slot, value: u64, failures: &[Failure]) {
     page.bump32(f::H_DOORBELL);
 }
 
-/// Brings a slot of a dead signaller to where its timeline stands, for another signaller that goes on with it. Nothing if
-/// the slot does not show that generation. Rings the doorbell; the caller wakes the sleepers.
+/// Brings a slot of a dead signaller to where its timeline stands, for another signaller that goes on with it. One that had
+/// yet to show the timeline shows it from now on: somebody may wait for it there. Rings the doorbell; the caller wakes
+/// the sleepers.
 pub fn level<P: Page>(page: &P, slot: Slot, generation: u32, value: u64, time_ns: u64, failures: &[Failure]) {
     if page.load32(slot.at(f::S_GENERATION)) != generation {
+        write(page, slot, generation, value, time_ns, failures);
+        if failures.len() >= FAILURES {
+            // There may have been more, and earlier ones.
+            forget_older(page, slot);
+        }
+        page.bump32(f::H_DOORBELL);
         return;
     }
     for entry in 0..FAILURES {
@@ -520,4 +536,12 @@ pub(super) fn record<P: Page>(page: &P, slot: Slot, failure: Failure) {
     // After 2^32 failures the count goes on at two full rings: the same entry, and never "none were lost".
     let next = count.checked_add(1).unwrap_or(COUNT_GOES_ON_AT);
     page.release32(slot.at(f::S_FAIL_COUNT), next);
+}
+
+/// Makes a ring say that failures older than its entries are lost. The next entry stays the same.
+pub(super) fn forget_older<P: Page>(page: &P, slot: Slot) {
+    let count = page.load32(slot.at(f::S_FAIL_COUNT));
+    if count <= FULL {
+        page.release32(slot.at(f::S_FAIL_COUNT), count + FULL);
+    }
 }
