@@ -63,7 +63,10 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn place(stage: &str) -> anyhow::Result<usize> {
-    STAGES.iter().position(|(name, _)| *name == stage).with_context(|| format!("there is no stage {stage}"))
+    STAGES
+        .iter()
+        .position(|(name, _)| *name == stage)
+        .with_context(|| format!("there is no stage {stage}; load, pack, label, seal and store are"))
 }
 
 /// Sends one frame through, lets happen what is to happen, and tells what everybody got who waited.
