@@ -80,6 +80,8 @@ pub struct Settled {
     pub at: Time,
     /// The failures still in the slot's ring.
     pub failures: Vec<(Point, Failure)>,
+    /// Whether there were more, before these.
+    pub forgets: bool,
 }
 
 /// What a slot shows that a dead instance could see: it may have begun what waited for that.

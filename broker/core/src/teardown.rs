@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{CauseId, ClientKey, InstanceId, Point, Time, TimelineKey};
-use vgem_proto::layout::fence_page;
 use vgem_proto::message::driver::{CloseTimeline, DropObservePage, DropSignalPage, Retire};
 
 use crate::broker::{Broker, client_number};
@@ -432,9 +431,9 @@ impl Broker {
         let mut failures: Vec<(Point, Failure)> = settled.map(|s| s.failures.clone()).unwrap_or_default();
         failures.retain(|(point, _)| *point <= value);
         failures.sort_unstable_by_key(|(point, _)| *point);
-        let is_full = failures.len() >= fence_page::FAILURES;
+        let forgets = settled.is_some_and(|settled| settled.forgets);
         let known_from =
-            if is_full { failures.first().map_or(Point(0), |(point, _)| *point) } else { Point(0) };
+            if forgets { failures.first().map_or(value.next(), |(point, _)| *point) } else { Point(0) };
         let guilty = ending.guilty.filter(|(timeline, point, _)| *timeline == key && *point == value.next());
         let guilty = guilty.filter(|(_, point, _)| *point <= queue.promised);
         let mut at = settled.map_or(Time(0), |settled| settled.at);

@@ -20,6 +20,7 @@ use vgem_os::{Errno, OsError};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, InstanceId, PageId, Point, Time, TimelineKey};
+use vgem_proto::layout::fence_page;
 use vgem_proto::message::Sender;
 use vgem_proto::message::driver::{DriverMessage, NotMapped};
 use vgem_proto::message::keeper::KillInstance;
@@ -301,5 +302,6 @@ fn settled(page: &KeeperFace, slot: Slot, timeline: TimelineKey) -> Option<Settl
         value: Point(seen.value),
         at: Time(seen.time_ns),
         failures: seen.failures.iter().map(failure).collect(),
+        forgets: seen.fail_count as usize > fence_page::FAILURES,
     })
 }

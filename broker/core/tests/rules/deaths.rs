@@ -24,11 +24,12 @@ impl World {
 
     /// What the pages of a dead instance show of a timeline.
     pub(crate) fn settled(&self, timeline: TimelineKey) -> Settled {
-        let ring = self.truth.failures.range((timeline, Point(0))..=(timeline, Point(u64::MAX)));
-        let mut failures: Vec<_> =
-            ring.rev().take(8).map(|((_, point), failure)| (*point, *failure)).collect();
-        failures.reverse();
-        Settled { timeline, value: self.truth.value[&timeline], at: self.now, failures }
+        let all = self.truth.failures.range((timeline, Point(0))..=(timeline, Point(u64::MAX)));
+        let mut failures: Vec<_> = all.map(|((_, point), failure)| (*point, *failure)).collect();
+        let forgotten = failures.len().saturating_sub(8);
+        failures.drain(..forgotten);
+        let (value, at, forgets) = (self.truth.value[&timeline], self.now, forgotten > 0);
+        Settled { timeline, value, at, failures, forgets }
     }
 
     pub(crate) fn settle(&mut self, effect: &Effect) {

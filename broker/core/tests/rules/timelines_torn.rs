@@ -71,7 +71,9 @@ fn a_page_goes_when_its_observer_has_seen_enough_of_every_timeline_in_it() {
     let mut lines = vec![first];
     lines.extend((1..15).map(|_| world.timeline(first.link)));
     let theirs: Vec<Line> = lines.iter().map(|line| world.pass_line(*line, other, WAIT)).collect();
-    theirs.iter().for_each(|line| drop(world.observe_line(*line)));
+    for line in &theirs {
+        world.observe_line(*line);
+    }
     world.take_shown(first.link);
     theirs.iter().for_each(|line| world.close_line(*line));
     assert_eq!(world.take_shown(first.link).dropped.len(), 1);

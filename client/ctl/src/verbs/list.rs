@@ -151,14 +151,12 @@ pub(crate) fn timelines(all: &[TimelineEntry]) -> Vec<String> {
 }
 
 pub(crate) fn obligations(all: &[ObligationEntry]) -> Vec<String> {
-    let titles =
-        ["TIMELINE", ">POINT", "KIND", "DEVICE", "CLIENT", ">PID", "STATE", ">SINCE", ">DUE", "WAITS FOR"];
+    let titles = ["POINT", "KIND", "DEVICE", "CLIENT", ">PID", "STATE", ">SINCE", ">DUE", "WAITS FOR"];
     let now = human::now();
     let mut table = Table::new(&titles);
     for owed in all {
         table.row([
-            owed.timeline.clone(),
-            owed.point.to_string(),
+            short(&owed.timeline, owed.point),
             owed.kind.clone(),
             owed.device.clone(),
             format!("{} {}", owed.client, owed.client_name).trim_end().to_owned(),
@@ -172,12 +170,17 @@ pub(crate) fn obligations(all: &[ObligationEntry]) -> Vec<String> {
     table.lines()
 }
 
-/// The first few of what is waited for, as `why` takes them.
+/// A point as `why` takes it.
+fn short(timeline: &str, point: u64) -> String {
+    format!("{}:{point}", timeline.strip_prefix("timeline:").unwrap_or(timeline))
+}
+
+/// The first few of what is waited for.
 fn awaited(waits: &[AwaitedEntry]) -> String {
     const SHOWN: usize = 3;
-    let name = |wait: &AwaitedEntry| match wait.timeline.strip_prefix("timeline:") {
-        Some(bare) => format!("{bare}:{}", wait.point),
-        None => format!("domain {}", wait.domain),
+    let name = |wait: &AwaitedEntry| match wait.timeline.as_str() {
+        "" => format!("domain {}", wait.domain),
+        timeline => short(timeline, wait.point),
     };
     let mut names: Vec<String> = waits.iter().take(SHOWN).map(name).collect();
     if waits.len() > SHOWN {

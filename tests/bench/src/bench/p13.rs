@@ -59,6 +59,7 @@ impl Bench for P13 {
         for (killed, hang_up) in [(DRIVER, HANG_UP), (CLIENT, HANG_UP_CLIENT)] {
             claims.push(Claim::ratio("P13", killed, hang_up, Bound::AtMost(3.0)));
             claims.push(Claim::number("P13", killed, Bound::AtMost(MOST_NS)).judged_in(JudgedIn::Any));
+            claims.push(Claim::tails("P13", killed, hang_up, Bound::Shown));
         }
         claims
     }

@@ -57,15 +57,15 @@ impl Model {
 
     /// Notes every job that ends when `happens` does, of these timelines and of those that end then.
     fn end_with(&mut self, timelines: &[TimelineKey], happens: impl FnOnce(&mut World)) {
-        let rings: Vec<_> = timelines.iter().map(|timeline| self.world.settled(*timeline).failures).collect();
+        let rings: Vec<_> = timelines.iter().map(|timeline| self.world.settled(*timeline)).collect();
         let dead: BTreeSet<TimelineKey> = self.world.truth.dead_from.keys().copied().collect();
         happens(&mut self.world);
         for (timeline, ring) in timelines.iter().zip(rings) {
             for point in self.oracle.open_points(*timeline) {
                 let Some(mut how) = self.world.truth.look(*timeline, point) else { continue };
-                if ring.len() == 8 && point < ring[0].0 {
+                if ring.forgets && point < ring.failures[0].0 {
                     // What the broker had not heard and no page shows any more: all of it has failed alike.
-                    how = Err(self.failure_of(*timeline, Point(ring[0].0.0 - 1)));
+                    how = Err(self.failure_of(*timeline, Point(ring.failures[0].0.0 - 1)));
                 }
                 self.oracle.end(*timeline, point, how);
             }
