@@ -1,12 +1,14 @@
-//! Fences: one job's end. Looking reads a page this process has mapped; sleeping asks nobody either.
+//! Fences: one job's end, or one point of a timeline. Looking reads a page this process has mapped; sleeping asks nobody
+//! either.
 //!
 //! ```text
 //!   Pending ──signal──► Done
 //!      │   └──signal──► Failed (code, cause) ──explain()──► Explanation, from the broker
-//!      └── driver or broker dies ──► Failed | BrokerLost
+//!      └── driver, signaller or broker dies, or a promise is not kept ──► Failed | BrokerLost
 //! ```
 //!
-//! A wait that ends early ends only itself: the job goes on, the fence stays good, another wait may follow.
+//! A wait that ends early ends only itself: the job goes on, the fence stays good, another wait may follow. What had to be
+//! asked before a wait for a point of a timeline is in [`crate::timeline`].
 
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use crate::obstacle::OTHERS;
 use crate::wait::FenceWait;
 use crate::waitable::{Waitable, Whose};
 
-/// The end of one job. Clones name the same job.
+/// The end of one job, or a point of a timeline ([`crate::Timeline::point`]). Clones name the same one.
 #[derive(Debug, Clone)]
 pub struct Fence {
     on: Waitable,
@@ -58,13 +60,13 @@ impl Fence {
         Self { on: Waitable::Job(job) }
     }
 
-    /// The job's point on its queue.
+    /// The job's point on its queue, or the point.
     #[must_use]
     pub fn point(&self) -> Point {
         self.on.whose().point
     }
 
-    /// The name of the device the job was sent to.
+    /// The name of the device the job was sent to, or of the timeline.
     #[must_use]
     pub fn device(&self) -> &str {
         match &self.on {
@@ -91,22 +93,22 @@ impl Fence {
         }
     }
 
-    /// Whether the job has ended, well or not.
+    /// Whether it has ended, well or not.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.on.has_ended()
     }
 
-    /// Sleeps until the job has ended, at most until the deadline.
+    /// Sleeps until it has ended, at most until the deadline.
     ///
     /// # Errors
     /// [`FenceError::Failed`] with the cause and what is behind it; [`FenceError::Timeout`];
-    /// [`FenceError::BrokerLost`] within a tenth of a second of the broker's end.
+    /// [`FenceError::BrokerLost`] within a tenth of a second of the broker's end; [`FenceError::Request`] for a point that nobody has promised.
     pub fn wait(&self, deadline: impl Into<Deadline>) -> Result<(), FenceError> {
         self.on.wait(deadline.into())
     }
 
-    /// The same for a task: completes when the job has ended, or at the deadline.
+    /// The same for a task: completes when it has ended, or at the deadline.
     ///
     /// # Errors
     /// As [`Fence::wait`]. The failure carries an explanation only if one was had before: ask
@@ -118,10 +120,10 @@ impl Fence {
         FenceWait::new(self.on.clone(), deadline.into())
     }
 
-    /// What is behind the failure of this job: asks the broker.
+    /// What is behind its failure: asks the broker.
     ///
     /// # Errors
-    /// [`Error::Local`] never; [`Error::Protocol`] if the job did not fail; as every request.
+    /// [`Error::Local`] never; [`Error::Protocol`] if it did not fail; as every request.
     pub fn explain(&self) -> Result<Arc<Explanation>> {
         let core = self.on.core();
         match self.state() {

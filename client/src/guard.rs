@@ -8,6 +8,28 @@
 //! What a guard relies on: no job *of this client* writes (or, under a write guard, uses) its bytes, and none can be
 //! submitted while it is held; where the memory was exported or imported, what others had submitted when the guard was
 //! asked for has ended too. What it does not do: hold others back. Whoever shares writing shares the duty to order it.
+//! A stage ([`crate::stage`]) lets jobs in that come after it, and none that might run before.
+//!
+//! Bytes cannot be kept beyond their guard, and a guard cannot outlive its buffer (C2):
+//!
+//! ```compile_fail,E0505
+//! # fn f(buffer: &vgem::Buffer, soon: vgem::Deadline) -> vgem::Result<()> {
+//! let guard = buffer.read(.., soon)?;
+//! let bytes: &[u8] = &guard;
+//! drop(guard);
+//! println!("{}", bytes[0]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0505
+//! # fn f(buffer: vgem::Buffer, soon: vgem::Deadline) -> vgem::Result<()> {
+//! let guard = buffer.write(.., soon)?;
+//! drop(buffer);
+//! drop(guard);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::ops::{Deref, DerefMut};
 

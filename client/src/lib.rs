@@ -54,7 +54,9 @@
 //! | [`AdoptedBuffer`], [`AdoptedPages`], [`Region`], [`PageVec`] | memory this process has already |
 //! | [`Device`], [`Op`], [`Queue`], [`Batch`], [`Job`] | work |
 //! | [`Cells`], [`Cell`], [`CellWord`] | results |
-//! | [`Fence`], [`wait_all`], [`wait_any`] | time |
+//! | [`Fence`], [`wait_all`], [`wait_any`], [`Merged`] | time |
+//! | [`Timeline`], [`Stage`] | what the CPU does, as jobs and other clients see it |
+//! | [`Buffer::lend`], [`Loan`], [`Borrowed`] | memory that comes back |
 //! | [`Monitor`], [`snapshot`] | what goes on in the broker |
 //! | [`Embedded`] | a private broker, for one process |
 //! | [`host`] | what this machine offers, for `vgemctl doctor` |
@@ -63,6 +65,7 @@
 //! - Every wait has a deadline; a broker that dies ends every wait within a tenth of a second.
 //! - Submitting is one system call and awaits no answer; waiting for a fence asks nobody, and neither does a guard of
 //!   memory that nobody else has.
+//! - Signalling waits for nobody, and neither does dropping a guard, a stage or a loan, but that of a thread that panics.
 //! - Nothing is freed under a guard, a job or a fence: each keeps what it needs alive.
 #![forbid(unsafe_code)]
 

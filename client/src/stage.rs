@@ -11,6 +11,22 @@
 //! A guard alone keeps this process's jobs away until it is dropped. A stage lets them be submitted already: they wait for its
 //! point, as do those of other clients that have the timeline. The bytes are given back before the point is signalled.
 //!
+//! ```no_run
+//! # use std::time::Duration;
+//! # fn f(client: &vgem::Client, zip: &vgem::Queue, frame: &vgem::Buffer, out: &vgem::Buffer) -> vgem::Result<()> {
+//! # let soon = || vgem::Deadline::after(Duration::from_secs(1));
+//! let mut stages = client.timeline("decoder")?;
+//! let mut stage = frame.write_for(&mut stages, .., Duration::from_millis(20), soon())?;
+//! let mut batch = client.batch();
+//! batch.job(zip, "compress").input(frame).output(out).after(&stage.point());
+//! let done = batch.submit()?;
+//! stage.fill(7); // the job waits in its driver meanwhile, and starts without this program
+//! stage.publish()?;
+//! done.wait(soon())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! What a job has to say: `after(stage.point())`, itself. A job behind another that waits is not enough (that one may be
 //! cancelled), nor is `behind` or `run_anyway` (a promise that is not kept would let the job run while the bytes are still
 //! held). So what its guard relies on holds under a stage, too: no job of this client uses these bytes before the point

@@ -25,6 +25,20 @@
 //! | T8 nobody gets more than the giver had | [`Timeline::export`] |
 //!
 //! Dropping a timeline that one signals ends it: its later points fail with `Cancelled`.
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use vgem::{Point, TimelineRights};
+//! # fn f(here: &vgem::Client, there: &vgem::Client) -> vgem::Result<()> {
+//! let mut frames = here.timeline("frames")?;
+//! let token = frames.export(TimelineRights::WAIT)?; // 16 bytes, for any socket
+//! let theirs = there.import_timeline(token)?;
+//! frames.promise(Point(1), Duration::from_millis(100))?;
+//! frames.signal(Point(1))?;
+//! theirs.wait(Point(1), Duration::from_secs(1))?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod point;
 mod shared;
