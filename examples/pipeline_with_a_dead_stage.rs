@@ -167,7 +167,8 @@ impl Pipeline {
         let seal = seal.after(&labelled).timeout(RUN).id();
         let store = batch.job(blk, "append").input_from(sealed, in_seal, CellWord::Produced);
         let store = store.param("file", self.file).timeout(RUN).id();
-        let submitted = batch.submit()?;
+        // Accepted, whatever happens to a stage after this.
+        let submitted = batch.submit_acknowledged()?;
         let fence = |job| submitted.fence(job).cloned().context("a job of this batch");
         Ok([fence(load)?, fence(pack)?, labelled.clone(), fence(seal)?, fence(store)?])
     }
