@@ -24,7 +24,7 @@ use vgem_proto::message::client::{
 };
 use vgem_proto::rights::Access;
 use vgem_tests::daemon::{Daemon, USERS};
-use vgem_tests::honest::{Honest, in_turns, percentile};
+use vgem_tests::honest::{Felt, Honest, in_turns, percentile};
 use vgem_tests::raw::{Raw, fill};
 use vgem_tests::stranger::Stranger;
 
@@ -124,15 +124,17 @@ fn beside_sleepers(honest: Client, mut attacker: Attacker, mut stranger: Strange
                 std::thread::park_timeout(Duration::from_millis(5));
             }
         });
-        let round = || {
+        let mut round = || {
             let begun = Instant::now();
             honest.round();
             seen.signal_next().expect("its own timeline");
             begun.elapsed()
         };
-        let felt = in_turns(10, round, |turn| {
-            stranger.must(json!({ "do": "turn_sleepers", "on": turn, "count": SLEEPERS }), &[]);
-            on.store(turn, Ordering::Release);
+        let felt = Felt::settled(|| {
+            in_turns(10, &mut round, |turn| {
+                stranger.must(json!({ "do": "turn_sleepers", "on": turn, "count": SLEEPERS }), &[]);
+                on.store(turn, Ordering::Release);
+            })
         });
         ended.store(true, Ordering::Release);
         felt
@@ -330,13 +332,15 @@ fn atk_fence_write_of_ones_own_pages_hurts_oneself() {
             }
             answers
         });
-        let felt = honest.beside(10, || {
-            seed += 1;
-            let fds: Vec<_> = pages.iter().map(OwnedFd::as_fd).collect();
-            stranger.must(json!({ "do": "scribble", "len": PAGE, "seed": seed, "for_s": 0.001 }), &fds);
-            attacker.job();
-            // It is what is written that is to be felt, or not, and not that somebody computes.
-            std::thread::park_timeout(Duration::from_millis(6));
+        let felt = Felt::settled(|| {
+            honest.beside(10, || {
+                seed += 1;
+                let fds: Vec<_> = pages.iter().map(OwnedFd::as_fd).collect();
+                stranger.must(json!({ "do": "scribble", "len": PAGE, "seed": seed, "for_s": 0.001 }), &fds);
+                attacker.job();
+                // It is what is written that is to be felt, or not, and not that somebody computes.
+                std::thread::park_timeout(Duration::from_millis(6));
+            })
         });
         ended.store(true, Ordering::Release);
         eprintln!("{} waits for a torn timeline had an answer", waiting.join().expect("no panic"));
