@@ -61,11 +61,16 @@ impl Honest {
         begun.elapsed()
     }
 
-    /// Measures itself beside an attack, whose step is repeated in a thread of its own while it is on.
+    /// Measures itself beside an attack, whose step is repeated in a thread of its own while it is on; again if that is
+    /// out of its bound ([`Felt::settled`]).
     ///
     /// # Panics
     /// As [`Honest::round`]; if the attack panics.
     pub fn beside(&self, pairs: usize, mut step: impl FnMut() + Send) -> Felt {
+        Felt::settled(|| self.beside_once(pairs, &mut step))
+    }
+
+    fn beside_once(&self, pairs: usize, step: &mut (impl FnMut() + Send)) -> Felt {
         let (on, ended, steps) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
         let (mut alone, mut attacked, mut worst, mut rounds) = (Vec::new(), Vec::new(), Duration::ZERO, 0);
         std::thread::scope(|scope| {
