@@ -17,6 +17,7 @@ use vgem::{
     Buffer, CauseId, CellWord, Cells, Client, Deadline, Embedded, Error, ErrorCode, Fence, FenceError, Job,
     JobRef, Queue,
 };
+use vgem_proto::layout::fence_page;
 use vgem_tests::chance::{self, Chance};
 use vgem_tests::dag::{BUFFERS, Byte, Dag, Fate, LEN, Model, Place, QUEUES, Step, Work};
 
@@ -51,7 +52,7 @@ impl Rig {
             buffers: (0..BUFFERS).map(|_| client.create(LEN as u64).expect("a buffer")).collect(),
             staging: client.create(LEN as u64).expect("a buffer"),
             key: client.create(32).expect("a buffer"),
-            cells: client.cells(128).expect("cells"),
+            cells: client.cells(512).expect("cells"),
             client,
             _broker: broker,
         }
@@ -185,6 +186,15 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Whether some queue fails more often than its fence page remembers.
+fn forgets(dag: &Dag, model: &Model) -> bool {
+    let mut failed = [0; QUEUES.len()];
+    for (step, fate) in dag.steps.iter().zip(&model.fates) {
+        failed[step.queue] += usize::from(matches!(fate, Fate::Failed | Fate::Descends));
+    }
+    failed.iter().any(|times| *times > fence_page::FAILURES)
+}
+
 fn op(step: &Step) -> &'static str {
     match (&step.work, QUEUES[step.queue]) {
         (Work::Fill(..) | Work::Spoil(_), _) => "fill",
@@ -242,11 +252,12 @@ fn f10_in_random_graphs_exactly_the_descendants_by_data_fail_with_the_cause_and_
     let seed = chance::seed("VGEM_DAG_SEED");
     let count = chance::number("VGEM_DAG_COUNT").unwrap_or(COUNT);
     let rig = Rig::new();
-    let (mut jobs, mut descendants) = (0, 0);
+    let (mut jobs, mut descendants, mut forgotten) = (0, 0, 0);
     for number in 0..count {
         let mut chance = Chance::new(seed.wrapping_add(number));
         let contents = rig.fresh(&mut chance);
-        let (dag, model) = Dag::draw(&mut chance, &contents);
+        let dag = Dag::draw(&mut chance);
+        let model = Model::run(&dag, &contents);
         let wrong = Run::submit(&rig, &dag).differences(&model);
         let steps: Vec<_> = dag.steps.iter().enumerate().map(|step| format!("{step:?}")).collect();
         assert!(
@@ -258,7 +269,50 @@ fn f10_in_random_graphs_exactly_the_descendants_by_data_fail_with_the_cause_and_
         );
         jobs += dag.steps.len();
         descendants += model.fates.iter().filter(|fate| **fate == Fate::Descends).count();
+        forgotten += u64::from(forgets(&dag, &model));
     }
-    eprintln!("{count} graphs, {jobs} jobs, {descendants} descendants of {count} failures");
+    eprintln!(
+        "{count} graphs, {jobs} jobs, {descendants} descendants of {count} failures; in {forgotten} a queue failed more \
+         often than its page remembers"
+    );
     assert!(descendants as u64 > count, "hardly anything descends from a failure");
+    assert!(forgotten > 0 || count < COUNT, "pages remember all");
+}
+
+/// A job reads what another made and waits, besides, for a promise; before that is kept the other queue fails so often
+/// that its page has forgotten how the first job ended, and the driver has to ask.
+#[test]
+fn f10_a_job_that_waited_for_long_fails_with_the_cause_of_what_it_reads_and_with_no_other() {
+    const LATER: usize = 3 * fence_page::FAILURES;
+    let rig = Rig::new();
+    let [copy, zip] =
+        ["copy", "zip"].map(|device| QUEUES.iter().position(|name| *name == device).expect("it is there"));
+    let (source, made, read) = (&rig.buffers[0], &rig.buffers[1], &rig.buffers[2]);
+    source.write(.., soon()).expect("ours").copy_from_slice(&[0xa5; LEN]);
+    for first_fails in [false, true] {
+        let mut gate = rig.client.timeline("gate").expect("a timeline");
+        let promised = gate.promise_next(Deadline::after(Duration::from_secs(10))).expect("a promise");
+        let unpack = |output: &Buffer| {
+            let mut batch = rig.client.batch();
+            batch.job(&rig.queues[zip], "decompress").input(source).output(output);
+            batch.submit().expect("accepted").last().clone()
+        };
+        let first = if first_fails {
+            unpack(made)
+        } else {
+            let mut batch = rig.client.batch();
+            batch.job(&rig.queues[zip], "compress").input(source).output(made);
+            batch.submit().expect("accepted").last().clone()
+        };
+        let mut batch = rig.client.batch();
+        batch.job(&rig.queues[copy], "copy").input(made.slice(0..64)).output(read).behind(&promised);
+        let waits = batch.submit().expect("accepted").last().clone();
+        for _ in 0..LATER {
+            let later = unpack(&rig.buffers[3]);
+            assert!(later.wait(soon()).is_err(), "what is no frame cannot be unpacked");
+        }
+        gate.signal_next().expect("its own");
+        let (of_first, of_waiter) = (end(first.wait(soon())), end(waits.wait(soon())));
+        assert_eq!((of_first.is_err(), &of_waiter), (first_fails, &of_first));
+    }
 }

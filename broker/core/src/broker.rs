@@ -43,6 +43,7 @@ use crate::devices::{Device, Instance, InstanceState};
 use crate::io::{Attach, Effect, Effects, Event, Input, LinkId};
 use crate::objects::Object;
 use crate::opening::Openings;
+use crate::outcomes::Outcomes;
 use crate::pairs::Pairs;
 use crate::passing::Tokens;
 use crate::porters::Porter;
@@ -79,6 +80,7 @@ pub struct Broker {
     pub(crate) tokens: Tokens,
     pub(crate) futures: Futures,
     pub(crate) queries: Queries,
+    pub(crate) outcomes: Outcomes,
     pub(crate) openings: Openings,
     /// Domains whose instances run before anybody asks.
     pub(crate) prestarted: BTreeSet<DomainId>,
@@ -130,6 +132,7 @@ impl Broker {
             tokens: Tokens::default(),
             futures: Futures::default(),
             queries: Queries::default(),
+            outcomes: Outcomes::default(),
             openings: Openings::default(),
             prestarted: BTreeSet::new(),
             timers: Timers::default(),

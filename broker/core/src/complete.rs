@@ -97,6 +97,8 @@ impl Broker {
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.in_flight = instance.in_flight.saturating_sub(u32::try_from(over).unwrap_or(u32::MAX));
         }
+        self.forget_failures(key);
+        self.answer_asked(key, ended);
         self.waits_no_more(key, ended);
         self.look_at_head(now, key);
         self.watchers_look(now, key, watchers);

@@ -41,6 +41,10 @@ impl Broker {
             DriverMessage::Complete(message) => self.completed(now, id, &message.completions),
             DriverMessage::Cause(message) => self.cause_told(id, &message),
             DriverMessage::Unblocked(message) => self.unblocked(now, id, message.timeline, message.point),
+            DriverMessage::AskPoint(message) => {
+                self.point_asked(id, message.timeline, message.point);
+                Ok(())
+            }
             DriverMessage::Start(_)
             | DriverMessage::Map(_)
             | DriverMessage::Unmap(_)
@@ -54,7 +58,8 @@ impl Broker {
             | DriverMessage::Retire(_)
             | DriverMessage::Run(_)
             | DriverMessage::CancelJob(_)
-            | DriverMessage::Boost(_) => Err("sent a message that only the broker sends".to_owned()),
+            | DriverMessage::Boost(_)
+            | DriverMessage::PointEnded(_) => Err("sent a message that only the broker sends".to_owned()),
         };
         if let Err(why) = outcome {
             self.kill_instance(id, Verdict::Broke(why));

@@ -333,6 +333,11 @@ impl Broker {
             let is_looked_at = self.promises.get(query.timeline).is_some_and(|promises| promises.looks > 0);
             ensure(query.until.is_some() || is_looked_at, || "nobody answers a question".to_owned())?;
         }
+        for (asker, order, point) in self.outcomes.asked() {
+            let timeline = key_of(order);
+            let waits = self.waits_for(asker, (timeline, point)) && !self.has_ended(timeline, point);
+            ensure(waits, || format!("{asker} awaits an answer about {point:?} of {timeline}"))?;
+        }
         ensure(self.futures.fit(), || "the tables of what is awaited differ".to_owned())?;
         ensure(self.queries.fit(), || "the tables of questions differ".to_owned())
     }

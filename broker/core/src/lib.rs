@@ -38,6 +38,7 @@ pub mod io;
 mod objects;
 mod observe;
 mod opening;
+mod outcomes;
 mod pairs;
 mod passing;
 mod policy;

@@ -153,7 +153,8 @@ impl Broker {
         let cause = self.causes.issue(domain, cause);
         self.failure_shown(key, cause);
         if let Some(promises) = self.promises.get_mut(key) {
-            promises.note_failure(fail.point, Failure { code: fail.code, cause });
+            let old = promises.note_failure(fail.point, Failure { code: fail.code, cause });
+            self.keep_awaited(key, old);
         }
         self.reply(asker.link, asker.request, CauseIssued { cause });
         Ok(())
@@ -171,10 +172,12 @@ impl Broker {
         promises.looks = promises.looks.saturating_sub(1);
         let Some(next) = promises.state.after(TimelineEvent::Look) else { return };
         promises.advance(value);
+        let mut old = Vec::new();
         for (point, failure) in failures.iter().filter(|(point, _)| *point <= value) {
-            promises.note_failure(*point, *failure);
+            old.extend(promises.note_failure(*point, *failure));
         }
         let (passed, is_last, is_armed) = (promises.passed, promises.looks == 0, promises.due.is_some());
+        self.keep_awaited(key, old);
         self.promised(key, passed);
         if !is_last {
             // It may have signalled since: another answer is on its way, and that one judges what is due.
@@ -372,6 +375,8 @@ impl Broker {
             promises.handles == 0 && promises.state == TimelineState::Ended && promises.signaller.is_none()
         };
         if self.promises.get(key).is_some_and(is_over) {
+            let failures = self.promises.get_mut(key).map(|promises| std::mem::take(&mut promises.failures));
+            self.keep_awaited(key, failures.into_iter().flatten());
             self.release_places(key);
             self.promises.remove(key);
         }

@@ -160,7 +160,7 @@ pub(crate) type Waiters = Vec<(TimelineKey, Point)>;
 /// passes.
 pub(crate) type Watchers = BTreeSet<(Point, TimelineOrder)>;
 
-/// Failures of a queue that are remembered, for explicit waits that come late.
+/// Failures of a queue that are remembered, for explicit waits that come late; at times twice as many.
 const FAILURES: usize = 64;
 
 /// The points of a timeline that failed, as far as they are remembered.
@@ -174,18 +174,29 @@ pub(crate) struct FailedPoints {
 
 impl FailedPoints {
     pub(crate) fn note(&mut self, point: Point, failure: Failure) {
-        if self.known.len() == FAILURES {
-            self.forgotten = self.known.pop_front();
-        }
         self.known.push_back((point, failure));
+    }
+
+    /// Forgets the oldest if there are twice as many as are remembered, and gives them.
+    pub(crate) fn take_old(&mut self) -> Vec<(Point, Failure)> {
+        if self.known.len() < 2 * FAILURES {
+            return Vec::new();
+        }
+        let old: Vec<_> = self.known.drain(..self.known.len() - FAILURES).collect();
+        self.forgotten = old.last().copied();
+        old
+    }
+
+    /// How a point failed, if that is remembered.
+    pub(crate) fn known(&self, point: Point) -> Option<Failure> {
+        let at = self.known.binary_search_by_key(&point, |(failed, _)| *failed).ok()?;
+        self.known.get(at).map(|(_, failure)| *failure)
     }
 
     /// How a point that has ended failed. One of which nothing is known counts as failed like its successor.
     pub(crate) fn of(&self, point: Point) -> Option<Failure> {
-        match self.known.iter().find(|(failed, _)| *failed == point) {
-            Some((_, failure)) => Some(*failure),
-            None => self.forgotten.filter(|(last, _)| point <= *last).map(|(_, failure)| failure),
-        }
+        let forgotten = || self.forgotten.filter(|(last, _)| point <= *last).map(|(_, failure)| failure);
+        self.known(point).or_else(forgotten)
     }
 
     /// The last failures, at most `count`, oldest first.
@@ -196,10 +207,6 @@ impl FailedPoints {
     /// Those that are remembered, oldest first.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = &(Point, Failure)> + ExactSizeIterator {
         self.known.iter()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.known.is_empty()
     }
 }
 

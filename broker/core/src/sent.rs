@@ -10,14 +10,11 @@
 //!
 //! Invariants: an unfinished job names the run that it is in; a run with an unfinished job is kept.
 
-use std::collections::VecDeque;
-
 use vgem_proto::error::Failure;
 use vgem_proto::ids::{Point, TimelineKey};
 use vgem_proto::jobs::{DriverJob, DriverOperand, DriverParam, DriverWait};
 use vgem_proto::message::driver::Run;
 
-use crate::queues::FailedPoints;
 use crate::submit::tombstone;
 
 /// The runs of an instance that have unfinished jobs.
@@ -27,7 +24,6 @@ pub(crate) struct Sent {
     /// Slots that are free; the storage of some of them is kept for the next run.
     free: Vec<u32>,
     made: u64,
-    pub(crate) graves: Graves,
 }
 
 /// A run that was sent, or waits to be.
@@ -178,57 +174,11 @@ fn clear(run: &mut Run) {
     run.bytes.clear();
 }
 
-/// Failures of queues that are no more, for jobs that still wait for them. An instance knows them itself; its heir
-/// will not.
-#[derive(Debug, Default)]
-pub(crate) struct Graves {
-    known: VecDeque<(TimelineKey, FailedPoints)>,
-    /// Whether some were forgotten.
-    lost: bool,
-}
-
-/// Queues whose failures are remembered: 100 KiB at most.
-const GRAVES: usize = 64;
-
-/// What is known of a point of a queue that is no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Epitaph {
-    EndedWell,
-    Failed(Failure),
-    /// Too many queues with failures ended since.
-    Unknown,
-}
-
-impl Graves {
-    /// Notes how the jobs of a queue that is no more ended. `in_flight`: unfinished jobs of the instance; without any
-    /// nobody will ever ask.
-    pub(crate) fn bury(&mut self, timeline: TimelineKey, failures: FailedPoints, in_flight: u32) {
-        if in_flight == 0 {
-            *self = Self::default();
-        } else if !failures.is_empty() {
-            if self.known.len() == GRAVES {
-                self.known.pop_front();
-                self.lost = true;
-            }
-            self.known.push_back((timeline, failures));
-        }
-    }
-
-    pub(crate) fn look(&self, timeline: TimelineKey, point: Point) -> Epitaph {
-        match self.known.iter().find(|(buried, _)| *buried == timeline) {
-            Some((_, failures)) => failures.of(point).map_or(Epitaph::EndedWell, Epitaph::Failed),
-            None if self.lost => Epitaph::Unknown,
-            None => Epitaph::EndedWell,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use vgem_proto::codec::Zero;
-    use vgem_proto::error::ErrorCode;
-    use vgem_proto::ids::{CauseId, InstanceId};
+    use vgem_proto::ids::CauseId;
 
     fn key(n: u32) -> TimelineKey {
         TimelineKey { index: n, generation: n }
@@ -252,10 +202,6 @@ mod tests {
         }));
         sent.keep(number, run, true);
         number
-    }
-
-    fn failure(counter: u32) -> Failure {
-        Failure { code: ErrorCode::Io, cause: CauseId::new(InstanceId(2), counter) }
     }
 
     #[test]
@@ -289,23 +235,5 @@ mod tests {
         assert_eq!(sent.tell_all(), [1, 0]);
         let points: Vec<u64> = sent.take_all().iter().map(|kept| kept.run.jobs[0].point.0).collect();
         assert_eq!(points, [2, 3]);
-    }
-
-    #[test]
-    fn failures_of_queues_that_are_no_more_are_known_or_known_to_be_forgotten() {
-        let mut graves = Graves::default();
-        let bury = |graves: &mut Graves, n| {
-            let mut failed = FailedPoints::default();
-            failed.note(Point(3), failure(n));
-            graves.bury(key(n), failed, 1);
-        };
-        bury(&mut graves, 1);
-        assert_eq!(graves.look(key(1), Point(3)), Epitaph::Failed(failure(1)));
-        assert_eq!(graves.look(key(1), Point(4)), Epitaph::EndedWell);
-        assert_eq!(graves.look(key(999), Point(3)), Epitaph::EndedWell);
-        (2..=65).for_each(|n| bury(&mut graves, n));
-        assert_eq!(graves.look(key(1), Point(3)), Epitaph::Unknown);
-        graves.bury(key(70), FailedPoints::default(), 0);
-        assert_eq!(graves.look(key(1), Point(3)), Epitaph::EndedWell);
     }
 }

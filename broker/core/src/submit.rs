@@ -507,6 +507,7 @@ impl Broker {
         }
         runs.finish(&mut self.instances, &mut self.out);
         batch.runs = runs;
+        batch.queues.iter().for_each(|named| self.forget_failures(named.timeline));
         self.points_promised(batch);
         self.look_at_new_heads(now, batch);
         self.refuse(asker.link, asker.request, refusal, cause);

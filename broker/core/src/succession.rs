@@ -61,7 +61,7 @@ use crate::objects::{Kind, Mapping, MappingState};
 use crate::pairs::Party;
 use crate::queues::{Queue, QueueState, Shown, Use};
 use crate::runs::Runs;
-use crate::sent::{Epitaph, Graves, Kept, Room};
+use crate::sent::{Kept, Room};
 use crate::submit::tombstone;
 
 /// What became of the jobs that an instance left to its heir.
@@ -204,7 +204,7 @@ impl Broker {
                 let uses = queue.uses.iter().skip(*first).take(usize::from(known.uses)).copied().collect();
                 *first += usize::from(known.uses);
                 let left = Left { job, operands, params, waits, uses, told };
-                let fate = self.fate_of(&left, queue, (&dead.sent.graves, &sight), failure);
+                let fate = self.fate_of(&left, queue, &sight, failure);
                 estate.count(told, &fate);
                 let to = (heir, Room::default);
                 let number = match fate {
@@ -229,13 +229,7 @@ impl Broker {
         estate
     }
 
-    fn fate_of(
-        &self,
-        left: &Left<'_>,
-        queue: &Queue,
-        (graves, sight): (&Graves, &Sight),
-        failure: Failure,
-    ) -> Fate {
+    fn fate_of(&self, left: &Left<'_>, queue: &Queue, sight: &Sight, failure: Failure) -> Fate {
         if left.job.failed_code != 0 {
             let code = ErrorCode::from_number(left.job.failed_code);
             let failure = Failure { code, cause: left.job.failed_cause };
@@ -251,21 +245,13 @@ impl Broker {
                 continue;
             }
             // What the dead instance knew of its own timelines its heir will not.
-            let known = match awaited {
-                Some(awaited) if has_ended => {
-                    awaited.failures.of(wait.point).map_or(Epitaph::EndedWell, Epitaph::Failed)
-                }
+            if !has_ended {
                 // Nobody will ever submit it.
-                Some(_) => return Fate::Fails { failure, is_new: true },
-                None => graves.look(wait.timeline, wait.point),
-            };
-            let inherited = match known {
-                Epitaph::EndedWell => continue,
-                Epitaph::Failed(inherited) => inherited,
-                Epitaph::Unknown => failure,
-            };
-            if wait.kind == WaitKind::Data {
-                return Fate::Fails { failure: inherited, is_new: true };
+                return Fate::Fails { failure, is_new: true };
+            }
+            let inherited = self.outcome_of(wait.timeline, wait.point);
+            if let Some(failure) = inherited.filter(|_| wait.kind == WaitKind::Data) {
+                return Fate::Fails { failure, is_new: true };
             }
         }
         if self.writes_sealed(&left.uses) || left.told && !self.may_run_again(left, queue, sight) {

@@ -21,7 +21,7 @@ use crate::deadlines::Timer;
 use crate::devices::{Health, Instance, InstanceEvent, InstanceState, Outlook, Verdict};
 use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Seen, Settled};
 use crate::pairs::{Pair, Party, Slot, quiet};
-use crate::queues::{QueueEvent, QueueState, Shown, Waiters};
+use crate::queues::{FailedPoints, QueueEvent, QueueState, Shown, Waiters};
 use crate::reservation::Inherited;
 use crate::succession::Last;
 
@@ -124,7 +124,10 @@ impl Broker {
 
     /// Takes a queue without jobs out of every table and gives its charge back.
     pub(crate) fn remove_queue(&mut self, now: Time, key: TimelineKey) {
+        let failures = self.queues.get_mut(key).map(|queue| std::mem::take(&mut queue.failures));
+        self.keep_awaited(key, failures.iter().flat_map(FailedPoints::all).copied());
         let Some(mut queue) = self.queues.remove(key) else { return };
+        self.answer_asked(key, Point(u64::MAX));
         self.prioritised -= usize::from(queue.priority > 0);
         self.timers.disarm(Timer::Job(key), &mut queue.limit);
         self.nobody_submits(now, key, queue.client, queue.domain);
@@ -138,8 +141,6 @@ impl Broker {
         }
         if let Some(instance) = self.instances.get_mut(&queue.instance) {
             instance.queues.retain(|other| *other != key);
-            let failures = std::mem::take(&mut queue.failures);
-            instance.sent.graves.bury(key, failures, instance.in_flight);
         }
         self.rest_instance(now, queue.instance);
     }
@@ -317,6 +318,7 @@ impl Broker {
     /// Takes an instance out of every table.
     fn forget_instance(&mut self, id: InstanceId) -> Option<Instance> {
         let mut instance = self.instances.remove(&id)?;
+        self.outcomes.forget_instance(id);
         self.timers.disarm(Timer::Answer(id), &mut instance.answer_by);
         self.timers.disarm(Timer::Idle(id), &mut instance.idle_at);
         if let Some(device) = self.devices.get_mut(instance.device) {
@@ -461,6 +463,10 @@ impl Broker {
             }
         }
         self.counters.points_settled += lost;
+        // While it is known who waits for it.
+        let failed: Vec<_> = queue.failures.all().copied().collect();
+        self.keep_awaited(key, failed);
+        let Some(queue) = self.queues.get_mut(key) else { return false };
         if may_go_on {
             for Shown { pair, slot, .. } in queue.shown.iter() {
                 let (pair, slot, timeline, failures) = (*pair, *slot, key, failures.clone());

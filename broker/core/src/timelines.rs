@@ -141,7 +141,7 @@ pub(crate) struct Primary {
     pub(crate) slot: u16,
 }
 
-/// Failures of a timeline that are remembered, for who asks late.
+/// Failures of a timeline that are remembered, for who asks late; at times twice as many.
 const FAILURES: usize = 64;
 
 /// A timeline that a client signals.
@@ -224,19 +224,25 @@ impl Promises {
         point <= self.passed || self.verdict.is_some_and(|verdict| point >= verdict.from)
     }
 
-    /// Remembers why a point is going to fail; what was said of it first stands.
-    pub(crate) fn note_failure(&mut self, point: Point, failure: Failure) {
+    /// How a point failed, or is to fail, if that is remembered.
+    pub(crate) fn known_failure_of(&self, point: Point) -> Option<Failure> {
+        let ended = self.verdict.filter(|verdict| point >= verdict.from).map(|verdict| verdict.failure);
+        let announced = || self.failures.iter().find(|(failed, _)| *failed == point);
+        ended.or_else(|| announced().map(|(_, failure)| *failure))
+    }
+
+    /// Remembers why a point is going to fail; what was said of it first stands. Gives the failures that are forgotten
+    /// for it.
+    pub(crate) fn note_failure(&mut self, point: Point, failure: Failure) -> Vec<(Point, Failure)> {
         let is_forgotten = self.forgotten.is_some_and(|(last, _)| point <= last);
         if is_forgotten || self.failures.iter().any(|(failed, _)| *failed == point) {
-            return;
+            return Vec::new();
         }
-        if self.failures.len() == FAILURES
-            && let Some(oldest) = self.failures.pop_front()
-        {
-            self.forgotten =
-                Some(self.forgotten.map_or(oldest, |last| if last.0 > oldest.0 { last } else { oldest }));
-        }
+        let over = if self.failures.len() < 2 * FAILURES { 0 } else { FAILURES };
+        let old: Vec<_> = self.failures.drain(..over).collect();
+        self.forgotten = old.iter().chain(&self.forgotten).max_by_key(|(failed, _)| *failed).copied();
         self.failures.push_back((point, failure));
+        old
     }
 
     /// Takes note of what is signalled; forgets the promises that are kept.

@@ -19,7 +19,7 @@ use vgem_os::seqpacket::Socket;
 use vgem_proto::describe::Description;
 use vgem_proto::error::Failure;
 use vgem_proto::ids::{Point, Time, TimelineKey};
-use vgem_proto::message::driver::{DriverMessage, Run, TimelineClosed, Unblocked, Unmapped};
+use vgem_proto::message::driver::{AskPoint, DriverMessage, Run, TimelineClosed, Unblocked, Unmapped};
 
 use crate::engine::Engine;
 use crate::objects::Gone;
@@ -97,6 +97,13 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         self.run_short_jobs(schedule);
     }
 
+    /// The broker says how a point ended.
+    pub(crate) fn answer(&self, key: TimelineKey, point: Point, failure: Option<Failure>) {
+        let mut schedule = self.schedule();
+        schedule.answer(key, point, failure);
+        self.run_short_jobs(schedule);
+    }
+
     /// Has a queue go first until a point of it has been signalled.
     pub(crate) fn boost(&self, key: TimelineKey, point: Point, priority: Priority) {
         self.schedule().boost(key, point, priority);
@@ -140,13 +147,19 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         self.tell(schedule)
     }
 
-    /// Tells the broker of jobs whose waits have all passed, before they may begin. Returns with the lock held again.
+    /// Tells the broker of jobs whose waits have all passed, before they may begin, and asks it how points ended. Returns
+    /// with the lock held again.
     fn tell<'a>(&'a self, mut schedule: Locked<'a, P>) -> Locked<'a, P> {
         while let Some((timeline, point)) = schedule.take_untold() {
             drop(schedule);
             self.outbox.send(&DriverMessage::Unblocked(Unblocked { timeline, point }));
             schedule = self.schedule();
             schedule.told(timeline);
+        }
+        while let Some((timeline, point)) = schedule.take_question() {
+            drop(schedule);
+            self.outbox.send(&DriverMessage::AskPoint(AskPoint { timeline, point }));
+            schedule = self.schedule();
         }
         schedule
     }

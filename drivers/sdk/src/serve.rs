@@ -17,7 +17,7 @@ use vgem_os::mapping::{Mapping, Populate};
 use vgem_os::memory::identity;
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_proto::codec::Zero;
-use vgem_proto::error::Failure;
+use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{PageId, Time};
 use vgem_proto::jobs::PAGE_LOCAL;
 use vgem_proto::limits;
@@ -236,6 +236,10 @@ impl<E: Engine> Control<'_, E> {
                 self.instance.cancel(m.timeline, m.point, failure);
             }
             DriverMessage::Boost(m) => self.instance.boost(m.timeline, m.point, Priority::new(m.priority)),
+            DriverMessage::PointEnded(m) => {
+                let failure = Failure { code: ErrorCode::from_number(m.code), cause: m.cause };
+                self.instance.answer(m.timeline, m.point, (m.code != 0).then_some(failure));
+            }
             DriverMessage::Ready(_)
             | DriverMessage::Mapped(_)
             | DriverMessage::NotMapped(_)
@@ -243,6 +247,7 @@ impl<E: Engine> Control<'_, E> {
             | DriverMessage::TimelineClosed(_)
             | DriverMessage::Complete(_)
             | DriverMessage::Unblocked(_)
+            | DriverMessage::AskPoint(_)
             | DriverMessage::Cause(_) => return Err(Fault::Broke("a driver's own message".into())),
         }
         Ok(())

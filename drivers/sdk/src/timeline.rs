@@ -145,14 +145,13 @@ impl Timeline {
     }
 }
 
-/// The failure in a point's state, if it failed. An outcome that is no longer known counts as failed.
+/// The failure in a point's state, if it failed and that is still known.
 pub(crate) fn failure_in(state: PointState) -> Option<Failure> {
     match state {
-        PointState::Pending | PointState::Ok { .. } => None,
+        PointState::Pending | PointState::Ok { .. } | PointState::Overrun => None,
         PointState::Failed { code, cause, .. } => {
             Some(Failure { code: ErrorCode::from_number(code), cause: CauseId(cause) })
         }
-        PointState::Overrun => Some(Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE }),
     }
 }
 
@@ -340,8 +339,6 @@ mod tests {
             signal(&timeline, point, point, Some(failed(1)));
         }
         assert_eq!(timeline.state(Point(3)), PointState::Overrun);
-        let unknown = Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE };
-        assert_eq!(failure_in(PointState::Overrun), Some(unknown));
         assert!(matches!(timeline.state(Point(20)), PointState::Failed { .. }));
     }
 }

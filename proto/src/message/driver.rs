@@ -72,6 +72,14 @@ message_table! {
         /// The job's point.
         point: Point,
     } []
+    /// Asks how a point ended for which a job has a Data wait, and of which the slot has forgotten it; answered by
+    /// PointEnded.
+    43 AskPoint since 1 from Driver fds [] flags 0 {
+        /// The timeline.
+        timeline: TimelineKey,
+        /// The point.
+        point: Point,
+    } []
 
     /// First message: who the instance is.
     100 Start since 1 from Broker fds [] flags 0 {
@@ -199,5 +207,18 @@ message_table! {
         priority: u8,
         /// Zero.
         reserved: Zero<7>,
+    } []
+    /// How a point ended that was asked about.
+    143 PointEnded since 1 from Broker fds [] flags 0 {
+        /// The timeline.
+        timeline: TimelineKey,
+        /// The point.
+        point: Point,
+        /// Its cause, if it failed.
+        cause: CauseId,
+        /// Its code, if it failed; 0 is ok.
+        code: u32,
+        /// Zero.
+        reserved: Zero<4>,
     } []
 }

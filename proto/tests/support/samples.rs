@@ -269,6 +269,7 @@ fn driver() -> Vec<Sample> {
     let (timeline, reserved) = (TIMELINE, Zero);
     add(d::Cause { cause: CAUSE, timeline, point, at, code, reserved, text: text("bad magic") }.into());
     add(d::Unblocked { timeline, point: Point(3) }.into());
+    add(d::AskPoint { timeline, point: Point(1) }.into());
     add(d::Start { instance: InstanceId(5), domain: DomainId(1000) }.into());
     add(d::Map { object: OBJECT, len: 0x20_3000, access: Access::Write, reserved: Zero }.into());
     add(d::Unmap { object: OBJECT }.into());
@@ -295,6 +296,8 @@ fn driver() -> Vec<Sample> {
     let (point, cause, code) = (Point(9), CAUSE, ErrorCode::Cancelled);
     add(d::CancelJob { timeline, point, cause, code, reserved: Zero }.into());
     add(d::Boost { timeline, point, priority: 3, reserved: Zero }.into());
+    let code = ErrorCode::CorruptInput.number();
+    add(d::PointEnded { timeline, point: Point(1), cause, code, reserved: Zero }.into());
     samples
 }
 

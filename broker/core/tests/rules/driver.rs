@@ -11,7 +11,9 @@ use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, DeviceId, DomainId, InstanceId, ObjectKey, PageId, Point, Time, TimelineKey};
 use vgem_proto::jobs::{Completion, DriverJob, DriverOperand, DriverParam, DriverWait, PAGE_LOCAL};
-use vgem_proto::message::driver::{Cause, Complete, DriverMessage, Mapped, Run, TimelineClosed, Unmapped};
+use vgem_proto::message::driver::{
+    AskPoint, Cause, Complete, DriverMessage, Mapped, Run, TimelineClosed, Unmapped,
+};
 use vgem_proto::rights::{Access, WaitKind};
 
 /// What has been signalled, as every reader of every page sees it.
@@ -35,6 +37,13 @@ impl Truth {
         self.slots.get(&place) == Some(&timeline) || !self.open.contains(&timeline)
     }
 
+    /// Whether a page has forgotten how a point ended. Less is remembered here than in a page, so that more is asked.
+    fn has_forgotten(&self, timeline: TimelineKey, point: Point) -> bool {
+        let is_dead = self.dead_from.get(&timeline).is_some_and(|(from, _)| point >= *from);
+        let later = self.failures.range((timeline, point)..=(timeline, Point(u64::MAX)));
+        !is_dead && later.filter(|((_, failed), _)| *failed > point).count() >= REMEMBERED
+    }
+
     /// `None` while pending, else how the point ended.
     pub(crate) fn look(&self, timeline: TimelineKey, point: Point) -> Option<Result<(), Failure>> {
         if let Some((_, failure)) = self.dead_from.get(&timeline).filter(|(from, _)| point >= *from) {
@@ -46,6 +55,9 @@ impl Truth {
         Some(self.failures.get(&(timeline, point)).map_or(Ok(()), |failure| Err(*failure)))
     }
 }
+
+/// Failures of a timeline that its pages remember.
+const REMEMBERED: usize = 2;
 
 /// A job as the driver got it.
 #[derive(Debug, Clone)]
@@ -102,6 +114,8 @@ pub(crate) struct Driver {
     pub(crate) killed: bool,
     /// Loans of priority that it was told of.
     pub(crate) boosts: Vec<(TimelineKey, u64, u8)>,
+    /// Points of which it asked how they ended, and what it was told.
+    told: BTreeMap<(TimelineKey, Point), Option<Result<(), Failure>>>,
     is_heir: bool,
     causes: u32,
 }
@@ -123,6 +137,7 @@ impl Driver {
             cancelled: Vec::new(),
             killed: false,
             boosts: Vec::new(),
+            told: BTreeMap::new(),
             is_heir: false,
             causes: 0,
         }
@@ -221,6 +236,12 @@ impl Driver {
                 assert!(!self.boosts.iter().any(known), "told before: {boost:?}");
                 self.boosts.push((boost.timeline, boost.point.0, boost.priority));
             }
+            DriverMessage::PointEnded(told) => {
+                let failure = Failure { code: ErrorCode::from_number(told.code), cause: told.cause };
+                let ended = if told.code == 0 { Ok(()) } else { Err(failure) };
+                let asked = self.told.insert((told.timeline, told.point), Some(ended));
+                assert_eq!(asked, Some(None), "answers what was not asked: {told:?}");
+            }
             other => panic!("not for a driver: {other:?}"),
         }
     }
@@ -272,6 +293,29 @@ impl Driver {
         }
     }
 
+    /// It is about to ask how a point ended.
+    pub(crate) fn asks(&mut self, timeline: TimelineKey, point: Point) {
+        self.told.insert((timeline, point), None);
+    }
+
+    /// What it was told of a point.
+    pub(crate) fn told_of(&self, timeline: TimelineKey, point: Point) -> Option<Result<(), Failure>> {
+        self.told.get(&(timeline, point)).copied().flatten()
+    }
+
+    /// What the job at the head of a queue needs to be told before it can run, if that was not asked yet.
+    pub(crate) fn question(&mut self, truth: &Truth, timeline: TimelineKey) -> Option<AskPoint> {
+        let received = self.lines.get(&timeline)?.jobs.front()?;
+        let is_forgotten = |wait: &&DriverWait| {
+            let has_ended = truth.look(wait.timeline, wait.point).is_some();
+            wait.kind == WaitKind::Data && has_ended && truth.has_forgotten(wait.timeline, wait.point)
+        };
+        let mut asks = received.waits.iter().filter(is_forgotten).map(|wait| (wait.timeline, wait.point));
+        let (timeline, point) = asks.find(|asked| !self.told.contains_key(asked))?;
+        self.asks(timeline, point);
+        Some(AskPoint { timeline, point })
+    }
+
     /// Whether the job at the head of a queue may run now, and what its waits make of it.
     pub(crate) fn head(&self, truth: &Truth, timeline: TimelineKey) -> Option<Result<(), Failure>> {
         let received = self.lines.get(&timeline)?.jobs.front()?;
@@ -283,9 +327,16 @@ impl Driver {
         let mut outcome = received.failed().map_or(Ok(()), Err);
         for wait in &received.waits {
             let ended = truth.look(wait.timeline, wait.point)?;
-            if wait.kind == WaitKind::Data && outcome.is_ok() {
-                outcome = ended;
+            if wait.kind != WaitKind::Data || outcome.is_err() {
+                continue;
             }
+            outcome = if truth.has_forgotten(wait.timeline, wait.point) {
+                let told = self.told_of(wait.timeline, wait.point)?;
+                assert_eq!(told, ended, "{:?} of {}", wait.point, wait.timeline);
+                told
+            } else {
+                ended
+            };
         }
         Some(outcome)
     }

@@ -23,6 +23,7 @@ mod lifetime;
 mod model;
 mod obligations;
 mod oracle;
+mod outcomes;
 mod priorities;
 mod refusals;
 mod reservations;

@@ -674,6 +674,11 @@ impl World {
     /// Runs the job at the head of a queue, if its fences allow, and does not tell the broker.
     pub(crate) fn try_run(&mut self, timeline: TimelineKey, code: Option<ErrorCode>) -> bool {
         let (id, now) = (self.owner_of(timeline), self.now);
+        while let Some(question) =
+            self.drivers.get_mut(&id).and_then(|driver| driver.question(&self.truth, timeline))
+        {
+            self.say(id, question);
+        }
         let driver = self.drivers.get_mut(&id).expect("an instance that lives");
         driver.run(&mut self.truth, timeline, now, code)
     }

@@ -4,6 +4,7 @@
 //! ```text
 //!   accepted ──► behind others of its queue ──► head
 //!
+//!   head ────how a point ended is forgotten────► asking ──the broker has answered, or it was cancelled──► head
 //!   head ────a wait is pending────────────► parked ──all have passed, or it was cancelled──► (waited)
 //!   head ────none is──────────────────────────────────────────────────────────────────────► (waited)
 //!
@@ -40,8 +41,8 @@
 //! | `fair` | which runnable queue goes next |
 //!
 //! Invariants: the state of a queue says in which one list its head is: `ending`, `untold`, policy's, a queue's waiters,
-//! or those that wait elsewhere. Waits pass in order and never un-pass. Points of a queue only grow. In the steady
-//! state nothing is allocated for a job.
+//! those that wait elsewhere, or those that ask. Waits pass in order and never un-pass. Points of a queue only grow. In
+//! the steady state nothing is allocated for a job.
 
 mod fair;
 mod parking;
@@ -108,6 +109,10 @@ pub(crate) struct Schedule<F = ObserverFace> {
     fair: Fair,
     ending: VecDeque<Lane>,
     untold: Vec<Lane>,
+    /// Queues whose heads wait to be told how a point ended.
+    asking: Vec<Lane>,
+    /// What the broker is still to be asked.
+    questions: Vec<(TimelineKey, Point)>,
     /// Queues whose heads wait for another process.
     elsewhere: Vec<Lane>,
     /// Where in that list the last glance ended.
@@ -135,6 +140,8 @@ impl<F> Default for Schedule<F> {
             fair: Fair::default(),
             ending: VecDeque::new(),
             untold: Vec::new(),
+            asking: Vec::new(),
+            questions: Vec::new(),
             elsewhere: Vec::new(),
             glanced: 0,
             asked: Vec::new(),
@@ -225,7 +232,7 @@ impl<F: Observed> Schedule<F> {
             return;
         }
         match queue.state {
-            QueueState::ParkedHere(_) | QueueState::ParkedElsewhere => self.unpark(lane),
+            QueueState::ParkedHere(_) | QueueState::ParkedElsewhere | QueueState::Asking => self.unpark(lane),
             QueueState::Runnable => {
                 let (client, priority) = (queue.client, queue.priority());
                 self.fair.withdraw(lane, client, priority);
@@ -271,7 +278,9 @@ impl<F: Observed> Schedule<F> {
                 QueueState::Runnable if after != before => {
                     self.fair.move_to(lane, client, before, after);
                 }
-                QueueState::ParkedHere(_) | QueueState::ParkedElsewhere => self.lend(lane),
+                QueueState::ParkedHere(_) | QueueState::ParkedElsewhere | QueueState::Asking => {
+                    self.lend(lane);
+                }
                 _ => {}
             }
         }
@@ -299,6 +308,11 @@ impl<F: Observed> Schedule<F> {
         let head = queue.jobs.front_mut()?;
         head.untold = false;
         Some((queue.timeline.key, head.point))
+    }
+
+    /// A point of which the broker must be asked how it ended. It answers with [`Schedule::answer`].
+    pub(crate) fn take_question(&mut self) -> Option<(TimelineKey, Point)> {
+        self.questions.pop()
     }
 
     /// The broker was told: the head of this queue may run.
@@ -367,7 +381,7 @@ impl<F: Observed> Schedule<F> {
 
     /// Whether there is something to do for who would sleep otherwise.
     pub(crate) fn has_work(&self) -> bool {
-        self.has_runnable() || !self.untold.is_empty()
+        self.has_runnable() || !(self.untold.is_empty() && self.questions.is_empty())
     }
 }
 

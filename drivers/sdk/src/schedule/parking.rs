@@ -3,8 +3,9 @@
 //! ```text
 //!                     ┌─ for a queue here ──► in that queue's list ──its job ended──► look
 //!   head that waits ──┤
-//!                     └─ for another process ──► elsewhere ──watcher woke, or is about to sleep──► look at all
-//!                                                    └──a job ended──► glance: look at a few, in turn
+//!                     ├─ for another process ──► elsewhere ──watcher woke, or is about to sleep──► look at all
+//!                     │                              └──a job ended──► glance: look at a few, in turn
+//!                     └─ for the broker ──► asking ──it has answered──► look
 //! ```
 //!
 //! A head is in one list, by the first of its waits that has not passed. While nobody watches, that is, while no
@@ -12,6 +13,9 @@
 //! be woken for each of them, and what is parked while it sleeps asks as well: a store to the interest page, then
 //! another look, so that no wake-up is lost (see [`vgem_os::fence::protocol`]). Awake, it takes all that back, and
 //! signallers are spared their system calls.
+//!
+//! A head that reads what a point is the end of must know **how** that ended. A page, and a timeline here, remember the
+//! last failures only, so the broker is asked about what they have forgotten; until it answers the head waits.
 //!
 //! What a waiting head is worth is lent to what it waits for here: see [`Schedule::boost`]. What it waits for
 //! elsewhere the broker raises there.
@@ -22,7 +26,8 @@
 use std::sync::Arc;
 
 use vgem_os::fence::{PointState, Slot};
-use vgem_proto::ids::PageId;
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{CauseId, PageId, Point, TimelineKey};
 use vgem_proto::jobs::{DriverWait, PAGE_LOCAL};
 use vgem_proto::rights::WaitKind;
 
@@ -43,7 +48,31 @@ pub(super) enum Step {
     Here(Lane),
     /// Another process.
     Elsewhere,
+    /// The broker's word on how a point ended.
+    Told,
 }
+
+/// How a wait stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Pending,
+    Ended(Option<Failure>),
+    /// It has ended, and how is forgotten.
+    Forgotten,
+}
+
+impl From<PointState> for Look {
+    fn from(state: PointState) -> Self {
+        match state {
+            PointState::Pending => Self::Pending,
+            PointState::Overrun => Self::Forgotten,
+            PointState::Ok { .. } | PointState::Failed { .. } => Self::Ended(failure_in(state)),
+        }
+    }
+}
+
+/// What nobody will ever signal, or what is shown nowhere.
+const NEVER: Look = Look::Ended(Some(Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE }));
 
 impl<F: Observed> Schedule<F> {
     /// Sorts the head of a queue by what it waits for.
@@ -61,10 +90,12 @@ impl<F: Observed> Schedule<F> {
                 }
             }
             Step::Elsewhere => self.elsewhere.push(lane),
+            Step::Told => self.ask(lane),
         }
         if let Some(queue) = self.lanes.get_mut(lane) {
             queue.state = match step {
                 Step::Here(other) => QueueState::ParkedHere(other),
+                Step::Told => QueueState::Asking,
                 Step::Ready | Step::Elsewhere => QueueState::ParkedElsewhere,
             };
         }
@@ -78,33 +109,64 @@ impl<F: Observed> Schedule<F> {
             let Some(wait) = self.lanes.head(lane).and_then(super::Pending::next_wait) else {
                 return Step::Ready;
             };
-            let state = self.look_at(&wait);
-            if state == PointState::Pending {
-                return match self.lanes.find(wait.timeline).filter(|_| wait.page == PAGE_LOCAL) {
-                    Some(other) => Step::Here(other),
-                    None => Step::Elsewhere,
-                };
-            }
+            let look = self.look_at(&wait);
             let Some(head) = self.lanes.get_mut(lane).and_then(|q| q.jobs.front_mut()) else {
                 return Step::Ready;
             };
+            let reads = wait.kind == WaitKind::Data && !head.runs_anyway() && head.failed.is_none();
+            match look {
+                Look::Pending => {
+                    return match self.lanes.find(wait.timeline).filter(|_| wait.page == PAGE_LOCAL) {
+                        Some(other) => Step::Here(other),
+                        None => Step::Elsewhere,
+                    };
+                }
+                Look::Forgotten if reads => return Step::Told,
+                Look::Ended(failure) if reads => head.failed = failure,
+                Look::Forgotten | Look::Ended(_) => {}
+            }
             head.pass();
-            if wait.kind == WaitKind::Data && !head.runs_anyway() {
-                head.failed = head.failed.or(failure_in(state));
+        }
+    }
+
+    /// Notes a question for the broker, if it was not asked.
+    fn ask(&mut self, lane: Lane) {
+        let Some(wait) = self.lanes.head(lane).and_then(super::Pending::next_wait) else { return };
+        let question = (wait.timeline, wait.point);
+        let is_it = |other: &Lane| self.lanes.head(*other).and_then(asks_about) == Some(question);
+        if !self.asking.iter().any(is_it) {
+            self.questions.push(question);
+        }
+        self.asking.push(lane);
+    }
+
+    /// The broker says how a point ended; nothing if nobody has asked, or no longer wants to know.
+    pub(crate) fn answer(&mut self, timeline: TimelineKey, point: Point, failure: Option<Failure>) {
+        let mut at = 0;
+        while let Some(lane) = self.asking.get(at).copied() {
+            let head = self.lanes.get_mut(lane).and_then(|q| q.jobs.front_mut());
+            match head.filter(|head| asks_about(head) == Some((timeline, point))) {
+                Some(head) => {
+                    head.failed = failure;
+                    head.pass();
+                    self.asking.swap_remove(at);
+                    self.place(lane);
+                }
+                None => at += 1,
             }
         }
     }
 
-    fn look_at(&mut self, wait: &DriverWait) -> PointState {
+    fn look_at(&mut self, wait: &DriverWait) -> Look {
         if wait.page == PAGE_LOCAL {
             return self.look_here(wait);
         }
-        let Some(slot) = Slot::new(wait.slot) else { return PointState::Overrun };
-        let Some(Some(face)) = self.pages.get(usize::from(wait.page)) else { return PointState::Overrun };
+        let Some(slot) = Slot::new(wait.slot) else { return NEVER };
+        let Some(Some(face)) = self.pages.get(usize::from(wait.page)) else { return NEVER };
         let (generation, point) = (wait.timeline.generation, wait.point.0);
         let state = face.state(slot, generation, point);
         if state != PointState::Pending || !self.watched {
-            return state;
+            return state.into();
         }
         let wanted = face.interest(slot);
         if wanted == 0 {
@@ -113,19 +175,19 @@ impl<F: Observed> Schedule<F> {
         if wanted == 0 || point < wanted {
             face.set_interest(slot, point);
         }
-        face.state(slot, generation, point)
+        face.state(slot, generation, point).into()
     }
 
     /// A point of a queue here. One that has closed will not signal any more: what it did not, nobody will.
-    fn look_here(&self, wait: &DriverWait) -> PointState {
+    fn look_here(&self, wait: &DriverWait) -> Look {
         if let Some(queue) = self.lanes.find(wait.timeline).and_then(|lane| self.lanes.get(lane)) {
-            return queue.timeline.state(wait.point);
+            return queue.timeline.state(wait.point).into();
         }
         match self.closed.iter().find(|t| t.key == wait.timeline).map(|t| t.state(wait.point)) {
-            Some(PointState::Pending) => PointState::Overrun,
-            Some(state) => state,
+            Some(PointState::Pending) => NEVER,
+            Some(state) => state.into(),
             // It closed so long ago that it is forgotten: it has signalled all it ever will.
-            None => PointState::Ok { time_ns: 0 },
+            None => Look::Forgotten,
         }
     }
 
@@ -201,6 +263,7 @@ impl<F: Observed> Schedule<F> {
                 }
             }
             Some(QueueState::ParkedElsewhere) => self.elsewhere.retain(|other| *other != lane),
+            Some(QueueState::Asking) => self.asking.retain(|other| *other != lane),
             _ => {}
         }
     }
@@ -230,4 +293,9 @@ impl<F: Observed> Schedule<F> {
     pub(crate) fn watched_pages(&self) -> impl Iterator<Item = &Arc<F>> + '_ {
         self.pages.iter().flatten()
     }
+}
+
+/// What a head that is asking asks about.
+fn asks_about(head: &super::Pending) -> Option<(TimelineKey, Point)> {
+    head.next_wait().map(|wait| (wait.timeline, wait.point))
 }

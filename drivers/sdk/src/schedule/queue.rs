@@ -63,6 +63,8 @@ pub(super) enum QueueState {
     ParkedHere(Lane),
     /// It waits for a point of another process, and is in the list of those.
     ParkedElsewhere,
+    /// It waits to be told how a point ended.
+    Asking,
     /// It has waited; the broker is to be told.
     Untold,
     /// It has failed and only has to end.

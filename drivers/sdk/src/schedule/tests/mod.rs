@@ -359,21 +359,6 @@ fn a_remote_wait_passes_when_its_page_shows_the_point() {
     assert_eq!(step(&mut schedule, None), Some((A, Point(1), None)));
 }
 
-// M-075, M-107
-#[test]
-fn an_overrun_fails_a_data_wait_with_no_cause_and_an_order_wait_passes() {
-    let unknown = Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE };
-    for (kind, inherited) in [(WaitKind::Data, Some(unknown)), (WaitKind::Order, None)] {
-        let (signaller, mut schedule) = remote();
-        let slot = Slot::new(0).expect("a page has 15 slots");
-        push(&mut schedule, job(A, 1, &[wait(REMOTE, 2, 0, kind)]));
-        assert!(!schedule.has_runnable(), "nothing is shown yet");
-        signaller.publish(slot, REMOTE.generation + 1, 0, 1, &[]);
-        schedule.look_elsewhere();
-        assert_eq!(step(&mut schedule, None), Some((A, Point(1), inherited)));
-    }
-}
-
 #[test]
 fn only_a_watcher_about_to_sleep_asks_to_be_woken() {
     use vgem_os::fence::Woke;
@@ -434,4 +419,80 @@ fn a_job_that_parks_while_the_watcher_sleeps_asks_for_it() {
     schedule.watch();
     push(&mut schedule, job(A, 1, &[wait(REMOTE, 1, 0, WaitKind::Order)]));
     assert_eq!(signaller.signal(slot, 1, 1, None), Ok(Woke::Sleeper));
+}
+
+/// A wait for the first point of a queue that failed often since: of a queue here, or of another process.
+fn forgotten(schedule: &Schedule, far: Option<&SignallerFace>) -> DriverWait {
+    let Some(face) = far else {
+        let timeline = schedule.timeline(B).expect("it is open");
+        (1..=20).for_each(|n| timeline.signal(Point(n), n, Some(BROKEN)).expect("in order"));
+        return wait(B, 1, PAGE_LOCAL, WaitKind::Data);
+    };
+    let slot = Slot::new(0).expect("a page has 15 slots");
+    face.publish(slot, REMOTE.generation, 0, 0, &[]);
+    for point in 1..=20 {
+        let failure = vgem_os::fence::Failure { point, code: BROKEN.code.number(), cause: BROKEN.cause.0 };
+        face.signal(slot, point, point, Some(failure)).expect("in order");
+    }
+    wait(REMOTE, 1, 0, WaitKind::Data)
+}
+
+const TOLD: Failure = Failure { code: ErrorCode::CorruptInput, cause: CauseId(99) };
+
+// M-107
+#[test]
+fn f10_how_a_forgotten_point_ended_the_broker_is_asked_and_the_job_waits_for_the_answer() {
+    for is_far in [false, true] {
+        for told in [None, Some(TOLD)] {
+            let (face, mut schedule) = remote();
+            let wait = forgotten(&schedule, is_far.then_some(&face));
+            let question = (wait.timeline, wait.point);
+            push(&mut schedule, job(A, 1, &[wait]));
+            assert!(schedule.has_work() && !schedule.has_runnable());
+            assert_eq!((schedule.take_question(), schedule.take_question()), (Some(question), None));
+            schedule.look_elsewhere();
+            assert!(!schedule.has_work(), "it is asked once");
+            schedule.answer(A, Point(1), Some(BROKEN));
+            assert!(!schedule.has_runnable(), "that is another point");
+            schedule.answer(question.0, question.1, told);
+            assert_eq!(step(&mut schedule, None), Some((A, Point(1), told)));
+            // An answer that nobody waits for any more.
+            schedule.answer(question.0, question.1, told);
+        }
+    }
+}
+
+#[test]
+fn two_jobs_that_read_one_forgotten_point_ask_once() {
+    let mut schedule = schedule();
+    let c = TimelineKey { index: 2, generation: 3 };
+    open(&mut schedule, c, ORDINARY);
+    let wait = forgotten(&schedule, None);
+    push(&mut schedule, job(A, 1, &[wait]));
+    push(&mut schedule, job(c, 1, &[wait]));
+    assert_eq!((schedule.take_question(), schedule.take_question()), (Some((B, Point(1))), None));
+    schedule.answer(B, Point(1), Some(TOLD));
+    let ended = [step(&mut schedule, None), step(&mut schedule, None)];
+    assert!(ended.iter().all(|step| step.is_some_and(|(_, _, failed)| failed == Some(TOLD))), "{ended:?}");
+}
+
+#[test]
+fn a_job_that_asks_can_be_cancelled_and_one_that_need_not_know_does_not_ask() {
+    let mut schedule = schedule();
+    let wait = forgotten(&schedule, None);
+    push(&mut schedule, job(A, 1, &[wait]));
+    schedule.cancel(A, Point(1), BROKEN);
+    assert_eq!(step(&mut schedule, None), Some((A, Point(1), Some(BROKEN))));
+    assert!(schedule.take_question().is_some());
+
+    push(&mut schedule, job(A, 2, &[DriverWait { kind: WaitKind::Order, ..wait }]));
+    let mut anyway = job(A, 3, &[wait]);
+    anyway.jobs[0].flags = JOB_RUN_ANYWAY;
+    push(&mut schedule, anyway);
+    let mut failed = job(A, 4, &[wait]);
+    (failed.jobs[0].failed_code, failed.jobs[0].failed_cause) = (TOLD.code.number(), TOLD.cause);
+    push(&mut schedule, failed);
+    let ended = [step(&mut schedule, None), step(&mut schedule, None), step(&mut schedule, None)];
+    assert_eq!(ended.map(|step| step.and_then(|(_, _, failed)| failed)), [None, None, Some(TOLD)]);
+    assert_eq!(schedule.take_question(), None);
 }
