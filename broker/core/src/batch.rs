@@ -4,7 +4,7 @@
 //! of the jobs, each job saying how many of each are its own. An ordinary job allocates nothing.
 
 use vgem_proto::error::Refusal;
-use vgem_proto::ids::{InstanceId, Point, QueueHandle, TimelineKey};
+use vgem_proto::ids::{CauseId, InstanceId, Point, QueueHandle, TimelineKey};
 use vgem_proto::jobs::{DriverOperand, DriverParam, DriverWait};
 
 use crate::gates::{Gate, NewFuture};
@@ -18,6 +18,8 @@ pub(crate) struct Batch {
     pub(crate) queues: Vec<BatchQueue>,
     /// Why the batch cannot be, if one of its queues has nobody behind it. The points of the others are consumed.
     pub(crate) gone: Option<Refusal>,
+    /// The cause of that loss, if it is known.
+    pub(crate) loss: Option<CauseId>,
     pub(crate) jobs: Vec<PlannedJob>,
     pub(crate) operands: Vec<DriverOperand>,
     pub(crate) params: Vec<DriverParam>,
@@ -86,6 +88,7 @@ impl Batch {
     pub(crate) fn clear(&mut self) {
         self.queues.clear();
         self.gone = None;
+        self.loss = None;
         self.jobs.clear();
         self.operands.clear();
         self.params.clear();

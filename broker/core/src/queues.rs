@@ -20,7 +20,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use vgem_proto::error::Failure;
-use vgem_proto::ids::{ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey};
+use vgem_proto::ids::{
+    CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey,
+};
 
 use crate::accounts::Charge;
 use crate::awaiting::TimelineOrder;
@@ -210,6 +212,13 @@ impl FailedPoints {
     }
 }
 
+/// The end of a queue's instance.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) how: Box<str>,
+    pub(crate) cause: CauseId,
+}
+
 /// A queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -252,7 +261,7 @@ pub(crate) struct Queue {
     /// Whether another domain ever saw it.
     pub(crate) crosses: bool,
     /// How its instance ended, once it has.
-    pub(crate) lost: Option<Box<str>>,
+    pub(crate) lost: Option<Lost>,
 }
 
 impl Queue {

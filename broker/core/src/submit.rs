@@ -128,6 +128,9 @@ impl Broker {
                         let found = found.map_err(|refused| refused.in_job(number))?;
                         if matches!(found.life, Life::Ends | Life::Gone) {
                             batch.gone.get_or_insert_with(|| self.gone(&found).in_job(number));
+                            let queue = self.queues.get(found.timeline);
+                            batch.loss =
+                                batch.loss.or(queue.and_then(|queue| Some(queue.lost.as_ref()?.cause)));
                         }
                         batch.queues.push(found);
                         batch.queues.len() - 1
@@ -184,8 +187,8 @@ impl Broker {
 
     fn gone(&self, named: &BatchQueue) -> Refusal {
         let device = self.devices.get(named.device).map(|d| d.name()).unwrap_or_default();
-        let lost = self.queues.get(named.timeline).and_then(|queue| queue.lost.as_deref());
-        let how = lost.unwrap_or("is ending");
+        let lost = self.queues.get(named.timeline).and_then(|queue| queue.lost.as_ref());
+        let how = lost.map_or("is ending", |lost| &lost.how);
         let handle = named.handle;
         let text =
             format!("the instance of device {device} behind {handle} is gone: {how}; open a new queue");
@@ -466,17 +469,11 @@ impl Broker {
         charge: Charge,
         batch: &mut Batch,
     ) {
-        let domain = charge.domain();
-        let pid = self.clients.get(asker.client).map_or(0, |client| client.peer.pid);
-        let mut cause = Cause::new(now, refusal.code, refusal.to_string());
-        cause = cause.by(client_number(asker.client), pid);
-        let place = refusal.job.map(usize::from);
-        let planned = place.and_then(|place| submit.jobs.get(place).zip(batch.jobs.get(place)));
-        if let Some((job, named)) = planned.and_then(|(job, p)| Some((job, batch.queues.get(p.queue)?))) {
-            let object = self.about_submitted(asker.client, submit, place.unwrap_or_default());
-            cause = cause.to(named.timeline, job.point).writing(object);
-        }
-        let cause = self.causes.issue(domain, cause);
+        // Who comes after the loss of a device fails as those do who were there.
+        let cause = match batch.loss {
+            Some(loss) => loss,
+            None => self.issue_refusal(now, asker, submit, refusal, (charge.domain(), batch)),
+        };
         self.give_credit(charge, batch);
         let failure = Failure { code: ErrorCode::Refused, cause };
         let mut runs = std::mem::take(&mut batch.runs);
@@ -511,6 +508,26 @@ impl Broker {
         self.points_promised(batch);
         self.look_at_new_heads(now, batch);
         self.refuse(asker.link, asker.request, refusal, cause);
+    }
+
+    fn issue_refusal(
+        &mut self,
+        now: Time,
+        asker: Awaiting,
+        submit: &Submit,
+        refusal: &Refusal,
+        (domain, batch): (DomainId, &Batch),
+    ) -> CauseId {
+        let pid = self.clients.get(asker.client).map_or(0, |client| client.peer.pid);
+        let mut cause = Cause::new(now, refusal.code, refusal.to_string());
+        cause = cause.by(client_number(asker.client), pid);
+        let place = refusal.job.map(usize::from);
+        let planned = place.and_then(|place| submit.jobs.get(place).zip(batch.jobs.get(place)));
+        if let Some((job, named)) = planned.and_then(|(job, p)| Some((job, batch.queues.get(p.queue)?))) {
+            let object = self.about_submitted(asker.client, submit, place.unwrap_or_default());
+            cause = cause.to(named.timeline, job.point).writing(object);
+        }
+        self.causes.issue(domain, cause)
     }
 
     fn give_credit(&mut self, mut charge: Charge, batch: &Batch) {

@@ -21,7 +21,7 @@ use crate::deadlines::Timer;
 use crate::devices::{Health, Instance, InstanceEvent, InstanceState, Outlook, Verdict};
 use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Seen, Settled};
 use crate::pairs::{Pair, Party, Slot, quiet};
-use crate::queues::{FailedPoints, QueueEvent, QueueState, Shown, Waiters};
+use crate::queues::{FailedPoints, Lost, QueueEvent, QueueState, Shown, Waiters};
 use crate::reservation::Inherited;
 use crate::succession::Last;
 
@@ -292,7 +292,7 @@ impl Broker {
         for key in &queues {
             self.advanced_to_here(now, *key);
             let Some(queue) = self.queues.get_mut(*key).filter(|_| !left.contains(key)) else { continue };
-            queue.lost = Some(how.into());
+            queue.lost = Some(Lost { how: how.into(), cause: ending.failure.cause });
             match queue.state.after(QueueEvent::InstanceGone) {
                 Some(next) => {
                     queue.state = next;

@@ -243,6 +243,22 @@ fn f10_a_data_wait_for_a_refused_point_of_a_queue_that_is_gone_fails() {
 }
 
 #[test]
+fn l4_a_batch_that_comes_after_the_loss_of_a_device_fails_with_the_cause_of_the_loss() {
+    let mut s = stage();
+    s.submit(Batch::new().job(s.queues[0], 1));
+    s.world.die(s.world.instance(COPY), InstanceEnd::Exited(-9));
+    let lost = outcome(&s, 0, 1).unwrap().unwrap_err();
+    // One of its queues is gone, the other is not.
+    let batch = Batch::new().job(s.queues[1], 1).job(s.queues[0], 2);
+    let refused = s.world.refused(s.client, batch.0);
+    assert_eq!((refused.code, refused.cause), (ErrorCode::Gone, lost.cause));
+    s.world.run_all();
+    let failure = Failure { code: ErrorCode::Refused, cause: lost.cause };
+    assert_eq!(outcome(&s, 1, 1), Some(Err(failure)));
+    assert_eq!(s.world.explain(s.client, refused.cause).code, ErrorCode::DeviceLost);
+}
+
+#[test]
 fn the_causes_of_a_domain_go_when_nothing_is_left_of_it() {
     let mut s = stage();
     s.submit(Batch::new().job(s.queues[0], 1));
