@@ -19,7 +19,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
@@ -41,6 +41,8 @@ const CONFIG: i32 = 4;
 const END: Duration = Duration::from_secs(5);
 /// Lines of the keeper's messages that an error repeats.
 const LINES: usize = 8;
+/// How long the last of them may be on its way.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How to start a private broker.
 #[derive(Debug, Clone)]
@@ -343,6 +345,9 @@ struct Messages(Arc<Kept>);
 struct Kept {
     lines: Mutex<Vec<String>>,
     passes: AtomicBool,
+    /// Whether the pipe has ended.
+    ended: Mutex<bool>,
+    changed: Condvar,
 }
 
 impl Messages {
@@ -364,14 +369,23 @@ impl Messages {
         }
     }
 
+    /// What a keeper that has ended said last.
     fn last(&self) -> String {
-        // What the keeper said last may still be on its way through the pipe: the reader ends with it.
+        // It may still be on its way through the pipe, which ends with it; unless somebody else has it open too.
+        let ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.0.changed.wait_timeout_while(ended, LAST_WORDS, |ended| !*ended));
         self.0.lines().join("; ")
     }
 }
 
 impl Kept {
     fn read(&self, pipe: OwnedFd) {
+        self.keep(pipe);
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn keep(&self, pipe: OwnedFd) {
         for line in BufReader::new(File::from(pipe)).lines() {
             let Ok(line) = line else { return };
             if self.passes.load(Ordering::Acquire) {

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A use is forgotten when it has ended well, and of those bytes that a later write replaces (the broker orders that write
-//! after it). A failed write of this client stays until its bytes are written again here, or until the broker, having told its
+//! after it). But a job that is refused, or cancelled, or whose device is lost, has failed before what it was to come after: so
+//! a use that was unfinished when its bytes were replaced is kept **behind**, and is in the way of guards until it has ended. A failed write of this client stays until its bytes are written again here, or until the broker, having told its
 //! poison, tells it no more: a read guard over them fails with its cause. Another client's failed write stays until the
 //! broker has taken note of it, and is poison from then on ([`crate::poison`]): whoever asks, and however late. Result cells are not entered: they are read by copy, after their fence.
 
@@ -53,6 +54,10 @@ struct State {
     uses: Vec<Use>,
     guards: Vec<Held>,
     poisons: Poisons,
+    /// Uses that were unfinished when a later write replaced their bytes.
+    behind: Vec<Use>,
+    /// With how many of them the ended ones are looked for.
+    many_behind: usize,
     /// The newest answer that was taken in.
     told: u64,
     last: u64,
@@ -272,7 +277,12 @@ impl Ledger {
     /// An unfinished job of this client that uses the memory.
     pub(crate) fn own_job(&self) -> Option<Waitable> {
         let state = self.state();
-        let mut jobs = state.uses.iter().map(|one| &one.by).filter(|by| matches!(by, Waitable::Job(_)));
+        let mut jobs = state
+            .uses
+            .iter()
+            .chain(&state.behind)
+            .map(|one| &one.by)
+            .filter(|by| matches!(by, Waitable::Job(_)));
         jobs.find(|by| !by.has_ended()).cloned()
     }
 
@@ -325,7 +335,12 @@ impl State {
                 failed => one.by.judge_now(failed)?,
             }
         }
-        Ok(None)
+        let mut behind = self.behind.iter().filter(|one| conflict(one.access, &one.range, access, range));
+        let unfinished = behind.find(|one| one.look() == PointState::Pending);
+        if let Some(one) = unfinished {
+            one.by.see_in_a_while();
+        }
+        Ok(unfinished.map(|one| one.by.clone()))
     }
 
     /// How uses ended that their page has forgotten.
@@ -357,23 +372,25 @@ impl State {
 
     /// Forgets what earlier uses did with these bytes: whoever writes them now comes after it.
     fn replace(&mut self, range: &Range<u64>) {
-        let mut behind = Vec::new();
-        self.uses.retain_mut(|one| {
-            if !overlap(&one.range, range) {
-                return true;
+        let Self { uses, behind, .. } = self;
+        let mut rest = Vec::new();
+        let replaced = uses.extract_if(.., |one| overlap(&one.range, range));
+        for one in replaced {
+            for kept in [one.range.start..range.start, range.end..one.range.end] {
+                if !kept.is_empty() {
+                    rest.push(Use { by: one.by.clone(), range: kept, ..one });
+                }
             }
-            let (first, second) = (one.range.start..range.start, range.end..one.range.end);
-            if first.is_empty() {
-                one.range = second;
-                return !one.range.is_empty();
+            if one.look() == PointState::Pending {
+                let (start, end) = (one.range.start.max(range.start), one.range.end.min(range.end));
+                behind.push(Use { range: start..end, ..one });
             }
-            if !second.is_empty() {
-                behind.push(Use { by: one.by.clone(), range: second, ..*one });
-            }
-            one.range = first;
-            true
-        });
-        self.uses.append(&mut behind);
+        }
+        uses.append(&mut rest);
+        if behind.len() > self.many_behind.max(CROWD) {
+            behind.retain(|one| one.look() == PointState::Pending);
+            self.many_behind = 2 * behind.len();
+        }
     }
 }
 

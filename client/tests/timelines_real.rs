@@ -2,13 +2,14 @@
 //!
 //! Needs `vgemd` and the drivers, as `cargo xtask test` builds them; without them it fails and says where it looked.
 
+use std::ops::Range;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use vgem::{
-    Client, ClientOptions, Embedded, Error, ErrorCode, FenceError, JobFailure, Point, PointStatus, Timeline,
-    TimelineRights, wait_any,
+    Client, ClientOptions, Embedded, Error, ErrorCode, Fence, FenceError, JobFailure, Point, PointStatus,
+    Queue, Timeline, TimelineRights, wait_any,
 };
 use vgem_os::seqpacket::Socket;
 
@@ -197,6 +198,41 @@ fn f10_a_job_after_a_failed_stage_fails_with_its_cause() {
     stage.fail(P1, ErrorCode::CorruptInput, "no such frame").expect("a cause");
     let (job, point) = (failure(fence.wait(SOON)), failure(gate.wait(SOON)));
     assert_eq!((job.code, job.cause), (point.code, point.cause));
+}
+
+/// The first job waits for a promise, the second is to write the same bytes after it and is cancelled: its point fails at
+/// once, and the first has not even begun.
+#[test]
+fn c1_a_guard_waits_for_what_a_job_was_to_come_after_that_failed_before_it() {
+    let real = real();
+    let mut stage = real.giver.timeline("stage").expect("a timeline");
+    let copy = real.giver.device("copy").expect("it is there");
+    let (first, second) = (copy.queue(0).expect("a queue"), copy.queue(0).expect("a queue"));
+    let buffer = real.giver.create(4096).expect("memory");
+    let gate = stage.promise(P1, SOON).expect("promised");
+    let fill = |queue: &Queue, range: Range<u64>, gate: Option<&Fence>| {
+        let mut batch = real.giver.batch();
+        let job = batch.job(queue, "fill").output(buffer.slice(range)).param("byte", 9);
+        if let Some(gate) = gate {
+            job.after(gate);
+        }
+        batch.submit().expect("sent").last().clone()
+    };
+    let slow = fill(&first, 0..1024, Some(&gate));
+    let cancelled = fill(&second, 512..2048, None);
+    second.cancel(&cancelled).expect("asked");
+    assert_eq!(failure(cancelled.wait(SOON)).code, ErrorCode::Cancelled);
+    for range in [0..1024, 600..601, 0..4096] {
+        assert!(buffer.try_write(range.clone()).expect("nobody failed it").is_none(), "{range:?}");
+        assert!(matches!(buffer.write(range, MOMENT), Err(Error::Timeout { .. })));
+    }
+    assert!(
+        buffer.try_write(1024..4096).expect("nobody failed it").is_some(),
+        "only the cancelled one was there"
+    );
+    stage.signal(P1).expect("newer");
+    drop(buffer.write(.., SOON).expect("all have ended"));
+    assert!(slow.wait(SOON).is_ok());
 }
 
 #[test]
