@@ -462,14 +462,19 @@ pub enum Effect {
         /// The pair.
         pair: PairId,
     },
-    /// Bring a slot of a dead signaller to its settled state and kill what comes after it.
+    /// Bring a slot of a dead signaller to its settled state and kill what comes after it; if it was yet to show the
+    /// timeline it does now.
     Settle {
         /// The pair.
         pair: PairId,
         /// The slot.
         slot: u16,
+        /// What it shows.
+        timeline: TimelineKey,
         /// The last point that was signalled.
         value: Point,
+        /// When that was.
+        at: Time,
         /// Its failures.
         failures: Vec<(Point, Failure)>,
         /// Every point from here on has failed.

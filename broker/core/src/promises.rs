@@ -316,7 +316,10 @@ impl Broker {
         let Failure { code, cause } = failure;
         for (pair, slot) in places {
             let failures = failures.to_vec();
-            self.out.push(Effect::Settle { pair, slot, value, failures, dead_from: from, code, cause });
+            let (timeline, at, dead_from) = (key, now, from);
+            let settled =
+                Effect::Settle { pair, slot, timeline, value, at, failures, dead_from, code, cause };
+            self.out.push(settled);
         }
         self.counters.points_settled += 1;
         let owner = promises.primary.map(|primary| primary.client);

@@ -482,8 +482,10 @@ impl Broker {
         }
         let (dead_from, Failure { code, cause }) = (value.next(), ending.failure);
         for Shown { pair, slot, waiters, .. } in std::mem::take(&mut queue.shown) {
-            let failures = failures.clone();
-            self.out.push(Effect::Settle { pair, slot, value, failures, dead_from, code, cause });
+            let (timeline, failures) = (key, failures.clone());
+            let settled =
+                Effect::Settle { pair, slot, timeline, value, at, failures, dead_from, code, cause };
+            self.out.push(settled);
             self.pairs.close(pair, slot, key, waiters);
             self.pairs.condemn(pair, slot);
         }

@@ -70,10 +70,10 @@ impl Shell {
                     self.memory.forget_pages(pair.inodes);
                 }
             }
-            Effect::Settle { pair, slot, value, failures, dead_from, code, cause } => {
+            Effect::Settle { pair, slot, timeline, value, at, failures, dead_from, code, cause } => {
                 if let (Some(page), Some(slot)) = (self.face(pair), Slot::new(slot)) {
                     let failures: Vec<SlotFailure> = failures.iter().map(slot_failure).collect();
-                    page.settle(slot, value.0, &failures);
+                    page.settle(slot, timeline.generation, value.0, at.0, &failures);
                     page.kill_slot(slot, dead_from.0, code.number(), cause.0);
                 }
             }

@@ -274,11 +274,25 @@ fn the_death_of_a_page_fails_what_was_not_signalled_in_every_slot() {
 fn a_lagging_slot_is_settled_to_what_other_pages_show() {
     let faces = published();
     faces.signal(1, Some(failure(1))).unwrap();
-    faces.keeper.settle(slot(0), 4, &[failure(1), failure(3)]);
+    faces.keeper.settle(slot(0), GENERATION, 4, TIME, &[failure(1), failure(3)]);
     faces.keeper.kill_page(9, 77);
     let states = [1, 2, 3, 4].map(|point| faces.state(point));
     assert_eq!(states, [failed(1), OK, failed(3), OK]);
     assert_eq!(faces.keeper.slot(slot(0)).failures, [failure(1), failure(3)]);
+}
+
+#[test]
+fn a_slot_that_the_dead_had_yet_to_publish_shows_what_was_signalled() {
+    let faces = published();
+    let other = slot(3);
+    let state = |point| faces.observer.state(other, GENERATION, point);
+    assert_eq!(state(1), PointState::Pending);
+    faces.keeper.settle(other, GENERATION, 3, TIME, &[failure(2)]);
+    faces.keeper.kill_slot(other, 4, 9, 77);
+    faces.keeper.kill_page(9, 77);
+    let dead = |time_ns| PointState::Failed { code: 9, cause: 77, time_ns };
+    assert_eq!([1, 2, 3].map(state), [OK, failed(2), OK]);
+    assert!([dead(0), dead(TIME)].contains(&state(4)), "{:?}", state(4));
 }
 
 #[test]
@@ -292,7 +306,7 @@ fn settling_does_not_record_twice_what_a_signaller_recorded_before_it_died() {
     for (at, word) in [(64, 1), (72, 1001), (80, 5)] {
         words.write_u64(at, word).unwrap();
     }
-    faces.keeper.settle(slot(0), 1, &[failure(1)]);
+    faces.keeper.settle(slot(0), GENERATION, 1, TIME, &[failure(1)]);
     assert_eq!(faces.keeper.slot(slot(0)).failures, [failure(1)]);
 }
 
@@ -300,7 +314,7 @@ fn settling_does_not_record_twice_what_a_signaller_recorded_before_it_died() {
 fn settling_never_takes_a_slot_back() {
     let faces = published();
     faces.signal(5, None).unwrap();
-    faces.keeper.settle(slot(0), 3, &[failure(2)]);
+    faces.keeper.settle(slot(0), GENERATION, 3, TIME, &[failure(2)]);
     assert_eq!((faces.keeper.slot(slot(0)).value, faces.state(2)), (5, OK));
 }
 

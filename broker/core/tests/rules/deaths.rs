@@ -34,9 +34,9 @@ impl World {
 
     pub(crate) fn settle(&mut self, effect: &Effect) {
         let (timeline, value, failures) = match effect {
-            Effect::Settle { pair, slot, value, failures, dead_from, code, cause } => {
-                // An heir that never came has not shown anything there.
-                let Some(timeline) = self.truth.slots.get(&(*pair, *slot)).copied() else { return };
+            Effect::Settle { pair, slot, timeline, value, failures, dead_from, code, cause, .. } => {
+                let timeline = *timeline;
+                self.truth.slots.insert((*pair, *slot), timeline);
                 self.truth.condemned.insert((*pair, *slot));
                 let failure = Failure { code: *code, cause: *cause };
                 self.truth.dead_from.insert(timeline, (*dead_from, failure));

@@ -114,15 +114,15 @@ impl KeeperFace {
         self.wake_all();
     }
 
-    /// Brings a lagging slot to the value and failures (oldest first) that its signaller's other pages show.
-    /// Only when the signaller is dead: the slot's one writer is the caller then.
-    pub fn settle(&self, slot: Slot, value: u64, failures: &[Failure]) {
-        protocol::settle(&self.mapped, slot, value, failures);
+    /// Brings a lagging slot to the value and failures (oldest first) that its signaller's other pages show; if it was yet
+    /// to show the timeline it does so from now on. Only when the signaller is dead: the slot's one writer is the
+    /// caller then.
+    pub fn settle(&self, slot: Slot, generation: u32, value: u64, time_ns: u64, failures: &[Failure]) {
+        protocol::settle(&self.mapped, slot, generation, value, time_ns, failures);
         self.wake_all();
     }
 
-    /// Brings a slot of a dead signaller to where its timeline stands, for another that goes on with it. If it was yet to
-    /// show the timeline it does so from now on. Only when the signaller is dead, as [`KeeperFace::settle`].
+    /// As [`KeeperFace::settle`], for another signaller that goes on with the timeline.
     pub fn level(&self, slot: Slot, generation: u32, value: u64, time_ns: u64, failures: &[Failure]) {
         protocol::level(&self.mapped, slot, generation, value, time_ns, failures);
         self.wake_all();

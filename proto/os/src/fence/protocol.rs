@@ -355,27 +355,16 @@ pub fn kill_page<P: Page>(page: &P, code: u32, cause: u64) {
     page.bump32(f::H_DOORBELL);
 }
 
-/// Brings a slot to the value and failures that other pages of a dead signaller already show.
-/// Rings the doorbell; the caller wakes the sleepers.
-pub fn settle<P: Page>(page: &P, slot: Slot, value: u64, failures: &[Failure]) {
-    let before = page.load64(slot.at(f::S_VALUE));
-    for failure in failures {
-        // Up to `before` the signaller recorded all; beyond, it may have died between entry and value.
-        let new = failure.point > before && failure.point <= value;
-        if new && !is_recorded(page, slot, failure.point) {
-            record(page, slot, *failure);
-        }
-    }
-    if value > before {
-        page.release64(slot.at(f::S_VALUE), value);
-    }
-    page.bump32(f::H_DOORBELL);
-}
-
-/// Brings a slot of a dead signaller to where its timeline stands, for another signaller that goes on with it. One that had
-/// yet to show the timeline shows it from now on: somebody may wait for it there. Rings the doorbell; the caller wakes
-/// the sleepers.
-pub fn level<P: Page>(page: &P, slot: Slot, generation: u32, value: u64, time_ns: u64, failures: &[Failure]) {
+/// Brings a slot to the value and failures that other pages of a dead signaller already show. One that had yet to show
+/// the timeline shows it from now on: somebody may wait for it there. Rings the doorbell; the caller wakes the sleepers.
+pub fn settle<P: Page>(
+    page: &P,
+    slot: Slot,
+    generation: u32,
+    value: u64,
+    time_ns: u64,
+    failures: &[Failure],
+) {
     if page.load32(slot.at(f::S_GENERATION)) != generation {
         write(page, slot, generation, value, time_ns, failures);
         if failures.len() >= FAILURES {
@@ -385,16 +374,32 @@ pub fn level<P: Page>(page: &P, slot: Slot, generation: u32, value: u64, time_ns
         page.bump32(f::H_DOORBELL);
         return;
     }
-    for entry in 0..FAILURES {
-        // Recorded by one that died before it signalled the point, which may end otherwise now.
-        if page.load64(slot.failure_at(entry, f::F_POINT)) > value {
-            page.store64(slot.failure_at(entry, f::F_POINT), 0);
+    let before = page.load64(slot.at(f::S_VALUE));
+    for failure in failures {
+        // Up to `before` the signaller recorded all; beyond, it may have died between entry and value.
+        let new = failure.point > before && failure.point <= value;
+        if new && !is_recorded(page, slot, failure.point) {
+            record(page, slot, *failure);
         }
     }
-    if value > page.load64(slot.at(f::S_VALUE)) {
+    if value > before {
         page.store64(slot.at(f::S_TIME), time_ns);
+        page.release64(slot.at(f::S_VALUE), value);
     }
-    settle(page, slot, value, failures);
+    page.bump32(f::H_DOORBELL);
+}
+
+/// As [`settle`], for another signaller that goes on with the timeline.
+pub fn level<P: Page>(page: &P, slot: Slot, generation: u32, value: u64, time_ns: u64, failures: &[Failure]) {
+    if page.load32(slot.at(f::S_GENERATION)) == generation {
+        for entry in 0..FAILURES {
+            // Recorded by one that died before it signalled the point, which may end otherwise now.
+            if page.load64(slot.failure_at(entry, f::F_POINT)) > value {
+                page.store64(slot.failure_at(entry, f::F_POINT), 0);
+            }
+        }
+    }
+    settle(page, slot, generation, value, time_ns, failures);
 }
 
 /// Reads a slot as it is.
