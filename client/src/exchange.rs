@@ -25,7 +25,7 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use vgem_proto::codec::Malformed;
-use vgem_proto::error::Refusal;
+use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{CauseId, Handle, PageId};
 use vgem_proto::message::Sender;
 use vgem_proto::message::client::{
@@ -324,6 +324,10 @@ impl Exchange {
             self.unused.push((id, refusal(refused)));
             return;
         }
+        // Its cause is the loss of the device: the broker knows more of that than this refusal says.
+        if refused.code == ErrorCode::Gone {
+            return;
+        }
         if self.refusals.len() >= REFUSALS {
             self.refusals.pop_front();
         }
@@ -359,7 +363,6 @@ pub fn refusal(refused: Refused) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use vgem_proto::error::ErrorCode;
     use vgem_proto::ids::{Time, TimelineHandle, TimelineKey};
     use vgem_proto::message::client::{Done, Exported, TimelineOpened};
     use vgem_proto::rights::TimelineRights;

@@ -209,6 +209,30 @@ fn t5_bytes_are_good_or_bad_as_their_jobs_ended_also_when_eight_later_ones_have_
 }
 
 #[test]
+fn j8_a_receiver_reads_what_its_sender_has_written_anew_after_a_failure() {
+    let real = real();
+    let (near, far) = UnixStream::pair().expect("a pair");
+    let other = real.broker.client().expect("another client");
+    let junk = filled(&real.client, 1 << 20, 0xa5);
+    let frame = real.client.create(1 << 20).expect("memory");
+    let zip = real.client.device("zip").expect("it is there").queue(0).expect("a queue");
+    frame.send(&near, Access::Write, SOON).expect("there is room");
+    let received = other.receive(&far, SOON).expect("a buffer").buffer;
+    for byte in 1..20 {
+        let mut batch = real.client.batch();
+        batch.job(&zip, "decompress").input(&junk).output(&frame).param("format", "gzip");
+        batch.submit().expect("sent").wait(SOON).expect_err("it is no gzip");
+        // Perhaps before the broker has heard of the failure.
+        frame.write(.., SOON).expect("nobody uses it").fill(byte);
+        assert_eq!(received.read(.., SOON).expect("it is as it should be")[0], byte);
+        let copy = other.device("copy").expect("it is there").queue(0).expect("a queue");
+        let mut batch = other.batch();
+        batch.job(&copy, "crc32c").input(&received);
+        batch.submit().expect("sent").wait(SOON).expect("for jobs too");
+    }
+}
+
+#[test]
 fn f10_a_receiver_that_comes_after_the_failure_fails_until_a_job_replaces_the_bytes() {
     let real = real();
     let (near, far) = UnixStream::pair().expect("a pair");

@@ -10,7 +10,7 @@ use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{ClientKey, PageId, TimelineKey};
 use vgem_proto::jobs::{ObservedPoint, PoisonedRange};
 use vgem_proto::limits;
-use vgem_proto::message::client::{Observe, Observed};
+use vgem_proto::message::client::{Done, Observe, Observed, Rewritten};
 use vgem_proto::rights::Access;
 
 use crate::accounts::{Charge, Resource};
@@ -54,6 +54,24 @@ impl Broker {
         self.poison_shown_to(domain, key);
         let poison = self.objects.get(key).map(poison_of).unwrap_or_default();
         self.show_waits(asker, &waits, poison, charge);
+        Ok(())
+    }
+
+    /// A client has written a range of an object anew: nobody fails any more for what went wrong there before. Nor for what
+    /// goes wrong with jobs that it has seen end, and of which the broker has yet to hear.
+    pub(crate) fn rewritten(&mut self, asker: Awaiting, rewritten: &Rewritten) -> Outcome {
+        let (key, rights) = self.find_handle(asker.client, rewritten.object)?;
+        let grant = policy::authorise_use(key, rights, Access::Write)?;
+        let Some(object) = self.objects.get_mut(grant.object()) else {
+            return Err(no_such_handle(rewritten.object.0));
+        };
+        let Some(end) = rewritten.offset.checked_add(rewritten.len).filter(|end| *end <= object.len) else {
+            let text = format!("bytes from {} on of an object", rewritten.offset);
+            let (value, limit) = (rewritten.len, object.len.saturating_sub(rewritten.offset));
+            return Err(Refusal::new(ErrorCode::OutOfRange, text).with(value, limit));
+        };
+        object.reservation.replace(ByteRange { start: rewritten.offset, end });
+        self.reply(asker.link, asker.request, Done {});
         Ok(())
     }
 

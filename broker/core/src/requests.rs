@@ -158,8 +158,8 @@ impl Broker {
             ClientMessage::QueryPoint(query) => {
                 self.query_point(now, asker, head.deadline, (query.timeline, query.point))
             }
-            ClientMessage::Rewritten(_)
-            | ClientMessage::TimelineOpened(_)
+            ClientMessage::Rewritten(rewritten) => self.rewritten(asker, &rewritten),
+            ClientMessage::TimelineOpened(_)
             | ClientMessage::TimelineExported(_)
             | ClientMessage::TimelineObserved(_)
             | ClientMessage::Shown(_)

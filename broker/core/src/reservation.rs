@@ -256,7 +256,7 @@ impl Reservation {
     }
 
     /// Forgets who was to write `range` and what went wrong there: it will all be replaced.
-    fn replace(&mut self, range: ByteRange) {
+    pub(crate) fn replace(&mut self, range: ByteRange) {
         let mut after_parts = Vec::new();
         self.pieces.retain_mut(|piece| match piece.range.without(range) {
             (Some(part), second) => {

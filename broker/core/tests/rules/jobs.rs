@@ -2,10 +2,10 @@
 
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::Point;
+use vgem_proto::ids::{Handle, Point};
 use vgem_proto::jobs::{JOB_RUN_ANYWAY, OPERAND_FOREIGN, PAGE_LOCAL, ParamSource};
 use vgem_proto::message::SUBMIT_REPLY;
-use vgem_proto::message::client::{Cancel, ClientMessage, OpenQueue};
+use vgem_proto::message::client::{Cancel, ClientMessage, OpenQueue, Rewritten};
 use vgem_proto::rights::WaitKind::{Data, Order};
 
 use crate::batch::Batch;
@@ -180,6 +180,40 @@ fn j8_a_plain_write_clears_no_poison_and_fails_itself() {
     s.world.run(s.lines[0], Some(ErrorCode::CorruptInput));
     s.submit(Batch::new().job(s.queues[1], 1).updates(s.object, 0..32));
     assert!(s.world.last_job(ZIP).failed().is_some());
+}
+
+#[test]
+fn j8_what_a_client_has_written_anew_is_not_poisoned() {
+    let mut s = stage();
+    let [a, b, _] = s.queues;
+    s.submit(Batch::new().job(a, 1).writes(s.object, 0..256));
+    s.world.run(s.lines[0], Some(ErrorCode::Io));
+    // The broker has yet to hear of this one.
+    s.submit(Batch::new().job(a, 2).writes(s.object, 1024..2048));
+    assert!(s.world.try_run(s.lines[0], Some(ErrorCode::Io)));
+    for (offset, len) in [(0, 64), (1024, 1024)] {
+        let told = s.world.ask(s.client, Rewritten { object: s.object, offset, len });
+        assert!(matches!(told, Some(ClientMessage::Done(_))), "{told:?}");
+    }
+    s.world.flush(s.world.instance(COPY));
+    s.submit(Batch::new().job(b, 1).reads(s.object, 0..64).job(b, 2).reads(s.object, 1024..2048));
+    s.submit(Batch::new().job(b, 3).reads(s.object, 63..65));
+    s.world.run_all();
+    let ended =
+        [1, 2, 3].map(|point| s.world.truth.look(s.lines[1], Point(point)).map(|ended| ended.is_ok()));
+    assert_eq!(ended, [Some(true), Some(true), Some(false)]);
+}
+
+#[test]
+fn only_what_one_may_write_and_is_there_can_be_said_to_be_rewritten() {
+    let mut s = stage();
+    let rewritten = |object, offset, len| Rewritten { object, offset, len };
+    for (offset, len) in [(0, 4097), (4096, 1), (u64::MAX, 2)] {
+        let refused = s.world.refused(s.client, rewritten(s.object, offset, len));
+        assert_eq!((refused.code, refused.value), (ErrorCode::OutOfRange, len));
+    }
+    let unknown = s.world.refused(s.client, rewritten(Handle(99), 0, 1));
+    assert_eq!(unknown.code, ErrorCode::NoSuchHandle);
 }
 
 #[test]
