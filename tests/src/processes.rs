@@ -39,8 +39,19 @@ pub fn is_alive(pid: u32) -> bool {
 /// What a process is doing, as `ps` has it: R, S, D, T, Z; a space if it is gone.
 #[must_use]
 pub fn state(pid: u32) -> char {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next()).unwrap_or(' ')
+    stat(pid, 0).and_then(|word| word.chars().next()).unwrap_or(' ')
+}
+
+/// Whose child a process is; none if it is gone.
+#[must_use]
+pub fn parent(pid: u32) -> Option<u32> {
+    stat(pid, 1)?.parse().ok()
+}
+
+/// A word of `/proc/PID/stat`, counted from after the name, which may hold anything.
+fn stat(pid: u32, at: usize) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(at).map(str::to_owned)
 }
 
 /// Sends a signal by name (`KILL`, `STOP`, `TERM`).

@@ -125,7 +125,10 @@ impl Arena {
             let token = self.actor(Role::Stage).offer();
             self.actor(Role::Producer).must(&Order::Await(token), &[]);
         }
-        let target = blow.and_then(|blow| Some((blow, Target::hold(self.find(blow.victim)?)?)));
+        let target = blow.and_then(|blow| {
+            let (pid, parent) = self.find(blow.victim)?;
+            Some((blow, Target::hold(pid, parent)?))
+        });
         let waited = pressure::waited();
         let begun_ns = clock::now();
         for actor in &self.actors {
@@ -156,27 +159,31 @@ impl Arena {
         Round { case, records, wrong }
     }
 
-    /// The process of a victim, if it has one.
-    fn find(&self, victim: Victim) -> Option<u32> {
-        let daemon = self.daemon.as_ref()?;
-        let observer = self.observer.as_ref()?;
+    /// The process of a victim, if it has one, and whose child it must be.
+    fn find(&self, victim: Victim) -> Option<(u32, u32)> {
+        let (test, keeper) = (std::process::id(), self.daemon.as_ref()?.pid());
+        let actor = |role| Some((self.actor(role).pid(), test));
         match victim {
-            Victim::Producer => Some(self.actor(Role::Producer).pid()),
-            Victim::Consumer => Some(self.actor(Role::Consumer).pid()),
-            Victim::Bystander => Some(self.actor(Role::Bystander).pid()),
-            Victim::Stage => Some(self.actor(Role::Stage).pid()),
-            Victim::Keeper => Some(daemon.pid()),
-            Victim::Broker => Some(observer.status().expect("a status").pid),
-            Victim::Porter => porters(daemon.pid()).into_iter().next(),
-            Victim::Driver(name) => {
-                let producer = self.actor(Role::Producer).pid();
-                let clients = observer.client_entries().expect("clients");
-                let domain = clients.iter().find(|client| client.pid == producer)?.domain;
-                let devices = observer.device_entries().expect("devices");
-                let device = devices.into_iter().find(|device| device.name == name)?;
-                device.instances.iter().find(|instance| instance.domain == domain).map(|found| found.pid)
-            }
+            Victim::Producer => actor(Role::Producer),
+            Victim::Consumer => actor(Role::Consumer),
+            Victim::Bystander => actor(Role::Bystander),
+            Victim::Stage => actor(Role::Stage),
+            Victim::Keeper => Some((keeper, test)),
+            Victim::Broker => Some((self.observer.as_ref()?.status().expect("a status").pid, keeper)),
+            Victim::Porter => Some((porters(keeper).into_iter().next()?, keeper)),
+            Victim::Driver(name) => Some((self.driver(name)?, keeper)),
         }
+    }
+
+    /// The process of a driver of the domain of producer and consumer.
+    fn driver(&self, name: &str) -> Option<u32> {
+        let observer = self.observer.as_ref()?;
+        let producer = self.actor(Role::Producer).pid();
+        let clients = observer.client_entries().expect("clients");
+        let domain = clients.iter().find(|client| client.pid == producer)?.domain;
+        let devices = observer.device_entries().expect("devices");
+        let device = devices.into_iter().find(|device| device.name == name)?;
+        device.instances.iter().find(|instance| instance.domain == domain).map(|found| found.pid)
     }
 
     /// Takes who is dead out, and whoever must go with it.

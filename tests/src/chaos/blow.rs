@@ -3,10 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vgem_os::clock;
 
 use crate::chance::Chance;
+use crate::processes;
 
 /// Who is struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,11 +130,22 @@ pub struct Target {
 }
 
 impl Target {
-    /// Takes hold of a process; none if it is gone.
+    /// Takes hold of a child of `parent`; none if it is gone, or somebody else's.
+    ///
+    /// A number from a listing may have been given to a stranger since, so whose child it is is looked at while it is
+    /// held. `parent` is this process, or a child of it that was not waited for: no stranger gets those numbers.
     #[must_use]
-    pub fn hold(pid: u32) -> Option<Self> {
+    pub fn hold(pid: u32, parent: u32) -> Option<Self> {
         let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
-        Some(Self { pid, fd: pidfd_open(number, PidfdFlags::empty()).ok()? })
+        let target = Self { pid, fd: pidfd_open(number, PidfdFlags::empty()).ok()? };
+        let is_child = processes::parent(pid) == Some(parent);
+        // As long as it lives, nobody else has its number: what was read was about it.
+        (is_child && target.lives()).then_some(target)
+    }
+
+    fn lives(&self) -> bool {
+        let mut end = [PollFd::new(&self.fd, PollFlags::IN)];
+        poll(&mut end, Some(&Timespec::default())).is_ok_and(|ended| ended == 0)
     }
 
     /// Strikes it, when its time has come.
@@ -168,5 +181,36 @@ fn sleep_until(begun_ns: u64, after: Duration) {
     let end = begun_ns.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
     while let Some(rest) = end.checked_sub(clock::now()).filter(|rest| *rest > 0) {
         std::thread::park_timeout(Duration::from_nanos(rest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("60").spawn().expect("it is on every Linux")
+    }
+
+    #[test]
+    fn a_child_is_held_and_nobody_elses() {
+        let mut child = sleeper();
+        let (own, held) = (std::process::id(), |parent| Target::hold(child.id(), parent).is_some());
+        let found = [held(own), held(1), held(child.id())];
+        child.kill().expect("a child of ours");
+        child.wait().expect("a child of ours");
+        assert_eq!(found, [true, false, false]);
+    }
+
+    #[test]
+    fn a_child_that_has_ended_is_not_held_before_and_after_it_was_waited_for() {
+        let mut child = sleeper();
+        child.kill().expect("a child of ours");
+        processes::until(Duration::from_secs(5), "it ends", || !processes::is_alive(child.id()));
+        let unreaped = Target::hold(child.id(), std::process::id()).is_none();
+        child.wait().expect("a child of ours");
+        assert_eq!([unreaped, Target::hold(child.id(), std::process::id()).is_none()], [true, true]);
     }
 }
