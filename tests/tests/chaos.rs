@@ -5,7 +5,7 @@
 //! | variable | what |
 //! |---|---|
 //! | `VGEM_CHAOS_SEED` | who is struck, how, when; printed when it is not given |
-//! | `VGEM_CHAOS_ROUNDS` | how many rounds; 2 000 unless said otherwise |
+//! | `VGEM_CHAOS_ROUNDS` | how many rounds that count; 2 000 unless said otherwise |
 
 #![forbid(unsafe_code)]
 
@@ -17,34 +17,42 @@ use vgem_tests::chaos::arena::{Arena, blow_of};
 
 /// Rounds that CI plays.
 const ROUNDS: u64 = 2_000;
-/// Daemons at the same time: a round is mostly waiting.
-const LANES: u64 = 2;
 /// So many rounds, and everybody leaves, and what is left is looked at.
 const AUDIT: u64 = 100;
+/// Of so many rounds one may be played again because others had the cores.
+const AGAIN: u64 = 4;
 
-/// One daemon and its rounds.
-fn lane(seed: u64, lane: u64, rounds: u64) -> Account {
+/// So many rounds that count.
+fn play(seed: u64, rounds: u64) -> Account {
     let mut arena = Arena::new();
     let mut account = Account::default();
-    for warm_up in 0..3 {
-        let round = arena.round(warm_up, None);
-        assert_eq!(round.wrong, Vec::<String>::new());
+    for _warm_up in 0..3 {
+        assert_eq!(arena.round(None).wrong, Vec::<String>::new());
     }
     assert_eq!(arena.audit(), Vec::<String>::new(), "at the start");
-    for played in 1..=rounds {
-        let number = (played - 1) * LANES + lane;
+    for number in 0..rounds {
         let blow = blow_of(seed, number);
-        let round = arena.round(number + 3, Some(blow));
-        assert!(
-            round.wrong.is_empty(),
-            "round {number} of VGEM_CHAOS_SEED={seed}, {}, {:?}:\n{}\n{:#?}",
-            blow.name(),
-            round.case,
-            round.wrong.join("\n"),
-            round.records
-        );
-        account.add(&round);
-        if played % AUDIT == 0 || played == rounds {
+        loop {
+            let round = arena.round(Some(blow));
+            assert!(
+                round.wrong.is_empty(),
+                "round {number} of VGEM_CHAOS_SEED={seed}, {}, {:?}:\n{}\n{:#?}",
+                blow.name(),
+                round.case,
+                round.wrong.join("\n"),
+                round.records
+            );
+            if account.add(&round) {
+                break;
+            }
+            let again = account.again();
+            assert!(
+                again * AGAIN <= rounds.max(10 * AGAIN),
+                "others had the cores in {again} of {} rounds: nothing can be said of time on this machine now",
+                number + again
+            );
+        }
+        if (number + 1) % AUDIT == 0 || number + 1 == rounds {
             let more = arena.audit();
             assert!(more.is_empty(), "after round {number} of VGEM_CHAOS_SEED={seed}:\n{}", more.join("\n"));
         }
@@ -57,14 +65,7 @@ fn whoever_is_struck_nobody_hangs_every_error_has_a_name_and_nothing_is_left() {
     let seed = chance::seed("VGEM_CHAOS_SEED");
     let rounds = chance::number("VGEM_CHAOS_ROUNDS").unwrap_or(ROUNDS);
     let begun = Instant::now();
-    let mut account = Account::default();
-    std::thread::scope(|scope| {
-        let lanes: Vec<_> =
-            (0..LANES).map(|at| scope.spawn(move || lane(seed, at, rounds / LANES))).collect();
-        for lane in lanes {
-            account.join(lane.join().expect("a lane ends well; what it says is above"));
-        }
-    });
+    let account = play(seed, rounds);
     eprintln!("{}{rounds} rounds in {:?}", account.table(), begun.elapsed());
     account.assert_it_counts();
 }

@@ -65,6 +65,14 @@ impl Actor {
     /// If it does not, or hangs.
     pub fn must(&self, order: &Order, fds: &[&Socket]) {
         self.tell(order, fds);
+        self.is_ready(order);
+    }
+
+    /// It has done what it was told.
+    ///
+    /// # Panics
+    /// If it has not, or hangs.
+    pub fn is_ready(&self, order: &Order) {
         let answer = self.answer();
         assert_eq!(answer, Some(Answer::Ready), "{:?} (pid {}) was told {order:?}", self.role, self.pid());
     }

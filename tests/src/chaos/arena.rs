@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use vgem::{Client, snapshot};
@@ -9,19 +10,20 @@ use vgem_os::clock;
 use vgem_os::seqpacket::Socket;
 
 use super::actor::Actor;
-use super::blow::{Blow, Manner, Target, Victim};
+use super::blow::{Blow, Manner, Struck, Target, Victim};
 use super::judge::Case;
-use super::pressure;
+use super::pressure::Ours;
 use super::words::{End, Order, Record, Role};
 use crate::audit::{self, Holdings};
 use crate::chance::Chance;
 use crate::daemon::{Daemon, Serving, USERS};
 use crate::processes;
 
-/// Short deadlines, and devices that come back however often they are lost.
+/// Short deadlines, and devices that come back however often they are lost. A job has 100 ms in all, and most of it to be
+/// begun, for one of a refused batch has no other time.
 const CONFIG: &str = "
 [times]
-scheduling_ms = 20
+scheduling_ms = 80
 import_ms = 100
 [restart]
 pause_ms = 1
@@ -53,7 +55,14 @@ pub struct Arena {
     /// The last blow may have broken what actors have.
     broken: bool,
     baseline: BTreeMap<String, Holdings>,
+    /// Rounds so far.
+    played: u64,
+    /// What daemon and actors are in; ended after them.
+    pressure: Ours,
 }
+
+/// What an actor, by its process, tells of a round; nothing if it is dead.
+type Played = (Role, u32, Option<Vec<Record>>);
 
 /// What came of a round.
 #[derive(Debug)]
@@ -73,6 +82,7 @@ impl Arena {
     /// Without root; if something does not start.
     #[must_use]
     pub fn new() -> Self {
+        let pressure = Ours::begin();
         let daemon = Daemon::system().config(CONFIG).start();
         let mut arena = Self {
             daemon: Some(daemon),
@@ -81,6 +91,8 @@ impl Arena {
             strangers: true,
             broken: true,
             baseline: BTreeMap::new(),
+            played: 0,
+            pressure,
         };
         arena.mend();
         arena
@@ -115,11 +127,17 @@ impl Arena {
     ///
     /// # Panics
     /// If somebody hangs, or what a round before broke does not heal.
-    pub fn round(&mut self, number: u64, blow: Option<Blow>) -> Round {
+    pub fn round(&mut self, blow: Option<Blow>) -> Round {
         self.mend();
+        self.played += 1;
+        let number = self.played;
         let mend = std::mem::replace(&mut self.broken, blow.is_some());
+        let prepare = Order::Prepare { round: number, mend };
         for actor in &self.actors {
-            actor.must(&Order::Prepare { round: number, mend }, &[]);
+            actor.tell(&prepare, &[]);
+        }
+        for actor in &self.actors {
+            actor.is_ready(&prepare);
         }
         if mend {
             let token = self.actor(Role::Stage).offer();
@@ -129,20 +147,21 @@ impl Arena {
             let (pid, parent) = self.find(blow.victim)?;
             Some((blow, Target::hold(pid, parent)?))
         });
-        let waited = pressure::waited();
+        let waited = self.pressure.waited();
         let begun_ns = clock::now();
         for actor in &self.actors {
             actor.tell(&Order::Go(number), &[]);
         }
-        let mut case = target.map(|(blow, target)| {
-            let struck = target.strike(blow, begun_ns);
-            Case { blow, pid: target.pid, struck, crowded: Duration::ZERO }
+        let (struck, answers) = self.played(target.as_ref().map(|(_, target)| target.pid), |others| {
+            target.as_ref().map(|(blow, target)| target.strike(*blow, begun_ns, others))
         });
-        let answers: Vec<_> =
-            self.actors.iter().map(|actor| (actor.role, actor.pid(), actor.records())).collect();
-        if let Some(case) = &mut case {
-            case.crowded = pressure::waited().saturating_sub(waited);
-        }
+        let crowded = self.pressure.waited().saturating_sub(waited);
+        let case = target.zip(struck).map(|((blow, target), struck)| Case {
+            blow,
+            pid: target.pid,
+            struck,
+            crowded,
+        });
         let mut wrong = Vec::new();
         let mut records = Vec::new();
         for (role, pid, answer) in answers {
@@ -157,6 +176,28 @@ impl Arena {
             wrong.extend(self.bury(case));
         }
         Round { case, records, wrong }
+    }
+
+    /// What came of a round of everybody, while one process is struck; whoever strikes is told when nobody waits any
+    /// more, but for the victim.
+    fn played(
+        &self,
+        victim: Option<u32>,
+        strike: impl FnOnce(&Receiver<()>) -> Option<Struck>,
+    ) -> (Option<Struck>, Vec<Played>) {
+        let played = |actor: &Actor| (actor.role, actor.pid(), actor.records());
+        std::thread::scope(|scope| {
+            let (waiting, others) = mpsc::channel();
+            let others_played = scope.spawn(move || {
+                let _waiting = waiting;
+                let others = self.actors.iter().filter(|actor| Some(actor.pid()) != victim);
+                others.map(played).collect::<Vec<_>>()
+            });
+            let struck = strike(&others);
+            let mut answers = others_played.join().expect("nobody hangs; what it says is above");
+            answers.extend(self.actors.iter().filter(|actor| Some(actor.pid()) == victim).map(played));
+            (struck, answers)
+        })
     }
 
     /// The process of a victim, if it has one, and whose child it must be.

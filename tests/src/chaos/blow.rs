@@ -1,6 +1,7 @@
 //! Who is struck in a round, how and when; and the striking.
 
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -148,23 +149,29 @@ impl Target {
         poll(&mut end, Some(&Timespec::default())).is_ok_and(|ended| ended == 0)
     }
 
-    /// Strikes it, when its time has come.
+    /// Strikes it, when its time has come. A stop is over early when `others` is closed: nobody waits any more.
     #[must_use]
-    pub fn strike(&self, blow: Blow, begun_ns: u64) -> Struck {
-        sleep_until(begun_ns, blow.after);
+    pub fn strike(&self, blow: Blow, begun_ns: u64, others: &Receiver<()>) -> Struck {
+        while let Some(rest) = rest(begun_ns, blow.after) {
+            std::thread::park_timeout(rest);
+        }
         match blow.manner {
             Manner::Kill => {
                 let at_ns = self.signal(Signal::KILL);
                 Struck { at_ns, over_ns: at_ns }
             }
-            Manner::Pause(time) => self.stop(time, Signal::CONT),
-            Manner::Freeze(time) => self.stop(time, Signal::KILL),
+            Manner::Pause(time) => self.stop(time, Signal::CONT, others),
+            Manner::Freeze(time) => self.stop(time, Signal::KILL, others),
         }
     }
 
-    fn stop(&self, time: Duration, then: Signal) -> Struck {
+    fn stop(&self, time: Duration, then: Signal, others: &Receiver<()>) -> Struck {
         let at_ns = self.signal(Signal::STOP);
-        sleep_until(at_ns, time);
+        while let Some(rest) = rest(at_ns, time) {
+            if others.recv_timeout(rest) == Err(RecvTimeoutError::Disconnected) {
+                break;
+            }
+        }
         Struck { at_ns, over_ns: self.signal(then) }
     }
 
@@ -177,11 +184,10 @@ impl Target {
     }
 }
 
-fn sleep_until(begun_ns: u64, after: Duration) {
-    let end = begun_ns.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
-    while let Some(rest) = end.checked_sub(clock::now()).filter(|rest| *rest > 0) {
-        std::thread::park_timeout(Duration::from_nanos(rest));
-    }
+/// What is left of a time; none if it is over.
+fn rest(begun_ns: u64, time: Duration) -> Option<Duration> {
+    let end = begun_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    end.checked_sub(clock::now()).filter(|rest| *rest > 0).map(Duration::from_nanos)
 }
 
 #[cfg(test)]

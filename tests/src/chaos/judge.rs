@@ -3,15 +3,16 @@
 //! **Within its deadline.** Every job of a round has 100 ms from the moment it is ready ([`CHAIN`]), and one process is
 //! struck, so of all jobs that wait for each other at most one device's use that time up: what it owed is ended
 //! together, and what depends on it fails at once. So every wait must end within 100 ms of its beginning, and
-//! [`SLACK`] is what it may be late. Exceptions, each by name:
+//! [`SLACK`] is what it may be late. Other deadlines, each by name:
 //! - an import has 100 ms from its request to its porter (`import_ms`);
 //! - an actor that stands still can take no answer: its waits end within the slack of its being continued;
 //! - nobody wakes who waits when the **broker** is killed, for it was the one who would have: every waiter looks by
-//!   itself ten times a second, so it knows within [`LOST`] of the blow;
-//! - who has no core can do nothing. From a blow to the last waiter many processes have to run one after the other, the
-//!   dying one included; as long as somebody on this machine had to wait for a core meanwhile, they may be late
-//!   ([`super::pressure`]). So may a healthy device be with a job, or a client with a
-//!   promise, and then that deadline ends it.
+//!   itself ten times a second, so it knows within [`LOST`] of the blow.
+//!
+//! Who has no core can do nothing: from a blow to the last waiter many processes have to run one after the other, the
+//! dying one included. So a round in which somebody had to wait for a core for longer than [`CROWDED`] shows nothing
+//! about time; it is judged without it, and does not count ([`Case::is_crowded`]). In one that counts nothing is
+//! excused.
 //!
 //! **A named error.** What a wait may end in is a table, by who is struck:
 //!
@@ -40,11 +41,10 @@ pub const CHAIN: Duration = Duration::from_millis(100);
 pub const SLACK: Duration = Duration::from_millis(50);
 /// How often a waiter looks whether there is a broker.
 pub const LOST: Duration = Duration::from_millis(100);
-/// What a job may take from the moment it is ready until it was begun, as the arena configures.
-const SCHEDULING: Duration = Duration::from_millis(20);
-/// With so much less time on cores a healthy device may miss a job's deadline.
-const CROWDED: Duration = Duration::from_millis(80);
-/// A stop, and what else keeps one from a core, that is this short does not let anything be late.
+/// With so much time without a core nobody can be late: less than half of [`SLACK`], which two cores may make twice
+/// as long ([`super::pressure`]), and less than a healthy device has to spare.
+pub const CROWDED: Duration = Duration::from_millis(20);
+/// A stop that is this short does not let anything be late.
 const IN_TIME: Duration = Duration::from_millis(60);
 
 /// A round, as it is judged.
@@ -61,6 +61,12 @@ pub struct Case {
 }
 
 impl Case {
+    /// Whether it shows nothing about time: others had the cores.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.crowded > CROWDED
+    }
+
     /// What is wrong with how one wait ended; nothing if it may have.
     #[must_use]
     pub fn wrong(&self, role: Role, record: &Record) -> Option<String> {
@@ -109,7 +115,7 @@ impl Case {
         let codes: &[&str] = match self.blow.manner {
             _ if self.is_continued_in_time() => &[],
             // It takes its time to die where nobody has a core.
-            Manner::Kill if self.crowded < CROWDED => &[lost],
+            Manner::Kill if !self.is_crowded() => &[lost],
             Manner::Pause(_) => &["TimedOut", "Cancelled"],
             Manner::Kill | Manner::Freeze(_) => &[lost, "TimedOut", "Cancelled"],
         };
@@ -122,7 +128,7 @@ impl Case {
 
     fn wrong_refusal(&self, role: Role, record: &Record, code: &str, said: &str) -> Option<String> {
         // The porter had no core.
-        if code == "Late" && record.what == "receive" && self.crowded >= CROWDED {
+        if code == "Late" && record.what == "receive" && self.is_crowded() {
             return None;
         }
         let may_be = match self.blow.victim {
@@ -157,29 +163,32 @@ impl Case {
     }
 
     fn too_late(&self, role: Role, record: &Record) -> Option<String> {
+        let late = self.late(role, record);
+        (late > SLACK && !self.is_crowded()).then(|| format!("{late:?} late"))
+    }
+
+    /// How long after its deadline a wait ended.
+    #[must_use]
+    pub fn late(&self, role: Role, record: &Record) -> Duration {
         let after =
             |ns: u64, time: Duration| ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        let slack = SLACK + self.crowded;
-        let mut limit = after(record.begun_ns, CHAIN + slack);
+        let mut limit = after(record.begun_ns, CHAIN);
         if self.stands_still(role) {
-            limit = limit.max(after(self.struck.over_ns, slack));
+            limit = limit.max(self.struck.over_ns);
         }
         if self.ends_the_broker() {
-            limit = limit.max(after(self.struck.at_ns, LOST + slack));
+            limit = limit.max(after(self.struck.at_ns, LOST));
         }
         // It waits for a partner that stands still, and then as long as anybody.
         if self.blow.victim == Victim::Producer && role == Role::Consumer {
-            limit = limit.max(after(self.struck.over_ns, CHAIN + slack));
+            limit = limit.max(after(self.struck.over_ns, CHAIN));
         }
-        let late = record.ended_ns.checked_sub(limit).filter(|late| *late > 0)?;
-        Some(format!("{:?} late", Duration::from_nanos(late)))
+        Duration::from_nanos(record.ended_ns.saturating_sub(limit))
     }
 
     /// Whether it is the end of a job whose healthy device, or client, had no core.
     fn is_starved(&self, failure: &Failure) -> bool {
-        // A job of a batch that was refused is only to be signalled, and has no time to run.
-        let least = if failure.said.contains(" exceeded 0 ms") { SCHEDULING } else { CROWDED };
-        self.crowded >= least
+        self.is_crowded()
             && failure.pid != Some(self.pid)
             && ["TimedOut", "Cancelled"].contains(&failure.code.as_str())
             && [" exceeded ", " has not signalled it", " did not promise "]
@@ -198,7 +207,7 @@ impl Case {
     }
 
     fn is_continued_in_time(&self) -> bool {
-        matches!(self.blow.manner, Manner::Pause(time) if time + self.crowded < IN_TIME)
+        !self.is_crowded() && matches!(self.blow.manner, Manner::Pause(time) if time < IN_TIME)
     }
 
     fn ends_the_broker(&self) -> bool {

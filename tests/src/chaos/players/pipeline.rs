@@ -18,8 +18,8 @@ use super::super::words::{End, Record};
 use super::{CHAIN, NOTHING, PATIENCE, record};
 use crate::samples;
 
-/// What a job of the rounds may take, once it was begun; 20 ms more are configured until it must have begun.
-const RUN: Duration = Duration::from_millis(80);
+/// What a job of the rounds may take, once it was begun; 80 ms more are configured until it must have begun.
+const RUN: Duration = Duration::from_millis(20);
 /// Bytes of a frame.
 const FRAME: usize = 128 << 10;
 /// Frames of a round.
@@ -35,6 +35,8 @@ pub(super) struct Pipeline {
     frames: Vec<Frame>,
     key: Buffer,
     cells: Cells,
+    /// What every frame holds, but for its head.
+    text: Vec<u8>,
     /// The stage's timeline, and the last point of it that a job waited for.
     gate: Option<(Timeline, Point)>,
 }
@@ -55,6 +57,7 @@ impl Pipeline {
             frames: (0..FRAMES).map(|_| Frame::new(&client)).collect::<Result<_, _>>()?,
             key: client.create(32)?,
             cells: client.cells(2 * FRAMES)?,
+            text: samples::text(FRAME),
             gate: None,
             client,
         })
@@ -81,7 +84,11 @@ impl Pipeline {
             }
         }
         for (number, frame) in self.frames.iter_mut().enumerate() {
-            frame.source.write(.., PATIENCE)?.copy_from_slice(&content(round, number));
+            let mut source = frame.source.write(.., PATIENCE)?;
+            source.copy_from_slice(&self.text);
+            let head = head(round, number);
+            source[..head.len()].copy_from_slice(&head);
+            drop(source);
             if number == 0 {
                 // One of its own for each round, for the consumer keeps it for a while.
                 let options = BufferOptions::new().name(round.to_string());
@@ -180,7 +187,9 @@ impl Pipeline {
     fn inspect(&self, round: u64) -> Record {
         record("bytes", || {
             for (number, frame) in self.frames.iter().enumerate() {
-                if frame.raw.read(.., PATIENCE)?[..] != content(round, number)[..] {
+                let (raw, head) = (frame.raw.read(.., PATIENCE)?, head(round, number));
+                let (first, rest) = raw.split_at(head.len());
+                if first != head || rest != &self.text[head.len()..] {
                     return Err(Error::Protocol(format!("frame {number} of round {round} was not copied")));
                 }
                 let (packed, sealed) = (self.cells.read(2 * number), self.cells.read(2 * number + 1));
@@ -205,9 +214,7 @@ impl Frame {
     }
 }
 
-fn content(round: u64, frame: usize) -> Vec<u8> {
-    let mut bytes = samples::text(FRAME);
-    let head = [round.to_le_bytes(), (frame as u64).to_le_bytes()].concat();
-    bytes[..head.len()].copy_from_slice(&head);
-    bytes
+/// What a frame begins with: no two are the same.
+fn head(round: u64, frame: usize) -> Vec<u8> {
+    [round.to_le_bytes(), (frame as u64).to_le_bytes()].concat()
 }
