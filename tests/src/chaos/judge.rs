@@ -86,9 +86,7 @@ impl Case {
     #[must_use]
     pub fn cause(&self, record: &Record) -> Option<u64> {
         match &record.end {
-            End::Failed(failure) if failure.code != "Refused" && !self.is_starved(failure) => {
-                Some(failure.cause)
-            }
+            End::Failed(failure) if !self.is_starved(failure) => Some(failure.cause),
             _ => None,
         }
     }
@@ -105,12 +103,6 @@ impl Case {
             Victim::Stage => None,
             _ => return Some("nobody's death may fail this".to_owned()),
         };
-        // A batch that came when the device was known to be lost.
-        if failure.code == "Refused"
-            && device.is_some_and(|name| failure.said.contains(&format!("device {name} ")))
-        {
-            return None;
-        }
         let lost = if device.is_some() { "DeviceLost" } else { "OwnerDied" };
         let codes: &[&str] = match self.blow.manner {
             _ if self.is_continued_in_time() => &[],
@@ -119,7 +111,9 @@ impl Case {
             Manner::Pause(_) => &["TimedOut", "Cancelled"],
             Manner::Kill | Manner::Freeze(_) => &[lost, "TimedOut", "Cancelled"],
         };
-        if !codes.contains(&failure.code.as_str()) {
+        // A batch that came when the device was known to be lost fails with that loss.
+        let came_late = failure.code == "Refused" && device.is_some();
+        if !codes.contains(&failure.code.as_str()) && !(came_late && codes.contains(&lost)) {
             return Some(format!("{} where {codes:?} may be", failure.code));
         }
         let named = failure.device.as_deref() == device && failure.pid == Some(self.pid);
