@@ -9,6 +9,7 @@ use std::os::fd::AsFd as _;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_tests::chaos::players::Player;
+use vgem_tests::chaos::words::Answer;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -23,9 +24,10 @@ fn main() {
     loop {
         let mut fds = Vec::new();
         let Ok(Packet::Data { len }) = link.recv(&mut buf, &mut fds) else { return };
-        let answer = player.obey(serde_json::from_slice(&buf[..len]).expect("an order"), fds);
-        let text = serde_json::to_vec(&answer).expect("answers are JSON");
-        if link.send(&text, &[]).is_err() {
+        let order = serde_json::from_slice(&buf[..len]).expect("an order");
+        let tell = |answer: &Answer| link.send(&serde_json::to_vec(answer).expect("answers are JSON"), &[]);
+        let answer = player.obey(order, fds, &|early| drop(tell(&early)));
+        if tell(&answer).is_err() {
             return;
         }
     }

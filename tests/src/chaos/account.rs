@@ -25,10 +25,20 @@ pub struct Account {
 #[derive(Debug, Default)]
 struct Kind {
     rounds: u64,
-    /// Rounds in which somebody else's wait did not end well.
+    /// Rounds in which somebody's wait did not end well, or went another way.
     felt: u64,
+    /// Whether that must be so in some.
+    can_be_felt: bool,
     /// From the blow to each such end.
     answers: Vec<Duration>,
+}
+
+impl Kind {
+    /// Whether it should have been felt more often; what is rare says nothing.
+    fn missed(&self) -> bool {
+        const ENOUGH: u64 = 20;
+        self.can_be_felt && self.rounds >= ENOUGH && self.felt * 10 < self.rounds
+    }
 }
 
 impl Account {
@@ -41,6 +51,7 @@ impl Account {
         };
         let kind = self.kinds.entry(case.blow.name()).or_default();
         kind.rounds += 1;
+        kind.can_be_felt = case.blow.can_be_felt();
         self.crowded.push(case.crowded);
         self.waits += round.records.len() as u64;
         let late = round.records.iter().map(|(role, record)| case.late(*role, record));
@@ -48,7 +59,7 @@ impl Account {
         let ends = round.records.iter().filter(|(_, record)| record.end != End::Done);
         let answer = |ended_ns: u64| Duration::from_nanos(ended_ns.saturating_sub(case.struck.at_ns));
         let answers: Vec<_> = ends.map(|(_, record)| answer(record.ended_ns)).collect();
-        kind.felt += u64::from(!answers.is_empty());
+        kind.felt += u64::from(!answers.is_empty() || case.detour);
         kind.answers.extend(answers);
         true
     }
@@ -59,16 +70,13 @@ impl Account {
         self.again
     }
 
-    /// What must be so, or the run has shown nothing.
+    /// What must be so, or the run has shown nothing: of every kind of blow that others can feel, some were felt.
     ///
     /// # Panics
-    /// If blows at drivers were hardly ever felt.
+    /// If it is not.
     pub fn assert_it_counts(&self) {
-        let drivers =
-            || self.kinds.iter().filter(|(name, _)| name.starts_with("driver")).map(|(_, kind)| kind);
-        let (rounds, felt) =
-            (drivers().map(|kind| kind.rounds).sum::<u64>(), drivers().map(|kind| kind.felt).sum::<u64>());
-        assert!(felt * 5 >= rounds, "of {rounds} blows at drivers {felt} were felt");
+        let missed: Vec<_> = self.kinds.iter().filter(|(_, kind)| kind.missed()).collect();
+        assert!(missed.is_empty(), "hardly ever felt: {missed:#?}");
     }
 
     /// A table, for people.

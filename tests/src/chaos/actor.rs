@@ -114,16 +114,19 @@ impl Actor {
         }
     }
 
-    /// What came of the waits of a round; none if it is dead.
+    /// What came of the waits of a round; none if it is dead. `importing` is called when it is about to import.
     ///
     /// # Panics
     /// If it hangs, or answers something else.
     #[must_use]
-    pub fn records(&self) -> Option<Vec<Record>> {
-        match self.answer() {
-            Some(Answer::Round(records)) => Some(records),
-            None => None,
-            other => panic!("{:?}: {other:?} instead of a round", self.role),
+    pub fn records(&self, mut importing: impl FnMut()) -> Option<Vec<Record>> {
+        loop {
+            match self.answer() {
+                Some(Answer::Round(records)) => return Some(records),
+                Some(Answer::Importing) => importing(),
+                None => return None,
+                other => panic!("{:?}: {other:?} instead of a round", self.role),
+            }
         }
     }
 }

@@ -156,11 +156,9 @@ impl Arena {
             target.as_ref().map(|(blow, target)| target.strike(*blow, begun_ns, others))
         });
         let crowded = self.pressure.waited().saturating_sub(waited);
-        let case = target.zip(struck).map(|((blow, target), struck)| Case {
-            blow,
-            pid: target.pid,
-            struck,
-            crowded,
+        let case = target.zip(struck).map(|((blow, target), struck)| {
+            let detour = blow.victim == Victim::Porter && self.porter().is_some_and(|pid| pid != target.pid);
+            Case { blow, pid: target.pid, struck, crowded, detour }
         });
         let mut wrong = Vec::new();
         let mut records = Vec::new();
@@ -178,24 +176,28 @@ impl Arena {
         Round { case, records, wrong }
     }
 
-    /// What came of a round of everybody, while one process is struck; whoever strikes is told when nobody waits any
-    /// more, but for the victim.
+    /// What came of a round of everybody, while one process is struck. Whoever strikes is told when the consumer is about
+    /// to import, and, by the end of the channel, when nobody waits any more but the victim.
     fn played(
         &self,
         victim: Option<u32>,
         strike: impl FnOnce(&Receiver<()>) -> Option<Struck>,
     ) -> (Option<Struck>, Vec<Played>) {
-        let played = |actor: &Actor| (actor.role, actor.pid(), actor.records());
         std::thread::scope(|scope| {
-            let (waiting, others) = mpsc::channel();
+            let (tell, others) = mpsc::channel();
             let others_played = scope.spawn(move || {
-                let _waiting = waiting;
-                let others = self.actors.iter().filter(|actor| Some(actor.pid()) != victim);
-                others.map(played).collect::<Vec<_>>()
+                // Whoever strikes has no ear for it any more once it has struck.
+                let played = |actor: &Actor| played(actor, || tell.send(()).unwrap_or_default());
+                let mut all: Vec<_> =
+                    self.actors.iter().filter(|actor| Some(actor.pid()) != victim).collect();
+                // It is the one that tells something before its round is over.
+                all.sort_by_key(|actor| actor.role != Role::Consumer);
+                all.into_iter().map(played).collect::<Vec<_>>()
             });
             let struck = strike(&others);
             let mut answers = others_played.join().expect("nobody hangs; what it says is above");
-            answers.extend(self.actors.iter().filter(|actor| Some(actor.pid()) == victim).map(played));
+            let of_victim = self.actors.iter().filter(|actor| Some(actor.pid()) == victim);
+            answers.extend(of_victim.map(|actor| played(actor, || {})));
             (struck, answers)
         })
     }
@@ -211,9 +213,18 @@ impl Arena {
             Victim::Stage => actor(Role::Stage),
             Victim::Keeper => Some((keeper, test)),
             Victim::Broker => Some((self.observer.as_ref()?.status().expect("a status").pid, keeper)),
-            Victim::Porter => Some((porters(keeper).into_iter().next()?, keeper)),
+            Victim::Porter => Some((self.porter()?, keeper)),
             Victim::Driver(name) => Some((self.driver(name)?, keeper)),
         }
+    }
+
+    /// The process that takes the consumer's fds; there is none before somebody needs it.
+    fn porter(&self) -> Option<u32> {
+        let is_porter = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("porter")
+        };
+        processes::tree(self.daemon.as_ref()?.pid()).into_iter().find(is_porter)
     }
 
     /// The process of a driver of the domain of producer and consumer.
@@ -326,6 +337,10 @@ impl Default for Arena {
     }
 }
 
+fn played(actor: &Actor, importing: impl FnMut()) -> Played {
+    (actor.role, actor.pid(), actor.records(importing))
+}
+
 fn judge(case: Option<&Case>, records: &[(Role, Record)]) -> Vec<String> {
     let told = |role: &Role, record: &Record, what: &str| {
         format!("{role:?}, {}: {what}: {:?}", record.what, record.end)
@@ -342,14 +357,6 @@ fn judge(case: Option<&Case>, records: &[(Role, Record)]) -> Vec<String> {
         wrong.push(format!("one blow has {} causes: {causes:?}", causes.len()));
     }
     wrong
-}
-
-fn porters(keeper: u32) -> Vec<u32> {
-    let is_porter = |pid: &u32| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains("porter")
-    };
-    processes::tree(keeper).into_iter().filter(is_porter).collect()
 }
 
 fn ledger(status: &snapshot::Status) -> Ledger {

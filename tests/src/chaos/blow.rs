@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vgem_os::clock;
 
+use super::judge::{CHAIN, SLACK};
 use crate::chance::Chance;
 use crate::processes;
 
@@ -32,6 +33,27 @@ pub enum Victim {
     Keeper,
 }
 
+impl Victim {
+    /// From the beginning of a round until others have what they wait for from it, about.
+    fn awaited_for(self) -> Duration {
+        match self {
+            Self::Driver("copy") | Self::Stage => Duration::from_millis(4),
+            Self::Driver(_) => Duration::from_millis(7),
+            Self::Producer | Self::Consumer => Duration::from_millis(3),
+            _ => ROUND,
+        }
+    }
+
+    /// How long it is stopped at most: longer than anybody may wait for it. But where a stage has shown its point to the
+    /// broker alone, and not yet where jobs look, these wait for as long as it stands still.
+    fn stopped_at_most(self) -> Duration {
+        match self {
+            Self::Stage => CHAIN + SLACK - Duration::from_millis(10),
+            _ => 3 * CHAIN,
+        }
+    }
+}
+
 /// What is done to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Manner {
@@ -43,6 +65,15 @@ pub enum Manner {
     Freeze(Duration),
 }
 
+/// What the time of a blow is counted from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// Everybody is told to go.
+    Begin,
+    /// The consumer has been sent something and is about to take it in.
+    Import,
+}
+
 /// A blow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blow {
@@ -50,7 +81,9 @@ pub struct Blow {
     pub victim: Victim,
     /// How.
     pub manner: Manner,
-    /// So long after the round began.
+    /// From when.
+    pub moment: Moment,
+    /// So long after that.
     pub after: Duration,
 }
 
@@ -79,8 +112,10 @@ const SHARES: [(Victim, u64); 10] = [
 
 /// A round without a blow takes about this long.
 const ROUND: Duration = Duration::from_millis(12);
-/// Stopped for so long at most: longer than a job's deadline, which is 100 ms.
-const STOPPED: Duration = Duration::from_millis(140);
+/// An import takes about this long.
+const IMPORT: Duration = Duration::from_micros(600);
+/// Stopped for so long, what is owed is late.
+const TOO_LONG: Duration = Duration::from_millis(115);
 
 impl Blow {
     /// Any.
@@ -92,18 +127,34 @@ impl Blow {
             here
         });
         let victim = found.map_or(Victim::Producer, |(victim, _)| *victim);
-        let up_to = |chance: &mut Chance, most: Duration| {
-            Duration::from_micros(chance.below(u64::try_from(most.as_micros()).unwrap_or(u64::MAX)))
-        };
-        let stopped = up_to(chance, STOPPED);
         // The ledgers of broker and keeper do not move while they stand still, and nobody is promised that they do.
         let may_stop = !matches!(victim, Victim::Broker | Victim::Keeper);
+        let most = victim.stopped_at_most();
         let manner = match chance.below(10) {
-            0..=1 if may_stop => Manner::Pause(stopped),
-            2..=3 if may_stop => Manner::Freeze(stopped),
+            0 if may_stop => Manner::Pause(between(chance, TOO_LONG, most)),
+            1 if may_stop => Manner::Pause(between(chance, Duration::ZERO, CHAIN)),
+            2 if may_stop => Manner::Freeze(between(chance, Duration::ZERO, most)),
             _ => Manner::Kill,
         };
-        Self { victim, manner, after: up_to(chance, ROUND) }
+        // Three of four fall while others wait for it, the rest at any moment.
+        let (moment, most) = match victim {
+            _ if chance.below(4) == 0 => (Moment::Begin, ROUND),
+            Victim::Porter => (Moment::Import, IMPORT),
+            _ => (Moment::Begin, victim.awaited_for()),
+        };
+        Self { victim, manner, moment, after: between(chance, Duration::ZERO, most) }
+    }
+
+    /// Whether somebody feels it, if it falls in time.
+    #[must_use]
+    pub fn can_be_felt(&self) -> bool {
+        match (self.victim, self.manner) {
+            (Victim::Driver(_) | Victim::Porter | Victim::Stage, Manner::Pause(time)) => time >= TOO_LONG,
+            (Victim::Bystander, _) | (_, Manner::Pause(_)) => false,
+            // What is sent to one that stands still has been sent.
+            (Victim::Consumer, manner) => manner == Manner::Kill,
+            _ => true,
+        }
     }
 
     /// What it is called in the account of a run.
@@ -115,6 +166,7 @@ impl Blow {
         };
         let how = match self.manner {
             Manner::Kill => "killed",
+            Manner::Pause(time) if time >= TOO_LONG => "stopped for too long",
             Manner::Pause(_) => "stopped, continued",
             Manner::Freeze(_) => "stopped, killed",
         };
@@ -149,9 +201,14 @@ impl Target {
         poll(&mut end, Some(&Timespec::default())).is_ok_and(|ended| ended == 0)
     }
 
-    /// Strikes it, when its time has come. A stop is over early when `others` is closed: nobody waits any more.
+    /// Strikes it, when its time has come. `others` says when the consumer is about to import; that it is closed says
+    /// that nobody waits any more, and a stop is over.
     #[must_use]
     pub fn strike(&self, blow: Blow, begun_ns: u64, others: &Receiver<()>) -> Struck {
+        let begun_ns = match blow.moment {
+            Moment::Begin => begun_ns,
+            Moment::Import => others.recv().map_or(begun_ns, |()| clock::now()),
+        };
         while let Some(rest) = rest(begun_ns, blow.after) {
             std::thread::park_timeout(rest);
         }
@@ -182,6 +239,11 @@ impl Target {
         debug_assert!(!gone || signal != Signal::STOP);
         at_ns
     }
+}
+
+fn between(chance: &mut Chance, least: Duration, most: Duration) -> Duration {
+    let room = u64::try_from(most.saturating_sub(least).as_micros()).unwrap_or(u64::MAX);
+    least + Duration::from_micros(chance.below(room))
 }
 
 /// What is left of a time; none if it is over.

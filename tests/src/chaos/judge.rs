@@ -5,6 +5,8 @@
 //! together, and what depends on it fails at once. So every wait must end within 100 ms of its beginning, and
 //! [`SLACK`] is what it may be late. Other deadlines, each by name:
 //! - an import has 100 ms from its request to its porter (`import_ms`);
+//! - only its driver can say when a job that waits for a client's promise is ready; from one that stands still the job
+//!   has until the promise is due, and its 100 ms after that;
 //! - an actor that stands still can take no answer: its waits end within the slack of its being continued;
 //! - nobody wakes who waits when the **broker** is killed, for it was the one who would have: every waiter looks by
 //!   itself ten times a second, so it knows within [`LOST`] of the blow.
@@ -20,7 +22,8 @@
 //! |---|---|---|
 //! | a driver, killed | done, or `DeviceLost` | done |
 //! | a driver, stopped past a job's deadline, and killed perhaps | done, or `TimedOut` (the job at its head), `Cancelled` (behind it) | done |
-//! | the porter | done; an import is refused, `Late` or `Gone`, naming the porter | done |
+//! | the porter, killed | done, an import by another porter | done |
+//! | the porter, stopped past an import's time | done; an import is refused, `Late` or `Gone`, naming the porter | done |
 //! | the stage, killed | done; who waits for its point `OwnerDied` | done |
 //! | the stage, stopped past its promise | done; who waits for its point, and it, `TimedOut` | done |
 //! | the producer | its jobs are done; no buffer comes to the consumer | done |
@@ -39,6 +42,8 @@ use super::words::{End, Failure, Record, Role};
 pub const CHAIN: Duration = Duration::from_millis(100);
 /// What an answer may be late.
 pub const SLACK: Duration = Duration::from_millis(50);
+/// The frame whose last job waits for the stage.
+pub const GATED: usize = 1;
 /// How often a waiter looks whether there is a broker.
 pub const LOST: Duration = Duration::from_millis(100);
 /// With so much time without a core nobody can be late: less than half of [`SLACK`], which two cores may make twice
@@ -58,6 +63,8 @@ pub struct Case {
     pub struck: Struck,
     /// How long somebody waited for a core meanwhile.
     pub crowded: Duration,
+    /// Whether an import went to another porter than the one that was struck.
+    pub detour: bool,
 }
 
 impl Case {
@@ -172,6 +179,11 @@ impl Case {
         }
         if self.ends_the_broker() {
             limit = limit.max(after(self.struck.at_ns, LOST));
+        }
+        let gated = format!("sec {GATED}");
+        let may_stand = !matches!(self.blow.manner, Manner::Kill);
+        if self.blow.victim == Victim::Driver("sec") && may_stand && record.what == gated {
+            limit = after(record.begun_ns, CHAIN + CHAIN);
         }
         // It waits for a partner that stands still, and then as long as anybody.
         if self.blow.victim == Victim::Producer && role == Role::Consumer {

@@ -54,6 +54,8 @@ pub enum Answer {
     Trouble(String),
     /// What a timeline is passed on with.
     Token([u8; TimelineToken::LEN]),
+    /// The consumer is about to take in what it was sent. Not an end of what it was told to do: a round follows.
+    Importing,
     /// What came of the waits of a round.
     Round(Vec<Record>),
 }

@@ -49,8 +49,8 @@ impl Player {
         Self { role, part: None, partner: None }
     }
 
-    /// Does what it is told.
-    pub fn obey(&mut self, order: Order, fds: Vec<OwnedFd>) -> Answer {
+    /// Does what it is told; `tell` is for what is said before it is done.
+    pub fn obey(&mut self, order: Order, fds: Vec<OwnedFd>, tell: &dyn Fn(Answer)) -> Answer {
         let done = match order {
             Order::Connect(path) => self.connect(&path),
             Order::Partner => {
@@ -73,7 +73,7 @@ impl Player {
                 Some(Part::Stage(stage)) => stage.owe(Duration::from_millis(ms)),
                 _ => Ok(()),
             },
-            Order::Go(round) => return Answer::Round(self.play(round)),
+            Order::Go(round) => return Answer::Round(self.play(round, tell)),
             Order::Leave => {
                 (self.part, self.partner) = (None, None);
                 Ok(())
@@ -101,12 +101,14 @@ impl Player {
         }
     }
 
-    fn play(&mut self, round: u64) -> Vec<Record> {
+    fn play(&mut self, round: u64, tell: &dyn Fn(Answer)) -> Vec<Record> {
         let partner = self.partner.take();
         let records = match (self.part(), &partner) {
             (Part::Pipeline(pipeline), Some(partner)) => pipeline.produce(round, partner),
             (Part::Pipeline(pipeline), None) => pipeline.work(round),
-            (Part::Reader(reader), Some(partner)) => reader.consume(round, partner),
+            (Part::Reader(reader), Some(partner)) => {
+                reader.consume(round, partner, || tell(Answer::Importing))
+            }
             (Part::Reader(_), None) => Vec::new(),
             (Part::Stage(stage), _) => stage.play(round),
         };

@@ -14,6 +14,7 @@ use vgem::{
 };
 use vgem_os::seqpacket::Socket;
 
+use super::super::judge::GATED;
 use super::super::words::{End, Record};
 use super::{CHAIN, NOTHING, PATIENCE, record};
 use crate::samples;
@@ -35,6 +36,8 @@ pub(super) struct Pipeline {
     frames: Vec<Frame>,
     key: Buffer,
     cells: Cells,
+    /// Of jobs that only try a queue out: no job of a round waits for one of them.
+    trial: Cells,
     /// What every frame holds, but for its head.
     text: Vec<u8>,
     /// The stage's timeline, and the last point of it that a job waited for.
@@ -57,6 +60,7 @@ impl Pipeline {
             frames: (0..FRAMES).map(|_| Frame::new(&client)).collect::<Result<_, _>>()?,
             key: client.create(32)?,
             cells: client.cells(2 * FRAMES)?,
+            trial: client.cells(1)?,
             text: samples::text(FRAME),
             gate: None,
             client,
@@ -108,7 +112,7 @@ impl Pipeline {
         match device {
             "copy" => drop(batch.job(queue, "fill").output(&frame.raw)),
             "zip" => drop(batch.job(queue, "compress").input(frame.source.slice(..64)).output(&frame.packed)),
-            _ => drop(batch.job(queue, "sha256").input(frame.source.slice(..64)).result(self.cells.at(0))),
+            _ => drop(batch.job(queue, "sha256").input(frame.source.slice(..64)).result(self.trial.at(0))),
         }
         batch.submit_acknowledged()?.wait(PATIENCE)?;
         Ok(())
@@ -125,7 +129,7 @@ impl Pipeline {
             let seal = batch.job(&self.queues["sec"], "seal");
             let seal = seal.input_from(&frame.packed, packed, CellWord::Produced).output(&frame.sealed);
             let seal = seal.operand("key", &self.key).result(sealed).timeout(RUN);
-            if let (1, Some((timeline, point))) = (number, &self.gate) {
+            if let (GATED, Some((timeline, point))) = (number, &self.gate) {
                 // Whether it was promised already is a matter of luck.
                 drop(seal.after(&timeline.point(*point).promised_by(CHAIN)));
             }

@@ -1,10 +1,16 @@
 //! Takes a buffer in that somebody else's jobs are still to write, and reads it.
 
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vgem::{Access, Buffer, Client, Deadline, Error, TransferError};
 use vgem_os::seqpacket::Socket;
 
 use super::super::words::Record;
 use super::{PATIENCE, record};
+
+/// Between saying that it is about to import and doing so.
+const BREATH: Duration = Duration::from_micros(500);
 
 /// What it has on a broker.
 #[derive(Debug)]
@@ -30,11 +36,16 @@ impl Reader {
         }
     }
 
-    /// Takes the buffer of this round in, and reads it.
-    pub(super) fn consume(&self, round: u64, partner: &Socket) -> Vec<Record> {
+    /// Takes the buffer of this round in, and reads it; says when it is about to.
+    pub(super) fn consume(&self, round: u64, partner: &Socket, importing: impl FnOnce()) -> Vec<Record> {
         let mut buffer = None;
         let deadline = Deadline::after(PATIENCE);
         let mut records = vec![record("receive", || {
+            let mut sent = [PollFd::new(partner, PollFlags::IN)];
+            poll(&mut sent, Timespec::try_from(PATIENCE).ok().as_ref()).expect("a socket can be waited for");
+            importing();
+            // Whoever is to strike meanwhile hears of it first.
+            std::thread::park_timeout(BREATH);
             loop {
                 match self.client.receive(partner, deadline) {
                     // Of an earlier round, whose producer stood still.
