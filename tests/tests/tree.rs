@@ -5,7 +5,8 @@
 //! that a comment or a string about `unsafe` is not code that uses it.
 //!
 //! The tree is what lies under the top folder, without hidden folders other than `.ci`, `.cargo` and
-//! `.config`, and without cargo's build folders, which mark themselves with `CACHEDIR.TAG`.
+//! `.config`, without `.git`, which may be a file, and without cargo's build folders, which mark
+//! themselves with `CACHEDIR.TAG`.
 
 #![forbid(unsafe_code)]
 
@@ -176,6 +177,29 @@ fn a_rule_without_a_test_is_found_and_a_helper_is_no_test() {
     ];
     let asked = ["f1", "f10", "t2", "r7", "j1", "c1", "t20"].map(str::to_owned);
     assert_eq!(places(untested(&asked, &files)), ["r7", "j1", "t20"]);
+}
+
+#[test]
+fn every_group_of_rules_is_asked_for_from_its_first_to_its_last() {
+    let known = rules().into_iter().filter(|rule| !rule.starts_with(['l', 'w'])).collect::<Vec<_>>();
+    let asked = "r1 r2 r3 r4 r5 r6 r7 r8 r9 f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 \
+        t1 t2 t3 t4 t5 t6 t7 t8 j1 j2 j3 j4 j5 j6 j7 j8 c1 c2";
+    assert_eq!(known.join(" "), asked);
+}
+
+#[test]
+fn git_is_no_part_of_the_tree_and_other_hidden_files_are() {
+    let top = tempfile::tempdir().expect("a folder");
+    for (folder, name) in
+        [("", ".git"), ("", ".gitignore"), ("sub", ".git"), ("sub", "a.rs"), (".hidden", "b")]
+    {
+        fs::create_dir_all(top.path().join(folder)).expect("a folder");
+        fs::write(top.path().join(folder).join(name), "gitdir: elsewhere").expect("a file");
+    }
+    let mut found = Vec::new();
+    walk(top.path(), &mut found);
+    found.sort();
+    assert_eq!(found, [".gitignore", "sub/a.rs"].map(|path| top.path().join(path)));
 }
 
 /// The rules of reservations, fences, timelines, jobs, lifetimes and CPU access, as tests begin with their names.
@@ -508,7 +532,7 @@ fn walk(folder: &Path, into: &mut Vec<PathBuf>) {
             if ours && !path.join("CACHEDIR.TAG").exists() {
                 walk(&path, into);
             }
-        } else if kind.is_file() {
+        } else if kind.is_file() && name != ".git" {
             into.push(path);
         }
     }
