@@ -15,6 +15,9 @@ pub(crate) struct Ended {
     pub(crate) point: u64,
     /// The device of a queue; empty for a client's timeline.
     device: String,
+    /// The domain of that queue.
+    #[serde(skip)]
+    domain: u32,
     /// The name of a client's timeline.
     name: String,
     how: How,
@@ -43,6 +46,7 @@ enum How {
 #[derive(Debug, Default)]
 struct Known {
     device: String,
+    domain: u32,
     name: String,
     promised: u64,
     over: u64,
@@ -71,6 +75,7 @@ pub(crate) fn ended(client: &Client, timeline: &str, point: Option<u64>) -> anyh
         timeline: timeline.to_owned(),
         point,
         device: known.device,
+        domain: known.domain,
         name: known.name,
         how,
         explanation,
@@ -81,6 +86,7 @@ fn known(client: &Client, timeline: &str) -> anyhow::Result<Known> {
     if let Some(queue) = client.queue_entries()?.into_iter().find(|queue| queue.timeline == timeline) {
         return Ok(Known {
             device: queue.device,
+            domain: queue.domain,
             promised: queue.promised,
             over: queue.ended,
             failures: queue.failures,
@@ -132,6 +138,12 @@ impl Ended {
             "" => point_of(&self.timeline, &self.name, self.point),
             device => format!("job {} of {} on {device}", self.point, self.timeline),
         }
+    }
+
+    /// The device on which it failed, and for which domain.
+    pub(crate) fn failed_on(&self) -> Option<(&str, u32)> {
+        let failed = matches!(self.how, How::Failed { .. }) && !self.device.is_empty();
+        failed.then_some((self.device.as_str(), self.domain))
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
@@ -193,6 +205,7 @@ mod tests {
             timeline: "timeline:1.4".into(),
             point: 6,
             device: "zip".into(),
+            domain: 0,
             name: String::new(),
             how: How::Failed { code: "Io".into(), cause: "cause:3.1".into() },
             explanation: Some("zip: cut (pid 7)".into()),

@@ -1,7 +1,7 @@
 //! `vgemctl why`: why a point, a job or a client waits, from the waiter to the process that has to act.
 //!
 //! The broker says who owes what and what it waits for; the rest is a search ([`crate::waiting`]), and a look at what the
-//! process at the end of the way does. Of what does not wait it is said how it ended.
+//! process at the end of the way does, or at the device that has none yet. Of what does not wait it is said how it ended.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,6 +19,7 @@ use crate::verbs::ended::{Ended, ended};
 use crate::waiting::asked::Asked;
 use crate::waiting::dot;
 use crate::waiting::graph::{Chain, Graph, Node};
+use crate::waiting::restart::{Restart, Restarts};
 use crate::waiting::words::{self, Waiter, client, thing};
 use crate::{human, print};
 
@@ -33,6 +34,8 @@ struct Report {
     chain: Vec<Step>,
     /// What the process at the end does.
     process: Option<Process>,
+    /// Devices that are being started, if anybody waits for them, or may.
+    starting: Vec<Restart>,
     /// Other processes that have to act as well.
     others: usize,
     /// How the point ended, if it has.
@@ -93,10 +96,21 @@ pub(crate) fn run(common: &Common, why: &Why) -> anyhow::Result<()> {
             return print::lines(&dot::lines(&graph, &steps, now, &doing));
         }
         let report = match (chain, &about) {
-            (Some(chain), _) => waiting(&about, &graph, &chain, now, &doing),
-            (None, About::Client(entry)) => idle(entry, &graph, now, &doing),
+            (Some(chain), _) => {
+                let restart = restart_of(client, &graph, &chain, now)?;
+                waiting(&about, &graph, &chain, now, &doing, restart)
+            }
+            (None, About::Client(entry)) => {
+                idle(entry, &graph, now, &doing, Restarts::of(client)?.all(client, entry.domain, now))
+            }
             (None, About::Point { timeline, point }) => match ended(client, timeline, *point)? {
-                Some(ended) => over(ended),
+                Some(ended) => {
+                    let starting = match ended.failed_on() {
+                        Some((device, domain)) => Restarts::of(client)?.unready(client, device, domain, now),
+                        None => None,
+                    };
+                    over(ended, starting)
+                }
                 None if look < LOOKS => continue,
                 None => anyhow::bail!("{} begins and ends faster than it can be looked at", name_of(&about)),
             },
@@ -177,13 +191,27 @@ fn name_of(about: &About) -> String {
     }
 }
 
-fn waiting(about: &About, graph: &Graph, chain: &Chain, now: u64, doing: &dyn Fn(u32) -> Doing) -> Report {
+/// The device at the end of a way, if it is being started.
+fn restart_of(client: &Client, graph: &Graph, chain: &Chain, now: u64) -> anyhow::Result<Option<Restart>> {
+    let last = chain.steps.last().and_then(|place| graph.node(*place)).and_then(Node::owed);
+    let Some(last) = last.filter(|last| last.state == "restarting") else { return Ok(None) };
+    Ok(Restarts::of(client)?.named(client, &last.device, last.domain, now))
+}
+
+fn waiting(
+    about: &About,
+    graph: &Graph,
+    chain: &Chain,
+    now: u64,
+    doing: &dyn Fn(u32) -> Doing,
+    restart: Option<Restart>,
+) -> Report {
     let way: Vec<&Node> = chain.steps.iter().filter_map(|place| graph.node(*place)).collect();
     let waiter = match about {
         About::Client(entry) => Waiter::Client(entry.client, &entry.name),
         About::Point { .. } => Waiter::Point,
     };
-    let mut lines = words::lines(waiter, &way, now, doing);
+    let mut lines = words::lines(waiter, &way, now, doing, restart.as_ref());
     match chain.others {
         0 => {}
         1 => lines.push("One other process has to act as well; --format dot draws it.".to_owned()),
@@ -195,7 +223,9 @@ fn waiting(about: &About, graph: &Graph, chain: &Chain, now: u64, doing: &dyn Fn
         Node::Owed(entry) => Step::Owed { age_ns: now.saturating_sub(entry.since_ns), entry: entry.clone() },
         Node::Elsewhere(domain) => Step::Elsewhere { kind: "domain", domain: *domain },
     };
-    let last = way.last().and_then(|node| node.owed()).filter(|entry| entry.pid != 0);
+    // Of a device that is being started there is no process that has to act.
+    let acts = |entry: &&ObligationEntry| entry.pid != 0 && entry.state != "restarting";
+    let last = way.last().and_then(|node| node.owed()).filter(acts);
     let process = last.map(|entry| Process {
         pid: entry.pid,
         doing: doing(entry.pid),
@@ -205,6 +235,7 @@ fn waiting(about: &About, graph: &Graph, chain: &Chain, now: u64, doing: &dyn Fn
         asked: name_of(about),
         chain: way.iter().map(step).collect(),
         process,
+        starting: restart.into_iter().collect(),
         others: chain.others,
         ended: None,
         owes: Vec::new(),
@@ -212,8 +243,14 @@ fn waiting(about: &About, graph: &Graph, chain: &Chain, now: u64, doing: &dyn Fn
     }
 }
 
-/// A client that waits for nothing the broker knows of.
-fn idle(entry: &ClientEntry, graph: &Graph, now: u64, doing: &dyn Fn(u32) -> Doing) -> Report {
+/// A client that waits for nothing that is owed: perhaps for a device.
+fn idle(
+    entry: &ClientEntry,
+    graph: &Graph,
+    now: u64,
+    doing: &dyn Fn(u32) -> Doing,
+    starting: Vec<Restart>,
+) -> Report {
     let (pid, does) = (entry.pid, doing(entry.pid));
     let name = client(entry.client, &entry.name);
     let mut lines = vec![human::text(&format!("{name}, process {pid}{}, waits for no job", does.words()))];
@@ -222,10 +259,12 @@ fn idle(entry: &ClientEntry, graph: &Graph, now: u64, doing: &dyn Fn(u32) -> Doi
         let does = if one.kind == "promise" { "has promised" } else { "has not promised" };
         lines.push(human::text(&format!("it {does} {}, {}", thing(one), words::due(one.due_ns, now))));
     }
+    lines.extend(starting.iter().map(Restart::line));
     Report {
         asked: name,
         chain: Vec::new(),
         process: Some(Process { pid, doing: does, late: false }),
+        starting,
         others: 0,
         ended: None,
         owes,
@@ -234,13 +273,15 @@ fn idle(entry: &ClientEntry, graph: &Graph, now: u64, doing: &dyn Fn(u32) -> Doi
 }
 
 /// A point that nobody waits for any more.
-fn over(ended: Ended) -> Report {
+fn over(ended: Ended, starting: Option<Restart>) -> Report {
+    let lines = ended.lines().into_iter().chain(starting.as_ref().map(Restart::line)).collect();
     Report {
         asked: ended.name(),
         chain: Vec::new(),
         process: None,
+        starting: starting.into_iter().collect(),
         others: 0,
-        lines: ended.lines(),
+        lines,
         ended: Some(ended),
         owes: Vec::new(),
     }

@@ -1,6 +1,7 @@
 //! The whole graph as a picture, in the language of graphviz: `dot -Tsvg` draws it.
 //!
-//! Boxes are what is owed, ellipses are clients, octagons are processes that have to act. The way to what is at fault is
+//! Boxes are what is owed, ellipses are clients, octagons are processes that have to act, or that
+//! are to be. The way to what is at fault is
 //! red. Nodes are numbered by their places in the graph, clients and processes by their own numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,12 +30,19 @@ pub(crate) fn lines(graph: &Graph, steps: &[usize], now: u64, doing: &dyn Fn(u32
             lines.push(edge(&format!("n{place}"), &format!("n{to}"), links.contains(&(place, *to))));
         }
         let Some(entry) = node.owed().filter(|_| edges.is_empty()) else { continue };
+        let marked = steps.last() == Some(&place);
+        if entry.state == "restarting" {
+            let device = quoted(&format!("device {} of {}", entry.device, entry.domain));
+            lines.push(edge(&format!("n{place}"), &device, marked));
+            let name = format!("device {}\nis being started again", entry.device);
+            processes.entry(device).or_insert((name, false)).1 |= marked;
+            continue;
+        }
         let who = match entry.kind.as_str() {
             "job" => format!("driver {}", entry.device),
             _ => client(entry.client, &entry.client_name),
         };
         let name = format!("{who}\nprocess {}\n{}", entry.pid, doing(entry.pid).note());
-        let marked = steps.last() == Some(&place);
         let process = format!("p{}", entry.pid);
         lines.push(edge(&format!("n{place}"), &process, marked));
         processes.entry(process).or_insert((name, false)).1 |= marked;

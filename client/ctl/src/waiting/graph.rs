@@ -45,7 +45,7 @@ pub(crate) struct Graph {
 enum Blame {
     /// Its process cannot act.
     AtAStand,
-    /// It is past its time, or its process is being replaced.
+    /// It is past its time, or its device is being started again.
     Late,
     /// Nobody here can tell.
     Elsewhere,
@@ -208,8 +208,12 @@ impl Graph {
 /// How much an end is to blame, and since when.
 fn blame(node: &Node, now: u64, doing: &dyn Fn(u32) -> Doing) -> (Blame, u64) {
     let Some(entry) = node.owed() else { return (Blame::Elsewhere, 0) };
+    // Nothing is to be expected of that process, whatever it does.
+    if entry.state == "restarting" {
+        return (Blame::Late, entry.since_ns);
+    }
     let doing = doing(entry.pid);
-    let blame = if entry.due_ns != 0 && entry.due_ns < now || entry.state == "restarting" {
+    let blame = if entry.due_ns != 0 && entry.due_ns < now {
         Blame::Late
     } else if doing == Doing::Kernel {
         Blame::Kernel
@@ -290,6 +294,18 @@ pub(crate) mod tests {
     #[test]
     fn where_every_process_acts_the_late_one_is_at_fault() {
         assert_eq!(way(diamond(), &[0], 0), ["timeline:1.1", "timeline:4.1"]);
+    }
+
+    #[test]
+    fn a_device_that_is_started_again_is_blamed_before_who_has_time_and_after_who_is_stopped() {
+        let again = ObligationEntry { pid: 103, ..job(3, 1, "restarting", &[]) };
+        let entries = |stopped| {
+            let two = vec![job(1, 1, "waiting", &[(2, 1), (3, 1)]), job(2, 1, "running", &[]), again.clone()];
+            way(two, &[0], stopped)
+        };
+        assert_eq!(entries(0), ["timeline:1.1", "timeline:3.1"]);
+        assert_eq!(entries(102), ["timeline:1.1", "timeline:2.1"]);
+        assert_eq!(entries(103), ["timeline:1.1", "timeline:3.1"]);
     }
 
     #[test]

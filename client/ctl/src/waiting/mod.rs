@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `asked` | what a question is about |
 //! | `graph` | the entries, their edges, and the search |
+//! | `restart` | devices that are being started, and since when |
 //! | `words` | a way through it, in words |
 //! | `dot` | all of it, as a picture |
 //!
@@ -19,4 +20,5 @@
 pub(crate) mod asked;
 pub(crate) mod dot;
 pub(crate) mod graph;
+pub(crate) mod restart;
 pub(crate) mod words;

@@ -5,6 +5,7 @@ use vgem::snapshot::ObligationEntry;
 use crate::human;
 use crate::process::Doing;
 use crate::waiting::graph::Node;
+use crate::waiting::restart::Restart;
 
 /// Whom the question was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,12 +19,14 @@ pub(crate) enum Waiter<'a> {
 /// A line: what, and since when that is so.
 type Row = (String, String);
 
-/// The lines of a way at the moment `now`; `doing` says what a process does.
+/// The lines of a way at the moment `now`; `doing` says what a process does. The last one's device may be the one that
+/// is being started.
 pub(crate) fn lines(
     waiter: Waiter<'_>,
     way: &[&Node],
     now: u64,
     doing: &dyn Fn(u32) -> Doing,
+    restart: Option<&Restart>,
 ) -> Vec<String> {
     let mut rows = Vec::new();
     rows.extend(way.first().and_then(|first| first.owed()).map(|first| begin(waiter, first, now)));
@@ -32,7 +35,7 @@ pub(crate) fn lines(
         let [before, after] = pair else { continue };
         rows.extend(before.node.owed().map(|owed| step(owed, after, now)));
     }
-    rows.extend(way.last().and_then(|last| last.node.owed()).map(|last| end(last, now, doing)));
+    rows.extend(way.last().and_then(|last| last.node.owed()).map(|last| end(last, now, doing, restart)));
     laid_out(rows)
 }
 
@@ -96,8 +99,8 @@ fn step(before: &ObligationEntry, after: &Step<'_>, now: u64) -> Row {
     (text, since)
 }
 
-/// What the last one of a way waits for: a process.
-fn end(last: &ObligationEntry, now: u64, doing: &dyn Fn(u32) -> Doing) -> Row {
+/// What the last one of a way waits for: a process, or that there is one.
+fn end(last: &ObligationEntry, now: u64, doing: &dyn Fn(u32) -> Doing, restart: Option<&Restart>) -> Row {
     let doing = doing(last.pid).words();
     let (pid, device, whose) = (last.pid, &last.device, whose(last));
     let waited = now.saturating_sub(last.since_ns);
@@ -107,7 +110,10 @@ fn end(last: &ObligationEntry, now: u64, doing: &dyn Fn(u32) -> Doing) -> Row {
             let (waited, most) = (human::time(waited), human::time(most));
             format!("which runs in driver {device}, process {pid}{doing}, for {waited} of {most}")
         }
-        "restarting" => format!("whose driver {device} is being started again, instead of process {pid}"),
+        "restarting" => {
+            let does = restart.map_or_else(|| "is being started again".to_owned(), Restart::words);
+            format!("whose device {device} {does}")
+        }
         "promised" => format!("which {whose}, process {pid}{doing}, has promised, {}", due(last.due_ns, now)),
         "awaited" => {
             format!("which {whose}, process {pid}{doing}, has not promised, {}", due(last.due_ns, now))
@@ -180,7 +186,7 @@ mod tests {
 
     fn said(waiter: Waiter<'_>, entries: Vec<ObligationEntry>, doing: Doing) -> String {
         let nodes: Vec<Node> = entries.into_iter().map(|entry| Node::Owed(Box::new(entry))).collect();
-        lines(waiter, &nodes.iter().collect::<Vec<_>>(), NOW, &|_| doing).join("\n")
+        lines(waiter, &nodes.iter().collect::<Vec<_>>(), NOW, &|_| doing, None).join("\n")
     }
 
     fn two_jobs() -> Vec<ObligationEntry> {
@@ -244,11 +250,25 @@ mod tests {
     fn a_border_is_named_by_its_domain_and_nothing_else() {
         let nodes =
             [Node::Owed(Box::new(elsewhere(job(2, 12, "waiting", &[]), 1001))), Node::Elsewhere(1001)];
-        let said = lines(Waiter::Point, &nodes.iter().collect::<Vec<_>>(), NOW, &|_| Doing::Runs);
+        let said = lines(Waiter::Point, &nodes.iter().collect::<Vec<_>>(), NOW, &|_| Doing::Runs, None);
         let line = said.last().expect("a line");
         assert!(
             line.contains("something in domain 1001, which you may not see") && line.ends_with("<- here")
         );
+    }
+
+    #[test]
+    fn a_device_that_is_started_again_is_named_and_its_dead_driver_not_blamed() {
+        let entries = [job(2, 12, "waiting", &[(1, 7)]), job(1, 7, "restarting", &[])];
+        let nodes = entries.map(|entry| Node::Owed(Box::new(entry)));
+        let way: Vec<&Node> = nodes.iter().collect();
+        let restart = crate::waiting::restart::tests::of_zip();
+        let said = lines(Waiter::Point, &way, NOW, &|_| Doing::Ended, Some(&restart));
+        insta::assert_snapshot!(said.join("\n"), @r"
+        job 12 of timeline:2.1 on sec, of client 4 (encoder)  since 84 ms
+          which waits for job 7 of timeline:1.1 on zip        since 84 ms
+            whose device zip is being started again, 23 ms, instead of process 101  <- here
+        ");
     }
 
     #[test]

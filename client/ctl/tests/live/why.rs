@@ -186,6 +186,60 @@ fn the_examples_of_the_help_run() {
     }
 }
 
+/// A broker that leaves a lost device alone for as long as a test takes, and two jobs on one; its driver is stopped.
+fn left_alone() -> Stalled {
+    let config = "[times]\nscheduling_ms = 20\n[restart]\npause_ms = 60000\npause_most_ms = 60000";
+    let broker = Embedded::builder().config(config).start().expect("a private broker");
+    let client = broker.client_with(&ClientOptions::new().name("encoder")).expect("a client");
+    let copy = client.device("copy").expect("it is there").queue(0).expect("a queue");
+    let stopped = Stopped::new(driver(&client, "copy"));
+    let mut batch = client.batch();
+    for _ in 0..2 {
+        let frame = client.create(4096).expect("memory");
+        batch.job(&copy, "fill").output(&frame).timeout(Duration::from_millis(50));
+    }
+    let sent = batch.submit_acknowledged().expect("accepted");
+    Stalled { stopped, sent, client, broker }
+}
+
+/// That a line ends with a time, and with the process that is gone.
+fn assert_started_again(line: &str, before: &str, gone: Pid) {
+    let rest = line.split_once(before).unwrap_or_else(|| panic!("{before:?} is not in {line:?}")).1;
+    let gone = format!(", instead of process {}", gone.as_raw_nonzero());
+    let time = rest.strip_suffix("  <- here").unwrap_or(rest).strip_suffix(&gone);
+    let time = time.unwrap_or_else(|| panic!("{line:?} does not name {gone}"));
+    assert!(time.ends_with(" ms") || time.ends_with(" s"), "{line:?}");
+}
+
+#[test]
+fn why_names_a_device_that_is_started_again_for_what_its_last_driver_left() {
+    let Stalled { stopped, sent, client, broker } = left_alone();
+    sent.fences()[0].wait(SOON).expect_err("its driver stands still");
+    let said = said(&vgemctl(&broker, &["why", "encoder"]));
+    let last = said.lines().last().expect("a line");
+    assert_started_again(last.trim(), "whose device copy is being started again, ", stopped.0);
+    let report = json(&broker, &["why", &format!("{}:2", line(&client, "copy"))]);
+    let starting = (report["starting"][0]["device"].as_str(), report["process"].is_null());
+    assert_eq!(starting, (Some("copy"), true), "{report}");
+    // It is gone, and cannot go on.
+    std::mem::forget(stopped);
+}
+
+#[test]
+fn why_names_a_device_that_is_started_again_when_its_driver_was_killed() {
+    let Stalled { stopped, sent, client, broker } = left_alone();
+    kill_process(stopped.0, Signal::KILL).expect("ours to kill");
+    let lost = sent.wait(SOON).expect_err("its driver is gone");
+    assert!(lost.to_string().contains("device lost"), "{lost}");
+    let queue = line(&client, "copy");
+    for what in ["encoder", &queue] {
+        let said = said(&vgemctl(&broker, &["why", what]));
+        let last = said.lines().last().expect("a line");
+        assert_started_again(last, "device copy is being started again, ", stopped.0);
+    }
+    std::mem::forget(stopped);
+}
+
 /// A job that waits for a point that another client has promised, or has not.
 struct Gated {
     /// Keeps the queue open.
