@@ -15,6 +15,10 @@ use vgem_os::seqpacket::Socket;
 
 const SOON: Duration = Duration::from_secs(20);
 const MOMENT: Duration = Duration::from_millis(20);
+/// What an answer may be late.
+const SLACK: Duration = Duration::from_millis(50);
+/// How often something is measured that is late now and then where others have the cores.
+const TRIES: u64 = 8;
 const P1: Point = Point(1);
 const P2: Point = Point(2);
 
@@ -39,6 +43,11 @@ impl Real {
         let theirs = self.taker.import_timeline(token).expect("a handle");
         (own, theirs)
     }
+}
+
+/// The shortest of several times, each with a point of its own.
+fn at_best(once: impl FnMut(Point) -> Duration) -> Duration {
+    (1..=TRIES).map(Point).map(once).min().expect("there are some")
 }
 
 fn failure(outcome: Result<(), FenceError>) -> JobFailure {
@@ -78,16 +87,24 @@ fn t1_an_unpromised_point_is_refused_and_a_promised_one_is_waited_for() {
 fn t2_a_wait_for_a_promise_ends_when_it_is_made() {
     let real = real();
     let (mut own, theirs) = real.shared();
-    let begin = Instant::now();
-    assert!(matches!(theirs.wait_available(P1, MOMENT), Err(Error::Timeout { .. })));
-    assert!(begin.elapsed() < MOMENT + Duration::from_millis(50), "{:?}", begin.elapsed());
-    std::thread::scope(|threads| {
-        let waiting = threads.spawn(|| theirs.wait_available(P1, SOON));
-        std::thread::sleep(MOMENT);
-        own.promise(P1, SOON).expect("promised");
-        waiting.join().expect("no panic").expect("it is promised");
+    let in_vain = at_best(|_| {
+        let begin = Instant::now();
+        assert!(matches!(theirs.wait_available(P1, MOMENT), Err(Error::Timeout { .. })));
+        begin.elapsed()
     });
-    assert_eq!(theirs.promised(), P1);
+    let kept = at_best(|point| {
+        std::thread::scope(|threads| {
+            let waiting = threads.spawn(|| theirs.wait_available(point, SOON).map(|()| Instant::now()));
+            std::thread::sleep(MOMENT);
+            let made = Instant::now();
+            own.promise(point, SOON).expect("promised");
+            let ended = waiting.join().expect("no panic").expect("it is promised");
+            ended.checked_duration_since(made).expect("it waits until then")
+        })
+    });
+    assert!(in_vain >= MOMENT && in_vain < MOMENT + SLACK, "{in_vain:?}");
+    assert!(kept < SLACK, "{kept:?}");
+    assert_eq!(theirs.promised(), Point(TRIES));
 }
 
 #[test]
