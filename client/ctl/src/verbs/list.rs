@@ -100,11 +100,11 @@ pub(crate) fn clients(all: &[ClientEntry]) -> Vec<String> {
 
 pub(crate) fn queues(all: &[QueueEntry]) -> Vec<String> {
     let titles =
-        ["QUEUE", "DEVICE", ">CLIENT", ">DOMAIN", ">PRIORITY", ">PROMISED", ">ENDED", "STATE", "LAST FAILED"];
+        ["QUEUE", "DEVICE", ">CLIENT", ">DOMAIN", ">PRIO", ">PROMISED", ">ENDED", "STATE", ">FAILED"];
     let mut table = Table::new(&titles);
     for queue in all {
         table.row([
-            queue.timeline.clone(),
+            bare(&queue.timeline),
             queue.device.clone(),
             queue.client.to_string(),
             queue.domain.to_string(),
@@ -135,7 +135,7 @@ pub(crate) fn timelines(all: &[TimelineEntry]) -> Vec<String> {
     let mut table = Table::new(&titles);
     for timeline in all {
         table.row([
-            timeline.timeline.clone(),
+            bare(&timeline.timeline),
             timeline.name.clone(),
             number(timeline.client),
             number(timeline.pid.into()),
@@ -150,29 +150,43 @@ pub(crate) fn timelines(all: &[TimelineEntry]) -> Vec<String> {
     table.lines()
 }
 
+/// Of what kind an obligation is its state says: a promise is promised, a submission awaited, and a job anything else.
 pub(crate) fn obligations(all: &[ObligationEntry]) -> Vec<String> {
-    let titles = ["POINT", "KIND", "DEVICE", "CLIENT", ">PID", "STATE", ">SINCE", ">DUE", "WAITS FOR"];
+    let titles = ["POINT", "DEVICE", "CLIENT", ">PID", "STATE", ">SINCE", ">DUE IN", "WAITS FOR"];
     let now = human::now();
     let mut table = Table::new(&titles);
     for owed in all {
         table.row([
             short(&owed.timeline, owed.point),
-            owed.kind.clone(),
             owed.device.clone(),
             format!("{} {}", owed.client, owed.client_name).trim_end().to_owned(),
             number(owed.pid.into()),
             owed.state.clone(),
             human::time(now.saturating_sub(owed.since_ns)),
-            human::until(owed.due_ns, now),
+            left(owed.due_ns, now),
             awaited(&owed.waits),
         ]);
     }
     table.lines()
 }
 
+/// How long it is until a moment, negative if that is past; nothing for one that never comes.
+fn left(moment_ns: u64, now: u64) -> String {
+    match moment_ns.checked_sub(now) {
+        Some(left) => human::time(left),
+        None if moment_ns == 0 => String::new(),
+        None => format!("-{}", human::time(now - moment_ns)),
+    }
+}
+
 /// A point as `why` takes it.
 fn short(timeline: &str, point: u64) -> String {
-    format!("{}:{point}", timeline.strip_prefix("timeline:").unwrap_or(timeline))
+    format!("{}:{point}", bare(timeline))
+}
+
+/// A queue or a timeline as `show` and `why` take it.
+fn bare(timeline: &str) -> String {
+    timeline.strip_prefix("timeline:").unwrap_or(timeline).to_owned()
 }
 
 /// The first few of what is waited for.
@@ -206,6 +220,10 @@ fn join<T: ToString>(numbers: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vgem::snapshot::FailureEntry;
+
+    /// Columns of a terminal.
+    const WIDTH: usize = 80;
 
     #[test]
     fn an_obligation_names_the_first_of_what_it_waits_for_as_why_takes_them() {
@@ -215,6 +233,51 @@ mod tests {
         let owed = ObligationEntry { waits, client: 4, ..ObligationEntry::default() };
         let line = obligations(&[owed]).pop().expect("a row");
         assert!(line.ends_with("domain 9 3.7:1 3.7:2 and 2 more"), "{line}");
+    }
+
+    #[test]
+    fn obligations_with_ordinary_values_fit_a_terminal() {
+        let now = human::now();
+        let wait = |timeline: &str| AwaitedEntry { timeline: timeline.into(), point: 11, domain: 0 };
+        let owed = ObligationEntry {
+            timeline: "timeline:12.7".into(),
+            point: 1234,
+            device: "copy".into(),
+            client: 12,
+            client_name: "encoder".into(),
+            pid: 48_211,
+            state: "restarting".into(),
+            since_ns: now - 84_000_000,
+            due_ns: now + 4_900_000_000,
+            waits: vec![wait("timeline:3.6"), wait("timeline:c0.1")],
+            ..ObligationEntry::default()
+        };
+        for line in obligations(&[owed]) {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+    }
+
+    #[test]
+    fn queues_with_ordinary_values_fit_a_terminal() {
+        let queue = QueueEntry {
+            timeline: "timeline:12.34".into(),
+            device: "copy".into(),
+            client: 12,
+            domain: 64_201,
+            priority: 7,
+            promised: 1_234_567,
+            ended: 1_234_560,
+            state: "waiting".into(),
+            failures: vec![FailureEntry { point: 1_234_559, ..FailureEntry::default() }],
+        };
+        for line in queues(&[queue]) {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_due_is_so_in_a_time_that_is_negative_once_it_is_past() {
+        assert_eq!([9_000_000, 2_000_000, 0].map(|due| left(due, 5_000_000)), ["4 ms", "-3 ms", ""]);
     }
 
     #[test]
