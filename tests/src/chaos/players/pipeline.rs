@@ -109,10 +109,17 @@ impl Pipeline {
         }
         let (queue, frame) = (&self.queues[device], &self.frames[0]);
         let mut batch = self.client.batch();
+        // Its end may not have been told when its driver is struck, and then a round's first job is behind it.
         match device {
-            "copy" => drop(batch.job(queue, "fill").output(&frame.raw)),
-            "zip" => drop(batch.job(queue, "compress").input(frame.source.slice(..64)).output(&frame.packed)),
-            _ => drop(batch.job(queue, "sha256").input(frame.source.slice(..64)).result(self.trial.at(0))),
+            "copy" => drop(batch.job(queue, "fill").output(&frame.raw).timeout(RUN)),
+            "zip" => {
+                let small = frame.source.slice(..64);
+                drop(batch.job(queue, "compress").input(small).output(&frame.packed).timeout(RUN));
+            }
+            _ => {
+                let small = frame.source.slice(..64);
+                drop(batch.job(queue, "sha256").input(small).result(self.trial.at(0)).timeout(RUN));
+            }
         }
         batch.submit_acknowledged()?.wait(PATIENCE)?;
         Ok(())
