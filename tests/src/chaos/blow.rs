@@ -48,7 +48,7 @@ impl Victim {
     /// broker alone, and not yet where jobs look, these wait for as long as it stands still.
     fn stopped_at_most(self) -> Duration {
         match self {
-            Self::Stage => CHAIN + SLACK - Duration::from_millis(10),
+            Self::Stage => CHAIN + SLACK - Duration::from_millis(20),
             _ => 3 * CHAIN,
         }
     }
