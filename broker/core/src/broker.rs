@@ -209,6 +209,9 @@ impl Broker {
             Input::Sealed { object, outcome } => self.sealed(object, outcome),
             Input::Tampered { object, what } => self.tampered(object, what),
             Input::TokenDrawn { id, token } => self.token_drawn(id, token),
+            Input::SightChecked { timeline, point, hidden } => {
+                self.sight_checked(now, timeline, point, &hidden);
+            }
             Input::Looked { timeline, value, failures } => self.looked(now, timeline, value, &failures),
             Input::Tick => {}
         }

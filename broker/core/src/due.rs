@@ -1,7 +1,7 @@
 //! What happens when a timer is due.
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{ClientKey, InstanceId, ObjectKey, Time, TimelineKey};
+use vgem_proto::ids::{ClientKey, InstanceId, ObjectKey, Point, Time, TimelineKey};
 
 use crate::broker::Broker;
 use crate::causes::Cause;
@@ -10,6 +10,7 @@ use crate::deadlines::Timer;
 use crate::devices::Verdict;
 use crate::io::{Effect, Event};
 use crate::objects::ObjectState;
+use crate::pairs::Party;
 
 impl Broker {
     /// Lets every timer that is due happen.
@@ -72,10 +73,58 @@ impl Broker {
         }
     }
 
-    /// A job has run longer than it may (F7): its instance is ended, and it is the guilty one.
+    /// A job has taken longer than it may. It is guilty if it could run: if its instance sees what it waits for.
     fn job_is_late(&mut self, now: Time, key: TimelineKey) {
         let Some(queue) = self.queues.get_mut(key) else { return };
         queue.limit = None;
+        let (point, observer) = (queue.ended.next(), Party::Instance(queue.instance));
+        let had_its_time = queue.jobs.front().is_none_or(|job| job.spared || job.cancelled);
+        let waits: Vec<_> = queue.head_waits().filter(|_| !had_its_time).collect();
+        let sight = |(awaited, until): &(TimelineKey, Point)| {
+            let shown = self.shown_places(*awaited)?.of(observer)?;
+            Some((*awaited, *until, (shown.pair, shown.slot)))
+        };
+        let sights: Vec<_> = waits.iter().filter_map(sight).collect();
+        if sights.is_empty() {
+            self.job_is_guilty(now, key);
+        } else {
+            if let Some(queue) = self.queues.get_mut(key) {
+                queue.is_checked = true;
+            }
+            self.out.push(Effect::CheckSight { timeline: key, point, sights });
+        }
+    }
+
+    /// It is known what the instance of a late job does not see. Whoever did not show it is at fault: an instance is ended,
+    /// for a client its primary page speaks; and the job has its time once more, but only once.
+    pub(crate) fn sight_checked(
+        &mut self,
+        now: Time,
+        key: TimelineKey,
+        point: Point,
+        hidden: &[TimelineKey],
+    ) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        queue.is_checked = false;
+        let is_it = queue.ended.next() == point && queue.limit.is_none();
+        let Some(job) = queue.jobs.front_mut().filter(|_| is_it) else { return };
+        if hidden.is_empty() {
+            self.job_is_guilty(now, key);
+            return;
+        }
+        job.spared = true;
+        for awaited in hidden {
+            match self.queues.get(*awaited).map(|queue| queue.instance) {
+                Some(instance) => self.kill_instance(instance, Verdict::Silent),
+                None => self.raise_places(*awaited),
+            }
+        }
+        self.look_at_head(now, key);
+    }
+
+    /// A job has run longer than it may (F7): its instance is ended, and it is the guilty one.
+    fn job_is_guilty(&mut self, now: Time, key: TimelineKey) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
         let Some(job) = queue.jobs.front() else { return };
         let (point, run_ms) = (queue.ended.next(), job.run_ns / 1_000_000);
         let ran_ns = now.since(job.since);

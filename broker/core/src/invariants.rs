@@ -224,6 +224,7 @@ impl Broker {
                 ensure(!self.has_ended(watched, point), || format!("{key}: waits for what has ended"))
             }
             (Some(_), Some(_)) => Err(format!("{key}: ready and waiting at once")),
+            (None, None) if queue.is_checked => Ok(()),
             (None, None) => Err(format!("{key}: nobody will ever start its clock")),
         }
     }

@@ -304,6 +304,15 @@ pub enum Input {
         /// 128 random bits.
         token: [u64; 2],
     },
+    /// [`Effect::CheckSight`] was carried out.
+    SightChecked {
+        /// The job's queue.
+        timeline: TimelineKey,
+        /// The job's point.
+        point: Point,
+        /// Of what it waits for, what is not shown where it looks.
+        hidden: Vec<TimelineKey>,
+    },
     /// [`Effect::Look`] was carried out: what the signaller of a timeline claims in its primary page.
     Looked {
         /// The timeline.
@@ -497,6 +506,24 @@ pub enum Effect {
         pair: PairId,
         /// The slot.
         slot: u16,
+    },
+    /// Show what a client's primary page shows in a slot where the client has yet to show it, if it signalled well.
+    Raise {
+        /// The timeline.
+        timeline: TimelineKey,
+        /// The primary page and the slot in it.
+        primary: (PairId, u16),
+        /// The page and the slot of an observer.
+        place: (PairId, u16),
+    },
+    /// Look whether an instance sees what a job of it waits for; [`Input::SightChecked`] follows.
+    CheckSight {
+        /// The job's queue.
+        timeline: TimelineKey,
+        /// The job's point.
+        point: Point,
+        /// What it waits for, and where it sees that: page and slot.
+        sights: Vec<(TimelineKey, Point, (PairId, u16))>,
     },
     /// Store this value into NEWS of all primary pages of a client, each in its interest page.
     News {

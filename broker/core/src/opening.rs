@@ -416,6 +416,7 @@ impl Broker {
                 owed: Charge::nothing(domain, Resource::Jobs),
                 shown: Places::default(),
                 limit: None,
+                is_checked: false,
                 watching: None,
                 watchers: Watchers::new(),
                 failures: FailedPoints::default(),

@@ -411,6 +411,17 @@ impl Broker {
             promises.due = None;
         }
         self.look_at_timeline_now(key);
+        self.raise_places(key);
+    }
+
+    /// Has what a client signalled shown to all, which is not so if it was stopped between one place and the next.
+    pub(crate) fn raise_places(&mut self, key: TimelineKey) {
+        let Some(promises) = self.promises.get(key) else { return };
+        let Some(Primary { pair, slot, .. }) = promises.primary else { return };
+        for shown in promises.shown.iter() {
+            let (primary, place) = ((pair, slot), (shown.pair, shown.slot));
+            self.out.push(Effect::Raise { timeline: key, primary, place });
+        }
     }
 
     fn arm_promise(&mut self, key: TimelineKey) {

@@ -79,6 +79,8 @@ pub(crate) struct Job {
     pub(crate) run: u32,
     /// Its driver was told to cancel it.
     pub(crate) cancelled: bool,
+    /// It was late because it could not see what it waits for, and has its time once more.
+    pub(crate) spared: bool,
     /// Its driver says that all its waits have passed.
     pub(crate) unblocked: bool,
 }
@@ -247,6 +249,8 @@ pub(crate) struct Queue {
     pub(crate) shown: Places,
     /// When the job at the head must have ended; set while it is ready.
     pub(crate) limit: Option<Time>,
+    /// The job at the head was late, and it is being looked whether its instance sees what it waits for.
+    pub(crate) is_checked: bool,
     /// A point that the job at the head waits for.
     pub(crate) watching: Option<(TimelineKey, Point)>,
     /// Queues whose heads wait for this timeline.

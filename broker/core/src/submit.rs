@@ -447,6 +447,7 @@ impl Broker {
                     waits: u16::try_from(queue.waits.len() - waits_before).unwrap_or(u16::MAX),
                     run: run.unwrap_or(u32::MAX),
                     cancelled: false,
+                    spared: false,
                     unblocked: false,
                 });
             }
@@ -493,8 +494,9 @@ impl Broker {
                 Life::Runs | Life::Waits | Life::Ends => {
                     let run = run.unwrap_or(u32::MAX);
                     let (run_ns, since) = (0, now);
-                    let (cancelled, unblocked) = (false, false);
-                    queue.jobs.push_back(Job { run_ns, since, uses: 0, waits: 0, run, cancelled, unblocked });
+                    let (cancelled, spared, unblocked) = (false, false, false);
+                    let job = Job { run_ns, since, uses: 0, waits: 0, run, cancelled, spared, unblocked };
+                    queue.jobs.push_back(job);
                 }
                 Life::Gone => {
                     queue.ended = job.point;

@@ -86,6 +86,22 @@ impl Shell {
                 let (value, failures) = self.look(timeline, pair, slot);
                 self.inputs.push_back(Input::Looked { timeline, value, failures });
             }
+            Effect::Raise { timeline, primary, place } => {
+                let slots = Slot::new(primary.1).zip(Slot::new(place.1));
+                if let (Some((primary_slot, slot)), Some(primary), Some(face)) =
+                    (slots, self.face(primary.0), self.face(place.0))
+                {
+                    face.raise(slot, timeline.generation, primary, primary_slot);
+                }
+            }
+            Effect::CheckSight { timeline, point, sights } => {
+                let is_hidden = |(awaited, until, (pair, slot)): &(TimelineKey, Point, (PairId, u16))| {
+                    let place = self.face(*pair).zip(Slot::new(*slot));
+                    place.is_some_and(|(face, slot)| !face.shows(slot, awaited.generation, until.0))
+                };
+                let hidden = sights.iter().filter(|sight| is_hidden(sight)).map(|sight| sight.0).collect();
+                self.inputs.push_back(Input::SightChecked { timeline, point, hidden });
+            }
             Effect::News { pairs, news } => self.tell_news(&pairs, news),
             Effect::Fill { primary, pair, slot, timeline } => {
                 let places = Slot::new(primary.1).zip(Slot::new(slot));

@@ -122,6 +122,69 @@ fn a_late_place_shows_value_and_failures_without_its_signaller() {
     assert_eq!(states, [OK, failed(2), OK, PointState::Pending]);
 }
 
+#[test]
+fn what_a_stopped_signaller_showed_in_its_primary_place_only_is_shown_for_it() {
+    let late = Late::new();
+    late.show();
+    late.signal(3, None).unwrap();
+    let raise = || late.page.keeper.raise(slot(LATE), GENERATION, &late.primary.keeper, slot(PRIMARY));
+    assert!(!late.page.keeper.shows(slot(LATE), GENERATION, 3));
+    raise();
+    assert!(late.page.keeper.shows(slot(LATE), GENERATION, 3));
+    assert_eq!([3, 4].map(|point| late.state(point)), [OK, PointState::Pending]);
+    // It goes on: what it shows once more changes nothing, and what comes next is shown by itself.
+    late.signal_everywhere(4, None).unwrap();
+    raise();
+    assert_eq!([4, 5].map(|point| late.state(point)), [OK, PointState::Pending]);
+}
+
+/// The signaller was not stopped at all: what an observer sees never goes back, and in the end it is all.
+#[test]
+fn a_place_that_is_raised_beside_its_signaller_never_goes_back() {
+    const LAST: u64 = 200_000;
+    let late = Late::new();
+    late.show();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !ended.load(Ordering::Acquire) {
+                late.page.keeper.raise(slot(LATE), GENERATION, &late.primary.keeper, slot(PRIMARY));
+            }
+        });
+        threads.spawn(|| {
+            let mut seen = 0;
+            while seen < LAST {
+                let now = late.page.keeper.slot(slot(LATE)).value;
+                assert!(now >= seen, "{now} after {seen}");
+                seen = now;
+            }
+        });
+        for point in 1..=LAST {
+            late.signal_everywhere(point, None).unwrap();
+            assert_ne!(late.state(point), PointState::Pending);
+        }
+        ended.store(true, Ordering::Release);
+    });
+    assert_eq!(late.page.keeper.slot(slot(LATE)).value, LAST);
+}
+
+#[test]
+fn a_failure_is_left_to_the_one_that_records_it_and_a_place_of_another_timeline_alone() {
+    for (failed, generation) in [(Some(failure(2)), GENERATION), (None, GENERATION + 1)] {
+        let late = Late::new();
+        late.show();
+        late.signal(2, failed).unwrap();
+        late.page.keeper.raise(slot(LATE), generation, &late.primary.keeper, slot(PRIMARY));
+        assert_eq!(late.state(2), PointState::Pending);
+    }
+    let late = Late::new();
+    late.show();
+    late.fail(1..=9);
+    late.signal(10, None).unwrap();
+    late.page.keeper.raise(slot(LATE), GENERATION, &late.primary.keeper, slot(PRIMARY));
+    assert_eq!(late.state(10), PointState::Pending, "some are no longer in the ring");
+}
+
 // M-082
 #[test]
 fn a_late_place_says_that_failures_it_never_saw_are_overrun() {

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vgem_os::clock;
 
-use super::judge::{CHAIN, SLACK};
+use super::judge::CHAIN;
 use crate::chance::Chance;
 use crate::processes;
 
@@ -41,15 +41,6 @@ impl Victim {
             Self::Driver(_) => Duration::from_millis(7),
             Self::Producer | Self::Consumer => Duration::from_millis(3),
             _ => ROUND,
-        }
-    }
-
-    /// How long it is stopped at most: longer than anybody may wait for it. But where a stage has shown its point to the
-    /// broker alone, and not yet where jobs look, these wait for as long as it stands still.
-    fn stopped_at_most(self) -> Duration {
-        match self {
-            Self::Stage => CHAIN + SLACK - Duration::from_millis(20),
-            _ => 3 * CHAIN,
         }
     }
 }
@@ -116,6 +107,8 @@ const ROUND: Duration = Duration::from_millis(12);
 const IMPORT: Duration = Duration::from_micros(600);
 /// Stopped for so long, what is owed is late.
 const TOO_LONG: Duration = Duration::from_millis(115);
+/// The longest stop: longer than anybody may wait for who is stopped.
+const STOPPED: Duration = Duration::from_millis(300);
 
 impl Blow {
     /// Any.
@@ -129,11 +122,10 @@ impl Blow {
         let victim = found.map_or(Victim::Producer, |(victim, _)| *victim);
         // The ledgers of broker and keeper do not move while they stand still, and nobody is promised that they do.
         let may_stop = !matches!(victim, Victim::Broker | Victim::Keeper);
-        let most = victim.stopped_at_most();
         let manner = match chance.below(10) {
-            0 if may_stop => Manner::Pause(between(chance, TOO_LONG, most)),
+            0 if may_stop => Manner::Pause(between(chance, TOO_LONG, STOPPED)),
             1 if may_stop => Manner::Pause(between(chance, Duration::ZERO, CHAIN)),
-            2 if may_stop => Manner::Freeze(between(chance, Duration::ZERO, most)),
+            2 if may_stop => Manner::Freeze(between(chance, Duration::ZERO, STOPPED)),
             _ => Manner::Kill,
         };
         // Three of four fall while others wait for it, the rest at any moment.

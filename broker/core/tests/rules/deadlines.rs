@@ -3,6 +3,7 @@
 use vgem_core::io::Event;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::Point;
+use vgem_proto::rights::WaitKind;
 
 use crate::batch::Batch;
 use crate::reservations::stage;
@@ -18,6 +19,47 @@ fn f7_a_job_that_never_ends_is_ended() {
     let text = String::from_utf8(s.world.explain(s.client, failure.cause).text).unwrap();
     assert_eq!(failure.code, ErrorCode::TimedOut);
     assert!(text.starts_with("device copy: job point 1 exceeded 1000 ms"), "{text}");
+}
+
+/// The first driver has signalled, and was stopped before it showed that to the second.
+#[test]
+fn f7_a_driver_that_was_not_shown_what_it_waits_for_is_not_at_fault_but_who_did_not_show_it() {
+    let mut s = stage();
+    let [a, b, _] = s.queues;
+    s.submit(Batch::new().job(a, 1).writes(s.object, 0..64).job(b, 1).reads(s.object, 0..64));
+    s.world.hidden.insert(s.lines[0]);
+    s.world.run(s.lines[0], None);
+    let (first, second) = (s.world.instance(COPY), s.world.instance(ZIP));
+    s.world.wait_for_deadline();
+    assert_eq!((s.world.drivers[&first].killed, s.world.drivers[&second].killed), (true, false));
+    s.world.bury();
+    s.world.hidden.clear();
+    s.world.run(s.lines[1], None);
+    assert_eq!(s.world.truth.look(s.lines[1], Point(1)), Some(Ok(())));
+}
+
+#[test]
+fn f7_a_driver_is_spared_only_once() {
+    let mut s = stage();
+    let [a, b, _] = s.queues;
+    s.submit(Batch::new().job(a, 1).writes(s.object, 0..64).job(b, 1).reads(s.object, 0..64));
+    s.world.hidden.insert(s.lines[0]);
+    s.world.run(s.lines[0], None);
+    s.world.let_ms_pass(20_000);
+    let failure = s.world.truth.look(s.lines[1], Point(1)).expect("it has ended").unwrap_err();
+    assert_eq!(failure.code, ErrorCode::TimedOut);
+}
+
+#[test]
+fn f7_what_a_stopped_client_has_signalled_is_shown_for_it_when_its_promise_is_due() {
+    let mut s = stage();
+    let line = s.world.timeline(s.client);
+    s.world.promise(line, 1, 100);
+    let job = Batch::new().job(s.queues[0], 1).waits_for(line.handle, 1, WaitKind::Data, None);
+    s.submit(job);
+    s.world.signal(line, 1);
+    s.world.let_ms_pass(100);
+    assert_eq!(s.world.raised, 1, "to the one driver that looks");
 }
 
 // M-063

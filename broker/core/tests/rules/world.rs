@@ -83,6 +83,10 @@ pub(crate) struct World {
     pub(crate) links: BTreeSet<LinkId>,
     pub(crate) disconnected: BTreeSet<LinkId>,
     pub(crate) pairs: BTreeSet<PairId>,
+    /// Timelines whose signaller has not shown in all places what it has signalled.
+    pub(crate) hidden: BTreeSet<TimelineKey>,
+    /// How often the shell was to show for a client what that did not.
+    pub(crate) raised: u32,
     pub(crate) events: Vec<Event>,
     /// Whose the events are.
     pub(crate) domains_told: Vec<Option<DomainId>>,
@@ -164,6 +168,8 @@ impl World {
             links: BTreeSet::new(),
             disconnected: BTreeSet::new(),
             pairs: BTreeSet::new(),
+            hidden: BTreeSet::new(),
+            raised: 0,
             events: Vec::new(),
             domains_told: Vec::new(),
             settles: Vec::new(),
@@ -311,6 +317,15 @@ impl World {
                     self.memory.remove(&object);
                 }
                 Some(Input::Freed { object, gone })
+            }
+            Effect::Raise { .. } => {
+                self.raised += 1;
+                None
+            }
+            Effect::CheckSight { timeline, point, sights } => {
+                let hidden =
+                    sights.iter().map(|sight| sight.0).filter(|of| self.hidden.contains(of)).collect();
+                Some(Input::SightChecked { timeline, point, hidden })
             }
             Effect::MakePair { pair } => {
                 assert!(self.pairs.insert(pair));

@@ -10,7 +10,7 @@ use vgem_proto::layout::PAGE_LEN;
 
 use super::late;
 use super::page::{Kind, MappedPage};
-use super::protocol::{self, Failure, Slot, SlotSnapshot};
+use super::protocol::{self, Failure, PointState, Slot, SlotSnapshot};
 use super::{ObserverFds, SignallerFds};
 use crate::error::Result;
 use crate::futex;
@@ -155,6 +155,18 @@ impl KeeperFace {
     /// caller has just set the news of `primary`: so the newest signal is read here, or its signaller sees the news.
     pub fn fill(&self, slot: Slot, generation: u32, primary: &Self, primary_slot: Slot) {
         late::fill(&self.mapped, slot, generation, &primary.mapped, primary_slot);
+    }
+
+    /// Brings a slot up to what the primary page shows, whose signaller did not come to show it here. It may go on.
+    pub fn raise(&self, slot: Slot, generation: u32, primary: &Self, primary_slot: Slot) {
+        late::raise(&self.mapped, slot, generation, &primary.mapped, primary_slot);
+        self.wake_all();
+    }
+
+    /// Whether a slot shows how a point ended.
+    #[must_use]
+    pub fn shows(&self, slot: Slot, generation: u32, point: u64) -> bool {
+        protocol::state(&self.mapped, slot, generation, point) != PointState::Pending
     }
 
     fn wake_all(&self) {

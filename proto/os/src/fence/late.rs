@@ -30,7 +30,7 @@ use vgem_proto::layout::fence_page as f;
 use vgem_proto::layout::interest_page;
 
 use super::protocol::{
-    FAILURES, FULL, Failure, NotNewer, Page, RETRIES, Ring, Slot, forget_older, kill_slot, read_entry,
+    FAILURES, FULL, Failure, NotNewer, Page, RETRIES, Raise, Ring, Slot, forget_older, kill_slot, read_entry,
     record, retire, ring_if_wanted, store,
 };
 
@@ -102,6 +102,28 @@ pub fn fill<P: Page, Q: Page>(page: &P, slot: Slot, generation: u32, primary: &Q
         kill_slot(page, slot, dead_from, code, primary.load64(primary_slot.at(f::S_DEAD_CAUSE)));
     }
     page.release32(slot.at(f::S_GENERATION), generation);
+}
+
+/// The broker brings a slot up to the primary one, whose signaller has shown a point there and did not come to show it
+/// here: it is stopped, perhaps. It may go on at any moment, so the value is raised and never stored, and nothing is
+/// done about failures, which only their one writer can record. Rings the doorbell if something has changed; the caller
+/// wakes the sleepers.
+pub fn raise<P: Raise, Q: Page>(page: &P, slot: Slot, generation: u32, primary: &Q, primary_slot: Slot) {
+    let (history, value, time_ns) = read(primary, primary_slot);
+    let shown = page.load64(slot.at(f::S_VALUE));
+    let is_here = page.load32(slot.at(f::S_GENERATION)) == generation;
+    let all_good = match &history {
+        History::Known { failures, older_lost } => {
+            let is_new = |failure: &Failure| failure.point > shown;
+            !(failures.iter().any(is_new) || *older_lost && failures.first().is_none_or(is_new))
+        }
+        History::Moving => false,
+    };
+    if is_here && all_good && value > shown {
+        page.store64(slot.at(f::S_TIME), time_ns);
+        page.raise64(slot.at(f::S_VALUE), value);
+        page.bump32(f::H_DOORBELL);
+    }
 }
 
 /// The signaller brings a late slot up to its primary one, after it was told of the slot. Nothing if the primary slot

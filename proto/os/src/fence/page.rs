@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rustix::io::Errno;
 use vgem_proto::layout::{PAGE_LEN, fence_page, interest_page};
 
-use super::protocol::Page;
+use super::protocol::{Page, Raise};
 use crate::error::{OsError, Result};
 use crate::futex::FutexWord;
 use crate::mapping::Mapping;
@@ -139,5 +139,14 @@ impl Page for MappedPage {
     #[inline]
     fn fence(&self, order: Ordering) {
         fence(order);
+    }
+}
+
+impl Raise for MappedPage {
+    fn raise64(&self, at: usize, value: u64) {
+        self.writable();
+        let raise = |now| (u64::from_le(now) < value).then_some(value.to_le());
+        // An error says that it is higher.
+        let _higher = self.cell64(at).fetch_update(Ordering::Release, Ordering::Relaxed, raise);
     }
 }

@@ -71,6 +71,12 @@ pub trait Page {
     fn fence(&self, order: Ordering);
 }
 
+/// A page that two may write at once, as a signaller and the broker that shows something for it.
+pub trait Raise: Page {
+    /// Raises a 64-bit word to a value, unless it is higher, atomically, releasing what was stored before.
+    fn raise64(&self, at: usize, value: u64);
+}
+
 /// Which slot of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(u16);
