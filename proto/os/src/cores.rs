@@ -15,13 +15,19 @@ pub fn usable() -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::Mutex;
+
     use rustix::thread::sched_setaffinity;
 
     use super::*;
 
+    /// Held by whoever changes which cores the process may use, or asks and wants the truth.
+    pub(crate) static MASKS: Mutex<()> = Mutex::new(());
+
     #[test]
     fn a_thread_on_one_core_counts_those_of_its_process_too() {
+        let _alone = MASKS.lock();
         let all = sched_getaffinity(None).expect("a mask");
         let first = (0..CpuSet::MAX_CPU).find(|core| all.is_set(*core)).expect("this one runs somewhere");
         let mut one = CpuSet::new();

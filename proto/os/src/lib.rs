@@ -15,6 +15,7 @@
 //! | [`watch`] | close hints |
 //! | [`selftest`] | may the lease probe be relied on |
 //! | [`fence`] | fence pages: keeper, signaller and observer faces |
+//! | [`spin`] | whether to look for a while before sleeping |
 //! | [`futex`] | sleeping on words, one or many |
 //! | [`seqpacket`] | sockets that carry messages and fds |
 //! | [`gc`] | fds that are nowhere but in flight |
@@ -73,6 +74,7 @@ pub mod process;
 pub mod selftest;
 pub mod seqpacket;
 pub mod signal;
+pub mod spin;
 pub mod watch;
 
 pub use error::{OsError, Result};
