@@ -146,6 +146,8 @@ codes! {
     BrokerLost = 80, "broker lost";
     /// The operation or a combination of its parameters is not supported.
     Unsupported = 81, "unsupported";
+    /// An address of a user queue's entry cannot be reached.
+    AddressFault = 82, "address fault";
 }
 
 impl fmt::Display for ErrorCode {

@@ -1,4 +1,4 @@
-//! Layouts of memory that two processes share: the fence page, the interest page and the result cell.
+//! Layouts of memory that two processes share: the fence page, the interest page, the result cell and the user queue.
 //!
 //! Only offsets, sizes and magic numbers live here; the code that touches such memory is in `vgem-os`.
 //! All integers are little-endian. Every page is 4096 bytes. SPEC.md chapter "Shared memory" is the prose
@@ -6,6 +6,8 @@
 //!
 //! A **fence page** has one writer of slots (the signaller), one reader (the observer) and the broker, which
 //! alone writes the death words. The **interest page** goes the other way: the observer says how long it sleeps.
+
+pub mod user_queue;
 
 /// Size of a fence page and of an interest page, bytes.
 pub const PAGE_LEN: usize = 4096;

@@ -14,7 +14,8 @@
 //! | [`message`] | the tables of the three links |
 //! | [`describe`] | how a device describes itself |
 //! | [`snapshot`] | the broker's state for tools |
-//! | [`layout`] | fence page, interest page, result cell |
+//! | [`user_queue`] | the records of a user queue: entries, blocks, completions |
+//! | [`layout`] | fence page, interest page, result cell, user queue |
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
@@ -28,6 +29,7 @@ pub mod limits;
 pub mod message;
 pub mod rights;
 pub mod snapshot;
+pub mod user_queue;
 
 /// The protocol version this crate speaks.
 pub const VERSION: u16 = 1;

@@ -15,6 +15,7 @@
 //! | [`watch`] | close hints |
 //! | [`selftest`] | may the lease probe be relied on |
 //! | [`fence`] | fence pages: keeper, signaller and observer faces |
+//! | [`ring`] | rings of user queues: the halves of client and driver, the keeper's face |
 //! | [`spin`] | whether to look for a while before sleeping |
 //! | [`futex`] | sleeping on words, one or many |
 //! | [`seqpacket`] | sockets that carry messages and fds |
@@ -71,6 +72,7 @@ pub mod memory;
 pub mod peer;
 pub mod pin;
 pub mod process;
+pub mod ring;
 pub mod selftest;
 pub mod seqpacket;
 pub mod signal;

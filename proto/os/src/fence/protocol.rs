@@ -49,7 +49,8 @@ const _: () = assert!(COUNT_GOES_ON_AT as usize == 2 * FAILURES);
 /// How often a look at a slot starts again while failures pour in.
 pub(super) const RETRIES: usize = 16;
 
-/// A page of 4096 bytes, reached word by word. Offsets are bytes and multiples of the word's size.
+/// A page of 4096 bytes, or the memory of a ring, reached word by word. Offsets are bytes and multiples of the word's
+/// size.
 ///
 /// Loads and `store*` are relaxed.
 pub trait Page {

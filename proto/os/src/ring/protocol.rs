@@ -1,0 +1,340 @@
+//! The protocol of the two rings, over any memory that can load and store.
+//!
+//! Generic over [`Page`], as the protocol of fence pages is and for the same reason: the same code runs over mapped
+//! memory and, in a model test, over loom's atomics. Both rings are a [`Lane`]; whoever writes one has a [`Sender`],
+//! whoever reads it a [`Receiver`].
+//!
+//! **One line per entry.** The words of a slot are stored first and its first word last, with release; that word
+//! carries the sequence. A receiver that finds the sequence it expects has acquired the rest. It expects one of two:
+//! the one that was there a lap before, which is an empty slot, or the next one. Anything else is corruption.
+//!
+//! **No wake-up is lost.** The sender stores first and looks whether the receiver sleeps afterwards; the receiver says
+//! that it sleeps first and looks at the slot afterwards:
+//!
+//! ```text
+//!   sender                                  receiver
+//!   words 1 to 7                            seen = doorbell
+//!   word 0 with the sequence (Release)      asleep = the next ticket
+//!   fence(SeqCst)                           fence(SeqCst)
+//!   ticket = asleep                         look at the slot, and whether the ring is over
+//!   not 0, and not rung for?                still nothing? sleep while doorbell == seen
+//!     doorbell += 1, FUTEX_WAKE             asleep = 0
+//! ```
+//!
+//! With a sequentially consistent fence on both sides at least one of the two looks sees the other's store.
+//! A **ticket** is the number of a sleep, so that a sender rings once for each: a receiver that takes a while to wake
+//! costs a sender that goes on submitting one system call, not one for every entry. Every sleep has a ticket of its
+//! own, also that of a receiver that woke for nothing.
+//!
+//! **The end is seen.** The driver's state and the broker's verdict are stored before the doorbell of the completions
+//! is rung, and it is rung whether somebody sleeps or not. A client looks at them only when the slot is empty, and then
+//! at the slot once more: what was completed before the end is never lost behind it.
+//!
+//! Invariants: a lane has one sender and one receiver in its life; each alone knows where it is.
+
+use std::sync::atomic::Ordering;
+
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{CauseId, Point};
+use vgem_proto::layout::user_queue as u;
+use vgem_proto::user_queue::{Depth, Words, sequence, sequence_of, with_sequence};
+
+use super::{Corruption, Over, Reason};
+pub use crate::fence::protocol::{Page, Ring};
+
+/// Where one of the two rings is, and the words that belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    slots: usize,
+    depth: u32,
+    doorbell: usize,
+    rang: usize,
+    asleep: usize,
+}
+
+impl Lane {
+    /// The ring from the client to the driver.
+    #[must_use]
+    pub const fn submissions(depth: Depth) -> Self {
+        let (doorbell, rang, asleep) = (u::C_DOORBELL, u::C_RANG, u::D_ASLEEP);
+        Self { slots: u::SUBMISSIONS, depth: depth.entries(), doorbell, rang, asleep }
+    }
+
+    /// The ring from the driver to the client.
+    #[must_use]
+    pub const fn completions(depth: Depth) -> Self {
+        let (doorbell, rang, asleep) = (u::D_DOORBELL, u::D_RANG, u::C_ASLEEP);
+        Self { slots: u::completions(depth.entries()), depth: depth.entries(), doorbell, rang, asleep }
+    }
+
+    /// The word that its receiver sleeps on: bytes from the start of the memory.
+    #[must_use]
+    pub const fn doorbell(&self) -> usize {
+        self.doorbell
+    }
+
+    /// When its sender last rang, nanoseconds. A claim.
+    #[must_use]
+    pub fn rang_at<M: Page>(&self, memory: &M) -> u64 {
+        memory.load64(self.rang)
+    }
+
+    /// Where the slot of a number is: bytes from the start of the memory.
+    #[must_use]
+    #[inline]
+    pub const fn slot(&self, number: u64) -> usize {
+        // A depth is a power of two, and an index below it fits.
+        let index = sequence(number.wrapping_sub(1)) & (self.depth - 1);
+        self.slots + index as usize * u::SLOT_LEN
+    }
+
+    /// The sequence that the slot of a number has while it is empty.
+    #[inline]
+    const fn sequence_before(&self, number: u64) -> u32 {
+        if number > self.depth as u64 { sequence(number - self.depth as u64) } else { 0 }
+    }
+}
+
+/// The writing end of a lane.
+#[derive(Debug)]
+pub struct Sender {
+    lane: Lane,
+    next: u64,
+    rung: u32,
+}
+
+impl Sender {
+    /// The end of a lane into which nothing was put yet.
+    #[must_use]
+    pub const fn new(lane: Lane) -> Self {
+        Self { lane, next: 1, rung: 0 }
+    }
+
+    /// The end of a lane into which much was put: for tests, which cannot put 2^32 things.
+    #[cfg(test)]
+    pub(super) const fn starting_at(lane: Lane, next: u64) -> Self {
+        Self { lane, next, rung: 0 }
+    }
+
+    /// The number of what is put next; the first is 1.
+    #[must_use]
+    #[inline]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Its lane.
+    #[must_use]
+    pub const fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    /// Puts words into the next slot, which the caller knows to be free. Returns their number. Wakes nobody:
+    /// [`Sender::ring`] comes after the last of several.
+    // M-151
+    #[inline]
+    pub fn put<M: Page>(&mut self, memory: &M, words: &Words) -> u64 {
+        let number = self.next;
+        let at = self.lane.slot(number);
+        let [first, rest @ ..] = words;
+        for (place, word) in (1..).zip(rest) {
+            memory.store64(at + 8 * place, *word);
+        }
+        memory.release64(at, with_sequence(*first, number));
+        self.next = number.wrapping_add(1);
+        number
+    }
+
+    /// Looks whether the receiver sleeps, and rings if nobody rang for that sleep: then wake one sleeper of the
+    /// doorbell. `now` is asked only then.
+    // M-154, M-155
+    #[inline]
+    pub fn ring<M: Page>(&mut self, memory: &M, now: impl FnOnce() -> u64) -> Ring {
+        memory.fence(Ordering::SeqCst);
+        let ticket = memory.load32(self.lane.asleep);
+        if ticket == 0 || ticket == self.rung {
+            return Ring::Quiet;
+        }
+        self.rung = ticket;
+        memory.store64(self.lane.rang, now());
+        memory.bump32(self.lane.doorbell);
+        Ring::Wake
+    }
+}
+
+/// What a receiver found in the next slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// It is empty.
+    Nothing,
+    /// A private copy of its words.
+    Words(Words),
+    /// A sequence that is neither the last nor the next one.
+    Wrong(u32),
+}
+
+/// The reading end of a lane.
+#[derive(Debug)]
+pub struct Receiver {
+    lane: Lane,
+    next: u64,
+    ticket: u32,
+}
+
+impl Receiver {
+    /// The end of a lane from which nothing was taken yet.
+    #[must_use]
+    pub const fn new(lane: Lane) -> Self {
+        Self { lane, next: 1, ticket: 0 }
+    }
+
+    /// The end of a lane from which much was taken: for tests.
+    #[cfg(test)]
+    pub(super) const fn starting_at(lane: Lane, next: u64) -> Self {
+        Self { lane, next, ticket: 0 }
+    }
+
+    /// The number of what is taken next; the first is 1.
+    #[must_use]
+    #[inline]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Its lane.
+    #[must_use]
+    pub const fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    /// Reads the next slot: every word once. [`Receiver::accept`] goes on to the one after.
+    // M-150
+    #[inline]
+    pub fn look<M: Page>(&self, memory: &M) -> Found {
+        let at = self.lane.slot(self.next);
+        let first = memory.load64(at);
+        let found = sequence_of(first);
+        if found != sequence(self.next) {
+            let empty = found == self.lane.sequence_before(self.next);
+            return if empty { Found::Nothing } else { Found::Wrong(found) };
+        }
+        memory.fence(Ordering::Acquire);
+        let mut words = [first; u::SLOT_WORDS];
+        for (place, word) in words.iter_mut().enumerate().skip(1) {
+            *word = memory.load64(at + 8 * place);
+        }
+        Found::Words(words)
+    }
+
+    /// As [`Receiver::look`], for a client: an empty slot of a ring that is over will stay empty.
+    ///
+    /// # Errors
+    /// [`Over`], if there is nothing in the slot.
+    // M-165
+    #[inline]
+    pub fn look_until_over<M: Page>(&self, memory: &M) -> Result<Found, Over> {
+        let found = self.look(memory);
+        if found != Found::Nothing {
+            return Ok(found);
+        }
+        let Some(over) = over(memory) else { return Ok(Found::Nothing) };
+        // What was completed before the end was stored before it, and acquired with it.
+        match self.look(memory) {
+            Found::Nothing => Err(over),
+            found => Ok(found),
+        }
+    }
+
+    /// Whether there is something in the next slot, good or not.
+    #[must_use]
+    #[inline]
+    pub fn is_ready<M: Page>(&self, memory: &M) -> bool {
+        let found = sequence_of(memory.load64(self.lane.slot(self.next)));
+        found != self.lane.sequence_before(self.next)
+    }
+
+    /// Takes what was looked at; returns its number.
+    #[inline]
+    pub fn accept(&mut self) -> u64 {
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        number
+    }
+
+    /// What was found, as a corruption of the ring.
+    #[must_use]
+    pub const fn corrupt(&self, reason: Reason, found: u64) -> Corruption {
+        Corruption { reason, at: Point(self.next), found }
+    }
+
+    /// Says that the receiver is about to sleep. Returns the doorbell as it was before: look once more, then sleep while
+    /// it is that, then [`Receiver::wake_up`].
+    // M-154
+    #[inline]
+    pub fn fall_asleep<M: Page>(&mut self, memory: &M) -> u32 {
+        let seen = memory.load32(self.lane.doorbell);
+        self.ticket = self.ticket.checked_add(1).unwrap_or(1);
+        memory.store32(self.lane.asleep, self.ticket);
+        memory.fence(Ordering::SeqCst);
+        seen
+    }
+
+    /// Says that the receiver is awake.
+    #[inline]
+    pub fn wake_up<M: Page>(&self, memory: &M) {
+        memory.store32(self.lane.asleep, 0);
+    }
+}
+
+/// The driver takes no more from the ring; the first end stands. Rings the doorbell of the completions: wake the
+/// sleeper of it.
+// M-162
+pub fn end<M: Page>(memory: &M, over: Over, now: u64) {
+    if memory.load32(u::D_STATE) == 0 {
+        let (reason, at, found) = over.corruption.map_or((0, 0, 0), |c| (c.reason.number(), c.at.0, c.found));
+        memory.store32(u::D_REASON, reason);
+        memory.store64(u::D_AT, at);
+        memory.store64(u::D_FOUND, found);
+        memory.store64(u::D_CAUSE, over.failure.cause.0);
+        memory.release32(u::D_STATE, over.failure.code.number().max(1));
+    }
+    memory.store64(u::D_RANG, now);
+    memory.bump32(u::D_DOORBELL);
+}
+
+/// The broker's verdict: the driver is dead, or the queue is over; the first one stands. Rings the doorbell of the
+/// completions: wake the sleeper of it.
+// M-163
+pub fn kill<M: Page>(memory: &M, failure: Failure) {
+    if memory.load32(u::B_DEATH_CODE) == 0 {
+        memory.store64(u::B_DEATH_CAUSE, failure.cause.0);
+        memory.release32(u::B_DEATH_CODE, failure.code.number().max(1));
+    }
+    memory.bump32(u::D_DOORBELL);
+}
+
+/// Whether and why the ring is over. The broker's verdict comes first.
+#[inline]
+pub fn over<M: Page>(memory: &M) -> Option<Over> {
+    let (death, state) = (memory.load32(u::B_DEATH_CODE), memory.load32(u::D_STATE));
+    if death == 0 && state == 0 { None } else { Some(why(memory, death, state)) }
+}
+
+#[cold]
+fn why<M: Page>(memory: &M, death: u32, state: u32) -> Over {
+    memory.fence(Ordering::Acquire);
+    if death != 0 {
+        let cause = CauseId(memory.load64(u::B_DEATH_CAUSE));
+        return Over { failure: Failure { code: ErrorCode::from_number(death), cause }, corruption: None };
+    }
+    let cause = CauseId(memory.load64(u::D_CAUSE));
+    let corruption = match memory.load32(u::D_REASON) {
+        0 => None,
+        reason => Some(Corruption {
+            reason: Reason::from_number(reason),
+            at: Point(memory.load64(u::D_AT)),
+            found: memory.load64(u::D_FOUND),
+        }),
+    };
+    Over { failure: Failure { code: ErrorCode::from_number(state), cause }, corruption }
+}

@@ -1,0 +1,87 @@
+//! Waiting for the next slot: spin for a moment if that paid lately, then sleep.
+//!
+//! Alone, or ([`Asleep`]) on several words at once: a driver sleeps on the doorbells of all its rings and on a word of its
+//! own, a client also on those of fence pages.
+
+use super::memory::MappedRing;
+use super::protocol::Receiver;
+use crate::clock;
+use crate::error::Result;
+use crate::futex::{self, FutexWord};
+use crate::spin::Spin;
+
+/// Waits until `look` finds something, or until `deadline_ns`.
+// M-078
+pub(super) fn wait<T>(
+    ring: &MappedRing,
+    receiver: &mut Receiver,
+    spin: &Spin,
+    deadline_ns: u64,
+    mut look: impl FnMut(&mut Receiver) -> Option<T>,
+) -> Result<Option<T>> {
+    if let Some(found) = look(receiver) {
+        return Ok(Some(found));
+    }
+    if deadline_ns == 0 {
+        return Ok(None);
+    }
+    if let Some(found) = spin.turn(|| look(receiver)) {
+        return Ok(Some(found));
+    }
+    loop {
+        let began_ns = clock::now();
+        let asleep = Asleep::begin(ring, receiver);
+        if let Some(found) = look(asleep.receiver) {
+            return Ok(Some(found));
+        }
+        if began_ns >= deadline_ns {
+            return Ok(None);
+        }
+        let (word, seen) = asleep.word();
+        futex::wait(word, seen, deadline_ns)?;
+        drop(asleep);
+        if let Some(found) = look(receiver) {
+            spin.slept(began_ns, receiver.lane().rang_at(ring));
+            return Ok(Some(found));
+        }
+    }
+}
+
+/// A receiver that says it sleeps, until this goes. Sleep on [`Asleep::word`] meanwhile.
+#[derive(Debug)]
+#[must_use]
+pub struct Asleep<'a> {
+    ring: &'a MappedRing,
+    receiver: &'a mut Receiver,
+    seen: u32,
+}
+
+impl<'a> Asleep<'a> {
+    /// Says that `receiver` sleeps; look once more before sleeping.
+    pub(super) fn begin(ring: &'a MappedRing, receiver: &'a mut Receiver) -> Self {
+        let seen = receiver.fall_asleep(ring);
+        Self { ring, receiver, seen }
+    }
+
+    /// As [`Asleep::begin`]; nothing if `look` finds that there is no need to sleep.
+    pub(super) fn unless(
+        ring: &'a MappedRing,
+        receiver: &'a mut Receiver,
+        look: impl FnOnce(&Receiver) -> bool,
+    ) -> Option<Self> {
+        let asleep = Self::begin(ring, receiver);
+        if look(asleep.receiver) { None } else { Some(asleep) }
+    }
+
+    /// The word to sleep on and what it held, for [`futex::wait`] and [`futex::wait_any`].
+    #[must_use]
+    pub fn word(&self) -> (FutexWord<'a>, u32) {
+        (self.ring.doorbell(self.receiver.lane()), self.seen)
+    }
+}
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.receiver.wake_up(self.ring);
+    }
+}
