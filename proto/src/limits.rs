@@ -44,5 +44,9 @@ pub const SHOWN_PLACES: usize = 512;
 pub const FAILURES_TOLD: usize = 9;
 /// Highest priority of a queue; 0 is the ordinary one.
 pub const PRIORITY: u8 = 7;
+/// Entries of a ring whose opener does not say.
+pub const RING_DEPTH_DEFAULT: u32 = 256;
+/// Ranges that are bound to one ring.
+pub const RING_BINDS: usize = 256;
 /// Poisoned ranges in one answer to Observe: as many as the broker remembers of one object.
 pub const OBSERVED_POISON: usize = 64;

@@ -189,6 +189,39 @@ message_table! {
         /// The point.
         point: Point,
     } []
+    /// Gives a queue a ring, on which the client schedules by itself; answered by RingAttached when the driver looks there.
+    35 AttachRing since 1 from Client fds [] flags 0 {
+        /// The queue; its instance must be up.
+        queue: QueueHandle,
+        /// Entries of each ring: a power of two, 8 to 4096; 0 is the default.
+        depth: u32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// Has the driver of a queue with a ring reach a range of an object at an address; answered by Done when it does.
+    36 Bind since 1 from Client fds [] flags 0 {
+        /// The queue.
+        queue: QueueHandle,
+        /// The object; it stays as long as it is bound.
+        object: Handle,
+        /// First byte of the range in the object.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// The address of the first byte, as entries name it.
+        address: u64,
+        /// What entries may do there.
+        access: Access,
+        /// Zero.
+        reserved: Zero<7>,
+    } []
+    /// Undoes a Bind; answered by Done when the driver reaches nothing there any more.
+    37 Unbind since 1 from Client fds [] flags 0 {
+        /// The queue.
+        queue: QueueHandle,
+        /// The address of the first byte.
+        address: u64,
+    } []
     /// Asks what is behind a cause; answered by Explained.
     40 Explain since 1 from Client fds [] flags 0 {
         /// The cause.
@@ -394,6 +427,13 @@ message_table! {
         cause: CauseId,
         /// The last point promised.
         promised: Point,
+    } []
+    /// Answers AttachRing. The fd is the memory of both rings, read-write.
+    134 RingAttached since 1 from Broker fds ["ring"] flags 0 {
+        /// Entries of each ring.
+        depth: u32,
+        /// Zero.
+        reserved: Zero<4>,
     } []
     /// Answers Explain.
     140 Explained since 1 from Broker fds [] flags 0 {

@@ -80,6 +80,33 @@ message_table! {
         /// The point.
         point: Point,
     } []
+    /// The ring of a queue is looked at from now on, or could not be mapped.
+    50 RingReady since 1 from Driver fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The errno, if it could not be mapped; otherwise 0.
+        errno: i32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// A range is reached at its address from now on, or cannot be.
+    51 Bound since 1 from Driver fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The address of the first byte.
+        address: u64,
+        /// The code, if it cannot be reached; 0 is ok.
+        code: u32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// Nothing is reached at that address any more, and no entry uses what was there.
+    52 Unbound since 1 from Driver fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The address of the first byte.
+        address: u64,
+    } []
 
     /// First message: who the instance is.
     100 Start since 1 from Broker fds [] flags 0 {
@@ -220,5 +247,41 @@ message_table! {
         code: u32,
         /// Zero.
         reserved: Zero<4>,
+    } []
+    /// A queue has a ring: take entries from it. Answered by RingReady.
+    150 AttachRing since 1 from Broker fds ["ring"] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// Entries of each ring.
+        depth: u32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// Entries of a queue reach a range of an object, which is mapped, at an address; sent again when *foreign* changes.
+    /// Answered by Bound, each time.
+    151 Bind since 1 from Broker fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The object.
+        object: ObjectKey,
+        /// First byte of the range in the object.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// The address of the first byte.
+        address: u64,
+        /// What entries may do there.
+        access: Access,
+        /// 1: another domain may write there; engines go through private windows.
+        foreign: u8,
+        /// Zero.
+        reserved: Zero<6>,
+    } []
+    /// Entries reach nothing at that address any more. Answered by Unbound once none that has begun uses it.
+    152 Unbind since 1 from Broker fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The address of the first byte.
+        address: u64,
     } []
 }
