@@ -189,6 +189,7 @@ impl Broker {
             Input::ExportHint { object } => self.export_hint(now, object),
             Input::Probed { object, free } => self.probed(now, object, free),
             Input::Freed { object, gone } => self.freed(now, object, gone),
+            Input::RingMade { timeline, outcome } => self.ring_made(now, timeline, outcome),
             Input::PairMade { pair, outcome } => self.pair_made(now, pair, outcome),
             Input::Prestart { domain } => self.prestart(now, domain),
             Input::InstanceStarted { instance, pid } => self.instance_started(now, instance, pid),

@@ -306,6 +306,7 @@ impl Broker {
             }
             let handle = holder.handle;
             object.holders_changed();
+            self.tell_foreign(key);
             self.accounts.give_back(charge);
             return Some(handle);
         }
@@ -314,6 +315,7 @@ impl Broker {
         object.holders.push(Holder { client: to, domain, rights, handle, imports: 1 });
         object.crossed |= domain != object.domain;
         object.holders_changed();
+        self.tell_foreign(key);
         Some(handle)
     }
 

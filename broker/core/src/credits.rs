@@ -109,6 +109,14 @@ impl Broker {
                 self.pages_unsent(key, &[opened.page]);
                 self.undo_queue(now, key, opened.queue);
             }
+            ClientMessage::RingAttached(attached) => {
+                self.take_credits(key, 1);
+                // Nobody can schedule on it.
+                if let Some(queue) = self.clients.get_mut(key).and_then(|c| c.queues.remove(attached.queue.0))
+                {
+                    self.end_queue(now, queue);
+                }
+            }
             ClientMessage::TimelineOpened(opened) => {
                 self.take_credits(key, FDS_OF_PAIR);
                 self.undo_timeline(now, key, opened.timeline, opened.page);
@@ -143,6 +151,9 @@ impl Broker {
             | ClientMessage::Inspect(_)
             | ClientMessage::Monitor(_)
             | ClientMessage::Rewritten(_)
+            | ClientMessage::AttachRing(_)
+            | ClientMessage::Bind(_)
+            | ClientMessage::Unbind(_)
             | ClientMessage::CreateTimeline(_)
             | ClientMessage::CloseTimeline(_)
             | ClientMessage::ExportTimeline(_)

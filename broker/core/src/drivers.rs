@@ -41,6 +41,9 @@ impl Broker {
             DriverMessage::Complete(message) => self.completed(now, id, &message.completions),
             DriverMessage::Cause(message) => self.cause_told(id, &message),
             DriverMessage::Unblocked(message) => self.unblocked(now, id, message.timeline, message.point),
+            DriverMessage::RingReady(message) => self.ring_ready(now, id, message.timeline, message.errno),
+            DriverMessage::Bound(m) => self.bound(now, id, (m.timeline, m.address), m.code),
+            DriverMessage::Unbound(m) => self.unbound(now, id, m.timeline, m.address),
             DriverMessage::AskPoint(message) => {
                 self.point_asked(id, message.timeline, message.point);
                 Ok(())
@@ -59,6 +62,9 @@ impl Broker {
             | DriverMessage::Run(_)
             | DriverMessage::CancelJob(_)
             | DriverMessage::Boost(_)
+            | DriverMessage::AttachRing(_)
+            | DriverMessage::Bind(_)
+            | DriverMessage::Unbind(_)
             | DriverMessage::PointEnded(_) => Err("sent a message that only the broker sends".to_owned()),
         };
         if let Err(why) = outcome {
@@ -148,7 +154,7 @@ impl Broker {
     }
 
     /// An instance gave an answer that it owed.
-    fn answered(&mut self, now: Time, id: InstanceId) {
+    pub(crate) fn answered(&mut self, now: Time, id: InstanceId) {
         let by = now.after(self.config.times.greeting_ns);
         let Some(instance) = self.instances.get_mut(&id) else { return };
         instance.owes = instance.owes.saturating_sub(1);

@@ -82,6 +82,10 @@ impl Broker {
         for (_, queue) in self.queues.iter() {
             add(&queue.charge);
             add(&queue.owed);
+            if let Some(ring) = &queue.ring {
+                add(&ring.charge);
+                ring.opening.iter().for_each(|(_, export)| add(export));
+            }
         }
         self.pairs.iter().flat_map(|(_, pair)| &pair.charge).for_each(&mut add);
         self.leavers.values().flat_map(|signals| &signals.primaries).for_each(|page| add(&page.charge));
@@ -91,7 +95,9 @@ impl Broker {
         let ledger = self.accounts.usage();
         ensure(sums == ledger, || format!("charges {sums:?} are not the ledger {ledger:?}"))?;
         let of = |object: &Object| object.len * (1 + object.shares.len() as u64);
-        let bytes: u64 = self.objects.iter().map(|(_, object)| of(object)).sum();
+        let rings = self.queues.iter().filter_map(|(_, queue)| queue.ring.as_ref());
+        let bytes: u64 =
+            self.objects.iter().map(|(_, object)| of(object)).chain(rings.map(|r| r.bytes())).sum();
         let owed: u64 = ledger.values().map(|usage| usage.of(Resource::Bytes)).sum();
         ensure(bytes == owed, || format!("{bytes} bytes live, {owed} are charged"))
     }
@@ -107,8 +113,8 @@ impl Broker {
         ensure(holders == object.holders.len(), || {
             format!("{key}: {holders} handles, {:?}", object.holders)
         })?;
-        let uses =
-            self.queues.iter().flat_map(|(_, queue)| &queue.uses).filter(|used| used.object == key).count();
+        let by_jobs = self.queues.iter().flat_map(|(_, queue)| &queue.uses).map(|used| used.object);
+        let uses = by_jobs.chain(self.bound_objects()).filter(|used| *used == key).count();
         ensure(uses == object.uses as usize, || format!("{key}: {uses} uses, {} counted", object.uses))?;
         for fence in object.reservation.named() {
             let is_open = self.queues.get(fence.timeline).is_some_and(|queue| {
@@ -149,6 +155,12 @@ impl Broker {
         ensure((state == ObjectState::Orphaned) == self.orphans.contains(&key), || {
             format!("{key}: {state:?} and the list of orphans disagree")
         })
+    }
+
+    /// The object of every range that is bound.
+    fn bound_objects(&self) -> impl Iterator<Item = ObjectKey> {
+        let rings = self.queues.iter().filter_map(|(_, queue)| queue.ring.as_ref());
+        rings.flat_map(|ring| ring.ranges.values()).map(|range| range.object)
     }
 
     fn queue_fits(&self, key: TimelineKey, queue: &Queue) -> Check {

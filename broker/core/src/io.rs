@@ -16,6 +16,7 @@ use vgem_proto::message::client::ClientMessage;
 use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::rights::{Access, HugePages};
 use vgem_proto::snapshot::Topic;
+use vgem_proto::user_queue::Depth;
 
 /// A client's connection as the shell numbers it. Never used twice while the broker lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -253,6 +254,13 @@ pub enum Input {
         /// Whether it is gone.
         gone: bool,
     },
+    /// [`Effect::MakeRing`] was carried out, or failed with this errno.
+    RingMade {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The errno.
+        outcome: Result<(), i32>,
+    },
     /// [`Effect::MakePair`] was carried out, or failed with this errno.
     PairMade {
         /// The pair.
@@ -376,6 +384,8 @@ pub enum Attach {
     Observer(PairId),
     /// The signaller's side of several pairs, in this order.
     Signallers(Vec<PairId>),
+    /// The memory of a queue's ring, read-write.
+    Ring(TimelineKey),
 }
 
 /// Something the shell must do.
@@ -465,6 +475,25 @@ pub enum Effect {
     MakePair {
         /// The pair.
         pair: PairId,
+    },
+    /// Make the memory of a queue's ring; [`Input::RingMade`] follows.
+    MakeRing {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// How deep.
+        depth: Depth,
+    },
+    /// Forget the memory of a queue's ring: unmap and close the broker's side.
+    DropRing {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+    },
+    /// Say in the memory of a queue's ring that it is over, and wake its client.
+    KillRing {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// What becomes of what was in it.
+        failure: Failure,
     },
     /// Forget a pair of pages: unmap and close the broker's side.
     DropPair {

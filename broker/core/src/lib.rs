@@ -51,6 +51,7 @@ mod ranges;
 mod requests;
 mod reservation;
 mod retire;
+mod rings;
 mod runs;
 mod sent;
 mod showing;

@@ -424,6 +424,7 @@ impl Broker {
                 cancels: Vec::new(),
                 hangs: 0,
                 crosses: false,
+                ring: None,
                 lost: None,
             }
         });

@@ -31,6 +31,7 @@ use crate::pairs::Party;
 use crate::priority::Lent;
 use crate::ranges::ByteRange;
 use crate::reservation::Touching;
+use crate::rings::Ring;
 
 /// Where a queue is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -264,6 +265,8 @@ pub(crate) struct Queue {
     pub(crate) hangs: u32,
     /// Whether another domain ever saw it.
     pub(crate) crosses: bool,
+    /// On which its client schedules by itself.
+    pub(crate) ring: Option<Box<Ring>>,
     /// How its instance ended, once it has.
     pub(crate) lost: Option<Lost>,
 }

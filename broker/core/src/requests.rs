@@ -158,12 +158,16 @@ impl Broker {
             ClientMessage::QueryPoint(query) => {
                 self.query_point(now, asker, head.deadline, (query.timeline, query.point))
             }
+            ClientMessage::AttachRing(attach) => self.attach_ring(asker, &attach),
+            ClientMessage::Bind(bind) => self.bind(now, asker, &bind),
+            ClientMessage::Unbind(unbind) => self.unbind(now, asker, &unbind),
             ClientMessage::Rewritten(rewritten) => self.rewritten(asker, &rewritten),
             ClientMessage::TimelineOpened(_)
             | ClientMessage::TimelineExported(_)
             | ClientMessage::TimelineObserved(_)
             | ClientMessage::Shown(_)
             | ClientMessage::CauseIssued(_)
+            | ClientMessage::RingAttached(_)
             | ClientMessage::PointState(_)
             | ClientMessage::Welcome(_)
             | ClientMessage::Done(_)

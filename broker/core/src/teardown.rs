@@ -124,6 +124,7 @@ impl Broker {
 
     /// Takes a queue without jobs out of every table and gives its charge back.
     pub(crate) fn remove_queue(&mut self, now: Time, key: TimelineKey) {
+        self.drop_ring(key);
         let failures = self.queues.get_mut(key).map(|queue| std::mem::take(&mut queue.failures));
         self.keep_awaited(key, failures.iter().flat_map(FailedPoints::all).copied());
         let Some(mut queue) = self.queues.remove(key) else { return };
@@ -275,6 +276,7 @@ impl Broker {
         for key in &queues {
             let shown = settled.iter().find(|settled| settled.timeline == *key);
             signalled.insert(*key, self.signalled(*key, shown));
+            self.lose_ring(*key, ending.failure);
             if self.settle_queue(now, *key, shown, &ending, may_go_on) {
                 left.push(*key);
             }

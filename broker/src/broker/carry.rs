@@ -5,15 +5,19 @@ use std::os::fd::OwnedFd;
 use tracing::{debug, info, warn};
 use vgem_core::io::{Attach, Effect, Input, PairId};
 use vgem_os::fence::{Failure as SlotFailure, KeeperFace, PagePair, Slot};
+use vgem_os::ring::KeeperRing;
 use vgem_os::{OsError, gc};
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Point, TimelineKey};
 use vgem_proto::message::keeper::{Drop, Keep, StartInstance};
+use vgem_proto::user_queue::Depth;
 
-use super::shell::{Pair, Shell};
+use super::shell::{Pair, Ring, Shell};
 
 /// Core never names a pair that was not made, or was dropped: if it does, this is what it hears.
 const NO_SUCH_PAIR: OsError = OsError::new("pair", vgem_os::Errno::NOENT);
+/// The same of rings.
+const NO_SUCH_RING: OsError = OsError::new("ring", vgem_os::Errno::NOENT);
 
 impl Shell {
     /// Carries out one effect. Outcomes that core waits for are left in `inputs`.
@@ -64,6 +68,20 @@ impl Shell {
             Effect::MakePair { pair } => {
                 let outcome = self.make_pair(pair).map_err(|e| errno(&e));
                 self.inputs.push_back(Input::PairMade { pair, outcome });
+            }
+            Effect::MakeRing { timeline, depth } => {
+                let outcome = self.make_ring(timeline, depth).map_err(|e| errno(&e));
+                self.inputs.push_back(Input::RingMade { timeline, outcome });
+            }
+            Effect::DropRing { timeline } => {
+                if let Some(ring) = self.rings.remove(&timeline) {
+                    self.memory.forget_page(ring.inode);
+                }
+            }
+            Effect::KillRing { timeline, failure } => {
+                if let Some(ring) = self.rings.get(&timeline) {
+                    ring.face.kill(failure);
+                }
             }
             Effect::DropPair { pair } => {
                 if let Some(pair) = self.pairs.remove(&pair) {
@@ -177,6 +195,13 @@ impl Shell {
         Ok(())
     }
 
+    fn make_ring(&mut self, timeline: TimelineKey, depth: Depth) -> Result<(), OsError> {
+        let face = KeeperRing::create(depth)?;
+        let inode = self.memory.note_page(&face.duplicate()?)?;
+        self.rings.insert(timeline, Ring { face, inode });
+        Ok(())
+    }
+
     /// What a client claims to have signalled of a timeline.
     pub(super) fn look(
         &self,
@@ -232,6 +257,10 @@ impl Shell {
                     all.extend([fds.page, fds.interest]);
                 }
                 Ok(all)
+            }
+            Attach::Ring(timeline) => {
+                let ring = self.rings.get(timeline).ok_or(NO_SUCH_RING)?;
+                ring.face.export().map(|fd| vec![fd])
             }
             Attach::Observer(pair) => self.observer(*pair).map(Vec::from),
             Attach::Observers(pairs) => {

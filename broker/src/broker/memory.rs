@@ -114,6 +114,18 @@ impl Memory {
         Ok(inodes)
     }
 
+    /// Notes the memory of a ring, which is no object.
+    pub(super) fn note_page(&mut self, fd: &OwnedFd) -> Result<Inode, OsError> {
+        let inode = Inode::of(fd.as_fd())?;
+        self.known.note(inode, What::Page)?;
+        Ok(inode)
+    }
+
+    /// Forgets it.
+    pub(super) fn forget_page(&mut self, inode: Inode) {
+        self.known.forget(inode);
+    }
+
     /// Forgets pages.
     pub(super) fn forget_pages(&mut self, inodes: [Inode; 2]) {
         inodes.into_iter().for_each(|inode| self.known.forget(inode));

@@ -11,10 +11,11 @@ use vgem_core::io::{Effects, Input, LinkId, PairId};
 use vgem_os::clock;
 use vgem_os::confine::Confined;
 use vgem_os::fence::KeeperFace;
+use vgem_os::ring::KeeperRing;
 use vgem_os::selftest::LeaseSupport;
 use vgem_os::seqpacket::{Listener, Socket};
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{CauseId, DomainId, InstanceId, Time};
+use vgem_proto::ids::{CauseId, DomainId, InstanceId, Time, TimelineKey};
 use vgem_proto::limits;
 use vgem_proto::message::keeper::Serving;
 
@@ -42,6 +43,14 @@ pub(super) struct Pair {
     pub(super) watched: bool,
 }
 
+/// The memory of a queue's ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    pub(super) face: KeeperRing,
+    /// Its file.
+    pub(super) inode: Inode,
+}
+
 /// What the role owns.
 #[derive(Debug)]
 pub(super) struct Shell {
@@ -59,6 +68,7 @@ pub(super) struct Shell {
     pub(super) memory: Memory,
     /// The pairs of fence pages.
     pub(super) pairs: HashMap<PairId, Pair>,
+    pub(super) rings: HashMap<TimelineKey, Ring>,
     pub(super) porters: Porters,
     pub(super) monitors: Monitors,
     pub(super) limiter: Limiter,
@@ -101,6 +111,7 @@ impl Shell {
             instances: BTreeMap::new(),
             memory,
             pairs: HashMap::new(),
+            rings: HashMap::new(),
             porters: Porters::new()?,
             monitors: Monitors::default(),
             limiter: Limiter::default(),

@@ -430,6 +430,8 @@ message_table! {
     } []
     /// Answers AttachRing. The fd is the memory of both rings, read-write.
     134 RingAttached since 1 from Broker fds ["ring"] flags 0 {
+        /// The queue.
+        queue: QueueHandle,
         /// Entries of each ring.
         depth: u32,
         /// Zero.

@@ -12,7 +12,8 @@ use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, DeviceId, DomainId, InstanceId, ObjectKey, PageId, Point, Time, TimelineKey};
 use vgem_proto::jobs::{Completion, DriverJob, DriverOperand, DriverParam, DriverWait, PAGE_LOCAL};
 use vgem_proto::message::driver::{
-    AskPoint, Cause, Complete, DriverMessage, Mapped, Run, TimelineClosed, Unmapped,
+    AskPoint, Bind, Bound, Cause, Complete, DriverMessage, Mapped, RingReady, Run, TimelineClosed, Unbound,
+    Unmapped,
 };
 use vgem_proto::rights::{Access, WaitKind};
 
@@ -116,6 +117,11 @@ pub(crate) struct Driver {
     pub(crate) boosts: Vec<(TimelineKey, u64, u8)>,
     /// Points of which it asked how they ended, and what it was told.
     told: BTreeMap<(TimelineKey, Point), Option<Result<(), Failure>>>,
+    /// What entries of each ring reach.
+    pub(crate) spaces: BTreeMap<TimelineKey, BTreeMap<u64, Bind>>,
+    /// With what it answers for rings, and for ranges.
+    pub(crate) ring_errno: i32,
+    pub(crate) bind_code: u32,
     is_heir: bool,
     causes: u32,
 }
@@ -138,6 +144,9 @@ impl Driver {
             killed: false,
             boosts: Vec::new(),
             told: BTreeMap::new(),
+            spaces: BTreeMap::new(),
+            ring_errno: 0,
+            bind_code: 0,
             is_heir: false,
             causes: 0,
         }
@@ -160,6 +169,8 @@ impl Driver {
                 let used =
                     self.lines.values().flat_map(|line| &line.jobs).any(|job| job.operands.iter().any(names));
                 assert!(!used, "unmaps what a job uses: {unmap:?}");
+                let bound = self.spaces.values().flat_map(BTreeMap::values).any(|b| b.object == unmap.object);
+                assert!(!bound, "unmaps what is bound: {unmap:?}");
                 self.outbox.push_back(Unmapped { object: unmap.object }.into());
             }
             DriverMessage::SignalPage(page) => {
@@ -241,6 +252,32 @@ impl Driver {
                 let ended = if told.code == 0 { Ok(()) } else { Err(failure) };
                 let asked = self.told.insert((told.timeline, told.point), Some(ended));
                 assert_eq!(asked, Some(None), "answers what was not asked: {told:?}");
+            }
+            DriverMessage::AttachRing(ring) => {
+                assert_eq!(attach, Attach::Ring(ring.timeline));
+                assert!(self.lines.contains_key(&ring.timeline), "a ring of what is not open: {ring:?}");
+                self.spaces.insert(ring.timeline, BTreeMap::new());
+                let ready = RingReady { timeline: ring.timeline, errno: self.ring_errno, reserved: Zero };
+                self.outbox.push_back(ready.into());
+            }
+            DriverMessage::Bind(bind) => {
+                let mapped = self.mapped.get(&bind.object).expect("bound before it is mapped");
+                assert!(*mapped >= bind.access, "bound for more than it is mapped for: {bind:?}");
+                let space = self.spaces.get_mut(&bind.timeline).expect("a ring it knows");
+                let (start, end) = (bind.address, bind.address + bind.len);
+                let free = |(at, other): (&u64, &Bind)| *at >= end || at + other.len <= start;
+                assert!(space.iter().filter(|(at, _)| **at != start).all(free), "overlaps: {bind:?}");
+                let (timeline, address, code) = (bind.timeline, bind.address, self.bind_code);
+                if code == 0 {
+                    space.insert(address, bind);
+                }
+                self.outbox.push_back(Bound { timeline, address, code, reserved: Zero }.into());
+            }
+            DriverMessage::Unbind(unbind) => {
+                let space = self.spaces.get_mut(&unbind.timeline).expect("a ring it knows");
+                assert!(space.remove(&unbind.address).is_some(), "unbinds what is not bound: {unbind:?}");
+                let (timeline, address) = (unbind.timeline, unbind.address);
+                self.outbox.push_back(Unbound { timeline, address }.into());
             }
             other => panic!("not for a driver: {other:?}"),
         }
@@ -399,6 +436,7 @@ impl Driver {
             .collect();
         for timeline in closed {
             self.lines.remove(&timeline);
+            self.spaces.remove(&timeline);
             messages.push(TimelineClosed { timeline }.into());
         }
         messages

@@ -27,6 +27,7 @@ mod outcomes;
 mod priorities;
 mod refusals;
 mod reservations;
+mod rings;
 mod sealed;
 mod several;
 mod signals;

@@ -11,7 +11,7 @@ use vgem_core::io::{Arrival, ArrivalId, Attach, Effect, Event, Input, LinkId, Pa
 use vgem_core::{Broker, Config, Usage};
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
-use vgem_proto::error::ErrorCode;
+use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{
     CauseId, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, PorterId, QueueHandle, Time,
     TimelineKey,
@@ -87,6 +87,8 @@ pub(crate) struct World {
     pub(crate) hidden: BTreeSet<TimelineKey>,
     /// How often the shell was to show for a client what that did not.
     pub(crate) raised: u32,
+    /// Rings, and what their memory says of their end.
+    pub(crate) rings: BTreeMap<TimelineKey, Option<Failure>>,
     pub(crate) events: Vec<Event>,
     /// Whose the events are.
     pub(crate) domains_told: Vec<Option<DomainId>>,
@@ -170,6 +172,7 @@ impl World {
             pairs: BTreeSet::new(),
             hidden: BTreeSet::new(),
             raised: 0,
+            rings: BTreeMap::new(),
             events: Vec::new(),
             domains_told: Vec::new(),
             settles: Vec::new(),
@@ -223,6 +226,7 @@ impl World {
                     | Attach::Channel(_)
                     | Attach::Signaller(_)
                     | Attach::Signallers(_)
+                    | Attach::Ring(_)
                     | Attach::Observer(_) => Vec::new(),
                 };
                 for object in exported {
@@ -330,6 +334,19 @@ impl World {
             Effect::MakePair { pair } => {
                 assert!(self.pairs.insert(pair));
                 Some(Input::PairMade { pair, outcome: Ok(()) })
+            }
+            Effect::MakeRing { timeline, depth: _ } => {
+                assert!(self.rings.insert(timeline, None).is_none(), "a second ring");
+                Some(Input::RingMade { timeline, outcome: Ok(()) })
+            }
+            Effect::DropRing { timeline } => {
+                assert!(self.rings.remove(&timeline).is_some(), "drops a ring twice");
+                None
+            }
+            Effect::KillRing { timeline, failure } => {
+                let verdict = self.rings.get_mut(&timeline).expect("a ring that was made");
+                assert!(verdict.replace(failure).is_none(), "ends a ring twice");
+                None
             }
             Effect::DropPair { pair } => {
                 assert!(self.pairs.remove(&pair), "drops a pair twice");
