@@ -173,6 +173,8 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("SHOWN_PLACES", limits::SHOWN_PLACES as u64),
         ("FAILURES_TOLD", limits::FAILURES_TOLD as u64),
         ("PRIORITY", u64::from(limits::PRIORITY)),
+        ("RING_DEPTH_DEFAULT", u64::from(limits::RING_DEPTH_DEFAULT)),
+        ("RING_BINDS", limits::RING_BINDS as u64),
     ];
     let part = part("limits");
     let table = part.table();

@@ -101,6 +101,11 @@ fn client() -> Vec<Sample> {
     let (point, code) = (Point(12), ErrorCode::CorruptInput);
     add(0, c::FailPoint { timeline, point, code, reserved: Zero, text: text("bad frame") }.into());
     add(0, c::QueryPoint { timeline, point }.into());
+    let (queue, depth) = (QueueHandle(5), 64);
+    add(0, c::AttachRing { queue, depth, reserved: Zero }.into());
+    let (address, access, len) = (0x7f00_1234_5000, Access::Write, 4096);
+    add(0, c::Bind { queue, object, offset: 8192, len, address, access, reserved: Zero }.into());
+    add(0, c::Unbind { queue, address }.into());
     add(0, c::Explain { cause: CAUSE }.into());
     add(0, c::Inspect { cursor: 77, topic: Topic::Objects, reserved: Zero }.into());
     add(0, c::Monitor {}.into());
@@ -156,6 +161,7 @@ fn client() -> Vec<Sample> {
     add(0, c::Cancelling { state: 1, reserved: Zero }.into());
     add(0, c::CauseIssued { cause: CAUSE }.into());
     add(0, c::PointState { state: 3, code: 71, cause: CAUSE, promised }.into());
+    add(0, c::RingAttached { queue: QueueHandle(5), depth: 64, reserved: Zero }.into());
     let (device, at, point, pid) = (text("zip"), Time(0x4142), Point(9), 321);
     let code = ErrorCode::CorruptInput;
     let (timeline, client, object) = (TIMELINE, 5, text("frame 1"));
@@ -270,6 +276,10 @@ fn driver() -> Vec<Sample> {
     add(d::Cause { cause: CAUSE, timeline, point, at, code, reserved, text: text("bad magic") }.into());
     add(d::Unblocked { timeline, point: Point(3) }.into());
     add(d::AskPoint { timeline, point: Point(1) }.into());
+    let address = 0x7f00_1234_5000;
+    add(d::RingReady { timeline, errno: 0, reserved: Zero }.into());
+    add(d::Bound { timeline, address, code: ErrorCode::MapFailed.number(), reserved: Zero }.into());
+    add(d::Unbound { timeline, address }.into());
     add(d::Start { instance: InstanceId(5), domain: DomainId(1000) }.into());
     add(d::Map { object: OBJECT, len: 0x20_3000, access: Access::Write, reserved: Zero }.into());
     add(d::Unmap { object: OBJECT }.into());
@@ -298,6 +308,11 @@ fn driver() -> Vec<Sample> {
     add(d::Boost { timeline, point, priority: 3, reserved: Zero }.into());
     let code = ErrorCode::CorruptInput.number();
     add(d::PointEnded { timeline, point: Point(1), cause, code, reserved: Zero }.into());
+    add(d::AttachRing { timeline, depth: 64, reserved: Zero }.into());
+    let (object, access) = (OBJECT, Access::Write);
+    let (offset, len, foreign) = (8192, 4096, 1);
+    add(d::Bind { timeline, object, offset, len, address, access, foreign, reserved: Zero }.into());
+    add(d::Unbind { timeline, address }.into());
     samples
 }
 
