@@ -1,7 +1,7 @@
 //! The only door to the kernel.
 //!
 //! Everything in vgem that needs `unsafe` to talk to Linux is here, behind types that cannot be misused: object
-//! memory, mappings and spans, fence pages, futexes, SEQPACKET sockets, peers, processes, confinement. What is not
+//! memory, mappings and spans, fence pages, rings, futexes, SEQPACKET sockets, peers, processes, confinement. What is not
 //! here: rules. This crate does not know who may do what; it says what the kernel said.
 //!
 //! | module | what |

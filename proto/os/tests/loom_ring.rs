@@ -336,10 +336,10 @@ fn a_slot_that_is_used_again_is_never_read_as_what_it_was() {
             assert_eq!(credit.check(&*theirs, 9), Ok(()));
         });
         let mut credit = ClientCredit::new(depth());
-        assert_eq!(credit.room(&*memory, 9, || 0), 0);
+        assert_eq!(credit.room(&*memory, 9, 1, || 0), 0);
         let mut receiver = Receiver::new(completions());
         assert_eq!(reap(&memory, &mut receiver), Ok(found(1)));
-        assert_eq!(credit.room(&*memory, 9, || 1), 1);
+        assert_eq!(credit.room(&*memory, 9, 1, || 1), 1);
         push(&memory, &mut sender);
         driver.join().unwrap();
     });

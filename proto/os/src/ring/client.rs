@@ -102,21 +102,21 @@ impl Producer {
     /// Submits entries in order, as many as there is room for, with one fence and one look for all.
     ///
     /// # Errors
-    /// [`PushError`] if not even the first was submitted; none of no entries is submitted, as [`PushError::Full`] or
-    /// with a count of 0.
+    /// [`PushError`] if not even the first was submitted. Of no entries none is submitted, which is no error.
     #[inline]
     pub fn push_many(&mut self, entries: &[Entry]) -> Result<Pushed, PushError> {
         if let Some(over) = protocol::over(&*self.ring) {
             return Err(over.into());
         }
         let reaped = || self.counts.reaped.0.load(Ordering::Acquire);
-        let room = self.credit.room(&*self.ring, self.sender.next(), reaped);
-        if room == 0 {
+        let wanted = entries.len() as u64;
+        let room = self.credit.room(&*self.ring, self.sender.next(), wanted, reaped);
+        if room == 0 && wanted > 0 {
             return Err(PushError::Full);
         }
-        let count = entries.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        let count = usize::try_from(room).unwrap_or(usize::MAX);
         // Before the driver can answer the first of them.
-        let last = self.sender.next() - 1 + count as u64;
+        let last = self.sender.next() - 1 + room;
         self.counts.submitted.0.store(last, Ordering::Release);
         for entry in entries.iter().take(count) {
             self.sender.put(&*self.ring, &entry.encode());

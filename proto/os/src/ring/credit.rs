@@ -37,21 +37,20 @@ impl ClientCredit {
         Self { depth: depth.entries() as u64, told: 0 }
     }
 
-    /// How many entries from number `next` on there is room for, when `reaped` says how many were reaped. It is asked
-    /// only when what the driver was told before is not enough.
+    /// For how many of `wanted` entries from number `next` on there is room, when `reaped` says how many were reaped. It
+    /// is asked, and the driver told, only when what it was told before is not enough.
     // M-156
     #[inline]
-    pub fn room<M: Page>(&mut self, memory: &M, next: u64, reaped: impl FnOnce() -> u64) -> u64 {
-        let known = self.left(next);
-        if known > 0 {
-            return known;
+    pub fn room<M: Page>(&mut self, memory: &M, next: u64, wanted: u64, reaped: impl FnOnce() -> u64) -> u64 {
+        if wanted <= self.left(next) {
+            return wanted;
         }
         let reaped = reaped();
         if reaped != self.told {
             self.told = reaped;
             memory.release64(u::C_REAPED, reaped);
         }
-        self.left(next)
+        wanted.min(self.left(next))
     }
 
     /// Entries from number `next` on that fit, as far as the driver was told.

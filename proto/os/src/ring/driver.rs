@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Point, Time};
-use vgem_proto::user_queue::{Completion, Depth, Entry, EntryError};
+use vgem_proto::user_queue::{Completion, Depth, Entry, EntryError, FaultReason};
 
 use super::client::wake;
 use super::credit::DriverCredit;
@@ -116,22 +116,22 @@ impl Consumer {
     /// # Errors
     /// As [`crate::futex::wait`].
     pub fn wait(&mut self, deadline_ns: u64) -> Result<bool> {
-        let Self { ring, receiver, spin, .. } = self;
-        let look = |receiver: &mut Receiver| receiver.is_ready(&**ring).then_some(());
+        let Self { ring, receiver, spin, ended, .. } = self;
+        let look = |receiver: &mut Receiver| (!*ended && receiver.is_ready(&**ring)).then_some(());
         Ok(sleep::wait(ring, receiver, spin, deadline_ns, look)?.is_some())
     }
 
-    /// Whether there is something to take.
+    /// Whether there is something to take. Never after [`Consumer::end`].
     #[must_use]
     #[inline]
     pub fn is_ready(&self) -> bool {
-        self.receiver.is_ready(&*self.ring)
+        !self.ended && self.receiver.is_ready(&*self.ring)
     }
 
     /// Says that this driver sleeps, to sleep on several words at once; nothing if there is something to take.
     pub fn fall_asleep(&mut self) -> Option<Asleep<'_>> {
-        let Self { ring, receiver, .. } = self;
-        Asleep::unless(ring, receiver, |receiver| receiver.is_ready(&**ring))
+        let Self { ring, receiver, ended, .. } = self;
+        Asleep::unless(ring, receiver, |receiver| !*ended && receiver.is_ready(&**ring))
     }
 
     /// Takes no more from the ring and tells the client why: after a [`Corruption`], or because the queue is to end.
@@ -211,6 +211,13 @@ impl Done {
     #[must_use]
     pub const fn failed(code: ErrorCode, cause: CauseId) -> Self {
         Self { failure: Some(Failure { code, cause }), ..Self::OK }
+    }
+
+    /// An address of the entry could not be reached.
+    // M-167
+    #[must_use]
+    pub const fn fault(address: u64, why: FaultReason, cause: CauseId) -> Self {
+        Self { address, value: why.number(), ..Self::failed(ErrorCode::AddressFault, cause) }
     }
 }
 

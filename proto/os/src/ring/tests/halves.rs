@@ -1,7 +1,7 @@
 //! What each half does, one claim at a time.
 
 use vgem_proto::ids::Point;
-use vgem_proto::user_queue::{EntryError, with_sequence};
+use vgem_proto::user_queue::{EntryError, FaultReason, with_sequence};
 
 use super::super::protocol::{Lane, Receiver, Ring, Sender};
 use super::super::{Corruption, Over, PushError, Pushed, ReapError, Reason};
@@ -66,7 +66,8 @@ fn of_many_entries_those_are_submitted_that_there_is_room_for() {
     let many: Vec<_> = (1..=12).map(entry).collect();
     let pushed = rig.producer.push_many(&many);
     assert_eq!(pushed, Ok(Pushed { point: Point(8), count: 8, woke: Woke::Nobody }));
-    assert_eq!(rig.producer.push_many(&[]), Err(PushError::Full));
+    assert_eq!(rig.producer.push_many(&[]).map(|pushed| pushed.count), Ok(0));
+    assert_eq!(rig.producer.push_many(&many), Err(PushError::Full));
     assert!((1..=8).all(|user| rig.pop().entry == Ok(entry(user))));
 }
 
@@ -93,6 +94,22 @@ fn an_entry_that_makes_no_sense_completes_with_why_and_the_queue_goes_on() {
     let completion = rig.reap();
     assert_eq!(completion.failure, Some(failure(ErrorCode::UnknownFlag)));
     assert_eq!((completion.user, completion.value), (1, 0x8000));
+    assert_eq!(rig.round(2).failure, None);
+}
+
+// M-167
+#[test]
+fn an_address_that_cannot_be_reached_completes_with_it_and_why() {
+    let mut rig = Rig::new(8);
+    rig.push(1);
+    let Popped { owed, .. } = rig.pop();
+    rig.completer.complete(owed, Done::fault(0x2000, FaultReason::ReadOnly, CauseId(77)), ENDED);
+    let completion = rig.reap();
+    assert_eq!(completion.failure, Some(failure(ErrorCode::AddressFault)));
+    assert_eq!(
+        (completion.address, FaultReason::from_number(completion.value)),
+        (0x2000, FaultReason::ReadOnly)
+    );
     assert_eq!(rig.round(2).failure, None);
 }
 
@@ -141,6 +158,8 @@ fn a_driver_that_ends_a_good_ring_takes_no_more_and_says_why() {
     rig.push(1);
     rig.consumer.end(failure(ErrorCode::Cancelled));
     assert!(rig.consumer.pop().is_ok_and(|popped| popped.is_none()));
+    assert!(!rig.consumer.is_ready() && rig.consumer.fall_asleep().is_some());
+    assert_eq!(rig.consumer.wait(clock::deadline_in(1)), Ok(false));
     let over = Over { failure: failure(ErrorCode::Cancelled), corruption: None };
     assert_eq!(rig.reaper.reap(), Err(ReapError::Over(over)));
 }
