@@ -63,17 +63,17 @@ fn scribble(ring: &MappedRing, lane: Lane, at: &AtomicU64, over: &AtomicBool, se
             3 => ring.store32(u::D_ASLEEP, (chance.number() & 0xffff_ffff) as u32),
             4 => ring.store64(u::C_REAPED, next.saturating_sub(chance.below(12))),
             5..100 => ring.store64(slot + 8 + 8 * place(chance.below(7)), chance.number()),
-            _ => plausible(ring, lane.slot(next), next, &mut chance),
+            _ => plausible(ring, lane, next, next + chance.below(8), &mut chance),
         }
     }
 }
 
-/// What a good peer could write, nearly; its credit is told first.
-fn plausible(ring: &MappedRing, slot: usize, number: u64, chance: &mut Chance) {
-    let completions = u::completions(ring.depth().entries());
-    ring.store64(u::C_REAPED, number.saturating_sub(2));
+/// What a good peer could write as `number` when the other is at `next`, nearly; its credit is told first.
+fn plausible(ring: &MappedRing, lane: Lane, next: u64, number: u64, chance: &mut Chance) {
+    let (slot, completions) = (lane.slot(number), u::completions(ring.depth().entries()));
+    ring.store64(u::C_REAPED, next - 1);
     // Of an entry the address of an operand, of a completion the point; both are looked at.
-    let second = if slot < completions { 0x1000 } else { 1 + chance.below(number) };
+    let second = if slot < completions { 0x1000 } else { 1 + chance.below(next) };
     let good = [chance.next(), second, chance.below(1 << 20), 0x2000, chance.below(1 << 20), 0, 0];
     for (word, good) in good.into_iter().enumerate() {
         let bad = chance.below(40) == 0;
