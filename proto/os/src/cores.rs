@@ -9,9 +9,15 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 /// Cores that the first thread of this process or the calling one may use. At least 1, also where nothing can be found out.
 #[must_use]
 pub fn usable() -> usize {
-    let masks = [Some(getpid()), None].map(|thread| sched_getaffinity(thread).ok());
-    let allowed = |core: usize| masks.iter().flatten().any(|mask: &CpuSet| mask.is_set(core));
-    (0..CpuSet::MAX_CPU).filter(|core| allowed(*core)).count().max(1)
+    let [first, own] = [Some(getpid()), None].map(|thread| sched_getaffinity(thread).ok());
+    let allowed = match (first, own) {
+        (Some(first), Some(own)) if first != own => {
+            (0..CpuSet::MAX_CPU).filter(|core| first.is_set(*core) || own.is_set(*core)).count()
+        }
+        (Some(mask), _) | (None, Some(mask)) => usize::try_from(mask.count()).unwrap_or(1),
+        (None, None) => 1,
+    };
+    allowed.max(1)
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ fn scribble(ring: &MappedRing, lane: Lane, at: &AtomicU64, over: &AtomicBool, se
         let next = at.load(Ordering::Relaxed);
         let slot = lane.slot(next + chance.below(3));
         match chance.below(400) {
-            0 => ring.store64(place(8 * chance.below(words)), chance.number()),
+            0 => overwrite(ring, place(8 * chance.below(words)), chance.number()),
             1 => ring.store64(slot, chance.number()),
             2 => ring.store64(u::C_REAPED, chance.number()),
             3 => ring.store32(u::D_ASLEEP, (chance.number() & 0xffff_ffff) as u32),

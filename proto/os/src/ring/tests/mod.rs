@@ -89,6 +89,17 @@ fn failure(code: ErrorCode) -> Failure {
 /// Makes the memory of a ring what it was at first.
 fn wipe(ring: &MappedRing) {
     for at in (0..ring.depth().memory_len()).step_by(8).filter(|at| *at > u::H_DEPTH) {
-        ring.store64(at, 0);
+        overwrite(ring, at, 0);
+    }
+}
+
+/// Writes 8 bytes, in words of the sizes that this memory has: others may be at work on them.
+fn overwrite(ring: &MappedRing, at: usize, value: u64) {
+    const HALVES: [usize; 4] = [u::C_DOORBELL, u::D_DOORBELL, u::D_STATE, u::B_DEATH_CODE];
+    if HALVES.contains(&at) {
+        ring.store32(at, (value & 0xffff_ffff) as u32);
+        ring.store32(at + 4, (value >> 32) as u32);
+    } else {
+        ring.store64(at, value);
     }
 }
