@@ -136,6 +136,25 @@ fn a_driver_sleeps_on_a_ring_and_on_a_word_of_its_own() {
     assert!(consumer.is_ready());
 }
 
+#[test]
+fn a_driver_that_waits_beside_a_word_of_its_own_is_woken_by_either() {
+    let keeper = KeeperRing::create(depth(8)).unwrap();
+    let (mut producer, _reaper) = client_of(&keeper);
+    let (mut consumer, _completer) = driver_of(&keeper);
+    let own = vgem_os::futex::Word::new(0);
+    std::thread::scope(|threads| {
+        let driver = threads.spawn(|| consumer.wait_beside((own.futex(), 0), patience()));
+        own.bump();
+        vgem_os::futex::wake(own.futex(), 1).unwrap();
+        assert_eq!(driver.join().unwrap(), Ok(false));
+    });
+    std::thread::scope(|threads| {
+        let driver = threads.spawn(|| consumer.wait_beside((own.futex(), 1), patience()));
+        producer.push(&entry(1)).unwrap();
+        assert_eq!(driver.join().unwrap(), Ok(true));
+    });
+}
+
 // M-163
 #[test]
 fn a_client_that_sleeps_is_woken_by_the_brokers_verdict() {

@@ -198,7 +198,7 @@ impl Reaper {
     pub fn wait(&mut self, deadline_ns: u64) -> Result<Option<Completion>, ReapError> {
         let Self { ring, counts, receiver, spin, corrupt } = self;
         let look = |receiver: &mut Receiver| reap(ring, counts, receiver, corrupt).transpose();
-        sleep::wait(ring, receiver, spin, deadline_ns, look)?.transpose()
+        sleep::wait(ring, receiver, spin, deadline_ns, None, look)?.transpose()
     }
 
     /// Says that this client sleeps, to sleep on several words at once; nothing if there is something to reap, or the

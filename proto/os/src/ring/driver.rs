@@ -24,6 +24,7 @@ use super::{Corruption, Over, Reason};
 use crate::clock;
 use crate::error::Result;
 use crate::fence::Woke;
+use crate::futex::FutexWord;
 use crate::spin::Spin;
 
 /// The halves of a driver's ring.
@@ -118,7 +119,17 @@ impl Consumer {
     pub fn wait(&mut self, deadline_ns: u64) -> Result<bool> {
         let Self { ring, receiver, spin, ended, .. } = self;
         let look = |receiver: &mut Receiver| (!*ended && receiver.is_ready(&**ring)).then_some(());
-        Ok(sleep::wait(ring, receiver, spin, deadline_ns, look)?.is_some())
+        Ok(sleep::wait(ring, receiver, spin, deadline_ns, None, look)?.is_some())
+    }
+
+    /// As [`Consumer::wait`], and comes back too when `word` is not what was `seen` of it: with nothing to take, perhaps.
+    ///
+    /// # Errors
+    /// As [`crate::futex::wait_any`].
+    pub fn wait_beside(&mut self, (word, seen): (FutexWord<'_>, u32), deadline_ns: u64) -> Result<bool> {
+        let Self { ring, receiver, spin, ended, .. } = self;
+        let look = |receiver: &mut Receiver| (!*ended && receiver.is_ready(&**ring)).then_some(());
+        Ok(sleep::wait(ring, receiver, spin, deadline_ns, Some((word, seen)), look)?.is_some())
     }
 
     /// Whether there is something to take. Never after [`Consumer::end`].

@@ -10,13 +10,17 @@ use crate::error::Result;
 use crate::futex::{self, FutexWord};
 use crate::spin::Spin;
 
-/// Waits until `look` finds something, or until `deadline_ns`.
+/// A word, and what was seen of it.
+type Seen<'a> = (FutexWord<'a>, u32);
+
+/// Waits until `look` finds something, until `deadline_ns`, or until the word `beside` is not what was seen of it.
 // M-078
 pub(super) fn wait<T>(
     ring: &MappedRing,
     receiver: &mut Receiver,
     spin: &Spin,
     deadline_ns: u64,
+    beside: Option<Seen<'_>>,
     mut look: impl FnMut(&mut Receiver) -> Option<T>,
 ) -> Result<Option<T>> {
     if let Some(found) = look(receiver) {
@@ -34,16 +38,22 @@ pub(super) fn wait<T>(
         if let Some(found) = look(asleep.receiver) {
             return Ok(Some(found));
         }
-        if began_ns >= deadline_ns {
+        if began_ns >= deadline_ns || beside.is_some_and(|(word, seen)| word.load() != seen) {
             return Ok(None);
         }
-        let (word, seen) = asleep.word();
-        futex::wait(word, seen, deadline_ns)?;
+        sleep(asleep.word(), beside, deadline_ns)?;
         drop(asleep);
         if let Some(found) = look(receiver) {
             spin.slept(began_ns, receiver.lane().rang_at(ring));
             return Ok(Some(found));
         }
+    }
+}
+
+fn sleep(bell: Seen<'_>, beside: Option<Seen<'_>>, deadline_ns: u64) -> Result<()> {
+    match beside {
+        None => futex::wait(bell.0, bell.1, deadline_ns).map(drop),
+        Some(beside) => futex::wait_any(&[bell, beside], deadline_ns).map(drop),
     }
 }
 
