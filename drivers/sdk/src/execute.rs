@@ -16,12 +16,12 @@ use vgem_os::clock;
 use vgem_os::mapping::SpanMut;
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::{CauseId, Time};
+use vgem_proto::ids::{CauseId, Time, TimelineKey};
 use vgem_proto::jobs::Completion;
 use vgem_proto::layout::result_cell;
 
 use crate::engine::{Engine, JobError, Produced, Task};
-use crate::operands::{self, Held};
+use crate::operands::{self, Held, Prepared, Resolved};
 use crate::platform::Platform;
 use crate::schedule::{Claimed, Pending};
 
@@ -75,10 +75,24 @@ impl<E: Engine, P: Platform> Instance<E, P> {
             return Err(JobError::new(ErrorCode::NoSuchOperation, format!("operation {}", pending.op)));
         };
         let resolved = operands::resolve(pending, prepared, held)?;
+        let when = When { started, deadline: started.after(pending.run_ns) };
+        self.call(prepared, pending.queue, when, &resolved, produced)
+    }
+
+    /// Has the engine do what was resolved, on the calling thread, and writes the result cell if there is one. A panic is
+    /// the engine's failure.
+    pub(crate) fn call(
+        &self,
+        prepared: &Prepared,
+        queue: TimelineKey,
+        when: When,
+        resolved: &Resolved<'_>,
+        produced: &mut Produced,
+    ) -> Result<(), JobError> {
         let mut task = Task {
-            op: pending.op,
-            queue: pending.queue,
-            deadline: started.after(pending.run_ns),
+            op: prepared.operation.number,
+            queue,
+            deadline: when.deadline,
             operands: &resolved.operands,
             params: &resolved.params,
             touch: &prepared.touch,
@@ -87,10 +101,17 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.engine.run(&mut task)));
         *produced = task.produced();
         if let Some(cell) = resolved.cell {
-            write_cell(cell, produced, started);
+            write_cell(cell, produced, when.started);
         }
         outcome.unwrap_or_else(|panic| Err(panicked(&panic)))
     }
+}
+
+/// When a job began, and when it must have ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct When {
+    pub(crate) started: Time,
+    pub(crate) deadline: Time,
 }
 
 enum Outcome {
@@ -100,7 +121,7 @@ enum Outcome {
 
 fn write_cell(cell: SpanMut<'_>, produced: &Produced, started: Time) {
     let write = |word: usize, value: u64| {
-        // The broker checked that a cell operand is 64 aligned bytes.
+        // That a cell operand is 64 aligned bytes was checked.
         let written = cell.write_u64(8 * word, value);
         debug_assert!(written.is_ok(), "word {word}: {written:?}");
     };

@@ -25,8 +25,8 @@ use crate::schedule::Pending;
 pub(crate) struct Prepared {
     pub(crate) operation: Operation,
     pub(crate) touch: Vec<Touch>,
-    defaults: Vec<Option<u64>>,
-    cell: Option<u8>,
+    pub(crate) defaults: Vec<Option<u64>>,
+    pub(crate) cell: Option<u8>,
 }
 
 /// All operations of a device, by number.
@@ -92,7 +92,7 @@ pub(crate) fn mappings_of(pending: &Pending, objects: &Objects) -> Held {
 }
 
 /// A job's operands and parameters, ready for its engine.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Resolved<'a> {
     pub(crate) operands: ArrayVec<TaskOperand<'a>, { limits::JOB_OPERANDS }>,
     pub(crate) params: ArrayVec<ParamValue<'a>, { limits::JOB_PARAMS }>,
@@ -109,7 +109,7 @@ pub(crate) fn resolve<'a>(
     held: &'a Held,
 ) -> Result<Resolved<'a>, JobError> {
     let mut held = held.iter().map(Option::as_ref);
-    let mut resolved = Resolved { operands: ArrayVec::new(), params: ArrayVec::new(), cell: None };
+    let mut resolved = Resolved::default();
     for operand in pending.operands() {
         let object = mapped(held.next().flatten(), operand.object)?;
         let len = match operand.flags & OPERAND_INDIRECT {
@@ -156,7 +156,11 @@ pub(crate) fn resolve<'a>(
     Ok(resolved)
 }
 
-fn push<T, const N: usize>(list: &mut ArrayVec<T, N>, item: T) -> Result<(), JobError> {
+/// Adds to a list that has room for all that a job may have.
+///
+/// # Errors
+/// BadOperand if it has more.
+pub(crate) fn push<T, const N: usize>(list: &mut ArrayVec<T, N>, item: T) -> Result<(), JobError> {
     list.try_push(item).map_err(|_| JobError::new(ErrorCode::BadOperand, format!("more than {N} in one job")))
 }
 
@@ -166,7 +170,11 @@ fn mapped(found: Option<&Arc<Mapping>>, object: ObjectKey) -> Result<&Mapping, J
         .ok_or_else(|| JobError::new(ErrorCode::MapFailed, format!("{object} is not mapped by this driver")))
 }
 
-fn bounded(value: u64, limit: u64, what: impl Fn() -> String) -> Result<u64, JobError> {
+/// A value that was read from a cell, if it is within what was authorised.
+///
+/// # Errors
+/// IndirectTooLong, with the value and the limit.
+pub(crate) fn bounded(value: u64, limit: u64, what: impl Fn() -> String) -> Result<u64, JobError> {
     if value <= limit {
         return Ok(value);
     }
