@@ -40,6 +40,7 @@
 //! | `execute`, `operands` | one job from claim to signal |
 //! | `objects` | the mappings, and how they leave |
 //! | `outbox` | causes and completions |
+//! | `user` | rings of user queues: work that the broker does not see |
 //! | `serve` | command line and link |
 #![forbid(unsafe_code)]
 
@@ -56,6 +57,7 @@ pub mod scratch;
 mod serve;
 pub mod testing;
 mod timeline;
+mod user;
 pub mod window;
 
 pub use engine::{Engine, JobError, Needs, OperandBytes, ParamValue, Produced, Staging, Task, TaskOperand};

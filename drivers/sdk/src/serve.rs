@@ -22,7 +22,9 @@ use vgem_proto::ids::{PageId, Time};
 use vgem_proto::jobs::PAGE_LOCAL;
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
-use vgem_proto::message::driver::{DriverMessage, Map, Mapped, NotMapped, Ready};
+use vgem_proto::message::driver::{
+    AttachRing, Bind, Bound, DriverMessage, Map, Mapped, NotMapped, Ready, RingReady, Unbound,
+};
 
 use crate::engine::{Engine, JobError, Needs};
 use crate::instance::Instance;
@@ -31,6 +33,7 @@ use crate::options::Options;
 use crate::platform::Os;
 use crate::schedule::{Priority, Standing};
 use crate::timeline::Timeline;
+use crate::user::{Rings, Unbinding};
 
 /// The fd number on which the keeper passes the link.
 pub const LINK_FD: i32 = 3;
@@ -113,7 +116,9 @@ fn serve_on<E: Engine>(engine: E, link: Socket, options: &Options) -> Result<(),
     }
     let ready = Ready { version: vgem_proto::VERSION, reserved: Zero, description: description.encode() };
     instance.outbox.send(&DriverMessage::Ready(ready));
-    let ended = Control { instance: &instance, signal_pages: Vec::new(), timed: false }.read_link();
+    let ended =
+        Control { instance: &instance, signal_pages: Vec::new(), rings: Rings::default(), timed: false }
+            .read_link();
     instance.stop();
     // Jobs in flight have nobody left to tell; the process ends under them, as if it had been killed.
     drop(threads);
@@ -133,8 +138,9 @@ fn confine(needs: &Needs) -> Result<(), Fault> {
 
 /// The control thread's own state.
 struct Control<'a, E> {
-    instance: &'a Instance<E>,
+    instance: &'a Arc<Instance<E>>,
     signal_pages: Vec<Option<Arc<SignallerFace>>>,
+    rings: Rings,
     /// Whether the link has a receive time-out now.
     timed: bool,
 }
@@ -209,6 +215,8 @@ impl<E: Engine> Control<'_, E> {
                     return Err(Fault::Broke(format!("{} is open already", m.timeline)));
                 }
             }
+            // A ring closes first, and then its queue.
+            DriverMessage::CloseTimeline(m) if self.rings.close(m.timeline) => {}
             DriverMessage::CloseTimeline(m) => {
                 let closed = self.instance.schedule().close(m.timeline);
                 if let Some(timeline) = closed {
@@ -240,7 +248,18 @@ impl<E: Engine> Control<'_, E> {
                 let failure = Failure { code: ErrorCode::from_number(m.code), cause: m.cause };
                 self.instance.answer(m.timeline, m.point, (m.code != 0).then_some(failure));
             }
+            DriverMessage::AttachRing(m) => self.attach_ring(&m, fds)?,
+            DriverMessage::Bind(m) => self.bind(&m),
+            DriverMessage::Unbind(m) => {
+                if self.rings.unbind(m.timeline, m.address) == Unbinding::Done {
+                    let (timeline, address) = (m.timeline, m.address);
+                    self.instance.outbox.send(&DriverMessage::Unbound(Unbound { timeline, address }));
+                }
+            }
             DriverMessage::Ready(_)
+            | DriverMessage::RingReady(_)
+            | DriverMessage::Bound(_)
+            | DriverMessage::Unbound(_)
             | DriverMessage::Mapped(_)
             | DriverMessage::NotMapped(_)
             | DriverMessage::Unmapped(_)
@@ -287,6 +306,30 @@ impl<E: Engine> Control<'_, E> {
         let replaced = self.instance.schedule().objects.map(map.object, mapped);
         self.instance.gone(replaced);
         Ok(())
+    }
+
+    fn attach_ring(&mut self, attach: &AttachRing, fds: &mut Vec<OwnedFd>) -> Result<(), Fault> {
+        let Some(fd) = fds.pop() else { return Err(Fault::Broke("AttachRing without an fd".into())) };
+        let timeline = self.timeline(attach.timeline)?.key;
+        if self.rings.has(timeline) {
+            return Err(Fault::Broke(format!("a second ring for {timeline}")));
+        }
+        let errno = match self.rings.attach(self.instance, attach, fd) {
+            Ok(()) => 0,
+            Err(e) => {
+                eprintln!("the ring of {timeline} ({} entries): {e}", attach.depth);
+                e.errno().raw_os_error()
+            }
+        };
+        self.instance.outbox.send(&DriverMessage::RingReady(RingReady { timeline, errno, reserved: Zero }));
+        Ok(())
+    }
+
+    fn bind(&mut self, bind: &Bind) {
+        let mapping = self.instance.schedule().objects.find(bind.object).map(|m| Arc::clone(&m.mapping));
+        let code = self.rings.bind(bind, mapping).map_or_else(|code| code.number(), |()| 0);
+        let &Bind { timeline, address, .. } = bind;
+        self.instance.outbox.send(&DriverMessage::Bound(Bound { timeline, address, code, reserved: Zero }));
     }
 
     fn face(&self, page: PageId) -> Result<Arc<SignallerFace>, Fault> {

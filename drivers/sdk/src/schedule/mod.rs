@@ -58,7 +58,7 @@ use vgem_proto::ids::{ClientKey, DomainId, Point, TimelineKey};
 
 use self::fair::{Charged, Fair};
 pub(crate) use self::pending::{Pending, split};
-pub(crate) use self::queue::{Lane, Priority};
+pub(crate) use self::queue::{Lane, Points, Priority};
 use self::queue::{Lanes, Queue, QueueState};
 use crate::objects::Objects;
 use crate::platform::Observed;
@@ -100,6 +100,8 @@ pub(crate) enum NotTaken {
     NoQueue(TimelineKey),
     #[error("{point:?} of {key} comes after {last:?}")]
     NotNewer { key: TimelineKey, point: Point, last: Point },
+    #[error("a job for {0}, whose points are those of its ring")]
+    OfRing(TimelineKey),
 }
 
 /// Everything behind the instance's one lock. `F` is how pages of other processes are seen.
@@ -200,6 +202,22 @@ impl<F: Observed> Schedule<F> {
         self.lanes.get(lane).map(|q| Arc::clone(&q.timeline))
     }
 
+    /// Gives the points of a queue to its ring, if none was a job's so far. Nothing if it is not open.
+    pub(crate) fn give_points(&mut self, key: TimelineKey) -> Option<(Arc<Timeline>, Points)> {
+        let queue = self.lanes.get_mut(self.lanes.find(key)?)?;
+        if queue.last == Point(0) && queue.timeline.value() == Point(0) {
+            queue.points = Points::OfRing;
+        }
+        Some((Arc::clone(&queue.timeline), queue.points))
+    }
+
+    /// Gives the points back to the jobs: there is no ring after all.
+    pub(crate) fn take_points(&mut self, key: TimelineKey) {
+        if let Some(queue) = self.lanes.find(key).and_then(|lane| self.lanes.get_mut(lane)) {
+            queue.points = Points::OfJobs;
+        }
+    }
+
     // Jobs.
 
     /// Puts a job at the end of its queue.
@@ -210,6 +228,9 @@ impl<F: Observed> Schedule<F> {
         let (key, point) = (pending.queue, pending.point);
         let lane = self.lanes.find(key).ok_or(NotTaken::NoQueue(key))?;
         let Some(queue) = self.lanes.get_mut(lane) else { return Err(NotTaken::NoQueue(key)) };
+        if queue.points == Points::OfRing {
+            return Err(NotTaken::OfRing(key));
+        }
         if point <= queue.last {
             return Err(NotTaken::NotNewer { key, point, last: queue.last });
         }

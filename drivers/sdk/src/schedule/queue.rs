@@ -75,6 +75,15 @@ pub(super) enum QueueState {
     Running,
 }
 
+/// Who signals the points of a queue's timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Points {
+    /// Its jobs.
+    OfJobs,
+    /// The entries of its ring: it takes no jobs.
+    OfRing,
+}
+
 /// Points up to which somebody more important waits, by the priority of who does.
 #[derive(Debug, Clone, Copy, Default)]
 struct Raised {
@@ -91,6 +100,7 @@ pub(super) struct Queue {
     pub(super) jobs: VecDeque<Pending>,
     pub(super) state: QueueState,
     pub(super) closing: bool,
+    pub(super) points: Points,
     /// Queues whose heads wait for a point of this one.
     pub(super) waiters: Vec<Lane>,
     own: Priority,
@@ -106,6 +116,7 @@ impl Queue {
             jobs: VecDeque::new(),
             state: QueueState::Empty,
             closing: false,
+            points: Points::OfJobs,
             waiters: Vec::new(),
             own,
             raised: Raised::default(),

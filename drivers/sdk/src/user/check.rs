@@ -1,0 +1,379 @@
+//! From an entry to what an engine sees: everything that the broker checks of a tracked job, and where its operands are.
+//!
+//! Nobody has looked at an entry before. So whether the operation has such operands and parameters, whether they are all
+//! there, of a right length, alignment, kind and range is decided here, by the device's own description, in the order
+//! and with the codes of the broker; a text has the value and the limit. Then an address is looked up in the queue's
+//! address space. Which way an operand goes no entry says: its direction does, and what is bound there must allow it.
+//!
+//! A block was read once, into private memory; so are the bytes of parameters. A result cell is one word, read once, and
+//! used if it is within what the entry allows. Nothing is written before all has been checked: a refused entry has
+//! changed nothing.
+
+use vgem_os::mapping::{Span, SpanMut};
+use vgem_proto::codec::Malformed;
+use vgem_proto::describe::{Direction, OperandSpec, Operation, ParamKind, ParamSpec};
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::ObjectKey;
+use vgem_proto::jobs::ParamSource;
+use vgem_proto::layout::result_cell;
+use vgem_proto::limits;
+use vgem_proto::rights::Access;
+use vgem_proto::user_queue::{Arguments, Block, Call, EntryError, VaOperand, VaParam, VaRange};
+
+use super::space::{AddressFault, AddressSpace, Reached};
+use crate::engine::{JobError, OperandBytes, ParamValue, TaskOperand};
+use crate::operands::{Prepared, Resolved, bounded, push};
+
+/// Why an entry did not end well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Flaw {
+    pub(super) code: ErrorCode,
+    /// What was found, or why an address could not be reached.
+    pub(super) value: u64,
+    /// The first address that could not be reached.
+    pub(super) address: u64,
+    /// In words, with the value and the limit.
+    pub(super) text: String,
+}
+
+impl Flaw {
+    fn new(code: ErrorCode, value: impl Into<u64>, text: String) -> Self {
+        Self { code, value: value.into(), address: 0, text }
+    }
+
+    /// It did not begin.
+    pub(super) fn cancelled(why: &str) -> Self {
+        Self::new(ErrorCode::Cancelled, 0u64, why.into())
+    }
+
+    /// The device has no such operation.
+    pub(super) fn no_operation(op: u16) -> Self {
+        Self::new(ErrorCode::NoSuchOperation, op, format!("the device has no operation {op}"))
+    }
+}
+
+impl From<JobError> for Flaw {
+    fn from(error: JobError) -> Self {
+        Self::new(error.code, 0u64, error.text)
+    }
+}
+
+impl From<EntryError> for Flaw {
+    fn from(error: EntryError) -> Self {
+        Self::new(error.code(), error.value(), error.to_string())
+    }
+}
+
+impl From<Malformed> for Flaw {
+    fn from(error: Malformed) -> Self {
+        let value = match error {
+            Malformed::BadValue { value, .. } => value,
+            Malformed::TooMany { count, .. } => count,
+            Malformed::Trailing { extra } => extra as u64,
+            _ => 0,
+        };
+        Self::new(ErrorCode::Malformed, value, format!("the entry's block is malformed: {error}"))
+    }
+}
+
+impl From<AddressFault> for Flaw {
+    fn from(fault: AddressFault) -> Self {
+        let (value, address) = (fault.reason.number(), fault.address);
+        Self { code: ErrorCode::AddressFault, value, address, text: fault.to_string() }
+    }
+}
+
+/// Copies what lies at addresses into private memory of that length: each byte once.
+///
+/// # Errors
+/// AddressFault.
+pub(super) fn read_once(space: &AddressSpace, from: VaRange, into: &mut [u8]) -> Result<(), Flaw> {
+    let Some(reached) = space.reach(from, Access::Read)? else { return Ok(()) };
+    reached.read()?.copy_to(0, into).map_err(JobError::from)?;
+    Ok(())
+}
+
+/// An entry's operands and parameters as they are in the entry and its block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) call: Call,
+    /// If the entry has one.
+    pub(super) block: Option<Block<'a>>,
+}
+
+impl Given<'_> {
+    #[inline]
+    fn operands(&self) -> impl Iterator<Item = VaOperand> {
+        let inline = (0..).zip(self.call.operands).filter_map(|(number, range)| {
+            let (address, len) = range.map(|range| (range.address(), range.len()))?;
+            Some(VaOperand { address, len, cell: 0, number, cell_word: 0, reserved: vgem_proto::codec::Zero })
+        });
+        inline.chain(self.block.iter().flat_map(Block::operands))
+    }
+
+    #[inline]
+    fn params(&self) -> impl Iterator<Item = VaParam> {
+        let (first, second) = match self.call.arguments {
+            Arguments::Inline { first, second } => (first, second.map(u64::from)),
+            Arguments::Block(_) => (None, None),
+        };
+        let inline = (0..).zip([first, second]).filter_map(|(number, value)| {
+            Some(VaParam { value: value?, max: 0, len: 0, number, source: ParamSource::Value, cell_word: 0 })
+        });
+        inline.chain(self.block.iter().flat_map(Block::params))
+    }
+}
+
+/// Checks an entry against its operation and finds what its addresses mean. `bytes` takes those of byte parameters.
+///
+/// # Errors
+/// [`Flaw`]: what the broker would refuse a job for, AddressFault, or IndirectTooLong.
+#[inline]
+pub(super) fn resolve<'s>(
+    space: &'s AddressSpace,
+    prepared: &Prepared,
+    given: &Given<'_>,
+    bytes: &'s mut Vec<u8>,
+    resolved: &mut Resolved<'s>,
+) -> Result<(), Flaw> {
+    let operation = &prepared.operation;
+    let mut seen = 0u64;
+    for operand in given.operands() {
+        let number = operand.number;
+        let Some(spec) = operation.operands.get(usize::from(number)) else {
+            let text = format!("operand {number}: {} has {}", operation.name, operation.operands.len());
+            return Err(Flaw::new(ErrorCode::BadOperand, number, text));
+        };
+        if !take_note(&mut seen, number.into()) {
+            let text = format!("operand {} is given twice", spec.name);
+            return Err(Flaw::new(ErrorCode::BadOperand, number, text));
+        }
+        let found = find_operand(space, spec, &operand)?;
+        if prepared.cell == Some(number) {
+            if let OperandBytes::Write(cell) = found.bytes {
+                resolved.cell = Some(cell);
+            }
+        } else {
+            push(&mut resolved.operands, found)?;
+        }
+    }
+    for (number, spec) in (0u8..).zip(&operation.operands) {
+        if spec.required && seen & bit(number.into()) == 0 {
+            let text = format!("operand {} of {} is missing", spec.name, operation.name);
+            return Err(Flaw::new(ErrorCode::BadOperand, number, text));
+        }
+    }
+    check_params(operation, given)?;
+    for default in &prepared.defaults {
+        push(&mut resolved.params, default.map_or(ParamValue::Absent, ParamValue::Number))?;
+    }
+    fill_params(space, given, bytes, resolved)
+}
+
+#[inline]
+const fn bit(number: u16) -> u64 {
+    1 << (number & 63)
+}
+
+/// Notes that a number was given; whether it was not before.
+#[inline]
+fn take_note(seen: &mut u64, number: u16) -> bool {
+    let is_new = *seen & bit(number) == 0;
+    *seen |= bit(number);
+    is_new
+}
+
+#[inline]
+fn find_operand<'s>(
+    space: &'s AddressSpace,
+    spec: &OperandSpec,
+    operand: &VaOperand,
+) -> Result<TaskOperand<'s>, Flaw> {
+    check_len(spec, operand.len)?;
+    let access = match spec.direction {
+        Direction::In => Access::Read,
+        Direction::Out | Direction::InOut | Direction::Cell => Access::Write,
+    };
+    let number = operand.number;
+    let Some(reached) = space.reach(operand.range()?, access)? else {
+        let bytes = match access {
+            Access::Read => OperandBytes::Read(Span::of_slice(&[])),
+            Access::Write => OperandBytes::Write(SpanMut::of_slice(&mut [])),
+        };
+        return Ok(TaskOperand { number, bytes, object: ObjectKey::default(), offset: 0, foreign: false });
+    };
+    check_align(spec, reached.offset)?;
+    let (object, offset, foreign) = (reached.object, reached.offset, reached.foreign);
+    let outside = JobError::outside;
+    let len = match operand.cell {
+        0 => None,
+        cell => {
+            let len = read_cell(space, cell, operand.cell_word)?;
+            Some(within_limit(len, operand.len, || format!("length of operand {number}"))?)
+        }
+    };
+    let len = len.map(|len| usize::try_from(len).map_err(|_| outside())).transpose()?;
+    let bytes = match access {
+        Access::Read => {
+            let all = reached.read()?;
+            OperandBytes::Read(all.sub(0, len.unwrap_or(all.len())).ok_or_else(outside)?)
+        }
+        Access::Write => {
+            let all = reached.write()?;
+            OperandBytes::Write(all.sub(0, len.unwrap_or(all.len())).ok_or_else(outside)?)
+        }
+    };
+    Ok(TaskOperand { number, bytes, object, offset, foreign })
+}
+
+#[inline]
+fn check_len(spec: &OperandSpec, len: u64) -> Result<(), Flaw> {
+    let cell = result_cell::LEN as u64;
+    let (min, max) = if spec.direction == Direction::Cell { (cell, cell) } else { spec.len };
+    if (min..=max).contains(&len) {
+        return Ok(());
+    }
+    let text = format!("operand {} has {min} to {max} bytes, not {len}", spec.name);
+    Err(Flaw::new(ErrorCode::OutOfRange, len, text))
+}
+
+/// As of a job's: where the operand begins in its object, whatever it is bound at.
+#[inline]
+fn check_align(spec: &OperandSpec, offset: u64) -> Result<(), Flaw> {
+    let is_cell = spec.direction == Direction::Cell;
+    let align = if is_cell { result_cell::LEN as u64 } else { u64::from(spec.align.max(1)) };
+    if offset.is_multiple_of(align) {
+        return Ok(());
+    }
+    let text =
+        format!("operand {} begins at a multiple of {align} of its object, not at {offset}", spec.name);
+    Err(Flaw::new(ErrorCode::Misaligned, offset, text))
+}
+
+/// A word of a result cell, read once.
+fn read_cell(space: &AddressSpace, address: u64, word: u8) -> Result<u64, Flaw> {
+    let len = result_cell::LEN as u64;
+    // A cell has bytes, so it is somewhere.
+    let reached: Option<Reached<'_>> = space.reach(VaRange::new(address, len)?, Access::Read)?;
+    let reached = reached.ok_or_else(JobError::outside)?;
+    if !reached.offset.is_multiple_of(len) {
+        let text =
+            format!("a result cell begins at a multiple of {len} of its object, not at {}", reached.offset);
+        return Err(Flaw::new(ErrorCode::Misaligned, reached.offset, text));
+    }
+    let value = reached.read()?.read_u64(8 * usize::from(word)).map_err(JobError::from)?;
+    Ok(value)
+}
+
+fn within_limit(value: u64, limit: u64, what: impl Fn() -> String) -> Result<u64, Flaw> {
+    bounded(value, limit, what).map_err(|error| Flaw { value, ..error.into() })
+}
+
+fn check_params(operation: &Operation, given: &Given<'_>) -> Result<(), Flaw> {
+    let (mut seen, mut bytes) = (0u64, 0u64);
+    for param in given.params() {
+        if param.source == ParamSource::Bytes {
+            bytes += u64::from(param.len);
+        }
+    }
+    let most = limits::BATCH_BYTES as u64;
+    if bytes > most {
+        let text = format!("{bytes} bytes of byte parameters, at most {most}");
+        return Err(Flaw::new(ErrorCode::TooLarge, bytes, text));
+    }
+    for param in given.params() {
+        let number = param.number;
+        let Some(spec) = operation.params.get(usize::from(number)) else {
+            let text = format!("parameter {number}: {} has {}", operation.name, operation.params.len());
+            return Err(Flaw::new(ErrorCode::BadParameter, number, text));
+        };
+        if !take_note(&mut seen, number) {
+            let text = format!("parameter {} is given twice", spec.name);
+            return Err(Flaw::new(ErrorCode::BadParameter, number, text));
+        }
+        check_param(spec, &param)?;
+    }
+    for (number, spec) in (0u16..).zip(&operation.params) {
+        if is_required(spec) && seen & bit(number) == 0 {
+            let text = format!("parameter {} of {} is missing", spec.name, operation.name);
+            return Err(Flaw::new(ErrorCode::BadParameter, number, text));
+        }
+    }
+    Ok(())
+}
+
+const fn is_required(spec: &ParamSpec) -> bool {
+    match spec.kind {
+        ParamKind::Number { default, .. } => default.is_none(),
+        ParamKind::Choice { default, .. } => default.is_none(),
+        ParamKind::Bytes { required, .. } => required,
+    }
+}
+
+fn check_param(spec: &ParamSpec, param: &VaParam) -> Result<(), Flaw> {
+    match (&spec.kind, param.source) {
+        (ParamKind::Number { min, max, .. }, ParamSource::Value) => within(spec, param.value, *min, *max),
+        (ParamKind::Number { min, max, .. }, ParamSource::Cell) => within(spec, param.max, *min, *max),
+        (ParamKind::Choice { words, .. }, ParamSource::Value) => {
+            within(spec, param.value, 0, (words.len() as u64).saturating_sub(1))
+        }
+        (ParamKind::Bytes { max_len, .. }, ParamSource::Bytes) => {
+            within(spec, param.len.into(), 0, (*max_len).into())
+        }
+        (ParamKind::Number { .. }, ParamSource::Bytes)
+        | (ParamKind::Choice { .. }, ParamSource::Bytes | ParamSource::Cell)
+        | (ParamKind::Bytes { .. }, ParamSource::Value | ParamSource::Cell) => {
+            let text = format!("parameter {} cannot come from {:?}", spec.name, param.source);
+            Err(Flaw::new(ErrorCode::BadParameter, param.number, text))
+        }
+    }
+}
+
+fn within(spec: &ParamSpec, value: u64, min: u64, max: u64) -> Result<(), Flaw> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    let text = format!("parameter {} is {min} to {max}, not {value}", spec.name);
+    Err(Flaw::new(ErrorCode::BadParameter, value, text))
+}
+
+/// Puts the values of parameters that were checked in the place of their defaults.
+#[inline]
+fn fill_params<'s>(
+    space: &'s AddressSpace,
+    given: &Given<'_>,
+    bytes: &'s mut Vec<u8>,
+    resolved: &mut Resolved<'s>,
+) -> Result<(), Flaw> {
+    bytes.clear();
+    for param in given.params().filter(|param| param.source == ParamSource::Bytes) {
+        let (at, len) = (bytes.len(), u64::from(param.len));
+        bytes.resize(at + param.len as usize, 0);
+        if let Some(place) = bytes.get_mut(at..) {
+            read_once(space, VaRange::new(param.value, len)?, place)?;
+        }
+    }
+    let mut left: &'s [u8] = bytes;
+    for param in given.params() {
+        let value = match param.source {
+            ParamSource::Value => ParamValue::Number(param.value),
+            ParamSource::Bytes => {
+                let (own, rest) = left.split_at_checked(param.len as usize).ok_or_else(JobError::outside)?;
+                left = rest;
+                ParamValue::Bytes(own)
+            }
+            ParamSource::Cell => {
+                let value = read_cell(space, param.value, param.cell_word)?;
+                let name = || format!("parameter {}", param.number);
+                ParamValue::Number(within_limit(value, param.max, name)?)
+            }
+        };
+        if let Some(place) = resolved.params.get_mut(usize::from(param.number)) {
+            *place = value;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! User queues: rings from which an instance takes work that the broker never sees.
+//!
+//! ```text
+//!   client ──entries──► ring ──► thread of the ring ──► engine ──► completions ──► client
+//!                                   │    ▲
+//!                          addresses│    │ what is bound, when to stop
+//!                                   ▼    │
+//!   broker ──Bind, Unbind──► control thread: the address space
+//! ```
+//!
+//! A queue that was opened as any other may get a ring ([`vgem_os::ring`]). Each ring has a thread of its own, so a
+//! queue that is full of work is one runnable thread among others and the kernel divides the cores. Nothing on the way
+//! from an entry to its completion asks the control thread, takes a lock that it holds, makes a system call, or
+//! allocates, as long as the client is awake and nothing fails.
+//!
+//! What it is not: tracked. No reservation, no wait, no deadline of the broker's. An entry can reach what is bound to its
+//! queue and nothing else, and what it does wrong it does to its own client.
+//!
+//! The points of a queue's timeline are its ring's, entry by entry, if no job came before the ring; then it takes none.
+//! On a queue that has had jobs, or that goes on in another instance's stead, the points stay those of jobs, and entries
+//! have completions only: no point is ever signalled by both.
+//!
+//! | file | what |
+//! |---|---|
+//! | `space` | which addresses are which bytes |
+//! | `check` | whether an entry is right, and what an engine sees of it |
+//! | `worker` | the thread of a ring |
+//! | `desk` | what the control thread tells that thread |
+//! | `causes` | how often the broker hears of failures |
+//!
+//! **Binding.** The control thread keeps the address space and answers Bound when the thread of the ring will find the
+//! range for every entry it looks at from then on. Unbound is answered by that thread: between two entries, so by then
+//! none uses what was there. The mapping is held by the ranges of both, so Unmapped is not sent before either.
+//!
+//! **The end.** A ring that its client broke is over, with a cause; its thread stays for the broker's messages, until
+//! the queue closes. When it does, nothing more is taken, the entry that runs ends, a batch with the entry of it that
+//! runs; the ring's memory and all ranges are let go of, and TimelineClosed is sent last.
+//!
+//! Invariants: a ring has one thread and a thread one ring; an address is used only as a key of the address space; every
+//! entry that was taken is completed, by the thread that took it, before that thread takes another.
+
+mod causes;
+mod check;
+mod desk;
+mod space;
+mod worker;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+
+use vgem_os::mapping::Mapping;
+use vgem_os::{Errno, OsError, ring};
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::TimelineKey;
+use vgem_proto::message::driver::{AttachRing, Bind};
+use vgem_proto::user_queue::VaRange;
+
+use self::desk::{Desk, Stop};
+use self::space::{AddressSpace, BoundRange, NotBound};
+use self::worker::{Halves, Worker};
+use crate::engine::Engine;
+use crate::instance::Instance;
+
+/// Rings of one instance: each has a thread, and a client could ask for one after another.
+pub(crate) const RINGS: usize = 64;
+
+/// The rings of an instance, as its control thread sees them. Dropped, their threads end.
+#[derive(Debug, Default)]
+pub(crate) struct Rings {
+    rings: HashMap<TimelineKey, Ring>,
+    /// One for each thread, and one more.
+    places: Arc<()>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    desk: Arc<Desk>,
+    space: Arc<AddressSpace>,
+    /// Nothing is bound any more.
+    closing: bool,
+}
+
+/// Who says that a range is unbound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Unbinding {
+    /// Nobody uses it: the caller.
+    Done,
+    /// The ring's thread, when it has let go of it.
+    UnderWay,
+}
+
+impl Rings {
+    /// Whether a queue has a ring.
+    pub(crate) fn has(&self, timeline: TimelineKey) -> bool {
+        self.rings.contains_key(&timeline)
+    }
+
+    /// Takes entries from a queue's ring from now on.
+    ///
+    /// # Errors
+    /// As [`ring::map_driver`]; `EINVAL` if it is not as deep as was said, or the queue is not open; `EAGAIN` if there
+    /// are [`RINGS`] already, or the system has no thread.
+    pub(crate) fn attach<E: Engine>(
+        &mut self,
+        instance: &Arc<Instance<E>>,
+        attach: &AttachRing,
+        fd: OwnedFd,
+    ) -> vgem_os::Result<()> {
+        self.rings.retain(|_, ring| !ring.desk.is_left());
+        if Arc::strong_count(&self.places) > RINGS {
+            return Err(OsError::with_detail("ring", Errno::AGAIN, format!("{RINGS} rings at most")));
+        }
+        let (consumer, completer) = ring::map_driver(fd.as_fd())?;
+        drop(fd);
+        let key = attach.timeline;
+        let (found, said) = (consumer.depth().entries(), attach.depth);
+        if found != said {
+            let detail = format!("{found} entries deep, {said} were said");
+            return Err(OsError::with_detail("ring", Errno::INVAL, detail));
+        }
+        let given = instance.schedule().give_points(key);
+        let given = given.ok_or_else(|| OsError::with_detail("ring", Errno::INVAL, format!("no {key}")))?;
+        let desk = Arc::new(Desk::default());
+        let worker = Worker::new(Arc::clone(instance), given, Arc::clone(&desk), Arc::clone(&self.places));
+        let name = format!("ring-{}", key.index);
+        let halves = Halves { consumer, completer };
+        let started = thread::Builder::new().name(name).spawn(move || worker.run(halves));
+        if let Err(error) = started {
+            instance.schedule().take_points(key);
+            return Err(OsError::with_detail("thread", Errno::AGAIN, error.to_string()));
+        }
+        self.rings.insert(key, Ring { desk, space: Arc::default(), closing: false });
+        Ok(())
+    }
+
+    /// Has entries reach a range at an address; `mapping` is that of the object. The next entry that is looked at finds it.
+    ///
+    /// # Errors
+    /// A code: Gone if the queue has no ring; MapFailed if the object is not mapped, or not for that; Busy if the
+    /// addresses overlap others; Exhausted, OutOfRange.
+    pub(crate) fn bind(&mut self, bind: &Bind, mapping: Option<Arc<Mapping>>) -> Result<(), ErrorCode> {
+        let ring = self.rings.get_mut(&bind.timeline).filter(|ring| !ring.closing).ok_or(ErrorCode::Gone)?;
+        let said = |not: NotBound| {
+            eprintln!("binding {} at {:#x}: {not}", bind.object, bind.address);
+            not.code()
+        };
+        let addresses = VaRange::new(bind.address, bind.len).map_err(|_| said(NotBound::NoRange))?;
+        let mapping = mapping.ok_or_else(|| said(NotBound::NotMapped))?;
+        let &Bind { object, offset, access, foreign, .. } = bind;
+        let foreign = foreign != 0;
+        let range = BoundRange { addresses, object, offset, access, foreign, mapping };
+        Arc::make_mut(&mut ring.space).bind(range).map_err(said)?;
+        ring.desk.post(|mail| mail.space = Some(Arc::clone(&ring.space)));
+        Ok(())
+    }
+
+    /// Has entries reach nothing any more at an address.
+    pub(crate) fn unbind(&mut self, timeline: TimelineKey, address: u64) -> Unbinding {
+        let Some(ring) = self.rings.get_mut(&timeline) else { return Unbinding::Done };
+        if Arc::make_mut(&mut ring.space).unbind(address) || ring.closing {
+            // Also while it closes: the entry that runs may use it.
+            let under_way = ring.desk.post(|mail| {
+                mail.space = Some(Arc::clone(&ring.space));
+                mail.unbound.push(address);
+            });
+            return if under_way { Unbinding::UnderWay } else { Unbinding::Done };
+        }
+        Unbinding::Done
+    }
+
+    /// Closes a queue's ring; whether there is one. Its thread then closes the queue.
+    pub(crate) fn close(&mut self, timeline: TimelineKey) -> bool {
+        self.rings.get_mut(&timeline).is_some_and(|ring| ring.stop(Stop::Close))
+    }
+}
+
+impl Ring {
+    /// Whether the thread is there to hear it.
+    fn stop(&mut self, stop: Stop) -> bool {
+        // The thread is the last that holds what was bound.
+        (self.space, self.closing) = (Arc::default(), true);
+        self.desk.post(|mail| mail.stop = mail.stop.or(Some(stop)))
+    }
+}
+
+impl Drop for Rings {
+    fn drop(&mut self) {
+        for ring in self.rings.values_mut() {
+            ring.stop(Stop::Leave);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! The address space of a user queue: which ranges of its client's virtual addresses are which bytes of which objects.
+//!
+//! ```text
+//!   addresses   ──────[ bound ]────────[ bound | bound ]──────────►   ordered, no two share an address
+//!                        │                 │       │
+//!   mappings         object 3          object 7  object 3           each range holds the mapping it lies in
+//! ```
+//!
+//! An address means what is bound there and nothing else: it is never used as a pointer. A range of addresses can be
+//! reached if it lies in *one* bound range whose access is enough; otherwise the first address that cannot be, and why,
+//! is the fault.
+//!
+//! What it is not: shared. The control thread keeps the table and gives whoever reads it a snapshot.
+//!
+//! Invariants: the ranges are in the order of their addresses and do not overlap; each lies inside its mapping, which is
+//! writable if the range is. A range holds its mapping, so its object is not gone while it is bound.
+
+use std::sync::Arc;
+
+use vgem_os::mapping::{Mapping, Span, SpanMut};
+use vgem_proto::error::ErrorCode;
+use vgem_proto::ids::ObjectKey;
+use vgem_proto::limits;
+use vgem_proto::rights::Access;
+use vgem_proto::user_queue::{FaultReason, VaRange};
+
+use crate::engine::JobError;
+
+/// A range of an object, at the addresses at which entries reach it.
+#[derive(Debug, Clone)]
+pub(crate) struct BoundRange {
+    /// The addresses; not none.
+    pub(crate) addresses: VaRange,
+    /// The object.
+    pub(crate) object: ObjectKey,
+    /// First byte in the object.
+    pub(crate) offset: u64,
+    /// What entries may do there.
+    pub(crate) access: Access,
+    /// Whether another domain may write there.
+    pub(crate) foreign: bool,
+    /// The object's mapping.
+    pub(crate) mapping: Arc<Mapping>,
+}
+
+/// Why a range is not bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotBound {
+    #[error("no bytes, or addresses that are none")]
+    NoRange,
+    #[error("it has addresses in common with the range at {other:#x}")]
+    Overlaps { other: u64 },
+    #[error("it would be one more than {} ranges", limits::RING_BINDS)]
+    TooMany,
+    #[error("the object is not mapped, or for reading only")]
+    NotMapped,
+    #[error("it ends beyond the {len} bytes of the object")]
+    Beyond { len: usize },
+}
+
+impl NotBound {
+    /// The code for the broker.
+    pub(crate) const fn code(self) -> ErrorCode {
+        match self {
+            Self::NoRange | Self::Beyond { .. } => ErrorCode::OutOfRange,
+            Self::Overlaps { .. } => ErrorCode::Busy,
+            Self::TooMany => ErrorCode::Exhausted,
+            Self::NotMapped => ErrorCode::MapFailed,
+        }
+    }
+}
+
+/// The first address that cannot be reached, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("address {address:#x} cannot be reached: {}", words(*reason))]
+pub(crate) struct AddressFault {
+    pub(crate) address: u64,
+    pub(crate) reason: FaultReason,
+}
+
+const fn words(reason: FaultReason) -> &'static str {
+    match reason {
+        FaultReason::Unbound => "nothing is bound there",
+        FaultReason::ReadOnly => "what is bound there may not be written",
+        FaultReason::Gone => "what was bound there is gone",
+        FaultReason::Unreachable => "the client's own memory could not be reached",
+        FaultReason::Other(_) => "for another reason",
+    }
+}
+
+/// Bytes that were reached. Not none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reached<'a> {
+    mapping: &'a Mapping,
+    len: usize,
+    /// The object they belong to.
+    pub(crate) object: ObjectKey,
+    /// The first of them in the object.
+    pub(crate) offset: u64,
+    /// Whether another domain may write them.
+    pub(crate) foreign: bool,
+}
+
+impl<'a> Reached<'a> {
+    /// The bytes, to read.
+    ///
+    /// # Errors
+    /// A fault of the driver: that they are inside their mapping was checked when they were bound.
+    pub(crate) fn read(&self) -> Result<Span<'a>, JobError> {
+        let at = usize::try_from(self.offset).ok();
+        at.and_then(|at| self.mapping.span().sub(at, self.len)).ok_or_else(JobError::outside)
+    }
+
+    /// The bytes, to write, if they were reached for writing.
+    ///
+    /// # Errors
+    /// As [`Reached::read`].
+    pub(crate) fn write(&self) -> Result<SpanMut<'a>, JobError> {
+        let all = self.mapping.span_mut().map_err(|error| JobError::fault(error.to_string()))?;
+        let at = usize::try_from(self.offset).ok();
+        at.and_then(|at| all.sub(at, self.len)).ok_or_else(JobError::outside)
+    }
+}
+
+/// All ranges that are bound to one queue.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AddressSpace {
+    ranges: Vec<BoundRange>,
+}
+
+impl AddressSpace {
+    /// Binds a range; one that is bound at its very address is replaced.
+    ///
+    /// # Errors
+    /// [`NotBound`]; nothing has changed then.
+    pub(crate) fn bind(&mut self, range: BoundRange) -> Result<(), NotBound> {
+        let BoundRange { addresses, offset, access, .. } = range;
+        if addresses.is_empty() {
+            return Err(NotBound::NoRange);
+        }
+        if access == Access::Write && range.mapping.access() == Access::Read {
+            return Err(NotBound::NotMapped);
+        }
+        let len = range.mapping.len();
+        if offset.checked_add(addresses.len()).is_none_or(|end| end > len as u64) {
+            return Err(NotBound::Beyond { len });
+        }
+        let at = self.place_of(addresses.address());
+        let old = self.ranges.get(at).filter(|old| old.addresses.address() == addresses.address());
+        let replaces = usize::from(old.is_some());
+        let before = at.checked_sub(1).and_then(|before| self.ranges.get(before));
+        let after = self.ranges.get(at + replaces);
+        for other in [before, after].into_iter().flatten().map(|other| other.addresses) {
+            if other.address() < addresses.end() && addresses.address() < other.end() {
+                return Err(NotBound::Overlaps { other: other.address() });
+            }
+        }
+        if replaces == 0 && self.ranges.len() >= limits::RING_BINDS {
+            return Err(NotBound::TooMany);
+        }
+        self.ranges.splice(at..at + replaces, [range]);
+        Ok(())
+    }
+
+    /// Takes out the range that begins at an address; whether there was one.
+    pub(crate) fn unbind(&mut self, address: u64) -> bool {
+        let at = self.place_of(address);
+        let is_there = self.ranges.get(at).is_some_and(|range| range.addresses.address() == address);
+        if is_there {
+            self.ranges.remove(at);
+        }
+        is_there
+    }
+
+    /// What addresses mean. What is bound is not looked at for none of them: nothing then.
+    ///
+    /// # Errors
+    /// [`AddressFault`].
+    // M-167
+    #[inline]
+    pub(crate) fn reach(&self, wanted: VaRange, access: Access) -> Result<Option<Reached<'_>>, AddressFault> {
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let fault = |address, reason| Err(AddressFault { address, reason });
+        let first = wanted.address();
+        // The last range that does not begin behind the first address.
+        let at = self.ranges.partition_point(|range| range.addresses.address() <= first);
+        let range = at.checked_sub(1).and_then(|at| self.ranges.get(at));
+        let Some(range) = range.filter(|range| first < range.addresses.end()) else {
+            return fault(first, FaultReason::Unbound);
+        };
+        if access == Access::Write && range.access == Access::Read {
+            return fault(first, FaultReason::ReadOnly);
+        }
+        if wanted.end() > range.addresses.end() {
+            // Whatever begins there is another range, and other bytes.
+            return fault(range.addresses.end(), FaultReason::Unbound);
+        }
+        let Ok(len) = usize::try_from(wanted.len()) else { return fault(first, FaultReason::Unbound) };
+        let offset = range.offset + (first - range.addresses.address());
+        let (object, foreign) = (range.object, range.foreign);
+        Ok(Some(Reached { mapping: &range.mapping, len, object, offset, foreign }))
+    }
+
+    /// Where a range that begins at this address is, or would be.
+    fn place_of(&self, address: u64) -> usize {
+        self.ranges.partition_point(|range| range.addresses.address() < address)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,437 @@
+//! The thread of one ring: takes entries, runs them one after another, completes them.
+//!
+//! ```text
+//!            ┌──────────────────── a turn: at most TURN entries ────────────────────┐
+//!   sleep ─► take ─► mail? ─► check, find ─► engine ─► (cause) ─► complete ─┐       │ nothing there
+//!     ▲       ▲                                                             │       ├────────────► sleep
+//!     │       └──────────────────────────────────────────────────────────────┘       │ corrupt
+//!     │                     ring the client, signal the point ◄──────────────────────┘────────────► over: mail alone
+//!     └── rung by the client, or by the control thread ──► stop ──► everything is let go ──► TimelineClosed
+//! ```
+//!
+//! Entries run in their order, the next one when the one before has ended. So BARRIER asks for nothing more, and CHAIN
+//! only for how the one before ended. Inside of a batch it is the same.
+//!
+//! A completion is in its ring as soon as its entry has ended. A client that sleeps is rung, and the point signalled, at
+//! the end of a turn, and before: when an entry has failed, when an entry comes that may take long, or when something
+//! ended a few microseconds ago. So entries that take a microsecond each cost one look at the client for many of them,
+//! and none is told late for what comes after it.
+//!
+//! What an entry uses is held by the address space that this thread has. It takes another one only between two
+//! entries, so what was unbound is let go of when the entry that runs has ended, and told then.
+
+use std::sync::Arc;
+
+use vgem_os::clock;
+use vgem_os::futex;
+use vgem_os::ring::{Completer, Consumer, Corruption, Done, Popped};
+use vgem_proto::error::{ErrorCode, Failure};
+use vgem_proto::ids::{CauseId, Point, Time};
+use vgem_proto::layout::user_queue::{SLOT_LEN, SLOT_WORDS};
+use vgem_proto::limits;
+use vgem_proto::message::driver::{DriverMessage, Unbound};
+use vgem_proto::rights::Access;
+use vgem_proto::user_queue::{
+    Arguments, BLOCK_LEN, Batch, Block, Call, Entry, EntryError, Order, VaRange, Words, Work,
+};
+
+use super::causes::{Causes, STANDS_FOR_MORE, Telling};
+use super::check::{self, Flaw, Given};
+use super::desk::{Desk, Mail, Stop};
+use super::space::AddressSpace;
+use crate::engine::{Engine, Produced};
+use crate::execute::When;
+use crate::instance::Instance;
+use crate::operands::Resolved;
+use crate::schedule::Points;
+use crate::timeline::Timeline;
+
+/// Entries that are taken in a row before whoever waits for them is told.
+pub(super) const TURN: usize = 32;
+/// How long a completion is in its ring before a client that sleeps is rung, if short entries go on coming, nanoseconds.
+const HOLD_NS: u64 = 5_000;
+/// A sleep ends after this in any case, nanoseconds.
+const SLEEP_NS: u64 = 60_000_000_000;
+/// Entries of a batch that are read at once.
+const PIECE: usize = 32;
+
+/// The two halves of a ring that its driver has.
+#[derive(Debug)]
+pub(super) struct Halves {
+    pub(super) consumer: Consumer,
+    pub(super) completer: Completer,
+}
+
+/// What the thread of a ring works with.
+pub(super) struct Worker<E> {
+    instance: Arc<Instance<E>>,
+    timeline: Arc<Timeline>,
+    points: Points,
+    desk: Arc<Desk>,
+    /// One of as many as there may be threads of rings.
+    place: Arc<()>,
+    /// What the desk's word held when the mail was last read.
+    seen: u32,
+    space: Arc<AddressSpace>,
+    stop: Option<Stop>,
+    /// How the last entry ended.
+    last: Option<Failure>,
+    untold: Option<Untold>,
+    causes: Causes,
+    private: Private,
+}
+
+/// Entries that have ended well, and of which nobody was told yet.
+#[derive(Debug, Clone, Copy)]
+struct Untold {
+    point: Point,
+    since: Time,
+    ended: Time,
+}
+
+/// Private memory for what is read once.
+#[derive(Debug)]
+struct Private {
+    block: Box<[u8; BLOCK_LEN]>,
+    entries: Box<[u8; PIECE * SLOT_LEN]>,
+    bytes: Vec<u8>,
+}
+
+impl Private {
+    fn new() -> Self {
+        Self {
+            block: Box::new([0; BLOCK_LEN]),
+            entries: Box::new([0; PIECE * SLOT_LEN]),
+            bytes: Vec::with_capacity(limits::BATCH_BYTES),
+        }
+    }
+
+    /// The words of an entry of the piece that was read.
+    fn words(&self, place: usize) -> Words {
+        let mut words = [0; SLOT_WORDS];
+        let slots = self.entries.as_chunks::<SLOT_LEN>().0;
+        for (word, bytes) in
+            words.iter_mut().zip(slots.get(place).into_iter().flat_map(|s| s.as_chunks::<8>().0))
+        {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        words
+    }
+}
+
+impl<E: Engine> Worker<E> {
+    pub(super) fn new(
+        instance: Arc<Instance<E>>,
+        (timeline, points): (Arc<Timeline>, Points),
+        desk: Arc<Desk>,
+        place: Arc<()>,
+    ) -> Self {
+        Self {
+            instance,
+            timeline,
+            points,
+            desk,
+            place,
+            seen: 0,
+            space: Arc::default(),
+            stop: None,
+            last: None,
+            untold: None,
+            causes: Causes::new(Time(clock::now())),
+            private: Private::new(),
+        }
+    }
+
+    /// The thread's life.
+    pub(super) fn run(mut self, ring: Halves) {
+        self.serve(ring);
+        while self.stop.is_none() {
+            // The ring is over; ranges are still unbound, and the queue is closed one day.
+            let rung = futex::wait(self.desk.word().futex(), self.seen, clock::deadline_in(SLEEP_NS));
+            debug_assert!(rung.is_ok(), "a private word: {rung:?}");
+            self.read_mail();
+        }
+        self.leave();
+    }
+
+    /// Serves the ring until it is over, and lets go of its memory.
+    fn serve(&mut self, mut ring: Halves) {
+        self.read_mail();
+        while self.stop.is_none() {
+            match self.turn(&mut ring) {
+                Ok(true) => {}
+                Ok(false) => self.rest(&mut ring.consumer),
+                Err(corruption) => return self.end(ring.consumer, corruption),
+            }
+        }
+        if self.stop == Some(Stop::Close) {
+            ring.consumer.end(Failure { code: ErrorCode::Gone, cause: CauseId::NONE });
+        }
+    }
+
+    /// Takes entries, one turn of them; whether there was any.
+    pub(super) fn turn(&mut self, ring: &mut Halves) -> Result<bool, Corruption> {
+        let Halves { consumer, completer } = ring;
+        let mut any = false;
+        let mut started = None;
+        for popped in consumer.turn(TURN) {
+            let popped = match popped {
+                Ok(popped) => popped,
+                Err(corruption) => {
+                    self.tell(completer);
+                    return Err(corruption);
+                }
+            };
+            any = true;
+            // After it was taken: what its client was told of before it submitted this is there by now.
+            self.read_mail();
+            started = Some(self.take(completer, popped, started));
+            // And before the next is: once the queue closes none is.
+            self.read_mail();
+            if self.stop.is_some() {
+                break;
+            }
+        }
+        self.tell(completer);
+        Ok(any)
+    }
+
+    // M-160
+    fn rest(&mut self, consumer: &mut Consumer) {
+        let word = (self.desk.word().futex(), self.seen);
+        let woken = consumer.wait_beside(word, clock::deadline_in(SLEEP_NS));
+        debug_assert!(woken.is_ok(), "words that are mapped: {woken:?}");
+        self.read_mail();
+    }
+
+    /// Does what an entry asks for and completes it. It begins when the one before it ended, or now; returns when it
+    /// ended.
+    fn take(&mut self, completer: &mut Completer, popped: Popped, started: Option<Time>) -> Time {
+        let Popped { owed, entry } = popped;
+        let point = owed.point();
+        if !self.is_short(&entry) {
+            self.tell(completer);
+        }
+        let started = started.unwrap_or_else(|| Time(clock::now()));
+        let done = self.work(point, &entry, started);
+        let ended = Time(clock::now());
+        completer.put(owed, done, ended);
+        self.last = done.failure;
+        let since = self.untold.map_or(ended, |untold| untold.since);
+        if let Some(failure) = done.failure {
+            self.untold = None;
+            completer.ring();
+            self.signal(point, ended, Some(failure));
+            return ended;
+        }
+        self.untold = Some(Untold { point, since, ended });
+        if ended.0.saturating_sub(since.0) >= HOLD_NS {
+            self.tell(completer);
+        }
+        ended
+    }
+
+    /// Whether it takes no longer than waking somebody.
+    #[inline]
+    fn is_short(&self, entry: &Result<Entry, EntryError>) -> bool {
+        match entry.as_ref().map(|entry| entry.work) {
+            Ok(Work::Call(Call { op, operands, arguments: Arguments::Inline { .. } })) => {
+                let bytes =
+                    operands.iter().flatten().fold(0u64, |sum, range| sum.saturating_add(range.len()));
+                (1..=self.instance.engine.inline_bytes(op)).contains(&bytes)
+            }
+            Ok(_) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// Rings a client that sleeps, and signals the points of all that ended well since the last time.
+    // M-164
+    #[inline]
+    fn tell(&mut self, completer: &mut Completer) {
+        if let Some(untold) = self.untold.take() {
+            completer.ring();
+            self.signal(untold.point, untold.ended, None);
+        }
+    }
+
+    #[inline]
+    fn signal(&self, point: Point, ended: Time, failure: Option<Failure>) {
+        if self.points == Points::OfRing {
+            let signalled = self.timeline.signal(point, ended.0, failure);
+            debug_assert!(signalled.is_ok(), "points of a ring come in order: {signalled:?}");
+        }
+    }
+
+    // M-152, M-158, M-159
+    fn work(&mut self, point: Point, entry: &Result<Entry, EntryError>, started: Time) -> Done {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(why) => return self.fail(point, (*why).into()),
+        };
+        if entry.order.contains(Order::CHAIN)
+            && let Some(before) = self.last
+        {
+            return Done::failed(ErrorCode::Cancelled, before.cause);
+        }
+        match entry.work {
+            Work::Call(call) => {
+                let mut produced = Produced::default();
+                let outcome = self.call(&call, started, &mut produced);
+                let (produced, value) = (produced.len, produced.value);
+                match outcome {
+                    Ok(()) => Done { produced, value, ..Done::OK },
+                    Err(flaw) => Done { produced, ..self.fail(point, flaw) },
+                }
+            }
+            Work::Batch(batch) => self.batch(point, batch),
+        }
+    }
+
+    /// One operation, from its addresses to its result cell.
+    fn call(&mut self, call: &Call, started: Time, produced: &mut Produced) -> Result<(), Flaw> {
+        let Self { instance, timeline, space, private, .. } = self;
+        let prepared = instance.operations.by_number(call.op).ok_or_else(|| Flaw::no_operation(call.op))?;
+        let block = match call.arguments {
+            Arguments::Inline { .. } => None,
+            Arguments::Block(range) => {
+                let len = usize::try_from(range.len()).unwrap_or(usize::MAX);
+                let place = private.block.get_mut(..len).unwrap_or_default();
+                check::read_once(space, range, place)?;
+                Some(Block::decode(place)?)
+            }
+        };
+        let given = Given { call: *call, block };
+        let mut resolved = Resolved::default();
+        check::resolve(space, prepared, &given, &mut private.bytes, &mut resolved)?;
+        let run_ns = u64::from(prepared.operation.run_ms) * 1_000_000;
+        let when = When { started, deadline: started.after(run_ns) };
+        let outcome = instance.call(prepared, timeline.key, when, &resolved, produced);
+        outcome.map_err(|error| Flaw { value: produced.value, ..error.into() })
+    }
+
+    /// All entries of an array, one after the other. One that fails cancels those that are chained to it, and no others.
+    // M-157
+    fn batch(&mut self, point: Point, batch: Batch) -> Done {
+        if let Err(fault) = self.space.reach(batch.range(), Access::Read).map(|_| ()) {
+            return self.fail(point, fault.into());
+        }
+        let (mut ended_ok, mut first_failed, mut before_failed) = (0, None, false);
+        for index in 0..batch.count() {
+            let outcome = match self.entry_of(batch, index) {
+                Ok(entry) if before_failed && entry.order.contains(Order::CHAIN) => continue,
+                Ok(Entry { work: Work::Call(call), .. }) => {
+                    self.call(&call, Time(clock::now()), &mut Produced::default())
+                }
+                Ok(_) => Err(EntryError::Nested.into()),
+                Err(flaw) => Err(flaw),
+            };
+            before_failed = outcome.is_err();
+            match outcome {
+                Ok(()) => ended_ok += 1,
+                Err(flaw) if first_failed.is_none() => first_failed = Some((index, flaw)),
+                Err(_) => {}
+            }
+            if index + 1 < batch.count() && self.desk.asks_to_stop(self.seen) {
+                let flaw = || (index + 1, Flaw::cancelled("the queue was closed before this entry began"));
+                first_failed.get_or_insert_with(flaw);
+                break;
+            }
+        }
+        let Some((index, flaw)) = first_failed else { return Done { produced: ended_ok, ..Done::OK } };
+        let text = format!("entry {index} of a batch: {}", flaw.text);
+        Done { produced: ended_ok, value: index, ..self.fail(point, Flaw { text, ..flaw }) }
+    }
+
+    /// An entry of an array that can be reached. The array is read once, a piece at a time, when the first of the piece is
+    /// asked for.
+    fn entry_of(&mut self, batch: Batch, index: u64) -> Result<Entry, Flaw> {
+        let piece = PIECE as u64;
+        let place = index % piece;
+        if place == 0 {
+            let len = SLOT_LEN as u64 * piece.min(batch.count() - index);
+            let from = VaRange::new(batch.range().address() + SLOT_LEN as u64 * index, len)?;
+            let into = usize::try_from(len).ok().and_then(|len| self.private.entries.get_mut(..len));
+            check::read_once(&self.space, from, into.unwrap_or_default())?;
+        }
+        let words = self.private.words(usize::try_from(place).unwrap_or(PIECE));
+        Ok(Entry::decode_in_batch(&words, index)?)
+    }
+
+    /// Tells the broker why an entry failed, unless it hears of this queue too often.
+    // M-108, M-167
+    #[cold]
+    fn fail(&mut self, point: Point, flaw: Flaw) -> Done {
+        let Flaw { code, value, address, mut text } = flaw;
+        let at = Time(clock::now());
+        let cause = match self.causes.next(at) {
+            Telling::Same(cause) => cause,
+            telling => {
+                if telling == Telling::Last {
+                    text.push_str(STANDS_FOR_MORE);
+                }
+                let failure = self.instance.outbox.cause(self.timeline.key, point, at, code, &text);
+                self.causes.told(failure.cause);
+                failure.cause
+            }
+        };
+        Done { value, address, ..Done::failed(code, cause) }
+    }
+
+    /// The client wrote what cannot be: takes no more from the ring, and says why.
+    // M-161
+    #[cold]
+    fn end(&self, mut consumer: Consumer, corruption: Corruption) {
+        let (key, at) = (self.timeline.key, Time(clock::now()));
+        let text = format!("the client broke its queue: {corruption}");
+        let failure = self.instance.outbox.cause(key, corruption.at, at, ErrorCode::Malformed, &text);
+        consumer.end(failure);
+    }
+
+    #[inline]
+    fn read_mail(&mut self) {
+        if let Some(mail) = self.desk.take(&mut self.seen) {
+            self.handle(mail);
+        }
+    }
+
+    #[cold]
+    fn handle(&mut self, mail: Mail) {
+        if let Some(space) = mail.space {
+            self.space = space;
+            self.let_go();
+        }
+        for address in mail.unbound {
+            let timeline = self.timeline.key;
+            self.instance.outbox.send(&DriverMessage::Unbound(Unbound { timeline, address }));
+        }
+        self.stop = self.stop.or(mail.stop);
+    }
+
+    /// Lets objects go that nothing else holds any more.
+    fn let_go(&self) {
+        let gone = self.instance.schedule().objects.settle();
+        if gone.is_anything() {
+            self.instance.gone(gone);
+        }
+    }
+
+    /// Everything of the ring is let go of already, and no entry uses the address space.
+    fn leave(mut self) {
+        self.space = Arc::default();
+        self.let_go();
+        let mail = self.desk.leave();
+        // In which there may be another address space, for nobody.
+        self.handle(Mail { space: None, ..mail });
+        self.let_go();
+        let Self { instance, timeline, place, stop, .. } = self;
+        // With the answer the broker may give another queue a ring.
+        drop(place);
+        if stop == Some(Stop::Close) {
+            let closed = instance.schedule().close(timeline.key);
+            if let Some(closed) = closed {
+                instance.closed(&closed);
+            }
+        }
+    }
+}
