@@ -47,7 +47,7 @@ const PROTOCOL: u8 = 76;
 
 /// Why a driver ended before its broker let it go.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+pub(crate) enum Fault {
     #[error("{0}")]
     Os(#[from] vgem_os::OsError),
     #[error("{0}")]
@@ -99,7 +99,7 @@ fn serve_link<E: Engine>(engine: E, options: &Options) -> Result<(), Fault> {
 }
 
 /// Serves a link until its other end closes.
-fn serve_on<E: Engine>(engine: E, link: Socket, options: &Options) -> Result<(), Fault> {
+pub(crate) fn serve_on<E: Engine>(engine: E, link: Socket, options: &Options) -> Result<(), Fault> {
     let link = Arc::new(link);
     let description = engine.description();
     if !options.unconfined {
