@@ -2,6 +2,7 @@
 
 mod going_on;
 mod leaving;
+mod ring;
 mod sealed;
 mod waiting;
 
