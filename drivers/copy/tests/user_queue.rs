@@ -88,3 +88,13 @@ fn gathered_and_scattered_ranges_are_the_same() {
     let seen = call(op::GATHER, &[Read(&source), Read(&bad), Write(&[0; 31])], &[]);
     assert_eq!(failure(seen), ErrorCode::CorruptInput);
 }
+
+#[test]
+fn a_confined_process_serves_a_ring_and_closes_it() {
+    let mut both = BothWays::of_program(env!("CARGO_BIN_EXE_vgem-driver-copy"));
+    let from = noise(5000);
+    for peer in Peer::ALL {
+        let [job, entry] = both.call(peer, op::COPY, &[], &[(0, Read(&from)), (1, Write(&[0; 5000]))]);
+        assert!(job == entry && output(&job) == from);
+    }
+}

@@ -91,3 +91,15 @@ fn a_frame_that_was_changed_fails_alike() {
     assert_eq!(seen.failure.map(|(code, _)| code), Some(ErrorCode::AuthenticationFailed));
     assert_eq!(seen.outputs, [(1, vec![7; 9])]);
 }
+
+#[test]
+fn a_confined_process_serves_a_ring_and_closes_it() {
+    let mut both = BothWays::of_program(env!("CARGO_BIN_EXE_vgem-driver-sec"));
+    let (plain, room) = (noise(5000), [0; 5000 + OVERHEAD_LEN]);
+    for peer in Peer::ALL {
+        let operands = [(0, Read(&plain)), (1, Write(&room)), (2, Read(&KEY))];
+        let [_, sealed] = both.call(peer, op::SEAL, &[ParamValue::Absent], &operands);
+        let operands = [(0, Read(output(&sealed))), (1, Write(&[0; 5000])), (2, Read(&KEY))];
+        assert!(output(&call(&mut both, peer, op::OPEN, &[ParamValue::Absent], &operands)) == plain);
+    }
+}

@@ -61,3 +61,15 @@ fn what_does_not_fit_and_what_is_corrupt_fails_alike() {
         assert_eq!(corrupt.map(|(code, _)| code), Some(ErrorCode::CorruptInput));
     }
 }
+
+#[test]
+fn a_confined_process_serves_a_ring_and_closes_it() {
+    let mut both = BothWays::of_program(env!("CARGO_BIN_EXE_vgem-driver-zip"));
+    let data = text(100_000);
+    for word in (0..).zip(Format::ALL).map(|(word, _)| ParamValue::Number(word)) {
+        let packed =
+            call(&mut both, Peer::OtherDomain, op::COMPRESS, &[word, ParamValue::Absent], &data, 120_000);
+        let seen = call(&mut both, Peer::OwnDomain, op::DECOMPRESS, &[word], output(&packed), data.len());
+        assert!(output(&seen) == data);
+    }
+}

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use vgem_os::clock;
+use vgem_os::process::{Child, Launch};
 use vgem_os::ring::{KeeperRing, Producer, Reaper, map_client};
 use vgem_os::seqpacket::{Packet, Socket};
 use vgem_proto::codec::Zero;
@@ -25,7 +26,7 @@ use vgem_proto::layout::result_cell;
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
 use vgem_proto::message::driver::{
-    AttachRing, Bind, DriverMessage, Map, OpenTimeline, Run, Start, Unbind, Unmap,
+    AttachRing, Bind, CloseTimeline, DriverMessage, Map, OpenTimeline, Run, Start, Unbind, Unmap,
 };
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{
@@ -36,7 +37,7 @@ use super::call::Peer;
 use super::peer::Shared;
 use crate::engine::{Engine, ParamValue};
 use crate::options::Options;
-use crate::serve::{Fault, serve_on};
+use crate::serve::{Fault, LINK_FD, serve_on};
 
 const TRACKED: TimelineKey = TimelineKey { index: 0, generation: 1 };
 const USER: TimelineKey = TimelineKey { index: 1, generation: 1 };
@@ -79,11 +80,18 @@ pub struct Seen {
     pub digest: [u64; 4],
 }
 
+/// Where an instance is.
+#[derive(Debug)]
+enum Server {
+    Thread(JoinHandle<Result<(), Fault>>),
+    Process(Child),
+}
+
 /// An instance with a queue for jobs and a queue with a ring.
 #[derive(Debug)]
 pub struct BothWays {
     link: Socket,
-    driver: Option<JoinHandle<Result<(), Fault>>>,
+    served_by: Option<Server>,
     description: Description,
     producer: Producer,
     reaper: Reaper,
@@ -94,22 +102,43 @@ pub struct BothWays {
 }
 
 impl BothWays {
-    /// Starts an instance.
+    /// Starts an instance in a thread.
     ///
     /// # Panics
     /// If the system has no memory, or the instance does not serve.
     #[must_use]
     pub fn of<E: Engine>(engine: E) -> Self {
-        let description = engine.description();
         let (link, theirs) = Socket::pair().expect("a socket pair");
-        link.set_recv_timeout(Some(Duration::from_nanos(PATIENCE_NS))).expect("a socket of ours");
         let options = Options { unconfined: true, ..Options::default() };
-        let driver = std::thread::spawn(move || serve_on(engine, theirs, &options));
+        Self::start(link, Server::Thread(std::thread::spawn(move || serve_on(engine, theirs, &options))))
+    }
+
+    /// Starts a driver's program, which confines itself.
+    ///
+    /// # Panics
+    /// As [`BothWays::of`]; if there is no such program.
+    #[must_use]
+    pub fn of_program(program: &str) -> Self {
+        let (link, theirs) = Socket::pair().expect("a socket pair");
+        let mut launch = Launch::new(program);
+        launch.fds.push((theirs.into(), LINK_FD));
+        launch.die_with_parent = true;
+        Self::start(link, Server::Process(launch.start().expect("the program")))
+    }
+
+    fn start(link: Socket, server: Server) -> Self {
+        link.set_recv_timeout(Some(Duration::from_nanos(PATIENCE_NS))).expect("a socket of ours");
         let keeper = KeeperRing::create(Depth::new(8).expect("a depth")).expect("memory");
         let (producer, reaper) = map_client(keeper.export().expect("an fd").as_fd()).expect("a ring");
-        let driver = Some(driver);
-        let (calls, causes) = (0, HashMap::new());
-        let mut both = Self { link, driver, description, producer, reaper, calls, causes };
+        let (calls, causes, description) = (0, HashMap::new(), Description::new("", "", 0));
+        let served_by = Some(server);
+        let mut both = Self { link, served_by, description, producer, reaper, calls, causes };
+        both.description = both
+            .hear(|m| match m {
+                DriverMessage::Ready(ready) => Some(Description::decode(&ready.description)),
+                _ => None,
+            })
+            .expect("a description");
         both.tell(Start { instance: InstanceId(3), domain: DomainId(0) }, &[]);
         for timeline in [TRACKED, USER] {
             both.tell(open(timeline), &[]);
@@ -219,12 +248,24 @@ impl BothWays {
 }
 
 impl Drop for BothWays {
+    /// Closes the ring's queue, then the link, and waits until the instance has ended.
     fn drop(&mut self) {
-        // Without its broker it ends.
+        if std::thread::panicking() {
+            return;
+        }
+        self.tell(CloseTimeline { timeline: USER }, &[]);
+        self.hear(|m| matches!(m, DriverMessage::TimelineClosed(c) if c.timeline == USER).then_some(()));
         drop(std::mem::replace(&mut self.link, Socket::pair().expect("a socket pair").0));
-        let ended = self.driver.take().map(JoinHandle::join);
-        if !std::thread::panicking() {
-            assert!(matches!(ended, Some(Ok(Ok(())))), "{ended:?}");
+        match self.served_by.take() {
+            Some(Server::Thread(thread)) => {
+                let ended = thread.join();
+                assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
+            }
+            Some(Server::Process(mut child)) => {
+                let ended = child.wait().expect("it is ours");
+                assert!(ended.success(), "{ended:?}");
+            }
+            None => {}
         }
     }
 }
