@@ -20,6 +20,15 @@ fn scribble(client: &Client, at: usize, value: u64) {
     mapping.expect("a mapping").span_mut().expect("writable").write_u64(at, value).expect("inside");
 }
 
+/// The ticket of the sleep of the ring's thread; 0 is awake.
+fn ticket(client: &Client) -> u64 {
+    let fd = client.keeper.export().expect("an fd");
+    let mapping = Mapping::map(fd.as_fd(), 4096, Access::Read, vgem_os::mapping::Populate::Lazy);
+    let word = mapping.expect("a mapping").span().read_u64(u::D_DOORBELL).expect("inside");
+    assert_eq!(u::D_ASLEEP, u::D_DOORBELL + 4);
+    word >> 32
+}
+
 /// How many mappings of the ring's memory this process has: one is the client's.
 fn mappings(client: &Client) -> usize {
     let fd = client.keeper.export().expect("an fd");
@@ -54,6 +63,21 @@ fn a_queue_that_closes_while_its_ring_sleeps_lets_go_of_it_and_says_so_last() {
     assert!(matches!(end, ReapError::Over(over) if over.failure.code == ErrorCode::Gone), "{end}");
     assert!(rig.instance.schedule().timeline(QUEUE).is_none());
     assert!(!rig.rings.close(QUEUE), "it is closed already");
+}
+
+#[test]
+fn a_ring_that_has_nothing_to_do_sleeps_while_others_work() {
+    let (mut rig, mut client) = Rig::new();
+    let mut other = rig.attach(OTHER);
+    assert_eq!(rig.bind(&bind(OTHER)), Ok(()));
+    assert_eq!(code(&client.run_one(good())), None);
+    wait_for(|| ticket(&client) != 0);
+    let asleep = ticket(&client);
+    for _ in 0..300 {
+        assert_eq!(code(&other.run_one(good())), None);
+    }
+    assert_eq!(ticket(&client), asleep, "it is the same sleep");
+    assert_eq!(code(&client.run_one(good())), None);
 }
 
 #[test]
