@@ -33,6 +33,7 @@ use crate::job::Job;
 use crate::jobpoint::JobPoint;
 use crate::ledger::{Gate, Usage};
 use crate::link::Answer;
+use crate::lookup;
 use crate::queue::{Queue, QueueShared};
 use crate::together::wait_all;
 
@@ -80,24 +81,12 @@ impl Batch {
         if !Arc::ptr_eq(&queue.core, &self.core) {
             self.mistaken(LocalError::Foreign { what: "queue" });
         }
-        let (device, place) = match op.into() {
-            OpChoice::Name(name) => match queue.device.place(name) {
-                Ok(place) => (&queue.device, Some(place)),
-                Err(mistake) => {
-                    self.mistaken(mistake);
-                    (&queue.device, None)
-                }
-            },
-            OpChoice::Op(op) if op.device.id == queue.device.id => (&op.device, Some(op.place)),
-            OpChoice::Op(op) => {
-                self.mistaken(LocalError::NoSuchOperation {
-                    device: queue.device.name.to_string(),
-                    name: format!("{} of {}", op.operation().name, op.device.name),
-                    known: queue.device.description.operations.iter().map(|one| one.name.clone()).collect(),
-                });
-                (&queue.device, None)
-            }
+        let op = op.into();
+        let device = match op {
+            OpChoice::Op(op) if op.device.id == queue.device.id => &op.device,
+            OpChoice::Name(_) | OpChoice::Op(_) => &queue.device,
         };
+        let place = lookup::place(&queue.device, op).map_err(|mistake| self.mistaken(mistake)).ok();
         let device: Arc<DeviceShared> = Arc::clone(device);
         let number =
             place.and_then(|place| device.description.operations.get(place)).map_or(0, |op| op.number);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vgem_proto::codec::Zero;
-use vgem_proto::describe::{Direction, Operation, ParamKind};
+use vgem_proto::describe::{Direction, Operation};
 use vgem_proto::ids::{Handle, Point, Time, TimelineHandle};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, JOB_EXPLICIT, JOB_RUN_ANYWAY, OPERAND_DISCARD, OPERAND_INDIRECT,
@@ -22,9 +22,10 @@ use crate::buffer::{BufferShared, Slice};
 use crate::cell::{CellRef, CellWord};
 use crate::choice::{OperandChoice, ParamChoice, ParamValue, WaitOn};
 use crate::deadline::nanoseconds;
-use crate::device::{DeviceShared, OperandKey, ParamKey, no_operand, operand_key, param_key, word_number};
+use crate::device::{DeviceShared, ParamKey};
 use crate::error::{LocalError, Result};
 use crate::ledger::Usage;
+use crate::lookup::{self, Given};
 use crate::timeline::TimelinePoint;
 use crate::waitable::Waitable;
 
@@ -184,18 +185,7 @@ impl<'b> Job<'b> {
     ) -> Result<(), LocalError> {
         let Some(device) = self.device() else { return Ok(()) };
         let Some(operation) = operation(&device, self.place) else { return Ok(()) };
-        let mut numbers = (0u8..).zip(&operation.operands);
-        let free =
-            numbers.find(|(number, spec)| spec.direction == direction && self.given >> number & 1 == 0);
-        let Some((number, _)) = free else {
-            let way = match direction {
-                Direction::In => "read",
-                Direction::Out => "written",
-                Direction::InOut => "read and written",
-                Direction::Cell => "a cell",
-            };
-            return Err(no_operand(operation, format!("further operand that is {way}")));
-        };
+        let number = lookup::next_operand(operation, direction, self.given)?;
         self.add(number, direction, slice, from)
     }
 
@@ -207,13 +197,7 @@ impl<'b> Job<'b> {
     ) -> Result<(), LocalError> {
         let Some(device) = self.device() else { return Ok(()) };
         let Some(operation) = operation(&device, self.place) else { return Ok(()) };
-        let OperandKey(number) = match operand {
-            OperandChoice::Key(key) => key,
-            OperandChoice::Name(name) => operand_key(operation, name)?,
-        };
-        let spec = operation.operands.get(usize::from(number));
-        let direction = spec.map(|spec| spec.direction);
-        let direction = direction.ok_or_else(|| no_operand(operation, format!("operand number {number}")))?;
+        let (number, direction) = lookup::operand(operation, operand)?;
         self.add(number, direction, slice, from)
     }
 
@@ -262,9 +246,7 @@ impl<'b> Job<'b> {
     fn try_result(&mut self, cell: CellRef<'_>) -> Result<(), LocalError> {
         let Some(device) = self.device() else { return Ok(()) };
         let Some(operation) = operation(&device, self.place) else { return Ok(()) };
-        let mut numbers = (0u8..).zip(&operation.operands);
-        let place = numbers.find(|(_, spec)| spec.direction == Direction::Cell);
-        let (number, _) = place.ok_or_else(|| no_operand(operation, "result cell".into()))?;
+        let number = lookup::result(operation)?;
         let offset = cell.offset()?;
         cell.cells.buffer().shared().check_output()?;
         self.touch(cell.cells.buffer().shared(), None)?;
@@ -293,22 +275,10 @@ impl<'b> Job<'b> {
     fn try_param(&mut self, param: ParamChoice<'_>, value: ParamValue<'_>) -> Result<(), LocalError> {
         let Some(device) = self.device() else { return Ok(()) };
         let Some(operation) = operation(&device, self.place) else { return Ok(()) };
-        let key = resolve(operation, param)?;
-        let kind = operation.params.get(usize::from(key.0)).map(|param| &param.kind);
-        let bad = |why: String| {
-            let name = operation.params.get(usize::from(key.0)).map_or("?", |param| param.name.as_str());
-            LocalError::BadValue { op: operation.name.clone(), name: name.to_owned(), why }
-        };
-        let bytes = match (value, kind) {
-            (ParamValue::Number(_), Some(ParamKind::Bytes { .. })) => {
-                return Err(bad("a number, bytes are asked for".into()));
-            }
-            (ParamValue::Number(number), _) => return self.push_param(key, number),
-            (ParamValue::Negative(number), _) => return Err(bad(format!("{number} is below 0"))),
-            (ParamValue::Text(text), Some(ParamKind::Bytes { .. })) => text.as_bytes(),
-            (ParamValue::Text(word), _) => return self.push_param(key, word_number(operation, key, word)?),
-            (ParamValue::Bytes(bytes), Some(ParamKind::Bytes { .. })) => bytes,
-            (ParamValue::Bytes(_), _) => return Err(bad("bytes, a number or a word is asked for".into())),
+        let key = lookup::param(operation, param)?;
+        let bytes = match lookup::value(operation, key, value)? {
+            Given::Number(number) => return self.push_source(number_param(key, number)),
+            Given::Bytes(bytes) => bytes,
         };
         at_most(
             "bytes of parameters in a batch",
@@ -330,14 +300,10 @@ impl<'b> Job<'b> {
     ) -> Result<(), LocalError> {
         let Some(device) = self.device() else { return Ok(()) };
         let Some(operation) = operation(&device, self.place) else { return Ok(()) };
-        let key = resolve(operation, param)?;
+        let key = lookup::param(operation, param)?;
         let (cell_object, value, cell_word) = self.cell(cell, word)?;
         let source = ParamSource::Cell;
         self.push_source(Param { value, cell_object, max, source, cell_word, ..number_param(key, 0) })
-    }
-
-    fn push_param(&mut self, key: ParamKey, value: u64) -> Result<(), LocalError> {
-        self.push_source(number_param(key, value))
     }
 
     fn push_source(&mut self, param: ClientParam) -> Result<(), LocalError> {
@@ -404,13 +370,6 @@ impl<'b> Job<'b> {
 
 fn operation(device: &DeviceShared, place: Option<usize>) -> Option<&Operation> {
     device.description.operations.get(place?)
-}
-
-fn resolve(operation: &Operation, param: ParamChoice<'_>) -> Result<ParamKey, LocalError> {
-    match param {
-        ParamChoice::Key(key) => Ok(key),
-        ParamChoice::Name(name) => param_key(operation, name),
-    }
 }
 
 fn number_param(key: ParamKey, value: u64) -> ClientParam {

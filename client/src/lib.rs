@@ -102,6 +102,7 @@ mod ledger;
 mod link;
 mod loan;
 mod locate;
+mod lookup;
 mod merge;
 mod monitor;
 mod numbered;
