@@ -106,6 +106,13 @@ impl Buffer {
         self.shared.handle()
     }
 
+    /// The address of its first byte in this process: what entries of a user queue name it by
+    /// ([`crate::UserQueue::bind`]). It stays the same while the buffer lives, or is bound.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.shared.span().as_ptr().addr() as u64
+    }
+
     /// Whether this process may write its bytes: not those of a sealed result, or of a read-only import.
     #[must_use]
     pub fn is_writable(&self) -> bool {

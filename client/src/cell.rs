@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use vgem_os::mapping::Span;
 use vgem_proto::ids::Time;
 use vgem_proto::layout::result_cell;
 
@@ -71,15 +72,10 @@ impl CellRef<'_> {
     /// What it holds now. Read it after the fence of the job that wrote it.
     #[must_use]
     pub fn read(&self) -> Cell {
-        let span = self.cells.buffer.shared().span();
-        let mut words = [0; result_cell::WORDS];
-        if self.index < self.cells.count {
-            for (number, word) in words.iter_mut().enumerate() {
-                // A word inside a cell inside the mapping is there and aligned.
-                *word = span.read_u64(self.index * result_cell::LEN + 8 * number).unwrap_or(0);
-            }
+        if self.index >= self.cells.count {
+            return Cell { words: [0; result_cell::WORDS] };
         }
-        Cell { words }
+        Cell::read(self.cells.buffer.shared().span(), self.index * result_cell::LEN)
     }
 
     /// Where it begins in its buffer, if it is there.
@@ -100,6 +96,16 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// The cell that begins at `offset`, a multiple of 64 inside of `span`: each word is read once.
+    pub(crate) fn read(span: Span<'_>, offset: usize) -> Self {
+        let mut words = [0; result_cell::WORDS];
+        for (number, word) in words.iter_mut().enumerate() {
+            // A word inside a cell inside the mapping is there and aligned.
+            *word = span.read_u64(offset + 8 * number).unwrap_or(0);
+        }
+        Self { words }
+    }
+
     /// Bytes produced.
     #[must_use]
     pub const fn produced(&self) -> u64 {

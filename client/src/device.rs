@@ -107,6 +107,10 @@ impl Device {
         Ok(Queue::new(self.core.opened(&self.shared, options.asked_depth(), reply)?))
     }
 
+    pub(crate) fn parts(&self) -> (&Arc<Core>, &Arc<DeviceShared>) {
+        (&self.core, &self.shared)
+    }
+
     #[cfg(feature = "tokio")]
     pub(crate) fn shared(&self) -> &Arc<DeviceShared> {
         &self.shared

@@ -2,6 +2,7 @@
 //! call itself was wrong and nothing was sent.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use vgem_proto::rights::TimelineRights;
 use crate::explain::Explanation;
 use crate::obstacle::OTHERS;
 use crate::transfer::TransferError;
+use crate::user_queue::{EntryFailure, QueueEnd};
 use crate::waitable::PointKind;
 
 /// What every fallible function of this crate returns, unless its documentation says otherwise.
@@ -28,6 +30,29 @@ pub enum Error {
     /// An accepted job failed.
     #[error(transparent)]
     Job(Box<JobFailure>),
+    /// An entry of a user queue failed. The queue goes on.
+    #[error(transparent)]
+    Entry(Box<EntryFailure>),
+    /// A user queue takes no more entries, and what had not completed has failed.
+    #[error(transparent)]
+    QueueOver(Box<QueueEnd>),
+    /// There is no room in a user queue; nothing was submitted. Take what has ended, or wait longer.
+    #[error(
+        "{device}: the user queue has no more {lacks}: {under_way} entries are under way and {untaken} have ended and \
+         were not taken, of {depth} at most"
+    )]
+    QueueFull {
+        /// The device.
+        device: Arc<str>,
+        /// What there was not enough of: slots for entries, or room in the arena.
+        lacks: &'static str,
+        /// Entries that have not ended.
+        under_way: usize,
+        /// Entries that have ended and that nobody has taken.
+        untaken: usize,
+        /// How many both may be together.
+        depth: u32,
+    },
     /// The deadline passed first. What was waited for goes on.
     #[error("{what}: the deadline passed")]
     Timeout {
@@ -70,6 +95,8 @@ impl Error {
         match self {
             Self::Refused(refusal) => Some(refusal.code),
             Self::Job(failure) => Some(failure.code),
+            Self::Entry(failure) => Some(failure.code),
+            Self::QueueOver(end) => Some(end.code),
             _ => None,
         }
     }
@@ -378,7 +405,8 @@ pub enum LocalError {
     },
     /// Adopted memory cannot be given back now.
     #[error(
-        "{handle} is named by a batch that was not submitted, or by another buffer of the same object; drop it first"
+        "{handle} is named by a batch that was not submitted, by another buffer of the same object, or bound to a user \
+         queue; drop or unbind that first"
     )]
     StillUsed {
         /// Which buffer.
@@ -427,12 +455,116 @@ pub enum LocalError {
         /// The last point promised or signalled.
         point: Point,
     },
+    /// An entry names addresses at which nothing is bound, or not all of them by one binding.
+    #[error("nothing is bound to {len} bytes at {address:#x}{}", beside(.nearest.as_ref()))]
+    NotBound {
+        /// The first address.
+        address: u64,
+        /// Bytes.
+        len: u64,
+        /// What is bound next to it.
+        nearest: Option<Range<u64>>,
+    },
+    /// An entry is to write what is bound for reading.
+    #[error("{len} bytes at {address:#x} are bound for reading only: bind them with Access::Write")]
+    BoundForReading {
+        /// The first address.
+        address: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Something is bound there.
+    #[error(
+        "{len} bytes at {address:#x} overlap what is bound at {:#x}..{:#x}: unbind that first", .taken.start, .taken.end
+    )]
+    AlreadyBound {
+        /// The first address.
+        address: u64,
+        /// Bytes.
+        len: u64,
+        /// What is bound there.
+        taken: Range<u64>,
+    },
+    /// A binding is to go that unfinished entries name.
+    #[error(
+        "{uses} operands of entries under way are in the {len} bytes at {address:#x}: wait for them first"
+    )]
+    BindingUsed {
+        /// The first address.
+        address: u64,
+        /// Bytes.
+        len: u64,
+        /// How many operands.
+        uses: u32,
+    },
+    /// A range that begins at address 0, or leaves the address space.
+    #[error("{len} bytes at {address:#x} are no range of addresses")]
+    BadAddress {
+        /// The first address.
+        address: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// An operand of a length that the operation does not take.
+    #[error("operand {operand:?} of {op}: {len} bytes, it takes {least} to {most}")]
+    OperandLen {
+        /// The operation.
+        op: String,
+        /// The operand.
+        operand: String,
+        /// Bytes.
+        len: u64,
+        /// The fewest it takes.
+        least: u64,
+        /// The most it takes.
+        most: u64,
+    },
+    /// An operand or a parameter is missing.
+    #[error("{op} needs {what}")]
+    Missing {
+        /// The operation.
+        op: String,
+        /// What is missing.
+        what: String,
+    },
+    /// An operand or a parameter was given before.
+    #[error("{op}: {what} was given before")]
+    GivenTwice {
+        /// The operation.
+        op: String,
+        /// What was given.
+        what: String,
+    },
+    /// A ticket, a binding or a prepared entry of another user queue.
+    #[error("the {what} is of another user queue")]
+    OtherQueue {
+        /// Which of them.
+        what: &'static str,
+    },
+    /// An entry that cannot be in a batch.
+    #[error("entry {index} of the batch {why}")]
+    NotInBatch {
+        /// Its place.
+        index: usize,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The outcome of an entry was taken before.
+    #[error("how entry {} ended was taken before", .point.0)]
+    Taken {
+        /// The entry's point.
+        point: Point,
+    },
     /// A length of zero.
     #[error("a {what} needs at least one byte")]
     Empty {
         /// Of what.
         what: &'static str,
     },
+}
+
+fn beside(range: Option<&Range<u64>>) -> String {
+    range.map_or_else(String::new, |range| format!("; next to it {:#x}..{:#x} is", range.start, range.end))
 }
 
 fn rights(rights: TimelineRights) -> String {

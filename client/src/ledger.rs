@@ -10,17 +10,21 @@
 //!   submit       never waits: refused if a guard is in its way, unless that is a stage and the job comes after its point
 //! ```
 //!
+//! Entries of user queues are not entered: a push that locked every ledger would cost more than the push. Their queues keep
+//! them, a guard asks the queues, and a push looks whether any guard is held ([`direct`]).
+//!
 //! A use is forgotten when it has ended well, and of those bytes that a later write replaces (the broker orders that write
 //! after it). But a job that is refused, or cancelled, or whose device is lost, has failed before what it was to come after: so
 //! a use that was unfinished when its bytes were replaced is kept **behind**, and is in the way of guards until it has ended. A failed write of this client stays until its bytes are written again here, or until the broker, having told its
 //! poison, tells it no more: a read guard over them fails with its cause. Another client's failed write stays until the
 //! broker has taken note of it, and is poison from then on ([`crate::poison`]): whoever asks, and however late. Result cells are not entered: they are read by copy, after their fence.
 
+mod direct;
 mod terms;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use vgem_os::fence::PointState;
 use vgem_proto::ids::CauseId;
@@ -31,10 +35,11 @@ use crate::jobpoint::JobPoint;
 use crate::obstacle::{SeenPoint, Told, left_by};
 use crate::poison::{Poison, Poisons};
 use crate::timeline::TimelinePoint;
+use crate::user_queue::Shared as UserQueueShared;
 use crate::waitable::Waitable;
 
-pub(crate) use self::terms::{Gate, Taken, Usage, Waiting};
-use self::terms::{conflict, covers, overlap};
+pub(crate) use self::terms::{Gate, Taken, Usage, Waiting, conflict};
+use self::terms::{covers, overlap};
 
 /// Uses after which ended ones are looked for.
 const CROWD: usize = 8;
@@ -47,6 +52,8 @@ pub(crate) struct Ledger {
     changed: Condvar,
     /// The memory was exported or imported: others may use it.
     shared: AtomicBool,
+    /// How many guards are held: as many as there are in the state.
+    held: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +70,8 @@ struct State {
     last: u64,
     /// Threads that wait for a guard to go.
     blocked: usize,
+    /// User queues to which some of the memory is bound.
+    queues: Vec<Weak<UserQueueShared>>,
 }
 
 #[derive(Debug)]
@@ -204,6 +213,8 @@ impl Ledger {
     /// Takes a guard over bytes; waits for what is in its way. `None` if it would have to and must not.
     pub(crate) fn guard(&self, range: Range<u64>, access: Access, waiting: Waiting) -> Result<Option<Taken>> {
         let mut state = self.state();
+        // Whether no entry of a user queue was in the way a moment ago.
+        let mut clear = false;
         loop {
             if state.guards.iter().any(|held| conflict(held.access, &held.range, access, &range)) {
                 let Waiting::Until(deadline) = waiting else { return Ok(None) };
@@ -217,22 +228,43 @@ impl Ledger {
                 continue;
             }
             let asks = waiting != Waiting::Not;
-            let Some(obstacle) = state.in_the_way(&range, access, asks)? else { break };
-            let Waiting::Until(deadline) = waiting else { return Ok(None) };
-            drop(state);
-            // The next look decides what a failure means here.
-            let ended = obstacle.wait_out(deadline)?;
-            let remembered = (ended == PointState::Overrun).then(|| obstacle.remembered_by_broker());
-            state = self.state();
-            if let Some(remembered) = remembered {
-                state.remember(&obstacle, remembered);
+            if let Some(obstacle) = state.in_the_way(&range, access, asks)? {
+                let Waiting::Until(deadline) = waiting else { return Ok(None) };
+                drop(state);
+                // The next look decides what a failure means here.
+                let ended = obstacle.wait_out(deadline)?;
+                let remembered = (ended == PointState::Overrun).then(|| obstacle.remembered_by_broker());
+                state = self.state();
+                if let Some(remembered) = remembered {
+                    state.remember(&obstacle, remembered);
+                }
+                continue;
             }
+            if !state.queues.is_empty() && !clear {
+                drop(state);
+                if let Some(queue) = self.busy(&range, access) {
+                    let Waiting::Until(deadline) = waiting else { return Ok(None) };
+                    queue.wait_out(self, &range, access, deadline)?;
+                }
+                (state, clear) = (self.state(), true);
+                continue;
+            }
+            let poisoned = access == Access::Write && state.is_poisoned(&range);
+            let id = self.hold(&mut state, range.clone(), access);
+            let taken = Some(Taken { id, poisoned });
+            if state.queues.is_empty() {
+                return Ok(taken);
+            }
+            // From here on no entry comes that the guard would be in the way of; perhaps one has come meanwhile.
+            drop(state);
+            let busy = self.busy(&range, access).is_some();
+            state = self.state();
+            if !busy && matches!(state.in_the_way(&range, access, false), Ok(None)) {
+                return Ok(taken);
+            }
+            self.let_go(&mut state, id);
+            clear = false;
         }
-        let poisoned = access == Access::Write && state.is_poisoned(&range);
-        state.last += 1;
-        let id = state.last;
-        state.guards.push(Held { id, range, access, until: None });
-        Ok(Some(Taken { id, poisoned }))
     }
 
     /// A guard is a stage: it will be given back before this point is signalled. One that writes will have written its bytes
@@ -274,8 +306,11 @@ impl Ledger {
         self.state().uses.retain(|one| !is_it(&one.by));
     }
 
-    /// An unfinished job of this client that uses the memory.
+    /// An unfinished job of this client that uses the memory, or entry of a user queue.
     pub(crate) fn own_job(&self) -> Option<Waitable> {
+        if let Some(entry) = self.entry_in_the_way(&(0..u64::MAX), Access::Write) {
+            return Some(entry);
+        }
         let state = self.state();
         let mut jobs = state
             .uses
@@ -289,23 +324,38 @@ impl Ledger {
     /// What a guard over these bytes has to wait for, if anything.
     #[cfg(feature = "tokio")]
     pub(crate) fn obstacle(&self, range: &Range<u64>, access: Access) -> Result<Option<Waitable>> {
-        self.state().in_the_way(range, access, false)
+        match self.entry_in_the_way(range, access) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.state().in_the_way(range, access, false),
+        }
     }
 
     /// Gives a guard back, through which its bytes were written anew, or not.
     pub(crate) fn release(&self, id: u64, rewritten: bool) {
         let mut state = self.state();
-        let held = state.guards.iter().position(|held| held.id == id);
-        if let Some(held) = held.map(|place| state.guards.swap_remove(place))
+        if let Some(held) = self.let_go(&mut state, id)
             && rewritten
         {
             state.rewrite(&held.range);
         }
+    }
+
+    fn hold(&self, state: &mut State, range: Range<u64>, access: Access) -> u64 {
+        state.last += 1;
+        state.guards.push(Held { id: state.last, range, access, until: None });
+        self.held.store(state.guards.len(), Ordering::Relaxed);
+        state.last
+    }
+
+    fn let_go(&self, state: &mut State, id: u64) -> Option<Held> {
+        let place = state.guards.iter().position(|held| held.id == id)?;
+        let held = state.guards.swap_remove(place);
+        self.held.store(state.guards.len(), Ordering::Relaxed);
         // Waking nobody is a system call all the same.
         if state.blocked > 0 {
-            drop(state);
             self.changed.notify_all();
         }
+        Some(held)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -53,6 +53,7 @@
 //! | [`Client::import_fd`], [`Buffer::send`], [`Received`], [`MappedExport`] | memory of other processes |
 //! | [`AdoptedBuffer`], [`AdoptedPages`], [`Region`], [`PageVec`] | memory this process has already |
 //! | [`Device`], [`Op`], [`Queue`], [`Batch`], [`Job`] | work |
+//! | [`UserQueue`], [`Binding`], [`Prepared`] | work without the broker, by address |
 //! | [`Cells`], [`Cell`], [`CellWord`] | results |
 //! | [`Fence`], [`wait_all`], [`wait_any`], [`Merged`] | time |
 //! | [`Timeline`], [`Stage`] | what the CPU does, as jobs and other clients see it |
@@ -122,16 +123,19 @@ mod stage;
 mod timeline;
 mod together;
 mod transfer;
+mod user_queue;
 mod wait;
 mod waitable;
 mod watch;
 
 pub use vgem_os::adopt::{PageVec, Region};
+pub use vgem_os::ring::{Corruption, Reason};
 pub use vgem_proto::describe::{Description, Direction, OperandSpec, Operation, ParamKind, ParamSpec, Touch};
 pub use vgem_proto::error::{ErrorCode, Refusal};
 pub use vgem_proto::ids::{CauseId, DeviceId, Point, Time, TimelineKey};
 pub use vgem_proto::rights::{Access, HugePages};
 pub use vgem_proto::snapshot;
+pub use vgem_proto::user_queue::FaultReason;
 
 pub use self::adopt::{AdoptedBuffer, AdoptedPages, NotDone};
 pub use self::batch::{Batch, JobRef, Submitted};
@@ -161,5 +165,9 @@ pub use self::stage::Stage;
 pub use self::timeline::{PointStatus, Timeline, TimelineRights, TimelineToken};
 pub use self::together::{wait_all, wait_any};
 pub use self::transfer::{Received, TransferError};
+pub use self::user_queue::{
+    AddressRange, After, Binding, EntryDone, EntryDraft, EntryFailure, Fault, Prepared, QueueEnd,
+    RangeChoice, Reaped, Ticket, UserQueue, UserQueueCounters, UserQueueOptions,
+};
 pub use self::wait::FenceWait;
 pub use self::waitable::PointKind;

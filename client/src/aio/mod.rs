@@ -12,6 +12,7 @@ mod loan;
 mod memory;
 mod sharing;
 mod timeline;
+mod user_queue;
 
 pub use self::timeline::{wait_all, wait_any};
 

@@ -1,0 +1,322 @@
+//! Pushing: from prepared entries to the ring, all of them or none.
+//!
+//! ```text
+//!   room in the table? ─► of each: a slot, its operands bound?, guards?, a piece of the arena ─► the ring
+//!                              └── a mistake: everything is given back, nothing was submitted
+//! ```
+//!
+//! An entry that fits into its 64 bytes takes no system call but the doorbell's and allocates nothing; one that does not
+//! is written into a piece of the arena, and allocates nothing either.
+
+use vgem_proto::layout::user_queue::SLOT_LEN;
+use vgem_proto::rights::Access;
+use vgem_proto::user_queue::{
+    Arguments, BATCH_ENTRIES, Batch, Call, Entry, EntryError, Order, VaRange, Work,
+};
+
+use super::Ticket;
+use super::arena::{LINE, Piece};
+use super::outcome::QueueEnd;
+use super::prepared::{Known, Prepared, ResultAt};
+use super::shared::State;
+use super::table::Use;
+use crate::error::LocalError;
+
+/// Why nothing was pushed.
+#[derive(Debug)]
+pub(crate) enum NotPushed {
+    /// There is no room now.
+    Full(Lack),
+    /// It is wrong, and will be.
+    Wrong(LocalError),
+    /// The queue is over.
+    Over(QueueEnd),
+}
+
+/// What there was not enough of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lack {
+    Slots,
+    Arena,
+}
+
+impl From<LocalError> for NotPushed {
+    fn from(mistake: LocalError) -> Self {
+        Self::Wrong(mistake)
+    }
+}
+
+impl State {
+    /// Pushes entries in order, all or none; their tickets go to `told`.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        queue: u64,
+        entries: &[Prepared],
+        mut told: impl FnMut(Ticket),
+    ) -> Result<(), NotPushed> {
+        self.check(entries.len())?;
+        for prepared in entries {
+            if let Err(why) = self.stage(queue, prepared) {
+                self.unstage();
+                return Err(why);
+            }
+        }
+        self.submit_staged(queue, &mut told)
+    }
+
+    /// Pushes one entry that is a batch of these.
+    pub(crate) fn push_batch(
+        &mut self,
+        queue: u64,
+        entries: &[Prepared],
+        order: Order,
+        mut told: impl FnMut(Ticket),
+    ) -> Result<(), NotPushed> {
+        self.check(1)?;
+        if let Err(why) = self.stage_batch(queue, entries, order) {
+            self.unstage();
+            return Err(why);
+        }
+        self.submit_staged(queue, &mut told)
+    }
+
+    fn check(&mut self, count: usize) -> Result<(), NotPushed> {
+        if let Some(end) = &self.over {
+            return Err(NotPushed::Over(end.clone()));
+        }
+        if self.table.room() < count {
+            // Most often there is something to reap by now.
+            self.take_in();
+        }
+        if self.table.room() < count { Err(NotPushed::Full(Lack::Slots)) } else { Ok(()) }
+    }
+
+    fn submit_staged(&mut self, queue: u64, told: &mut impl FnMut(Ticket)) -> Result<(), NotPushed> {
+        let submitted = self.submit();
+        if let Err(end) = submitted {
+            // Those that are in the ring are lost; those that are not never were.
+            self.unstage();
+            self.over_with(end.clone());
+            return Err(NotPushed::Over(end));
+        }
+        for entry in &self.staged {
+            let slot = u32::try_from(entry.user).unwrap_or(u32::MAX);
+            if let Some(known) = self.table.get(slot) {
+                told(Ticket { queue, slot, point: known.point });
+            }
+        }
+        self.staged.clear();
+        Ok(())
+    }
+
+    /// Gives everything back that is staged and not in the ring.
+    #[cold]
+    fn unstage(&mut self) {
+        while let Some(entry) = self.staged.pop() {
+            let slot = u32::try_from(entry.user).unwrap_or(u32::MAX);
+            self.abandon(slot);
+        }
+    }
+
+    fn abandon(&mut self, slot: u32) {
+        if self.table.get(slot).is_some_and(|known| known.point.0 == 0) {
+            self.release(slot);
+            self.table.close(slot);
+        }
+    }
+
+    #[inline]
+    fn stage(&mut self, queue: u64, prepared: &Prepared) -> Result<(), NotPushed> {
+        if prepared.queue != queue {
+            return Err(LocalError::OtherQueue { what: "prepared entry" }.into());
+        }
+        let slot = self.table.open().ok_or(NotPushed::Full(Lack::Slots))?;
+        let staged = self.note_all(slot, prepared).map_err(NotPushed::Wrong).and_then(|()| {
+            let entry = prepared.entry(u64::from(slot));
+            if prepared.extra.is_some() { self.with_piece(slot, prepared, entry) } else { Ok(entry) }
+        });
+        match staged {
+            Ok(entry) => {
+                self.staged.push(entry);
+                Ok(())
+            }
+            Err(why) => {
+                self.abandon(slot);
+                Err(why)
+            }
+        }
+    }
+
+    /// Notes the uses of an entry.
+    #[inline]
+    fn note_all(&mut self, slot: u32, prepared: &Prepared) -> Result<(), LocalError> {
+        for known in prepared.inline.iter().flatten() {
+            self.note(slot, known)?;
+        }
+        if let Some(extra) = &prepared.extra {
+            for (_, _, known) in &extra.operands {
+                self.note(slot, known)?;
+            }
+            for cell in &extra.cells {
+                self.note(slot, &Known { range: *cell, access: Access::Read, quiet: true })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that the entry uses these bytes, if they are bound, and no guard is in the way.
+    #[inline]
+    fn note(&mut self, slot: u32, known: &Known) -> Result<(), LocalError> {
+        let Known { range, access, quiet } = known;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let place = self.bindings.find(range, *access)?;
+        let (Some(bound), Some(slot)) = (self.bindings.get_mut(place), self.table.get_mut(slot)) else {
+            return Ok(());
+        };
+        let start = bound.offset + (range.address() - bound.address);
+        let end = if *quiet { start } else { start + range.len() };
+        let one = Use { place, access: *access, start, end };
+        bound.uses += 1;
+        slot.uses.push(one);
+        if *quiet { Ok(()) } else { bound.ledger.admit(&one.range(), *access) }
+    }
+
+    /// Takes a piece of the arena for an entry's cell, block and bytes.
+    fn with_piece(&mut self, slot: u32, prepared: &Prepared, mut entry: Entry) -> Result<Entry, NotPushed> {
+        let Some(extra) = &prepared.extra else { return Ok(entry) };
+        let has_cell = extra.result.is_some();
+        let cell_len = if has_cell { LINE } else { 0 };
+        let piece = self.take_piece(cell_len + extra.len())?;
+        if let Some(slot) = self.table.get_mut(slot) {
+            slot.piece = Some((piece, has_cell));
+        }
+        if has_cell {
+            self.arena.clear_cell(piece);
+        }
+        let call = self.write_extra(prepared, piece.offset() + cell_len, Some(piece))?;
+        entry.work = Work::Call(call);
+        Ok(entry)
+    }
+
+    fn take_piece(&mut self, bytes: usize) -> Result<Piece, NotPushed> {
+        if let Some(piece) = self.arena.take(bytes) {
+            return Ok(piece);
+        }
+        let limit = self.arena.len();
+        if bytes as u64 > limit {
+            return Err(LocalError::TooMany {
+                what: "bytes of the queue's arena for one entry",
+                count: bytes,
+                limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            }
+            .into());
+        }
+        Err(NotPushed::Full(Lack::Arena))
+    }
+
+    /// Writes what does not fit into the entry to `at`, and returns the call that names it.
+    fn write_extra(
+        &mut self,
+        prepared: &Prepared,
+        at: usize,
+        cell: Option<Piece>,
+    ) -> Result<Call, NotPushed> {
+        let mut call = prepared.call;
+        let Some(extra) = &prepared.extra else { return Ok(call) };
+        let address = self.arena.address(at);
+        self.arena.write(at, &extra.block);
+        self.arena.write(at + extra.block.len(), &extra.bytes);
+        for (place, from) in &extra.texts {
+            self.arena.write_word(at + place, address + (extra.block.len() + from) as u64);
+        }
+        if !extra.block.is_empty() {
+            call.arguments = Arguments::Block(own_range(address, extra.block.len() as u64)?);
+        }
+        match (extra.result, cell) {
+            (Some(ResultAt::Entry(place)), Some(cell)) => {
+                let range = own_range(self.arena.address(cell.offset()), LINE as u64)?;
+                if let Some(operand) = call.operands.get_mut(place) {
+                    *operand = Some(range);
+                }
+            }
+            (Some(ResultAt::Block(place)), Some(cell)) => {
+                self.arena.write_word(at + place, self.arena.address(cell.offset()));
+            }
+            (Some(_) | None, _) => {}
+        }
+        Ok(call)
+    }
+
+    fn stage_batch(&mut self, queue: u64, entries: &[Prepared], order: Order) -> Result<(), NotPushed> {
+        let count = entries.len();
+        if count == 0 {
+            return Err(LocalError::Missing { op: "a batch".into(), what: "an entry".into() }.into());
+        }
+        crate::batch::at_most("entries in a batch", count, BATCH_ENTRIES as usize)?;
+        for (index, prepared) in entries.iter().enumerate() {
+            let why = if prepared.queue != queue {
+                return Err(LocalError::OtherQueue { what: "prepared entry" }.into());
+            } else if index == 0 && prepared.order.contains(Order::CHAIN) {
+                "is chained, and nothing of the batch comes before it: chain the batch"
+            } else if prepared.extra.as_ref().is_some_and(|extra| extra.result.is_some()) {
+                "has a result cell of the queue's, of which a batch has none: use `result_in`"
+            } else {
+                continue;
+            };
+            return Err(LocalError::NotInBatch { index, why }.into());
+        }
+        let slot = self.table.open().ok_or(NotPushed::Full(Lack::Slots))?;
+        match self.write_batch(slot, entries) {
+            Ok(batch) => {
+                self.staged.push(Entry { user: u64::from(slot), order, work: Work::Batch(batch) });
+                Ok(())
+            }
+            Err(why) => {
+                self.abandon(slot);
+                Err(why)
+            }
+        }
+    }
+
+    /// Writes the array and, behind it, what does not fit into its entries.
+    fn write_batch(&mut self, slot: u32, entries: &[Prepared]) -> Result<Batch, NotPushed> {
+        for prepared in entries {
+            self.note_all(slot, prepared)?;
+        }
+        let array = entries.len() * SLOT_LEN;
+        let extras = entries.iter().filter_map(|prepared| prepared.extra.as_ref());
+        let piece =
+            self.take_piece(array + extras.map(|extra| extra.len().next_multiple_of(8)).sum::<usize>())?;
+        if let Some(slot) = self.table.get_mut(slot) {
+            slot.piece = Some((piece, false));
+        }
+        let (mut at, mut extra_at) = (piece.offset(), piece.offset() + array);
+        for (index, prepared) in (0..).zip(entries) {
+            let mut entry = prepared.entry(index);
+            if let Some(extra) = &prepared.extra {
+                entry.work = Work::Call(self.write_extra(prepared, extra_at, None)?);
+                extra_at += extra.len().next_multiple_of(8);
+            }
+            for word in entry.encode() {
+                self.arena.write_word(at, word);
+                at += 8;
+            }
+        }
+        let address = self.arena.address(piece.offset());
+        Batch::new(address, entries.len() as u64).map_err(|error| NotPushed::Wrong(of_arena(error, address)))
+    }
+}
+
+/// A range of the arena.
+fn own_range(address: u64, len: u64) -> Result<VaRange, LocalError> {
+    VaRange::new(address, len).map_err(|error| of_arena(error, address))
+}
+
+/// The arena is mapped somewhere, so this does not happen.
+#[cold]
+fn of_arena(_error: EntryError, address: u64) -> LocalError {
+    LocalError::BadAddress { address, len: 0 }
+}
