@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub(crate) mod rings;
 mod sharing;
 mod timelines;
 
@@ -34,6 +35,7 @@ use vgem_proto::message::client::{
 use vgem_proto::message::{SUBMIT_REPLY, Sender};
 use vgem_proto::rights::{Access, Rights, WaitKind};
 
+use self::rings::Rings;
 use self::sharing::Sharing;
 use self::timelines::Timelines;
 
@@ -95,8 +97,9 @@ pub(crate) struct FakeBroker {
     pub(crate) requests: Receiver<ClientMessage>,
     pub(crate) sharing: Arc<Sharing>,
     pub(crate) timelines: Arc<Timelines>,
+    pub(crate) rings: Arc<Rings>,
     keeper: Arc<KeeperFace>,
-    signaller: SignallerFace,
+    signaller: Arc<SignallerFace>,
     socket: Arc<Socket>,
     thread: Option<JoinHandle<()>>,
 }
@@ -106,8 +109,9 @@ impl FakeBroker {
     pub(crate) fn pair(mood: Mood) -> (Self, Socket) {
         let (ours, theirs) = Socket::pair().expect("a socket pair");
         let keeper = Arc::new(PagePair::create().expect("a page pair"));
-        let signaller =
-            SignallerFace::map(keeper.signaller_fds().expect("fds")).expect("the signaller's face");
+        let signaller = SignallerFace::map(keeper.signaller_fds().expect("fds"));
+        let signaller = Arc::new(signaller.expect("the signaller's face"));
+        let rings = Arc::new(Rings::new(Arc::clone(&signaller)));
         let (ours, sharing) = (Arc::new(ours), Arc::new(Sharing::new()));
         let timelines = Arc::new(Timelines::new());
         let (batch, batches) = channel();
@@ -120,6 +124,7 @@ impl FakeBroker {
             mood,
             sharing: Arc::clone(&sharing),
             timelines: Arc::clone(&timelines),
+            rings: Arc::clone(&rings),
             late: Mutex::new(None),
             queues: AtomicU32::new(0),
             answered: AtomicU32::new(0),
@@ -132,6 +137,7 @@ impl FakeBroker {
                 requests,
                 sharing,
                 timelines,
+                rings,
                 keeper,
                 signaller,
                 socket: ours,
@@ -258,6 +264,7 @@ impl Drop for FakeBroker {
         // Already down when the client or the test ended it.
         drop(self.socket.shutdown());
         self.join();
+        self.rings.stop();
     }
 }
 
@@ -299,6 +306,7 @@ struct Serve {
     mood: Mood,
     sharing: Arc<Sharing>,
     timelines: Arc<Timelines>,
+    rings: Arc<Rings>,
     /// An import that is answered late.
     late: Mutex<Option<u64>>,
     queues: AtomicU32,
@@ -446,6 +454,9 @@ impl Serve {
             ClientMessage::Explain(explain) => (explained(explain.cause), vec![]),
             ClientMessage::Inspect(inspect) => (page(inspect.cursor), vec![]),
             ClientMessage::CloseQueue(_) => (Done {}.into(), vec![]),
+            ClientMessage::AttachRing(attach) => self.rings.attach(attach),
+            ClientMessage::Bind(bind) => (self.rings.bind(bind, &self.sharing), vec![]),
+            ClientMessage::Unbind(unbind) => (self.rings.unbind(unbind), vec![]),
             other => return self.timelines.answer(other),
         })
     }
