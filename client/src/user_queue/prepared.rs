@@ -34,7 +34,7 @@ const PARAM_LEN: usize = 24;
 /// # use std::time::Duration;
 /// # fn f(queue: &vgem::UserQueue, from: vgem::Binding, to: vgem::Binding) -> vgem::Result<()> {
 /// let mut copy = queue.entry("copy").input(from.range(..4096)).output(to.range(..4096)).prepare()?;
-/// let (src, dst) = (copy.key("src")?, copy.key("dst")?);
+/// let (src, dst) = (copy.key("input")?, copy.key("output")?);
 /// for page in 0..from.len() / 4096 {
 ///     copy.set(src, from.range(page * 4096..(page + 1) * 4096))?;
 ///     copy.set(dst, to.range(page * 4096..(page + 1) * 4096))?;
