@@ -93,7 +93,7 @@ impl Rings {
         let _woke: Woke = signaller.publish(place, GENERATION, 0, 0, &[]);
         let toy = Toy { ring, signaller, place, last: None };
         self.threads.lock().expect("not poisoned").push(std::thread::spawn(move || toy.run(halves)));
-        (RingAttached { depth: attach.depth, reserved: Zero }.into(), vec![fd])
+        (RingAttached { queue: attach.queue, depth: attach.depth, reserved: Zero }.into(), vec![fd])
     }
 
     pub(crate) fn bind(&self, bind: &Bind, sharing: &Sharing) -> ClientMessage {
