@@ -7,8 +7,9 @@
 //!   client                       one memory file                        driver instance
 //!   [`Producer`] ── entries ────► submissions ────────────────────────► [`Consumer`]
 //!   [`Reaper`]   ◄──────────────── completions ◄─────── completions ─── [`Completer`]
-//!                                     ▲ verdict
-//!                              broker ([`KeeperRing`])
+//!       ▲                             ▲ verdict                             │
+//!       │                      broker ([`KeeperRing`])                      │
+//!       └───────────── fence page: the queue's timeline ◄───────────────────┘
 //! ```
 //!
 //! What it is not: trusted. Each side keeps its place in both rings in private memory, reads each word of a slot once,
@@ -27,10 +28,12 @@
 //!
 //! # What a waiter looks at
 //!
-//! The **completion ring**: one line brings the sequence and the whole result. Points of a ring are its own; they are in no
-//! fence page, so nobody but the client can wait for them. For others (jobs of other devices, other processes) a client
-//! publishes a point as a tracked job of the queue, and that one's fence is waited for. The verdict of the broker is in the
-//! header, and is there also when other words of the ring were scribbled over.
+//! A queue has a timeline as every queue has, and a fence of the queue is (timeline, point): the driver signals it in
+//! the fence pages of whoever observes it, once per turn, for all points up to which everything has ended. But who
+//! waits for an entry of its own looks at the **completion ring**: one line brings the sequence and the whole result,
+//! where the fence page would bring a number, and the completion a second miss. The fence page is for others (jobs of
+//! other devices, other processes) and for the end: a verdict is there also when the ring's words were scribbled over.
+//! A completion is in its ring before its point is signalled, so who saw the point finds the completion.
 //!
 //! # States
 //!
@@ -41,7 +44,7 @@
 //! ```
 //!
 //! Completions may come in any order; each names its point. A driver that runs entries side by side keeps chains,
-//! barriers and the point up to which all have ended with a [`Sequencer`]. What was taken before the ring was over may still complete,
+//! barriers and the value of the timeline with a [`Sequencer`]. What was taken before the ring was over may still complete,
 //! and everything else has failed with the code and the cause of the end.
 //!
 //! # Sleeping

@@ -1,4 +1,4 @@
-//! Which entries of a queue may start, and up to which point all have ended: chains, barriers and what is published.
+//! Which entries of a queue may start, and up to which point all have ended: chains, barriers and the timeline.
 //!
 //! ```text
 //!   accept ─► waiting ──may start──► running ─end─► ended      done() = the last point up to which all have ended
@@ -59,7 +59,7 @@ impl Sequencer {
         self.depth - self.entries.len()
     }
 
-    /// The point up to which all have ended: what a publish waits for.
+    /// The point up to which all have ended: the value of the queue's timeline.
     #[must_use]
     pub const fn done(&self) -> Point {
         Point(self.done)
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_without_flags_start_together_and_the_point_waits_for_the_slowest() {
+    fn entries_without_flags_start_together_and_the_timeline_waits_for_the_slowest() {
         let mut sequencer = of(&[FREE; 3]);
         assert_eq!(starts(&mut sequencer), run(&[1, 2, 3]));
         let done = [3, 2, 1].map(|point| sequencer.end(Point(point), None).0);
