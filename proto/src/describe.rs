@@ -45,47 +45,6 @@ pub struct Operation {
     pub value: String,
 }
 
-/// The number of the operation **publish**, which every device has and no description names.
-pub const PUBLISH: u16 = u16::MAX;
-/// The parameter of publish: the point of the ring.
-pub const PUBLISH_POINT: u16 = 0;
-/// Operands of publish that entries up to the point write, numbered from 0.
-pub const PUBLISH_WRITTEN: u8 = 8;
-/// Operands of publish that entries up to the point read, numbered from [`PUBLISH_WRITTEN`].
-pub const PUBLISH_READ: u8 = 8;
-
-/// The operation publish: a tracked job on a queue with a ring that ends when every entry up to a point of the ring has.
-///
-/// It touches nothing. Its operands say what those entries touch, so that whoever uses these objects by tracked jobs waits
-/// for them, and its point may be waited for as that of any job. Like any job it has a deadline.
-#[must_use]
-pub fn publish() -> Operation {
-    let operand = |direction, kind: &str, number: u8| OperandSpec {
-        name: format!("{kind}{number}"),
-        direction,
-        required: false,
-        touch: Touch::InPlace,
-        align: 1,
-        len: (1, u64::MAX),
-    };
-    let written = (0..PUBLISH_WRITTEN).map(|number| operand(Direction::InOut, "written", number));
-    let read = (0..PUBLISH_READ).map(|number| operand(Direction::In, "read", number));
-    Operation {
-        number: PUBLISH,
-        name: "publish".to_owned(),
-        summary: "end when every entry up to a point of the queue's ring has".to_owned(),
-        idempotent: false,
-        run_ms: 2_000,
-        operands: written.chain(read).collect(),
-        params: vec![ParamSpec {
-            name: "point".to_owned(),
-            summary: "the entry's point in the ring".to_owned(),
-            kind: ParamKind::Number { min: 1, max: u64::MAX, default: None },
-        }],
-        value: String::new(),
-    }
-}
-
 /// Which way an operand's bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]

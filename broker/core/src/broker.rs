@@ -24,7 +24,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use vgem_proto::describe::{self, Operation};
 use vgem_proto::error::Refusal;
 use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, PorterId, Time, TimelineKey};
 use vgem_proto::message::client::{ClientMessage, Refused};
@@ -82,8 +81,6 @@ pub struct Broker {
     pub(crate) futures: Futures,
     pub(crate) queries: Queries,
     pub(crate) outcomes: Outcomes,
-    /// The operation that every queue with a ring has.
-    pub(crate) publish: Operation,
     pub(crate) openings: Openings,
     /// Domains whose instances run before anybody asks.
     pub(crate) prestarted: BTreeSet<DomainId>,
@@ -136,7 +133,6 @@ impl Broker {
             futures: Futures::default(),
             queries: Queries::default(),
             outcomes: Outcomes::default(),
-            publish: describe::publish(),
             openings: Openings::default(),
             prestarted: BTreeSet::new(),
             timers: Timers::default(),

@@ -17,7 +17,6 @@
 use std::collections::BTreeSet;
 
 use vgem_proto::codec::Zero;
-use vgem_proto::describe::PUBLISH;
 use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{
     CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey,
@@ -42,7 +41,6 @@ use crate::policy::{self, Action, Grant};
 use crate::queues::{Job, Queue, QueueState, Use};
 use crate::requests::{Outcome, no_such_queue};
 use crate::reservation::{Failures, Fence, Inherited, JobWaits, PlannedWait, Reservation};
-use crate::rings::RingState;
 use crate::sent::Room;
 use crate::spares::Sight;
 use crate::tables::Table;
@@ -270,20 +268,9 @@ impl Broker {
             checker.instance = named.map_or(InstanceId(0), |queue| queue.instance);
             checker.timeline = named.map(|queue| queue.timeline).unwrap_or_default();
             let device = named.and_then(|queue| self.devices.get(queue.device));
-            let operation = match job.op {
-                PUBLISH => {
-                    let timeline = checker.timeline;
-                    let ring = self.queues.get(timeline).and_then(|queue| queue.ring.as_ref());
-                    ring.filter(|ring| ring.state == RingState::Attached).map(|_| &self.publish)
-                }
-                op => device.and_then(|device| device.description.by_number(op)),
-            };
+            let operation = device.and_then(|device| device.description.by_number(job.op));
             let checked = match operation {
                 Some(operation) => checker.job(operation, job, &parts, batch),
-                None if job.op == PUBLISH => {
-                    let text = "publish is for queues that have a ring";
-                    Err(Refusal::new(ErrorCode::NoSuchOperation, text).with(u64::from(job.op), 0))
-                }
                 None => Err(no_such_operation(device.map(|d| d.name()).unwrap_or_default(), job.op)),
             };
             let number = u16::try_from(place).unwrap_or(u16::MAX);

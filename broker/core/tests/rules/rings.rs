@@ -2,18 +2,15 @@
 
 use vgem_core::io::{Input, InstanceEnd};
 use vgem_proto::codec::Zero;
-use vgem_proto::describe::{PUBLISH, PUBLISH_POINT, PUBLISH_WRITTEN};
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{Handle, Point, QueueHandle, Time};
-use vgem_proto::jobs::ParamSource;
+use vgem_proto::ids::{Handle, QueueHandle, Time};
 use vgem_proto::message::client::{AttachRing, Bind, ClientMessage, Unbind};
 use vgem_proto::message::driver::RingReady;
 use vgem_proto::rights::Access;
-use vgem_proto::rights::WaitKind::{Data, Order};
 
 use crate::batch::Batch;
 use crate::reservations::{Stage, stage};
-use crate::world::{COPY, DOMAIN, OTHER_DOMAIN, READ, SEC, WRITE, ZIP};
+use crate::world::{COPY, DOMAIN, OTHER_DOMAIN, READ, WRITE, ZIP};
 
 const AT: u64 = 0x7000_0000;
 const LATER: Time = Time(u64::MAX);
@@ -164,7 +161,7 @@ fn l4_the_driver_is_gone_the_ring_is_over_with_the_cause_and_its_objects_are_fre
     assert!(is_done(&asks(&mut s, |s| range(s.queues[0], s.object, AT, WRITE))));
     s.submit(Batch::new().job(s.queues[0], 1));
     s.world.die(s.world.instance(COPY), InstanceEnd::Exited(-9));
-    let lost = s.world.truth.look(s.lines[0], Point(1)).unwrap().unwrap_err();
+    let lost = s.world.truth.look(s.lines[0], vgem_proto::ids::Point(1)).unwrap().unwrap_err();
     assert_eq!(s.world.rings[&s.lines[0]], Some(lost));
     s.world.memory.values_mut().for_each(|memory| memory.exports = 0);
     s.world.close(s.client, s.object);
@@ -259,48 +256,4 @@ fn a_driver_that_answers_for_what_it_was_not_sent_is_ended() {
     let ready = RingReady { timeline: s.lines[0], errno: 0, reserved: Zero };
     s.world.say(zip, ready);
     assert!(s.world.drivers[&zip].killed);
-}
-
-fn publish(s: &Stage, point: u64) -> Batch {
-    let batch = Batch::new().job(s.queues[0], point).op(PUBLISH).param(PUBLISH_POINT, ParamSource::Value, 77);
-    batch.operand(0, WRITE, s.object, 0..64).operand(PUBLISH_WRITTEN, READ, s.object, 64..128)
-}
-
-#[test]
-fn r7_a_published_point_of_a_ring_is_in_reservations_like_any_jobs() {
-    let mut s = ringed();
-    let batch = publish(&s, 1);
-    s.submit(batch);
-    let job = s.world.last_job(COPY);
-    assert_eq!((job.job.op, job.params[0].value), (PUBLISH, 77));
-    s.submit(
-        Batch::new().job(s.queues[1], 1).reads(s.object, 0..32).job(s.queues[2], 1).writes(s.object, 64..65),
-    );
-    assert_eq!((s.waits(ZIP), s.waits(SEC)), (vec![(0, 1, Data)], vec![(0, 1, Order), (1, 1, Order)]));
-    s.world.die(s.world.instance(COPY), InstanceEnd::Exited(-9));
-    s.world.run_all();
-    let ended = [0, 1, 2].map(|line| s.world.truth.look(s.lines[line], Point(1)).expect("it ended"));
-    assert!(ended[0].is_err() && ended[1] == ended[0] && ended[2].is_ok(), "{ended:?}");
-}
-
-#[test]
-fn f7_a_publish_has_a_deadline_like_any_job() {
-    let mut s = ringed();
-    let batch = publish(&s, 1);
-    s.submit(batch);
-    s.world.let_ms_pass(60_000);
-    let ended = s.world.truth.look(s.lines[0], Point(1)).expect("it ended").unwrap_err();
-    assert_eq!(ended.code, ErrorCode::TimedOut);
-}
-
-#[test]
-fn publish_is_for_queues_with_a_ring_and_names_a_point() {
-    let mut s = ringed();
-    let batch = publish(&s, 2);
-    let without = Batch::new().job(s.queues[1], 1).op(PUBLISH).param(PUBLISH_POINT, ParamSource::Value, 77);
-    assert_eq!(s.world.refused(s.client, without.0).code, ErrorCode::NoSuchOperation);
-    let nothing = Batch::new().job(s.queues[0], 1).op(PUBLISH);
-    assert_eq!(s.world.refused(s.client, nothing.0).code, ErrorCode::BadParameter);
-    s.world.die(s.world.instance(COPY), InstanceEnd::Exited(-9));
-    assert_eq!(s.world.refused(s.client, batch.0).code, ErrorCode::Gone);
 }
