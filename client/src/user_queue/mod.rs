@@ -227,12 +227,8 @@ impl UserQueue {
 
     #[inline]
     fn push_one(&self, entry: &Prepared, until: Option<Deadline>) -> Result<Ticket> {
-        let mut ticket = None;
         let id = self.shared.id;
-        self.push_with(until, |state| {
-            state.push(id, std::slice::from_ref(entry), |told| ticket = Some(told))
-        })?;
-        Ok(ticket.expect("what was pushed has a ticket"))
+        self.push_with(until, |state| state.push_one(id, entry))
     }
 
     /// Pushes entries in order, all of them or none, with one look whether the driver sleeps; nothing that other threads
@@ -303,26 +299,26 @@ impl UserQueue {
     }
 
     #[inline]
-    fn push_with(
+    fn push_with<T>(
         &self,
         until: Option<Deadline>,
-        mut push: impl FnMut(&mut State) -> Result<(), NotPushed>,
-    ) -> Result<()> {
+        mut push: impl FnMut(&mut State) -> Result<T, NotPushed>,
+    ) -> Result<T> {
         let pushed = push(&mut self.shared.state());
         match (pushed, until) {
-            (Ok(()), _) => Ok(()),
+            (Ok(pushed), _) => Ok(pushed),
             (Err(NotPushed::Full(lack)), Some(deadline)) => self.push_later(lack, deadline, push),
             (Err(why), _) => Err(self.not_pushed(why)),
         }
     }
 
     #[cold]
-    fn push_later(
+    fn push_later<T>(
         &self,
         mut lack: Lack,
         deadline: Deadline,
-        mut push: impl FnMut(&mut State) -> Result<(), NotPushed>,
-    ) -> Result<()> {
+        mut push: impl FnMut(&mut State) -> Result<T, NotPushed>,
+    ) -> Result<T> {
         let pushed = self.shared.until(deadline, |state| match push(state) {
             Err(NotPushed::Full(what)) => {
                 lack = what;

@@ -8,6 +8,7 @@
 //! An entry that fits into its 64 bytes takes no system call but the doorbell's and allocates nothing; one that does not
 //! is written into a piece of the arena, and allocates nothing either.
 
+use vgem_os::fence::Woke;
 use vgem_proto::layout::user_queue::SLOT_LEN;
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{
@@ -47,6 +48,29 @@ impl From<LocalError> for NotPushed {
 }
 
 impl State {
+    /// Pushes one entry: nothing is gathered first.
+    #[inline]
+    pub(crate) fn push_one(&mut self, queue: u64, prepared: &Prepared) -> Result<Ticket, NotPushed> {
+        self.check(1)?;
+        let (slot, entry) = self.stage(queue, prepared)?;
+        match self.producer.push(&entry) {
+            Ok(pushed) => {
+                self.counters.pushed += 1;
+                self.counters.doorbells += u64::from(pushed.woke == Woke::Sleeper);
+                if let Some(known) = self.table.get_mut(slot) {
+                    known.point = pushed.point;
+                }
+                Ok(Ticket { queue, slot, point: pushed.point })
+            }
+            Err(error) => {
+                self.abandon(slot);
+                let end = self.no_more_entries(error);
+                self.over_with(end.clone());
+                Err(NotPushed::Over(end))
+            }
+        }
+    }
+
     /// Pushes entries in order, all or none; their tickets go to `told`.
     #[inline]
     pub(crate) fn push(
@@ -57,9 +81,12 @@ impl State {
     ) -> Result<(), NotPushed> {
         self.check(entries.len())?;
         for prepared in entries {
-            if let Err(why) = self.stage(queue, prepared) {
-                self.unstage();
-                return Err(why);
+            match self.stage(queue, prepared) {
+                Ok((_, entry)) => self.staged.push(entry),
+                Err(why) => {
+                    self.unstage();
+                    return Err(why);
+                }
             }
         }
         self.submit_staged(queue, &mut told)
@@ -127,7 +154,7 @@ impl State {
     }
 
     #[inline]
-    fn stage(&mut self, queue: u64, prepared: &Prepared) -> Result<(), NotPushed> {
+    fn stage(&mut self, queue: u64, prepared: &Prepared) -> Result<(u32, Entry), NotPushed> {
         if prepared.queue != queue {
             return Err(LocalError::OtherQueue { what: "prepared entry" }.into());
         }
@@ -137,10 +164,7 @@ impl State {
             if prepared.extra.is_some() { self.with_piece(slot, prepared, entry) } else { Ok(entry) }
         });
         match staged {
-            Ok(entry) => {
-                self.staged.push(entry);
-                Ok(())
-            }
+            Ok(entry) => Ok((slot, entry)),
             Err(why) => {
                 self.abandon(slot);
                 Err(why)

@@ -460,19 +460,23 @@ impl State {
                     self.counters.pushed += pushed.count as u64;
                     self.counters.doorbells += u64::from(pushed.woke == Woke::Sleeper);
                 }
-                Err(error) => {
-                    let device = &self.queue.device.name;
-                    return Err(match error {
-                        PushError::Over(over) => QueueEnd::over(device, &over),
-                        // A slot of the table was free, so one of the ring is.
-                        PushError::Full => {
-                            let (at, found) = (self.producer.next(), self.table.under_way() as u64);
-                            QueueEnd::corrupt(device, Corruption { reason: Reason::Credit, at, found })
-                        }
-                    });
-                }
+                Err(error) => return Err(self.no_more_entries(error)),
             }
         }
         Ok(())
+    }
+
+    /// Why the ring takes no entry, though there is room.
+    #[cold]
+    pub(crate) fn no_more_entries(&self, error: PushError) -> QueueEnd {
+        let device = &self.queue.device.name;
+        match error {
+            PushError::Over(over) => QueueEnd::over(device, &over),
+            // A slot of the table was free, so one of the ring is.
+            PushError::Full => {
+                let (at, found) = (self.producer.next(), self.table.under_way() as u64);
+                QueueEnd::corrupt(device, Corruption { reason: Reason::Credit, at, found })
+            }
+        }
     }
 }
