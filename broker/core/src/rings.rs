@@ -8,15 +8,16 @@
 //!   Bind ─► Asked ──Bound──► Bound ──Unbind──► Leaving ──Unbound──► no range
 //! ```
 //!
-//! A queue is tracked whether it has a ring or not. What goes through the ring the broker never sees: no reservation, no
-//! fence, no deadline. What it does see is lifetime: a bound range keeps its object as a job would, and the driver's
-//! mapping of it, until the driver says that nothing reaches there any more.
+//! What goes through a ring the broker never sees: no reservation, no deadline. The points of the queue's timeline are the
+//! entries of its ring, so a queue with a ring takes no jobs, and one that has had jobs gets no ring. What the broker does
+//! see is lifetime: a bound range keeps its object as a job would, and the driver's mapping of it, until the driver says
+//! that nothing reaches there any more.
 //!
 //! Who may bind is decided once, by the rights of the client's handle. Whether another domain may write what is bound may
 //! change; the driver is told then, and its engines go through windows from the next entry on.
 //!
-//! When the instance is gone, the ring is over, with the cause of that, also if an heir goes on with the tracked jobs: what
-//! was in the ring when its driver ended nobody knows but its client. The queue may be given another ring then.
+//! When the instance is gone, the ring is over, with the cause of that, and the queue is gone, also if an heir goes on with
+//! other queues: what was in the ring when its driver ended nobody knows but its client.
 //!
 //! Invariants: ranges of one ring do not overlap; a range is a use of its object; whoever asked for a ring or a range is
 //! answered once; a ring's bytes are charged from before it is made until its memory is dropped.
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
 
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure, Refusal};
-use vgem_proto::ids::{CauseId, InstanceId, ObjectKey, QueueHandle, Time, TimelineKey};
+use vgem_proto::ids::{CauseId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey};
 use vgem_proto::limits;
 use vgem_proto::message::client::{AttachRing, Bind, Done, RingAttached, Unbind};
 use vgem_proto::message::driver;
@@ -117,6 +118,10 @@ impl Broker {
         let Some(queue) = self.queues.get(key) else { return Err(no_such_queue(attach.queue)) };
         if queue.ring.as_ref().is_some_and(|ring| ring.state != RingState::Over) {
             return Err(Refusal::new(ErrorCode::Busy, "the queue has a ring, or is getting one"));
+        }
+        if queue.promised > Point(0) {
+            let text = "a queue that has had jobs gets no ring; open another one";
+            return Err(Refusal::new(ErrorCode::Busy, text).with(queue.promised.0, 0));
         }
         let domain = queue.domain;
         let wanted = [(Resource::Bytes, depth.memory_len() as u64), (Resource::Exports, 1)];
@@ -307,8 +312,13 @@ impl Broker {
     ) -> Result<(), String> {
         let queue = self.queues.get_mut(key).filter(|queue| queue.instance == id);
         let ring = queue.and_then(|queue| queue.ring.as_mut());
-        let Some(range) = ring.and_then(|ring| ring.ranges.get_mut(&address)) else {
-            return Err(format!("answered for a range of {key} at {address:#x}, which it was not sent"));
+        let Some(ring) = ring else {
+            return Err(format!("answered for a range of {key} at {address:#x}, which has no ring"));
+        };
+        let Some(range) = ring.ranges.get_mut(&address) else {
+            // It was told twice, and could not map it the first time.
+            self.answered(now, id);
+            return Ok(());
         };
         // Otherwise it was told again whether others may write there.
         let is_first = range.state == RangeState::Asked;

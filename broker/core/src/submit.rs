@@ -165,6 +165,10 @@ impl Broker {
 
     fn find_open_queue(&self, key: TimelineKey, handle: QueueHandle) -> Option<Result<BatchQueue, Refusal>> {
         let queue = self.queues.get(key)?;
+        if queue.ring.is_some() {
+            let text = "the queue's points are those of its ring; open another queue for jobs";
+            return Some(Err(Refusal::new(ErrorCode::Busy, text).with(handle.0.into(), 0)));
+        }
         let instance = self.instances.get(&queue.instance);
         let life = match queue.state {
             QueueState::Open if instance.is_some_and(|i| i.state == InstanceState::Ready) => Life::Runs,

@@ -412,7 +412,9 @@ impl Broker {
     /// The last point of a queue that its instance, which is gone, has signalled.
     fn signalled(&self, key: TimelineKey, settled: Option<&Settled>) -> Point {
         let Some(queue) = self.queues.get(key) else { return Point(0) };
-        settled.map_or(Point(0), |settled| settled.value.min(queue.promised)).max(queue.ended)
+        // What a ring was given nobody has told the broker.
+        let most = if queue.ring.is_some() { Point(u64::MAX - 1) } else { queue.promised };
+        settled.map_or(Point(0), |settled| settled.value.min(most)).max(queue.ended)
     }
 
     /// Brings a queue whose instance is gone to what its pages show, there and here, and has the guilty job fail. The
@@ -448,7 +450,10 @@ impl Broker {
         }
         at = at.max(queue.ended_at).min(now);
         queue.ended_at = at;
-        let may_go_on = may_go_on && queue.hangs < self.config.bounds.hang_limit;
+        if queue.ring.is_some() {
+            (queue.promised, queue.ended) = (value, value);
+        }
+        let may_go_on = may_go_on && queue.ring.is_none() && queue.hangs < self.config.bounds.hang_limit;
         let end = if may_go_on { value } else { queue.promised };
         let lost = end.0.saturating_sub(value.0) + u64::from(guilty.is_some());
         while queue.ended < end {

@@ -3,14 +3,14 @@
 use vgem_core::io::{Input, InstanceEnd};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{Handle, QueueHandle, Time};
+use vgem_proto::ids::{Handle, Point, QueueHandle, Time};
 use vgem_proto::message::client::{AttachRing, Bind, ClientMessage, Unbind};
 use vgem_proto::message::driver::RingReady;
 use vgem_proto::rights::Access;
 
 use crate::batch::Batch;
 use crate::reservations::{Stage, stage};
-use crate::world::{COPY, DOMAIN, OTHER_DOMAIN, READ, WRITE, ZIP};
+use crate::world::{COPY, DOMAIN, OTHER_DOMAIN, READ, SEC, WRITE, ZIP};
 
 const AT: u64 = 0x7000_0000;
 const LATER: Time = Time(u64::MAX);
@@ -159,9 +159,8 @@ fn l1_a_bound_object_lives_until_it_is_unbound() {
 fn l4_the_driver_is_gone_the_ring_is_over_with_the_cause_and_its_objects_are_free() {
     let mut s = ringed();
     assert!(is_done(&asks(&mut s, |s| range(s.queues[0], s.object, AT, WRITE))));
-    s.submit(Batch::new().job(s.queues[0], 1));
     s.world.die(s.world.instance(COPY), InstanceEnd::Exited(-9));
-    let lost = s.world.truth.look(s.lines[0], vgem_proto::ids::Point(1)).unwrap().unwrap_err();
+    let lost = s.world.truth.look(s.lines[0], Point(1)).unwrap().unwrap_err();
     assert_eq!(s.world.rings[&s.lines[0]], Some(lost));
     s.world.memory.values_mut().for_each(|memory| memory.exports = 0);
     s.world.close(s.client, s.object);
@@ -195,22 +194,47 @@ fn who_waits_for_a_ring_or_a_range_whose_driver_dies_is_refused_with_the_cause()
 }
 
 #[test]
-fn f9_a_queue_that_an_heir_goes_on_with_can_be_given_another_ring() {
+fn f9_a_queue_with_a_ring_is_gone_with_its_instance_also_if_others_go_on() {
     let mut s = ringed();
     assert!(is_done(&asks(&mut s, |s| range(s.queues[0], s.object, AT, WRITE))));
-    s.submit(Batch::new().job(s.queues[0], 1).job(s.queues[0], 2));
+    let other = s.world.open(s.client, COPY);
+    s.submit(Batch::new().job(other.queue, 1).job(other.queue, 2));
     let late = s.world.instance(COPY);
     while !s.world.drivers[&late].killed {
         s.world.wait_for_deadline();
     }
     s.world.die(late, InstanceEnd::Exited(-9));
     assert!(s.world.rings[&s.lines[0]].is_some());
-    assert_eq!(s.world.refused(s.client, attach(s.queues[0], 8)).code, ErrorCode::NotReady);
     s.world.let_ms_pass(100);
     s.world.run_all();
-    assert!(matches!(asks(&mut s, |s| attach(s.queues[0], 8)), ClientMessage::RingAttached(_)));
-    assert_eq!(s.world.rings[&s.lines[0]], None);
-    assert!(is_done(&asks(&mut s, |s| range(s.queues[0], s.object, AT, WRITE))));
+    assert_eq!(s.world.truth.look(other.timeline, Point(2)), Some(Ok(())));
+    assert_eq!(s.world.refused(s.client, attach(s.queues[0], 8)).code, ErrorCode::Gone);
+}
+
+#[test]
+fn a_queue_takes_jobs_or_entries_and_not_both() {
+    let mut s = ringed();
+    let refused = s.world.refused(s.client, Batch::new().job(s.queues[0], 1).0);
+    assert_eq!((refused.code, refused.value), (ErrorCode::Busy, u64::from(s.queues[0].0)));
+    s.submit(Batch::new().job(s.queues[1], 1));
+    assert_eq!(s.world.refused(s.client, attach(s.queues[1], 8)).code, ErrorCode::Busy);
+    // A ring that could not be leaves a queue as it was.
+    s.world.driver(SEC).ring_errno = 12;
+    s.world.send(s.client, attach(s.queues[2], 8), 0, LATER);
+    let sec = s.world.instance(SEC);
+    s.world.flush(sec);
+    s.submit(Batch::new().job(s.queues[2], 1));
+}
+
+#[test]
+fn f3_what_a_ring_has_signalled_stands_when_its_driver_dies() {
+    let mut s = ringed();
+    let timeline = s.lines[0];
+    // Entries, of which the broker has heard nothing.
+    s.world.truth.value.insert(timeline, Point(41));
+    s.world.die(s.world.instance(COPY), InstanceEnd::Exited(-9));
+    let ended = [41, 42].map(|point| s.world.truth.look(timeline, Point(point)).map(|ended| ended.is_ok()));
+    assert_eq!(ended, [Some(true), Some(false)]);
 }
 
 #[test]
