@@ -15,6 +15,17 @@ fn the_first_steps_work() {
 }
 
 #[test]
+fn a_program_copies_and_hashes_by_its_own_pointers() {
+    let out = run(own("examples/user_queue"), [""; 0]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{said}");
+    assert!(
+        said.contains("copied 1085000 bytes on copy") && said.contains("hashed 1085000 bytes on sec"),
+        "{said}"
+    );
+}
+
+#[test]
 fn shared_memory_outlives_its_producer_and_its_consumer_and_ends_with_its_last_mapping() {
     let out = run(own("examples/share_between_processes"), [""; 0]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();

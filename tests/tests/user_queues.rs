@@ -1,0 +1,204 @@
+//! User queues against a real broker and the drivers that ship: what a client schedules by itself works, ends with a name
+//! when a process dies, and harms nobody else.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use vgem::{Access, AddressRange, Client, Deadline, Embedded, UserQueue};
+use vgem_os::futex::{self, SharedWord};
+use vgem_os::mapping::{Mapping, Populate, SpanMut};
+use vgem_proto::codec::Zero;
+use vgem_proto::ids::QueueHandle;
+use vgem_proto::layout::user_queue;
+use vgem_proto::message::client::{AttachRing, ClientMessage, CloseQueue};
+use vgem_tests::audit;
+use vgem_tests::chance::{self, Chance};
+use vgem_tests::daemon::{Daemon, USERS};
+use vgem_tests::honest::Honest;
+use vgem_tests::processes;
+use vgem_tests::raw::Raw;
+use vgem_tests::stranger::Stranger;
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(10))
+}
+
+fn user_queue_of(client: &Client, device: &str) -> UserQueue {
+    client.device(device).and_then(|found| found.user_queue(64)).expect("a user queue")
+}
+
+/// Gives a queue of `copy` a ring, and maps that.
+fn ringed(raw: &mut Raw) -> (QueueHandle, Mapping) {
+    let device = raw.device("copy");
+    let queue = raw.queue(device, 0);
+    let answer = raw.ask(AttachRing { queue, depth: 64, reserved: Zero });
+    let ClientMessage::RingAttached(ring) = answer else { panic!("{answer:?}") };
+    let fd = raw.fds.pop().expect("the ring");
+    let len = user_queue::len(ring.depth);
+    let mapped = Mapping::map(fd.as_fd(), len, vgem_os::memory::Access::Write, Populate::Now);
+    (queue, mapped.expect("mapped"))
+}
+
+/// The process of a device of this client's domain.
+fn driver(client: &Client, name: &str) -> u32 {
+    let devices = client.device_entries().expect("devices");
+    let device = devices.into_iter().find(|device| device.name == name).expect("it is there");
+    device.instances.first().expect("it runs").pid
+}
+
+#[test]
+fn what_one_device_packs_another_process_unpacks_the_same_by_pointer() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let text: Vec<u8> = "by pointer, by pointer. ".repeat(2000).into_bytes();
+    let len = text.len() as u64;
+    let [plain, packed, back] =
+        [64 << 10, 128 << 10, 64 << 10].map(|len| client.create(len).expect("memory"));
+    plain.copy_in(0, &text, soon()).expect("ours");
+    let zip = user_queue_of(&client, "zip");
+    let from = zip.bind(&plain, Access::Read).expect("bound");
+    let middle = zip.bind(&packed, Access::Write).expect("bound");
+    let into = zip.bind(&back, Access::Write).expect("bound");
+    let pack = zip.entry("compress").input(from.range(..len)).output(middle).push(soon()).expect("pushed");
+    let produced = zip.wait(pack, soon()).expect("packed").produced;
+    assert!(produced > 0 && produced < len / 10, "{produced}");
+    let unpack = zip.entry("decompress").input(middle.range(..produced)).output(into);
+    assert_eq!(zip.wait(unpack.push(soon()).expect("pushed"), soon()).expect("unpacked").produced, len);
+    let mut bytes = vec![0; text.len()];
+    back.copy_out(0, &mut bytes, soon()).expect("ours");
+    assert_eq!(bytes, text);
+}
+
+#[test]
+fn an_address_that_is_not_bound_fails_its_entry_and_the_queue_goes_on() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let buffer = client.create(8192).expect("memory");
+    let copy = user_queue_of(&client, "copy");
+    let bound = copy.bind(buffer.slice(..4096), Access::Write).expect("bound");
+    let behind = buffer.slice(4096..);
+    let there = copy.bind(behind, Access::Write).expect("bound");
+    let fill = |to: AddressRange| copy.entry("fill").output(to).param("byte", 7).push(soon());
+    let ticket = fill(there.range(..)).expect("pushed");
+    copy.wait(ticket, soon()).expect("filled");
+    copy.unbind(there).expect("unbound");
+    let refused = fill(there.range(..)).and_then(|ticket| copy.wait(ticket, soon()));
+    assert!(refused.is_err(), "nothing is bound there any more");
+    let ticket = fill(bound.range(..)).expect("pushed");
+    copy.wait(ticket, soon()).expect("filled");
+    assert_eq!(buffer.read(..4096, soon()).expect("ended")[4095], 7);
+}
+
+#[test]
+fn l4_whoever_waits_for_an_entry_whose_driver_dies_learns_it_at_once_and_why() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let buffer = client.create(64 << 20).expect("memory");
+    let copy = user_queue_of(&client, "copy");
+    let all = copy.bind(&buffer, Access::Write).expect("bound");
+    let pid = driver(&client, "copy");
+    let tickets: Vec<_> = (0..40)
+        .map(|_| copy.entry("fill").output(all).param("byte", 1).push(soon()).expect("pushed"))
+        .collect();
+    processes::signal(pid, "KILL");
+    let begun = Instant::now();
+    let ends: Vec<_> = tickets.into_iter().map(|ticket| copy.wait(ticket, soon())).collect();
+    let failed = ends.iter().filter_map(|end| end.as_ref().err());
+    let told: Vec<String> = failed.map(ToString::to_string).collect();
+    assert!(!told.is_empty() && begun.elapsed() < Duration::from_secs(2), "{:?} {told:?}", begun.elapsed());
+    assert!(told.iter().all(|said| said.contains("copy") && said.contains(&pid.to_string())), "{told:?}");
+    // The device is back.
+    let again = user_queue_of(&client, "copy");
+    let buffer = client.create(8192).expect("memory");
+    let all = again.bind(&buffer, Access::Write).expect("bound");
+    let ticket = again.entry("fill").output(all.range(..4096)).param("byte", 2).push(soon()).expect("pushed");
+    again.wait(ticket, soon()).expect("filled");
+    assert_eq!(buffer.read(..4096, soon()).expect("ended")[0], 2);
+}
+
+#[test]
+fn l1_what_is_bound_lives_as_long_as_it_is_bound_and_nothing_is_left_when_all_is_closed() {
+    let daemon = Daemon::system().start();
+    let observer = Client::connect(daemon.socket()).expect("a client");
+    let bytes = || observer.status().expect("a status").object_bytes;
+    let baseline = {
+        let warm = Client::connect(daemon.socket()).expect("a client");
+        drop(user_queue_of(&warm, "copy"));
+        drop(warm);
+        processes::until(Duration::from_secs(5), "all is closed", || bytes() == 0);
+        audit::holdings(daemon.pid())
+    };
+    for _ in 0..5 {
+        let client = Client::connect(daemon.socket()).expect("a client");
+        let copy = user_queue_of(&client, "copy");
+        let buffer = client.create(1 << 20).expect("memory");
+        let bound = copy.bind(&buffer, Access::Write).expect("bound");
+        let address = bound.range(..).address();
+        drop(buffer);
+        let ticket = copy.entry("fill").output(bound).param("byte", 3).push(soon()).expect("pushed");
+        copy.wait(ticket, soon()).expect("it is still there");
+        assert!(address != 0 && bytes() > 1 << 20);
+        drop((copy, client));
+        processes::until(Duration::from_secs(5), "all is closed", || bytes() == 0);
+    }
+    processes::until(Duration::from_secs(5), "no fd and no mapping more than before", || {
+        let now = audit::holdings(daemon.pid());
+        now.iter().all(|(who, held)| baseline.get(who).is_none_or(|before| held.more_than(before).is_empty()))
+    });
+}
+
+/// T35, T36, T40: somebody of another domain scribbles in its own ring, and rings its driver without end.
+#[test]
+fn atk_ring_who_scribbles_in_its_own_ring_is_felt_by_nobody_else() {
+    let daemon = Daemon::system().start();
+    let honest = Honest::new(Client::connect(daemon.socket()).expect("a client"));
+    let mut user = Stranger::of_uid(USERS[0]);
+    let mut chance = Chance::new(chance::seed("VGEM_RING_SEED"));
+    let mut raw = Raw::welcomed(user.connect(&daemon.socket())).expect("welcomed");
+    let (mut ring, mut rings, mut open) = (None, 0_u32, None);
+    let felt = honest.beside(6, || {
+        let mapped = ring.get_or_insert_with(|| {
+            rings += 1;
+            if let Some(queue) = open.take() {
+                drop(raw.ask(CloseQueue { queue }));
+            }
+            let (queue, mapped) = ringed(&mut raw);
+            open = Some(queue);
+            mapped
+        });
+        let memory: SpanMut<'_> = mapped.span_mut().expect("writable");
+        for _ in 0..200 {
+            let at = 8 * chance.index(mapped.len() / 8);
+            memory.write_u64(at, chance.number()).expect("inside");
+        }
+        let doorbell = SharedWord::of(memory, user_queue::C_DOORBELL).expect("inside");
+        for _ in 0..200 {
+            let woken = futex::wake(doorbell.futex(), 1);
+            assert!(woken.is_ok(), "{woken:?}");
+        }
+        // A ring that is over wakes nobody: the next one, on the same connection.
+        if chance.happens(20) {
+            ring = None;
+        }
+        // Otherwise it is this thread that is felt: an attacker has no more of a core than others.
+        std::thread::park_timeout(Duration::from_millis(5));
+    });
+    eprintln!("{rings} rings scribbled over");
+    felt.assert_within_twice("rings that their owner scribbles in");
+    assert!(rings > 5, "{rings}");
+    let observer = Client::connect(daemon.socket()).expect("a client");
+    assert_eq!(observer.status().expect("a status").counters.instances_lost, 0, "its driver bears it");
+}
+
+#[test]
+fn what_a_device_does_not_do_is_refused_and_nothing_is_submitted() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let copy = user_queue_of(&client, "copy");
+    assert_eq!((copy.device(), copy.depth()), ("copy", 64));
+    let unknown = copy.entry("no such operation").push(soon()).map(drop);
+    assert!(unknown.is_err());
+    assert_eq!(copy.counters().pushed, 0);
+}
