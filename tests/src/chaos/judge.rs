@@ -120,7 +120,8 @@ impl Case {
         };
         // A batch that came when the device was known to be lost fails with that loss.
         let came_late = failure.code == "Refused" && device.is_some();
-        if !codes.contains(&failure.code.as_str()) && !(came_late && codes.contains(&lost)) {
+        let may_be = codes.contains(&failure.code.as_str()) || came_late && codes.contains(&lost);
+        if !may_be {
             return Some(format!("{} where {codes:?} may be", failure.code));
         }
         let named = failure.device.as_deref() == device && failure.pid == Some(self.pid);
