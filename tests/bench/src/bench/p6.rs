@@ -5,6 +5,7 @@
 //! | by hand, one way | a swap, a futex |
 //! | by fence page, one way | a slot's stores, the look at the interest, a futex, the look at the slot |
 //! | device to device | a real driver's engine ends; a completion is noted, the fence signalled; another driver wakes from its doorbells, passes the wait, claims the job, and its engine begins |
+//! | the same behind a promise | as before, while the broker, which was told just before that the first one may begin, has a core |
 //!
 //! The target counts against a futex there and back. Awake, both ends look without pause: a fence page there and back
 //! against a flag there and back.
@@ -16,7 +17,7 @@ use crate::mode::Mode;
 use crate::peer::{Peer, Runner, note_failure};
 use crate::report::{Bound, Claim};
 use crate::sample::Times;
-use crate::subject::{Relay, Vgemd};
+use crate::subject::{Relay, Start, Vgemd};
 
 /// Turns of a repetition.
 const TURNS: usize = 8;
@@ -28,6 +29,7 @@ const BY_HAND: &str = "flag by hand to a sleeper, one way";
 const FENCE: &str = "fence page to a sleeper, one way";
 const FENCE_BACK: &str = "fence page there and back, both asleep";
 const DEVICES: &str = "device to sleeping device, engine to engine";
+const PROMISED: &str = "the same, the first one behind a client's promise";
 const FLAG_AWAKE: &str = "shared flag there and back, both awake";
 const FENCE_AWAKE: &str = "fence page there and back, both awake";
 const IOX: &str = "iceoryx2 event there and back, both asleep";
@@ -73,16 +75,18 @@ impl P6 {
     fn asleep(&mut self, found: &mut Repetition) -> anyhow::Result<()> {
         self.flags.set(Rest::Asleep)?;
         self.fences.set(Rest::Asleep)?;
-        let mut all: [Times; 5] = Default::default();
-        let [round_trip, by_hand, fence, back, devices] = &mut all;
+        let mut all: [Times; 6] = Default::default();
+        let [round_trip, by_hand, fence, back, devices, promised] = &mut all;
         for _ in 0..TURNS {
             round_trip.each(self.rounds, || self.flags.round_trip())?;
             by_hand.told(self.rounds, || self.flags.one_way())?;
             fence.told(self.rounds, || self.fences.one_way())?;
             back.each(self.rounds, || self.fences.round_trip(0).map(drop))?;
-            devices.told(self.rounds / 4 + 1, || self.relay.round())?;
+            devices.told(self.rounds / 4 + 1, || self.relay.round(Start::Running))?;
+            promised.told(self.rounds / 4 + 1, || self.relay.round(Start::Promised))?;
         }
-        for (name, times) in [ROUND_TRIP, BY_HAND, FENCE, FENCE_BACK, DEVICES].into_iter().zip(all) {
+        let names = [ROUND_TRIP, BY_HAND, FENCE, FENCE_BACK, DEVICES, PROMISED];
+        for (name, times) in names.into_iter().zip(all) {
             found.times(name, times);
         }
         Ok(())
@@ -131,6 +135,7 @@ impl Bench for P6 {
             Claim::ratio("P6", DEVICES, ROUND_TRIP, Bound::AtMost(0.65)),
             Claim::ratio("P6", FENCE, ROUND_TRIP, Bound::AtMost(0.65)),
             Claim::ratio("P6", BY_HAND, ROUND_TRIP, Bound::Shown),
+            Claim::ratio("P6", PROMISED, ROUND_TRIP, Bound::Shown),
             Claim::tails("P6", DEVICES, ROUND_TRIP, Bound::AtMost(2.0)),
             Claim::tails("P6", FENCE, BY_HAND, Bound::AtMost(2.0)),
         ];

@@ -23,7 +23,7 @@ pub use self::handed::Handed;
 pub(crate) use self::pool::{reuse, use_pool};
 pub use self::processes::{Kind, Process, Processes};
 pub use self::raw::Raw;
-pub use self::relay::Relay;
+pub use self::relay::{Relay, Start};
 
 /// How long a bench waits for a fence before it gives up.
 pub const PATIENCE: Duration = Duration::from_secs(10);
