@@ -18,6 +18,7 @@
 //! | [`ring`] | rings of user queues: the halves of client and driver, the keeper's face |
 //! | [`spin`] | whether to look for a while before sleeping |
 //! | [`futex`] | sleeping on words, one or many |
+//! | [`alarm`] | sleeping until a moment that others set |
 //! | [`seqpacket`] | sockets that carry messages and fds |
 //! | [`gc`] | fds that are nowhere but in flight |
 //! | [`peer`] | who is at the other end |
@@ -58,6 +59,7 @@ compile_error!("vgem runs on Linux");
 compile_error!("vgem runs on 64-bit little-endian machines: its shared pages are read in place");
 
 pub mod adopt;
+pub mod alarm;
 pub mod arrival;
 pub mod clock;
 pub mod confine;
