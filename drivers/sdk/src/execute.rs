@@ -50,7 +50,7 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         let started = if pending.failed.is_some() { Time(0) } else { started };
         let signalled = timeline.signal(point, ended.0, failure);
         debug_assert!(signalled.is_ok(), "a queue takes jobs in the order of their points: {signalled:?}");
-        self.outbox.complete(Completion {
+        self.completed(Completion {
             timeline: queue,
             point,
             started,

@@ -1,4 +1,4 @@
-//! An instance: one control thread that reads the link, and executors that run jobs.
+//! An instance: one control thread that reads the link, executors that run jobs, and a timekeeper.
 //!
 //! The control thread is the one that called [`crate::serve`]. It maps, publishes, accepts jobs, and runs short
 //! ones itself ([`Engine::inline_bytes`]): that saves waking an executor, which costs more than the job.
@@ -6,19 +6,21 @@
 //! the **watcher**: it also sleeps on the doorbells of all observed pages, so a signal of another process wakes
 //! exactly one thread here. A watcher that gets work passes the watch on by ringing the bell.
 //!
+//! The **timekeeper** sends completions when their alarm rings ([`crate::outbox`]). It is a thread of its own so that
+//! whoever is woken for a job has no time-out to take back before it may begin.
+//!
 //! Lock order: the schedule's lock is taken alone. Timelines and outbox have their own, never taken inside it; nothing
 //! is sent while it is held, since the link may be full.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
 use vgem_os::clock;
-use vgem_os::futex::Wake;
 use vgem_os::seqpacket::Socket;
 use vgem_proto::describe::Description;
 use vgem_proto::error::Failure;
-use vgem_proto::ids::{Point, Time, TimelineKey};
+use vgem_proto::ids::{Point, TimelineKey};
+use vgem_proto::jobs::Completion;
 use vgem_proto::message::driver::{AskPoint, DriverMessage, Run, TimelineClosed, Unblocked, Unmapped};
 
 use crate::engine::Engine;
@@ -51,13 +53,18 @@ pub(crate) struct Instance<E, P: Platform = Os> {
     bell: P::Word,
     /// Rung when the watcher must look at its list of pages again.
     watch: P::Word,
-    /// Whether a sleeping executor wakes when completions are due.
-    timed: AtomicBool,
+    /// Rings when completions are due, and at the end.
+    alarm: P::Alarm,
 }
 
 impl<E: Engine, P: Platform> Instance<E, P> {
-    pub(crate) fn new(engine: E, description: &Description, link: Arc<Socket>, platform: P) -> Self {
-        Self {
+    pub(crate) fn new(
+        engine: E,
+        description: &Description,
+        link: Arc<Socket>,
+        platform: P,
+    ) -> vgem_os::Result<Self> {
+        Ok(Self {
             operations: Operations::new(description),
             engine,
             outbox: Outbox::new(Arc::clone(&link)),
@@ -65,19 +72,20 @@ impl<E: Engine, P: Platform> Instance<E, P> {
             schedule: platform.mutex(Schedule::default()),
             bell: platform.word(),
             watch: platform.word(),
+            alarm: platform.alarm()?,
             platform,
-            timed: AtomicBool::new(false),
-        }
+        })
     }
 
     pub(crate) fn schedule(&self) -> Locked<'_, P> {
         self.platform.lock(&self.schedule)
     }
 
-    /// Has every executor end after its job.
+    /// Has every executor end after its job, and the timekeeper at once.
     pub(crate) fn stop(&self) {
         self.schedule().stopping = true;
         self.platform.ring(&self.bell, u32::MAX);
+        self.platform.set_alarm(&self.alarm, 0);
     }
 
     /// Takes the jobs of a message; runs the short ones that may run now.
@@ -212,15 +220,19 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         }
     }
 
-    /// Before a sleep: sends the completions that are due, and says when the others are, if no other sleeper wakes for
-    /// them.
-    fn keep_time(&self) -> Option<Time> {
-        let due = self.outbox.due()?;
-        if due.0 <= clock::now() {
-            self.outbox.flush();
-            return None;
+    /// The timekeeper's life.
+    pub(crate) fn timekeeper(&self) {
+        while !self.schedule().stopping {
+            self.platform.await_alarm(&self.alarm);
+            self.outbox.alarm_rang();
         }
-        (!self.timed.swap(true, Ordering::AcqRel)).then_some(due)
+    }
+
+    /// A job has ended and its point is signalled: the broker will be told.
+    pub(crate) fn completed(&self, completion: Completion) {
+        if let Some(due) = self.outbox.complete(completion) {
+            self.platform.set_alarm(&self.alarm, due.0);
+        }
     }
 
     /// Sleeps until there may be work. Returns with the lock held.
@@ -244,17 +256,8 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         }
         schedule.idle += 1;
         drop(schedule);
-        let due = self.keep_time();
-        let wake_by = due.map_or(wake_by, |due| wake_by.min(due.0));
         let words = words.get(..1 + usize::from(watching)).unwrap_or(&words);
-        let woken = self.platform.sleep(words, &pages, wake_by);
-        if due.is_some() {
-            self.timed.store(false, Ordering::Release);
-        }
-        // Whoever is rung has a job to run first: it comes back here when none is left.
-        if woken == Wake::TimedOut {
-            self.outbox.flush_due(Time(clock::now()));
-        }
+        self.platform.sleep(words, &pages, wake_by);
         let mut schedule = self.schedule();
         schedule.idle -= 1;
         if watching {

@@ -1,9 +1,10 @@
 //! What the driver tells the broker: causes at once, completions gathered.
 //!
 //! Completions release credits, charges and reservations; no other job waits for them. So they are sent up to 64
-//! at a time, and at the latest one millisecond after the first: whoever goes to sleep with completions unsent
-//! sleeps no longer than that, and whoever starts a long job sends them first. Without completions nobody has a
-//! time-out, so an idle instance does nothing at all.
+//! at a time, and at the latest one millisecond after the first: whoever adds the first has an alarm set, whoever adds
+//! one late in the millisecond sends them all, and whoever starts a long job sends them before. When they are sent
+//! before it rings, the alarm is not put out but moved, now and then: while jobs keep coming it never rings, and after
+//! the last one once at most. Without completions it is not set, so an idle instance does nothing at all.
 //!
 //! Completions of one queue leave in the order of their points, because a job's completion is put here before
 //! the queue's next job may be claimed.
@@ -18,10 +19,18 @@ use vgem_proto::jobs::Completion;
 use vgem_proto::limits;
 use vgem_proto::message::driver::{Cause, Complete, DriverMessage};
 
+/// A completion that comes so long after the first one unsent has all of them sent, nanoseconds.
+const LATE_NS: u64 = limits::COMPLETION_DELAY_NS / 4 * 3;
+/// The alarm is moved if it would ring this much too early, nanoseconds.
+const MOVE_NS: u64 = limits::COMPLETION_DELAY_NS / 2;
+
 #[derive(Debug, Default)]
 struct Unsent {
     completions: Vec<Completion>,
+    /// When the first of them ended.
     since: Time,
+    /// When the alarm rings; nothing if it is not set.
+    alarm: Option<Time>,
 }
 
 /// The sending side of the link to the broker.
@@ -70,16 +79,27 @@ impl Outbox {
         Failure { code, cause }
     }
 
-    /// Adds a completion; sends when there are enough.
-    pub(crate) fn complete(&self, completion: Completion) {
+    /// Adds a completion; sends when there are enough. When the alarm has to ring, if it must be set.
+    #[must_use]
+    pub(crate) fn complete(&self, completion: Completion) -> Option<Time> {
         let mut unsent = self.lock();
-        if unsent.completions.is_empty() {
+        let is_first = unsent.completions.is_empty();
+        if is_first {
             unsent.since = completion.ended;
         }
         unsent.completions.push(completion);
-        if unsent.completions.len() >= limits::COMPLETIONS {
+        let late = unsent.since.after(LATE_NS);
+        if unsent.completions.len() >= limits::COMPLETIONS || completion.ended >= late {
             self.send_all(&mut unsent);
+            return None;
         }
+        let due = unsent.since.after(limits::COMPLETION_DELAY_NS);
+        let soon = unsent.alarm.is_some_and(|alarm| due < alarm.after(MOVE_NS));
+        if !is_first || soon {
+            return None;
+        }
+        unsent.alarm = Some(due);
+        unsent.alarm
     }
 
     /// Sends what there is.
@@ -87,18 +107,11 @@ impl Outbox {
         self.send_all(&mut self.lock());
     }
 
-    /// Sends what there is if its time has come.
-    pub(crate) fn flush_due(&self, now: Time) {
+    /// The alarm rang: sends what there is.
+    pub(crate) fn alarm_rang(&self) {
         let mut unsent = self.lock();
-        if !unsent.completions.is_empty() && now >= unsent.since.after(limits::COMPLETION_DELAY_NS) {
-            self.send_all(&mut unsent);
-        }
-    }
-
-    /// When unsent completions must leave; nothing if there are none.
-    pub(crate) fn due(&self) -> Option<Time> {
-        let unsent = self.lock();
-        (!unsent.completions.is_empty()).then(|| unsent.since.after(limits::COMPLETION_DELAY_NS))
+        unsent.alarm = None;
+        self.send_all(&mut unsent);
     }
 
     fn send_all(&self, unsent: &mut Unsent) {
@@ -163,18 +176,37 @@ mod tests {
 
     // M-109
     #[test]
-    fn completions_wait_until_they_are_due() {
+    fn completions_wait_for_the_alarm_that_the_first_has_set() {
         let (outbox, broker) = outbox();
-        outbox.complete(completion(1, 1_000));
-        assert_eq!(outbox.due(), Some(Time(1_000 + limits::COMPLETION_DELAY_NS)));
-        outbox.flush_due(Time(limits::COMPLETION_DELAY_NS));
+        let (first, second) = (completion(1, 1_000), completion(2, 2_000));
+        assert_eq!(outbox.complete(first), Some(Time(1_000 + limits::COMPLETION_DELAY_NS)));
+        assert_eq!(outbox.complete(second), None);
         assert_eq!(received(&broker), None);
-        outbox.flush_due(Time(1_000 + limits::COMPLETION_DELAY_NS));
-        assert_eq!(
-            received(&broker),
-            Some(DriverMessage::Complete(Complete { completions: vec![completion(1, 1_000)] }))
-        );
-        assert_eq!(outbox.due(), None);
+        outbox.alarm_rang();
+        let both = Complete { completions: vec![first, second] };
+        assert_eq!(received(&broker), Some(DriverMessage::Complete(both)));
+    }
+
+    // M-109
+    #[test]
+    fn an_alarm_is_set_again_once_it_has_rung_or_would_ring_far_too_early() {
+        let (outbox, _broker) = outbox();
+        for (point, ended, is_set) in [(1, 5, true), (2, 6, false), (3, 5 + MOVE_NS, true)] {
+            let due = Time(ended + limits::COMPLETION_DELAY_NS);
+            assert_eq!(outbox.complete(completion(point, ended)), is_set.then_some(due));
+            outbox.flush();
+        }
+        outbox.alarm_rang();
+        assert!(outbox.complete(completion(4, 6 + MOVE_NS)).is_some());
+    }
+
+    #[test]
+    fn a_completion_that_comes_late_has_all_of_them_sent() {
+        let (outbox, broker) = outbox();
+        let all = [completion(1, 5), completion(2, 6), completion(3, 5 + LATE_NS)];
+        assert_eq!(all.map(|c| outbox.complete(c).is_some()), [true, false, false]);
+        let sent = Complete { completions: all.to_vec() };
+        assert_eq!(received(&broker), Some(DriverMessage::Complete(sent)));
     }
 
     // M-109
@@ -182,7 +214,7 @@ mod tests {
     fn sixty_four_completions_leave_at_once() {
         let (outbox, broker) = outbox();
         for point in 1..=64 {
-            outbox.complete(completion(point, 5));
+            assert_eq!(outbox.complete(completion(point, 5)).is_some(), point == 1);
         }
         let Some(DriverMessage::Complete(sent)) = received(&broker) else { panic!("nothing was sent") };
         assert_eq!(sent.completions.len(), 64);

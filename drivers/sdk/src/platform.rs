@@ -1,14 +1,16 @@
-//! What the threads of an instance stand on: a lock, words to sleep on, and pages that other processes write.
+//! What the threads of an instance stand on: a lock, words to sleep on, an alarm, and pages that other processes write.
 //!
 //! A seam, for one reason: the same instance runs on the system's threads ([`Os`]) and, in a model test, on threads
-//! whose every step the test chooses. It is as narrow as that allows: whoever sleeps here sleeps by [`Platform::sleep`].
+//! whose every step the test chooses. It is as narrow as that allows: whoever sleeps here sleeps by [`Platform::sleep`],
+//! and who keeps the time by [`Platform::await_alarm`].
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
+use vgem_os::alarm::Alarm;
 use vgem_os::fence::{ObserverFace, PointState, Slot};
-use vgem_os::futex::{self, FutexWord, Wake, Word};
+use vgem_os::futex::{self, FutexWord, Word};
 
 /// Pages that one [`Platform::sleep`] sleeps on; with two words of ours a futex_waitv takes no more.
 pub(crate) const DOORBELLS: usize = futex::WAIT_ANY_MAX - WORDS;
@@ -37,6 +39,8 @@ pub(crate) trait Platform: Send + Sync + 'static {
     type Guard<'a, T: Send + 'a>: DerefMut<Target = T>;
     /// A word that threads of this process sleep on.
     type Word: Send + Sync;
+    /// What one thread sleeps for and any other sets.
+    type Alarm: Send + Sync;
     /// A page of another process.
     type Page: Observed + Send + Sync;
 
@@ -51,8 +55,13 @@ pub(crate) trait Platform: Send + Sync + 'static {
     /// Changes a word, so that nobody falls asleep who saw what it held, and wakes at most so many who sleep on it.
     fn ring(&self, word: &Self::Word, most: u32);
     /// Sleeps while words and doorbells hold what was seen of them, until `deadline_ns`. May return for no reason.
-    fn sleep(&self, words: &[(&Self::Word, u32)], pages: &[(Arc<Self::Page>, u32)], deadline_ns: u64)
-    -> Wake;
+    fn sleep(&self, words: &[(&Self::Word, u32)], pages: &[(Arc<Self::Page>, u32)], deadline_ns: u64);
+    /// A new alarm, not set.
+    fn alarm(&self) -> vgem_os::Result<Self::Alarm>;
+    /// Has an alarm ring at a moment, at once if that has passed.
+    fn set_alarm(&self, alarm: &Self::Alarm, at_ns: u64);
+    /// Sleeps until an alarm rings.
+    fn await_alarm(&self, alarm: &Self::Alarm);
 }
 
 /// The system's own.
@@ -63,6 +72,7 @@ impl Platform for Os {
     type Mutex<T: Send> = Mutex<T>;
     type Guard<'a, T: Send + 'a> = MutexGuard<'a, T>;
     type Word = Word;
+    type Alarm = Alarm;
     type Page = ObserverFace;
 
     fn mutex<T: Send>(&self, value: T) -> Mutex<T> {
@@ -88,13 +98,26 @@ impl Platform for Os {
         debug_assert!(woken.is_ok(), "a private word: {woken:?}");
     }
 
-    fn sleep(&self, words: &[(&Word, u32)], pages: &[(Arc<ObserverFace>, u32)], deadline_ns: u64) -> Wake {
+    fn sleep(&self, words: &[(&Word, u32)], pages: &[(Arc<ObserverFace>, u32)], deadline_ns: u64) {
         let ours = words.iter().take(WORDS).map(|(word, seen)| (word.futex(), *seen));
         let theirs = pages.iter().take(DOORBELLS).map(|(page, seen)| (page.word(), *seen));
         let all: ArrayVec<(FutexWord<'_>, u32), { futex::WAIT_ANY_MAX }> = ours.chain(theirs).collect();
         let rung = futex::wait_any(&all, deadline_ns);
         debug_assert!(rung.is_ok(), "words of ours: {rung:?}");
-        if rung == Ok(None) { Wake::TimedOut } else { Wake::Rung }
+    }
+
+    fn alarm(&self) -> vgem_os::Result<Alarm> {
+        Alarm::new()
+    }
+
+    fn set_alarm(&self, alarm: &Alarm, at_ns: u64) {
+        let set = alarm.set(at_ns);
+        debug_assert!(set.is_ok(), "a timer of ours: {set:?}");
+    }
+
+    fn await_alarm(&self, alarm: &Alarm) {
+        let rung = alarm.wait();
+        debug_assert!(rung.is_ok(), "a timer of ours: {rung:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! A driver's `main`: parse the command line, describe or serve.
 //!
-//! Serving: take the link on fd 3, start the executors, confine the process, say Ready, then read the link until
+//! Serving: take the link on fd 3, start the executors and the timekeeper, confine the process, say Ready, then read the link until
 //! the broker closes it. A message that breaks the protocol ends the process with a line on stderr; the broker
 //! sees the link close and fails what was in flight.
 
@@ -8,9 +8,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
-use vgem_os::clock;
 use vgem_os::confine::ConfineSpec;
 use vgem_os::fence::{ObserverFace, ObserverFds, SignallerFace, SignallerFds, Slot};
 use vgem_os::mapping::{Mapping, Populate};
@@ -18,7 +16,7 @@ use vgem_os::memory::identity;
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::{PageId, Time};
+use vgem_proto::ids::PageId;
 use vgem_proto::jobs::PAGE_LOCAL;
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
@@ -107,18 +105,22 @@ pub(crate) fn serve_on<E: Engine>(engine: E, link: Socket, options: &Options) ->
         confine(&engine.needs())?;
     }
     let executors = options.executors.unwrap_or(description.executors).max(1);
-    let instance = Arc::new(Instance::new(engine, &description, Arc::clone(&link), Os));
+    let instance = Arc::new(Instance::new(engine, &description, Arc::clone(&link), Os)?);
     let mut threads = Vec::new();
     for number in 0..executors {
         let instance = Arc::clone(&instance);
         let name = format!("executor-{number}");
         threads.push(std::thread::Builder::new().name(name).spawn(move || instance.executor())?);
     }
+    let timekeeper = {
+        let instance = Arc::clone(&instance);
+        move || instance.timekeeper()
+    };
+    threads.push(std::thread::Builder::new().name("timekeeper".into()).spawn(timekeeper)?);
     let ready = Ready { version: vgem_proto::VERSION, reserved: Zero, description: description.encode() };
     instance.outbox.send(&DriverMessage::Ready(ready));
-    let ended =
-        Control { instance: &instance, signal_pages: Vec::new(), rings: Rings::default(), timed: false }
-            .read_link();
+    let control = Control { instance: &instance, signal_pages: Vec::new(), rings: Rings::default() };
+    let ended = control.read_link();
     instance.stop();
     // Jobs in flight have nobody left to tell; the process ends under them, as if it had been killed.
     drop(threads);
@@ -141,8 +143,6 @@ struct Control<'a, E> {
     instance: &'a Arc<Instance<E>>,
     signal_pages: Vec<Option<Arc<SignallerFace>>>,
     rings: Rings,
-    /// Whether the link has a receive time-out now.
-    timed: bool,
 }
 
 impl<E: Engine> Control<'_, E> {
@@ -150,7 +150,6 @@ impl<E: Engine> Control<'_, E> {
         let mut buf = vec![0; limits::MESSAGE_LEN];
         let mut fds = Vec::new();
         loop {
-            self.set_timeout()?;
             match self.instance.link.recv(&mut buf, &mut fds) {
                 Ok(Packet::Data { len }) => {
                     let bytes = buf.get(..len).unwrap_or(&[]);
@@ -160,25 +159,11 @@ impl<E: Engine> Control<'_, E> {
                 }
                 Ok(Packet::TooLong { len }) => return Err(Fault::Broke(format!("a message of {len} bytes"))),
                 Ok(Packet::Closed) => return Ok(()),
-                Err(RecvError::Os(e)) if is_timeout(&e) => {}
+                Err(RecvError::Os(e)) if e.errno() == vgem_os::Errno::INTR => {}
                 Err(RecvError::Os(e)) if e.errno() == vgem_os::Errno::CONNRESET => return Ok(()),
                 Err(e) => return Err(e.into()),
             }
-            if self.timed {
-                self.instance.outbox.flush_due(Time(clock::now()));
-            }
         }
-    }
-
-    /// With completions unsent the link is read with a time-out, otherwise without: an idle driver sleeps.
-    fn set_timeout(&mut self) -> Result<(), Fault> {
-        let timed = self.instance.outbox.due().is_some();
-        if timed != self.timed {
-            let delay = Duration::from_nanos(limits::COMPLETION_DELAY_NS);
-            self.instance.link.set_recv_timeout(timed.then_some(delay))?;
-            self.timed = timed;
-        }
-        Ok(())
     }
 
     fn handle(&mut self, message: DriverMessage, fds: &mut Vec<OwnedFd>) -> Result<(), Fault> {
@@ -340,11 +325,6 @@ impl<E: Engine> Control<'_, E> {
     fn timeline(&self, key: vgem_proto::ids::TimelineKey) -> Result<Arc<Timeline>, Fault> {
         self.instance.schedule().timeline(key).ok_or_else(|| Fault::Broke(format!("no {key}")))
     }
-}
-
-fn is_timeout(e: &vgem_os::OsError) -> bool {
-    let errno = e.errno();
-    errno == vgem_os::Errno::AGAIN || errno == vgem_os::Errno::INTR
 }
 
 fn slot(number: u16) -> Result<Slot, Fault> {

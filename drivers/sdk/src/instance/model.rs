@@ -2,7 +2,8 @@
 //! other processes, in thousands of orders.
 //!
 //! What runs is the code of [`Instance`] and [`Schedule`], over a [`Platform`] of `shuttle`'s locks and of a model of
-//! futexes. The model never wakes anybody for no reason and has no time-outs: so whoever sleeps while there is
+//! futexes. The model never wakes anybody for no reason and has no time-outs, and its alarm rings at any
+//! time: so whoever sleeps while there is
 //! something to do sleeps for ever, all others end, and shuttle calls it a deadlock. Orders of memory are not tried
 //! here: pages and private slots follow the protocol that loom runs (`proto/os/tests/loom_fence.rs`), and everything
 //! else is under the lock.
@@ -131,5 +132,20 @@ fn what_waits_for_promises_is_told_before_it_begins() {
         plan.job(2, LONG).far(1, WAIT_PROMISE).after(0);
         plan.job(0, LONG).far(2, WAIT_PROMISE);
         World::start(2, plan).finish();
+    });
+}
+
+// M-109
+#[test]
+fn completions_leave_though_everybody_sleeps() {
+    in_many_orders(300, || {
+        let mut plan = Plan::default();
+        for queue in [0, 1, 0, 2] {
+            plan.job(queue, LONG);
+            plan.job(queue, 0);
+        }
+        let world = World::start(2, plan);
+        world.hear_of_all();
+        world.finish();
     });
 }

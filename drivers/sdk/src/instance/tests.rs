@@ -61,7 +61,7 @@ fn instance(enough_ns: u64) -> (Arc<Instance<Spinner>>, Socket) {
     let (link, broker) = Socket::pair().expect("a socket pair");
     let engine = Spinner { enough_ns, had: std::sync::Mutex::default() };
     let description = engine.description();
-    let instance = Instance::new(engine, &description, Arc::new(link), Os);
+    let instance = Instance::new(engine, &description, Arc::new(link), Os).expect("an fd");
     let mapping = Arc::new(Mapping::anonymous(4096).expect("memory"));
     let mapped = MappedObject { mapping, access: Access::Write, identity: Identity { dev: 1, inode: 1 } };
     drop(instance.schedule().objects.map(DATA, mapped));

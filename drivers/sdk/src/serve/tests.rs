@@ -10,11 +10,13 @@ use super::*;
 use crate::engine::{OperandBytes, Staging, Task};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use vgem_os::clock;
 use vgem_os::fence::{KeeperFace, PagePair, PointState};
 use vgem_os::memory::{HugePages, ObjectMemory, Probe};
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, TimelineKey};
+use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, Time, TimelineKey};
 use vgem_proto::jobs::{
     Completion, DriverJob, DriverOperand, DriverParam, DriverWait, OPERAND_FOREIGN, OPERAND_INDIRECT,
     PAGE_LOCAL, ParamSource,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use shuttle::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use shuttle::sync::{Condvar, Mutex, MutexGuard};
 use vgem_os::fence::protocol::{self, Failure, Page, PointState, Ring, Slot};
-use vgem_os::futex::Wake;
 use vgem_proto::layout::{fence_page as f, interest_page};
 
 use crate::platform::{Observed, Platform};
@@ -30,6 +29,13 @@ struct Sleeper {
 }
 
 type Word = Arc<AtomicU32>;
+
+/// Rings at some time after it was set.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    set: Mutex<bool>,
+    rings: Condvar,
+}
 
 fn place(word: &Word) -> usize {
     Arc::as_ptr(word).addr()
@@ -70,6 +76,7 @@ impl Platform for Kernel {
     type Mutex<T: Send> = Mutex<T>;
     type Guard<'a, T: Send + 'a> = MutexGuard<'a, T>;
     type Word = Word;
+    type Alarm = Alarm;
     type Page = FarPage;
 
     fn mutex<T: Send>(&self, value: T) -> Mutex<T> {
@@ -93,11 +100,27 @@ impl Platform for Kernel {
         self.wake(word, most);
     }
 
-    fn sleep(&self, words: &[(&Word, u32)], pages: &[(Arc<FarPage>, u32)], _never_late: u64) -> Wake {
+    fn sleep(&self, words: &[(&Word, u32)], pages: &[(Arc<FarPage>, u32)], _never_late: u64) {
         let doorbells = pages.iter().map(|(page, seen)| (&page.page.doorbell, *seen));
         let all: Vec<(&Word, u32)> = words.iter().copied().chain(doorbells).collect();
         self.wait(&all);
-        Wake::Rung
+    }
+
+    fn alarm(&self) -> vgem_os::Result<Alarm> {
+        Ok(Alarm::default())
+    }
+
+    fn set_alarm(&self, alarm: &Alarm, _some_time: u64) {
+        *alarm.set.lock().expect("no panic") = true;
+        alarm.rings.notify_all();
+    }
+
+    fn await_alarm(&self, alarm: &Alarm) {
+        let mut set = alarm.set.lock().expect("no panic");
+        while !*set {
+            set = alarm.rings.wait(set).expect("no panic");
+        }
+        *set = false;
     }
 }
 

@@ -313,13 +313,16 @@ impl World {
         let checker = Arc::new(checker);
         let hands = Hands(Arc::clone(&checker));
         let description = hands.description();
-        let instance = Arc::new(Instance::new(hands, &description, Arc::new(link), kernel.clone()));
+        let instance =
+            Arc::new(Instance::new(hands, &description, Arc::new(link), kernel.clone()).expect("a model"));
         let mut world = Self { instance, checker, kernel, threads: Vec::new() };
         world.prepare(far);
         for _ in 0..executors {
             let instance = Arc::clone(&world.instance);
             world.threads.push(thread::spawn(move || instance.executor()));
         }
+        let instance = Arc::clone(&world.instance);
+        world.threads.push(thread::spawn(move || instance.timekeeper()));
         let checker = Arc::clone(&world.checker);
         world.threads.push(thread::spawn(move || checker.signal_all()));
         let jobs = world.checker.plan.jobs.len();
@@ -371,6 +374,15 @@ impl World {
         self.instance.renew_watch();
     }
 
+    /// Waits until the broker has heard of all jobs, though no queue closes.
+    pub(super) fn hear_of_all(&self) {
+        let jobs = self.checker.plan.jobs.len();
+        while self.checker.log().completions.len() < jobs {
+            thread::yield_now();
+            self.checker.hear();
+        }
+    }
+
     /// Closes all queues, waits until all have closed, and checks what is left to check.
     pub(super) fn finish(self) {
         for queue in 0..QUEUES {
@@ -384,7 +396,6 @@ impl World {
         for thread in self.threads {
             thread.join().expect("no panic");
         }
-        self.instance.outbox.flush();
         self.checker.hear();
         let log = self.checker.log();
         assert!(log.wrong.is_empty(), "{:?}", log.wrong);
