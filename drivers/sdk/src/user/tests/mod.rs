@@ -140,7 +140,7 @@ impl Rig {
         broker.set_recv_timeout(Some(Duration::from_secs(10))).expect("a socket of ours");
         let engine = Tester::default();
         let description = engine.description();
-        let instance = Arc::new(Instance::new(engine, &description, Arc::new(link), Os));
+        let instance = Arc::new(Instance::new(engine, &description, Arc::new(link), Os).expect("an fd"));
         instance.outbox.set_issuer(InstanceId(3));
         let memory = Arc::new(Mapping::anonymous(usize::try_from(LEN).expect("short")).expect("memory"));
         let mut rig = Self { instance, rings: Rings::default(), broker, memory };
