@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use vgem_proto::error::Failure;
+use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{
     CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey,
 };
@@ -168,13 +168,16 @@ pub(crate) type Watchers = BTreeSet<(Point, TimelineOrder)>;
 /// Failures of a queue that are remembered, for explicit waits that come late; at times twice as many.
 const FAILURES: usize = 64;
 
+/// What a point counts as having failed with of which nobody knows how it ended.
+pub(crate) const FORGOTTEN: Failure = Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE };
+
 /// The points of a timeline that failed, as far as they are remembered.
 #[derive(Debug, Default)]
 pub(crate) struct FailedPoints {
     /// The last of them, oldest first.
     known: VecDeque<(Point, Failure)>,
-    /// The last failure that is no longer in `known`.
-    forgotten: Option<(Point, Failure)>,
+    /// The last point that failed and is no longer in `known`.
+    forgotten: Option<Point>,
 }
 
 impl FailedPoints {
@@ -188,7 +191,7 @@ impl FailedPoints {
             return Vec::new();
         }
         let old: Vec<_> = self.known.drain(..self.known.len() - FAILURES).collect();
-        self.forgotten = old.last().copied();
+        self.forgotten = old.last().map(|(point, _)| *point);
         old
     }
 
@@ -198,9 +201,9 @@ impl FailedPoints {
         self.known.get(at).map(|(_, failure)| *failure)
     }
 
-    /// How a point that has ended failed. One of which nothing is known counts as failed like its successor.
+    /// How a point that has ended failed. One of which nothing is known counts as failed, and with nobody's cause.
     pub(crate) fn of(&self, point: Point) -> Option<Failure> {
-        let forgotten = || self.forgotten.filter(|(last, _)| point <= *last).map(|(_, failure)| failure);
+        let forgotten = || self.forgotten.filter(|last| point <= *last).map(|_| FORGOTTEN);
         self.known(point).or_else(forgotten)
     }
 

@@ -31,7 +31,7 @@ use vgem_proto::rights::TimelineRights;
 
 use crate::accounts::Charge;
 use crate::io::PairId;
-use crate::queues::{Places, Watchers};
+use crate::queues::{FORGOTTEN, Places, Watchers};
 
 /// The first index of these timelines' keys: no queue has so high a one.
 pub(crate) const FIRST: u32 = vgem_proto::ids::CLIENT_TIMELINES;
@@ -171,8 +171,8 @@ pub(crate) struct Promises {
     pub(crate) verdict: Option<Verdict>,
     /// Failures that were announced, or seen in the primary page.
     pub(crate) failures: VecDeque<(Point, Failure)>,
-    /// The last failure that is no longer in `failures`.
-    pub(crate) forgotten: Option<(Point, Failure)>,
+    /// The last point that failed, or is to fail, and is no longer in `failures`.
+    pub(crate) forgotten: Option<Point>,
     /// Somebody has seen it, or does.
     pub(crate) was_shown: bool,
     pub(crate) shown: Places,
@@ -208,13 +208,14 @@ impl Promises {
         }
     }
 
-    /// How a point failed, if it is known to have. One of which nothing is known counts as failed like its successor.
+    /// How a point failed, if it is known to have. One of which nothing is known counts as failed, and with
+    /// nobody's cause.
     pub(crate) fn failure_of(&self, point: Point) -> Option<Failure> {
         let ended = self.verdict.filter(|verdict| point >= verdict.from).map(|verdict| verdict.failure);
         let announced = || {
             let known = self.failures.iter().find(|(failed, _)| *failed == point);
-            let forgotten = || self.forgotten.filter(|(last, _)| point <= *last);
-            known.copied().or_else(forgotten).map(|(_, failure)| failure)
+            let forgotten = || self.forgotten.filter(|last| point <= *last).map(|_| FORGOTTEN);
+            known.map(|(_, failure)| *failure).or_else(forgotten)
         };
         ended.or_else(|| (point <= self.passed).then(announced).flatten())
     }
@@ -234,13 +235,13 @@ impl Promises {
     /// Remembers why a point is going to fail; what was said of it first stands. Gives the failures that are forgotten
     /// for it.
     pub(crate) fn note_failure(&mut self, point: Point, failure: Failure) -> Vec<(Point, Failure)> {
-        let is_forgotten = self.forgotten.is_some_and(|(last, _)| point <= last);
+        let is_forgotten = self.forgotten.is_some_and(|last| point <= last);
         if is_forgotten || self.failures.iter().any(|(failed, _)| *failed == point) {
             return Vec::new();
         }
         let over = if self.failures.len() < 2 * FAILURES { 0 } else { FAILURES };
         let old: Vec<_> = self.failures.drain(..over).collect();
-        self.forgotten = old.iter().chain(&self.forgotten).max_by_key(|(failed, _)| *failed).copied();
+        self.forgotten = old.iter().map(|(failed, _)| *failed).chain(self.forgotten).max();
         self.failures.push_back((point, failure));
         old
     }

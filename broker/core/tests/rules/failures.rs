@@ -144,12 +144,13 @@ fn t5_each_point_keeps_its_own_error() {
 #[test]
 fn t5_failures_that_are_long_past_count_as_failed() {
     let mut s = stage();
-    for point in 1..=100 {
+    for point in 1..=200 {
         s.submit(Batch::new().job(s.queues[0], point));
         s.world.run(s.lines[0], Some(ErrorCode::Io));
     }
     s.submit(Batch::new().job(s.queues[1], 1).waits(s.queues[0], 1, Data));
-    assert!(s.world.last_job(ZIP).failed().is_some());
+    let forgotten = Failure { code: ErrorCode::Poisoned, cause: CauseId::NONE };
+    assert_eq!(s.world.last_job(ZIP).failed(), Some(forgotten), "and not with the cause of another");
 }
 
 // M-062

@@ -3,7 +3,7 @@
 use vgem_core::io::{Effect, Input, InstanceEnd};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{Point, TimelineHandle};
+use vgem_proto::ids::{CauseId, Point, TimelineHandle};
 use vgem_proto::message::client::{ClientMessage, FailPoint, ObserveTimeline, QueryPoint};
 use vgem_proto::rights::{TimelineRights, WaitKind};
 
@@ -314,14 +314,16 @@ fn what_a_job_awaited_counts_no_more_once_the_job_has_ended() {
 #[test]
 fn t5_an_error_that_is_too_old_to_be_remembered_is_not_forgotten_to_have_been() {
     let (mut world, line) = stage();
-    for point in 1..=80 {
+    for point in 1..=200 {
         let issued = world.ask(line.link, fail(line, point));
         assert!(matches!(issued, Some(ClientMessage::CauseIssued(_))), "{issued:?}");
     }
-    world.promise(line, 90, 100);
-    world.signal(line, 90);
+    world.promise(line, 210, 100);
+    world.signal(line, 210);
     world.let_ms_pass(100);
-    assert_eq!([1, 80, 81].map(|point| world.query(line, point).state), [3, 3, 2]);
+    assert_eq!([1, 200, 201].map(|point| world.query(line, point).state), [3, 3, 2]);
+    let forgotten = world.query(line, 1);
+    assert_eq!((forgotten.code, forgotten.cause), (ErrorCode::Poisoned.number(), CauseId::NONE));
 }
 
 #[test]
