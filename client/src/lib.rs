@@ -118,7 +118,6 @@ mod queue;
 mod records;
 mod set;
 mod signals;
-mod spin;
 mod stage;
 mod timeline;
 mod together;

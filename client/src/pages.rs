@@ -29,8 +29,8 @@ use vgem_os::futex::{self, Wake, Word};
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::error;
-use crate::spin::Spin;
 use crate::watch::Watch;
+use vgem_os::spin::Spin;
 
 /// How often a sleeper looks whether the broker has something to say, nanoseconds. Nobody would wake it if the broker
 /// was killed, so this is how late it knows then: as late as the shortest usual deadline of a job.

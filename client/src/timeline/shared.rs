@@ -24,7 +24,7 @@ use crate::core::Core;
 use crate::pages::{Observer, Target};
 use crate::queue::QueueShared;
 use crate::signals::Place;
-use crate::spin::Spin;
+use vgem_os::spin::Spin;
 
 /// Ends that are remembered of a timeline that is shown nowhere.
 const TOLD: usize = 64;
