@@ -116,7 +116,7 @@ impl Broker {
             return Err(Refusal::new(ErrorCode::OutOfRange, text).with(u64::from(wanted), most));
         };
         let Some(queue) = self.queues.get(key) else { return Err(no_such_queue(attach.queue)) };
-        if queue.ring.as_ref().is_some_and(|ring| ring.state != RingState::Over) {
+        if queue.ring.is_some() {
             return Err(Refusal::new(ErrorCode::Busy, "the queue has a ring, or is getting one"));
         }
         if queue.promised > Point(0) {
@@ -126,7 +126,6 @@ impl Broker {
         let domain = queue.domain;
         let wanted = [(Resource::Bytes, depth.memory_len() as u64), (Resource::Exports, 1)];
         let [charge, export] = self.accounts.charge_all(domain, wanted)?;
-        self.drop_ring(key);
         let opening = Some((asker, export));
         let ring = Ring { state: RingState::Making, depth, charge, opening, ranges: BTreeMap::new() };
         if let Some(queue) = self.queues.get_mut(key) {
