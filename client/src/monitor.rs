@@ -98,6 +98,7 @@ impl Told {
             | Happened::PorterStalled { .. }
             | Happened::InstanceReady { .. }
             | Happened::InstanceLost { .. }
+            | Happened::InstanceReleased { .. }
             | Happened::Refused { .. }
             | Happened::Bug { .. } => false,
         }
@@ -160,6 +161,11 @@ fn words(event: &Happened) -> String {
         }
         Happened::InstanceLost { instance, device, why, jobs } => {
             format!("driver {device} is lost (instance {instance}), {jobs} jobs with it: {why}")
+        }
+        Happened::InstanceReleased { instance, device, pid } => {
+            format!(
+                "the process {pid} of driver {device} (instance {instance}), which was held up, has ended"
+            )
         }
         Happened::JobTimedOut { device, timeline, point, client, pid, ran_ns, allowed_ns } => {
             let (ran, allowed) = (ms(*ran_ns), ms(*allowed_ns));

@@ -48,5 +48,9 @@ pub const PRIORITY: u8 = 7;
 pub const RING_DEPTH_DEFAULT: u32 = 256;
 /// Ranges that are bound to one ring.
 pub const RING_BINDS: usize = 256;
+/// Windows in which entries of one ring reach their client's own memory.
+pub const RING_WINDOWS: usize = 64;
+/// Bytes of the client's own memory that the operands of one entry may have together.
+pub const OWN_BYTES: u64 = 128 << 20;
 /// Poisoned ranges in one answer to Observe: as many as the broker remembers of one object.
 pub const OBSERVED_POISON: usize = 64;

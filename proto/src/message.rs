@@ -289,6 +289,9 @@ pub const SUBMIT_REPLY: u16 = 1;
 /// Head flag of Promise: answer with Done also when all is well.
 pub const PROMISE_REPLY: u16 = 1;
 
+/// Head flag of OpenQueue: the queue is served by an instance that serves this client and nobody else.
+pub const OPEN_OWN: u16 = 1;
+
 pub mod client;
 pub mod driver;
 pub mod keeper;

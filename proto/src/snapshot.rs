@@ -441,6 +441,15 @@ pub enum Event {
         /// Jobs that failed with it.
         jobs: u64,
     },
+    /// The process of an instance that was killed did not end at once; it has now.
+    InstanceReleased {
+        /// The instance.
+        instance: u32,
+        /// Its device's name.
+        device: String,
+        /// The process.
+        pid: u32,
+    },
     /// A job took too long.
     JobTimedOut {
         /// The device's name.

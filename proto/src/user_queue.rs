@@ -18,10 +18,12 @@
 mod block;
 mod completion;
 mod entry;
+mod window;
 
 pub use self::block::{BLOCK_HEAD_LEN, BLOCK_LEN, Block, VaOperand, VaParam, encode_block};
 pub use self::completion::{Completion, FaultReason};
 pub use self::entry::{Arguments, BATCH_ENTRIES, Batch, Call, Entry, EntryError, EntryFlags, Order, Work};
+pub use self::window::{Window, check_windows};
 
 use crate::layout::user_queue as layout;
 

@@ -175,6 +175,8 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("PRIORITY", u64::from(limits::PRIORITY)),
         ("RING_DEPTH_DEFAULT", u64::from(limits::RING_DEPTH_DEFAULT)),
         ("RING_BINDS", limits::RING_BINDS as u64),
+        ("RING_WINDOWS", limits::RING_WINDOWS as u64),
+        ("OWN_BYTES", limits::OWN_BYTES),
     ];
     let part = part("limits");
     let table = part.table();

@@ -18,7 +18,7 @@ use vgem_proto::jobs::ParamSource;
 use vgem_proto::layout::user_queue as u;
 use vgem_proto::user_queue::{
     Arguments, BATCH_ENTRIES, BLOCK_LEN, Batch, Block, Call, Completion, Depth, Entry, EntryFlags,
-    FaultReason, Order, VaOperand, VaParam, VaRange, Words, Work, encode_block, with_sequence,
+    FaultReason, Order, VaOperand, VaParam, VaRange, Window, Words, Work, encode_block, with_sequence,
 };
 
 /// Fields of a layout: name and bytes, in order.
@@ -286,7 +286,9 @@ fn the_layouts_of_the_specification_are_those_of_the_code() {
         }
         assert_eq!((rows(layout), at), (is, u::SLOT_LEN));
     }
-    for (record, fields) in [("VaOperand", VaOperand::FIELDS), ("VaParam", VaParam::FIELDS)] {
+    for (record, fields) in
+        [("VaOperand", VaOperand::FIELDS), ("VaParam", VaParam::FIELDS), ("Window", Window::FIELDS)]
+    {
         let mut at = 0;
         let mut is = Vec::new();
         for (name, _, len) in fields {

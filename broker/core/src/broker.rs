@@ -17,6 +17,7 @@
 //! | `promises`, `passing`, `showing` | timelines that clients signal |
 //! | `awaiting` | points that nobody has promised yet |
 //! | `opening` | queues that are being opened, instances that are started for them |
+//! | `rings`, `own` | queues on which clients schedule by themselves, and memory of theirs that is no object |
 //! | `drivers`, `complete` | what drivers say |
 //! | `due` | timers |
 //! | `succession` | what a driver leaves that was ended for one late job |
@@ -44,6 +45,7 @@ use crate::io::{Attach, Effect, Effects, Event, Input, LinkId};
 use crate::objects::Object;
 use crate::opening::Openings;
 use crate::outcomes::Outcomes;
+use crate::own::HeldUp;
 use crate::pairs::Pairs;
 use crate::passing::Tokens;
 use crate::porters::Porter;
@@ -70,6 +72,8 @@ pub struct Broker {
     pub(crate) prioritised: usize,
     pub(crate) devices: Vec<Device>,
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
+    /// Instances that were left because their processes did not end.
+    pub(crate) held_up: BTreeMap<InstanceId, HeldUp>,
     /// The last number given to an instance; the broker itself is number 1.
     pub(crate) last_instance: InstanceId,
     pub(crate) pairs: Pairs,
@@ -125,6 +129,7 @@ impl Broker {
             prioritised: 0,
             devices,
             instances: BTreeMap::new(),
+            held_up: BTreeMap::new(),
             last_instance: BROKER,
             pairs: Pairs::default(),
             promises: Table::from_index(timelines::FIRST),
@@ -198,6 +203,7 @@ impl Broker {
             Input::InstanceGone { instance, end, settled, seen } => {
                 self.instance_gone(now, instance, &end, &settled, &seen);
             }
+            Input::InstanceReleased { instance } => self.instance_released(instance),
             Input::Undelivered { link, message } => self.undelivered(now, link, &message),
             Input::Unreceived { link, fds, since } => self.unreceived(now, link, fds, since),
             Input::PorterStarted { porter, pid } => self.porter_started(porter, pid),

@@ -15,7 +15,7 @@ use vgem_proto::message::client::Committed;
 use vgem_proto::rights::Access;
 
 use crate::broker::Broker;
-use crate::devices::InstanceState;
+use crate::devices::{InstanceState, Seat};
 use crate::io::{Effect, Event};
 use crate::objects::{Awaiting, Kind, MappingState, ObjectEvent, ObjectState, Writer};
 use crate::policy;
@@ -124,7 +124,7 @@ impl Broker {
     fn find_writer(&self, key: ObjectKey, writer: Writer, domain: DomainId) -> Result<InstanceId, Refusal> {
         let device = self.devices.get(writer.device);
         let name = device.map(|device| device.name()).unwrap_or_default();
-        let instance = device.and_then(|device| device.instances.get(&domain)).copied();
+        let instance = device.and_then(|device| device.instances.get(&Seat::shared(domain))).copied();
         let runs = |id: &InstanceId| self.instances.get(id).is_some_and(|i| i.state == InstanceState::Ready);
         if writer.sealed {
             // Nobody else can ever map it for writing.

@@ -99,6 +99,8 @@ pub struct Times {
     pub token_ns: u64,
     /// One more porter may be started for a domain after this long: each is a process.
     pub porter_ns: u64,
+    /// How long an instance of a client's own may take to end once it was killed, until it is left.
+    pub held_up_ns: u64,
 }
 
 impl Default for Times {
@@ -118,6 +120,7 @@ impl Default for Times {
             promise_ns: 60_000 * MS,
             token_ns: 10_000 * MS,
             porter_ns: 25 * MS,
+            held_up_ns: 1000 * MS,
         }
     }
 }
@@ -142,7 +145,9 @@ pub struct Bounds {
     pub hang_limit: u32,
     /// Causes remembered per domain.
     pub causes: usize,
-    /// Porters that may be started for a domain at once, before [`Times::porter_ns`] counts.
+    /// Instances that serve one client of a domain each.
+    pub own_instances: usize,
+    /// Porters, and instances of single clients, that may be started for a domain at once, before [`Times::porter_ns`] counts.
     pub porter_burst: u32,
     /// Unfinished pieces of writes that one object's reservation may hold; half of them those of other domains.
     pub pieces: usize,
@@ -185,6 +190,7 @@ impl Default for Bounds {
             losses: 3,
             hang_limit: 2,
             causes: 512,
+            own_instances: 16,
             porter_burst: 128,
             pieces: 1024,
             fences: 1024,

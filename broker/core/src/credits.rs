@@ -153,6 +153,8 @@ impl Broker {
             | ClientMessage::Rewritten(_)
             | ClientMessage::AttachRing(_)
             | ClientMessage::Bind(_)
+            | ClientMessage::AttachMemory(_)
+            | ClientMessage::SetWindows(_)
             | ClientMessage::Unbind(_)
             | ClientMessage::CreateTimeline(_)
             | ClientMessage::CloseTimeline(_)

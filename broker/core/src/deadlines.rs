@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use vgem_proto::ids::{ClientKey, DomainId, InstanceId, ObjectKey, Point, Time, TimelineKey};
+use vgem_proto::ids::{ClientKey, InstanceId, ObjectKey, Point, Time, TimelineKey};
+
+use crate::devices::Seat;
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,8 +21,10 @@ pub(crate) enum Timer {
     Answer(InstanceId),
     /// An instance is of no use.
     Idle(InstanceId),
-    /// A device, by place, may be started again for a domain.
-    Restart(usize, DomainId),
+    /// An instance of a client's own was killed and should have ended.
+    HeldUp(InstanceId),
+    /// A device, by place, may be started again for a seat.
+    Restart(usize, Seat),
     /// A request for a queue has waited long enough.
     Opening(u64),
     /// One half of an import, by the client's number, has waited long enough for the other.

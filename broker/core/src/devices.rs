@@ -1,4 +1,5 @@
-//! Devices, and the driver instances that do their work: one process per (device, domain).
+//! Devices, and the driver instances that do their work: one process per (device, domain), and per client that wants one
+//! of its own.
 //!
 //! ```text
 //! Pausing --its device may be started (at once, but for heirs)--+
@@ -19,13 +20,30 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_proto::describe::Description;
-use vgem_proto::ids::{CauseId, DeviceId, DomainId, InstanceId, ObjectKey, Point, Time, TimelineKey};
+use vgem_proto::ids::{
+    CauseId, ClientKey, DeviceId, DomainId, InstanceId, ObjectKey, Point, Time, TimelineKey,
+};
 
+use crate::accounts::Charge;
 use crate::config::Times;
 use crate::io::PairId;
 use crate::sent::Sent;
 use crate::succession::Estate;
 use crate::tables::Numbers;
+
+/// Whom an instance serves: a domain, or one client of it alone ([`crate::own`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Seat {
+    pub(crate) domain: DomainId,
+    pub(crate) client: Option<ClientKey>,
+}
+
+impl Seat {
+    /// That of all clients of a domain.
+    pub(crate) const fn shared(domain: DomainId) -> Self {
+        Self { domain, client: None }
+    }
+}
 
 /// A device.
 #[derive(Debug)]
@@ -34,9 +52,9 @@ pub(crate) struct Device {
     pub(crate) description: Description,
     /// The description as clients get it.
     pub(crate) encoded: Vec<u8>,
-    /// The instance that serves a domain, from its start to its end.
-    pub(crate) instances: BTreeMap<DomainId, InstanceId>,
-    pub(crate) health: BTreeMap<DomainId, Health>,
+    /// The instance that serves a seat, from its start to its end.
+    pub(crate) instances: BTreeMap<Seat, InstanceId>,
+    pub(crate) health: BTreeMap<Seat, Health>,
 }
 
 impl Device {
@@ -50,7 +68,7 @@ impl Device {
     }
 }
 
-/// How often a device was lost for one domain, and until when it is left alone.
+/// How often a device was lost for one seat, and until when it is left alone.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     losses: VecDeque<Time>,
@@ -163,6 +181,8 @@ pub(crate) enum Verdict {
     Silent,
     /// Nobody needs it.
     Idle,
+    /// An entry has waited for its client's own memory for too long.
+    Stalled { point: Point, address: u64, ms: u64 },
 }
 
 /// What an instance has done.
@@ -180,6 +200,8 @@ pub(crate) struct Instance {
     /// Place in the broker's list of devices.
     pub(crate) device: usize,
     pub(crate) domain: DomainId,
+    /// The only client that it serves, and the charge for what it keeps of that client's memory.
+    pub(crate) own: Option<(ClientKey, Charge)>,
     pub(crate) state: InstanceState,
     pub(crate) pid: u32,
     /// Its queues that are not removed.
@@ -205,15 +227,18 @@ pub(crate) struct Instance {
     pub(crate) answer_by: Option<Time>,
     /// When it ends for want of use.
     pub(crate) idle_at: Option<Time>,
+    /// When it is left, if its process has not ended by then.
+    pub(crate) left_at: Option<Time>,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) tally: Tally,
 }
 
 impl Instance {
-    pub(crate) fn new(device: usize, domain: DomainId) -> Self {
+    pub(crate) fn new(device: usize, domain: DomainId, own: Option<(ClientKey, Charge)>) -> Self {
         Self {
             device,
             domain,
+            own,
             state: InstanceState::Pausing,
             pid: 0,
             queues: Vec::new(),
@@ -229,9 +254,15 @@ impl Instance {
             owes: 0,
             answer_by: None,
             idle_at: None,
+            left_at: None,
             verdict: None,
             tally: Tally::default(),
         }
+    }
+
+    /// Whom it serves.
+    pub(crate) fn seat(&self) -> Seat {
+        Seat { domain: self.domain, client: self.own.as_ref().map(|(client, _)| *client) }
     }
 
     /// Whether the queues it has go on, with it or with its heir.

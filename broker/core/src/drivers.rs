@@ -25,7 +25,10 @@ impl Broker {
             InstanceState::Ready => true,
             InstanceState::Ending => match instance.verdict {
                 Some(Verdict::Broke(_)) => return,
-                Some(Verdict::TimedOut { .. } | Verdict::Silent | Verdict::Idle) | None => true,
+                Some(
+                    Verdict::TimedOut { .. } | Verdict::Silent | Verdict::Idle | Verdict::Stalled { .. },
+                )
+                | None => true,
             },
         };
         let outcome = match message {
@@ -44,6 +47,8 @@ impl Broker {
             DriverMessage::RingReady(message) => self.ring_ready(now, id, message.timeline, message.errno),
             DriverMessage::Bound(m) => self.bound(now, id, (m.timeline, m.address), m.code),
             DriverMessage::Unbound(m) => self.unbound(now, id, m.timeline, m.address),
+            DriverMessage::WindowsSet(message) => self.windows_set(now, id, message.timeline),
+            DriverMessage::Stalled(message) => self.stalled(now, id, &message),
             DriverMessage::AskPoint(message) => {
                 self.point_asked(id, message.timeline, message.point);
                 Ok(())
@@ -65,6 +70,8 @@ impl Broker {
             | DriverMessage::AttachRing(_)
             | DriverMessage::Bind(_)
             | DriverMessage::Unbind(_)
+            | DriverMessage::AttachMemory(_)
+            | DriverMessage::SetWindows(_)
             | DriverMessage::PointEnded(_) => Err("sent a message that only the broker sends".to_owned()),
         };
         if let Err(why) = outcome {

@@ -26,16 +26,15 @@ impl Broker {
                         self.kill_instance(instance, Verdict::Idle);
                     }
                 }
-                Timer::Restart(device, domain) => {
-                    if let Some(health) = self.devices.get_mut(device).and_then(|d| d.health.get_mut(&domain))
-                    {
+                Timer::HeldUp(instance) => self.instance_is_held_up(instance),
+                Timer::Restart(device, seat) => {
+                    if let Some(health) = self.devices.get_mut(device).and_then(|d| d.health.get_mut(&seat)) {
                         health.restart = None;
                     }
-                    let has_heir =
-                        self.devices.get(device).is_some_and(|d| d.instances.contains_key(&domain));
-                    let is_wanted = has_heir || self.prestarted.contains(&domain);
-                    if is_wanted || !self.openings.of(device, domain).is_empty() {
-                        self.want_instance(now, device, domain);
+                    let has_heir = self.devices.get(device).is_some_and(|d| d.instances.contains_key(&seat));
+                    let is_prestarted = seat.client.is_none() && self.prestarted.contains(&seat.domain);
+                    if has_heir || is_prestarted || !self.openings.of(device, seat).is_empty() {
+                        self.want_instance(now, device, seat);
                     }
                 }
                 Timer::Opening(id) => {

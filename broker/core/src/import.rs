@@ -13,9 +13,10 @@
 use std::collections::BTreeMap;
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{CauseId, ClientKey, Handle, ObjectKey, PorterId, Time};
+use vgem_proto::ids::{CauseId, ClientKey, Handle, ObjectKey, PorterId, Time, TimelineKey};
 use vgem_proto::message::client::Imported;
 use vgem_proto::rights::{Access, Rights};
+use vgem_proto::user_queue::Window;
 
 use crate::accounts::Resource;
 use crate::broker::{Broker, client_number};
@@ -37,6 +38,18 @@ pub(crate) struct Hand {
     pub(crate) until: Option<Time>,
 }
 
+/// What a client wants with what it hands over.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// A handle of an object.
+    Object {
+        /// A name for what is none yet.
+        name: Vec<u8>,
+    },
+    /// That entries of a queue reach its own memory in these windows ([`crate::own`]).
+    Memory { timeline: TimelineKey, windows: Vec<Window> },
+}
+
 /// Which half is there.
 #[derive(Debug)]
 pub(crate) enum Half {
@@ -44,8 +57,8 @@ pub(crate) enum Half {
     Asked {
         /// Who asked.
         asker: Awaiting,
-        /// A name for what is no object yet.
-        name: Vec<u8>,
+        /// What for.
+        wanted: Wanted,
     },
     /// What the porter brought, and what the fd allows; or why it cannot be.
     Came(Result<(Arrival, Access), Refusal>),
@@ -57,12 +70,17 @@ pub(crate) type Hands = BTreeMap<u64, Hand>;
 impl Broker {
     /// A client asks for a handle of what it hands to its porter under the same number.
     pub(crate) fn import(&mut self, now: Time, asker: Awaiting, name: Vec<u8>) -> Outcome {
+        self.ask_hand(now, asker, Wanted::Object { name })
+    }
+
+    /// A client wants something with what it hands to its porter under the same number.
+    pub(crate) fn ask_hand(&mut self, now: Time, asker: Awaiting, wanted: Wanted) -> Outcome {
         let key = asker.client;
         let client = self.find_client(key)?;
         let (grant, request) = (policy::authorise(client.subject(), Action::Import)?, asker.request);
         if matches!(client.hands.get(&request), Some(Hand { half: Half::Came(_), .. })) {
             if let Some(Half::Came(what)) = self.take_hand(key, request) {
-                self.both_halves(asker, &name, what);
+                self.both_halves(asker, &wanted, what);
             }
             return Ok(());
         }
@@ -81,7 +99,7 @@ impl Broker {
             return Err(Refusal::new(ErrorCode::Exhausted, text).with(asked as u64 + 1, bound as u64));
         }
         debug_assert_eq!(grant.domain(), client.peer.domain);
-        self.add_hand(now, key, request, Half::Asked { asker, name });
+        self.add_hand(now, key, request, Half::Asked { asker, wanted });
         Ok(())
     }
 
@@ -110,8 +128,8 @@ impl Broker {
         let early = client.hands.values().filter(|hand| matches!(hand.half, Half::Came(_))).count();
         match client.hands.get(&request).map(|hand| &hand.half) {
             Some(Half::Asked { .. }) => {
-                if let Some(Half::Asked { asker, name }) = self.take_hand(key, request) {
-                    self.both_halves(asker, &name, what);
+                if let Some(Half::Asked { asker, wanted }) = self.take_hand(key, request) {
+                    self.both_halves(asker, &wanted, what);
                 }
             }
             Some(Half::Came(_)) => self.drop_arrival(&what),
@@ -135,7 +153,7 @@ impl Broker {
     }
 
     fn drop_arrival(&mut self, what: &Result<(Arrival, Access), Refusal>) {
-        if let Ok((Arrival::Memory { arrival, .. }, _)) = what {
+        if let Ok((Arrival::Memory { arrival, .. } | Arrival::Process { arrival }, _)) = what {
             self.out.push(Effect::DropArrival { arrival: *arrival });
         }
     }
@@ -187,15 +205,28 @@ impl Broker {
     }
 
     /// Both halves are there: the client gets its answer.
-    fn both_halves(&mut self, asker: Awaiting, name: &[u8], what: Result<(Arrival, Access), Refusal>) {
-        let outcome = match &what {
-            Err(refusal) => Err(refusal.clone()),
-            Ok((Arrival::Page, _)) => {
+    fn both_halves(&mut self, asker: Awaiting, wanted: &Wanted, what: Result<(Arrival, Access), Refusal>) {
+        let outcome = match (wanted, &what) {
+            (_, Err(refusal)) => Err(refusal.clone()),
+            (Wanted::Object { .. }, Ok((Arrival::Page, _))) => {
                 Err(Refusal::new(ErrorCode::Denied, "this is a page of fences, not an object"))
             }
-            Ok((Arrival::Object(object), access)) => self.import_object(asker, *object, *access),
-            Ok((Arrival::Memory { arrival, len }, access)) => {
+            (Wanted::Object { .. }, Ok((Arrival::Object(object), access))) => {
+                self.import_object(asker, *object, *access)
+            }
+            (Wanted::Object { name }, Ok((Arrival::Memory { arrival, len }, access))) => {
                 self.import_memory(asker, name, (*arrival, *len), *access)
+            }
+            (Wanted::Object { .. }, Ok((Arrival::Process { .. }, _))) => {
+                let text = "the memory of a process is no object: attach it to a user queue, or adopt pages";
+                Err(Refusal::new(ErrorCode::BadParameter, text))
+            }
+            (Wanted::Memory { timeline, windows }, Ok((Arrival::Process { arrival }, access))) => {
+                self.memory_came(asker, *timeline, windows, (*arrival, *access))
+            }
+            (Wanted::Memory { .. }, Ok((Arrival::Page | Arrival::Object(_) | Arrival::Memory { .. }, _))) => {
+                let text = "an object was handed over, not the memory of a process (/proc/self/mem)";
+                Err(Refusal::new(ErrorCode::BadParameter, text))
             }
         };
         if let Err(refusal) = outcome {

@@ -79,6 +79,7 @@ impl Broker {
         }
         self.creations.values().for_each(|creation| add(&creation.export));
         self.porters.values().flat_map(|porter| [&porter.charge, &porter.export]).for_each(&mut add);
+        self.own_charges().for_each(&mut add);
         for (_, queue) in self.queues.iter() {
             add(&queue.charge);
             add(&queue.owed);
@@ -98,6 +99,7 @@ impl Broker {
         let rings = self.queues.iter().filter_map(|(_, queue)| queue.ring.as_ref());
         let bytes: u64 =
             self.objects.iter().map(|(_, object)| of(object)).chain(rings.map(|r| r.bytes())).sum();
+        let bytes = bytes + self.own_charges().map(Charge::amount).sum::<u64>();
         let owed: u64 = ledger.values().map(|usage| usage.of(Resource::Bytes)).sum();
         ensure(bytes == owed, || format!("{bytes} bytes live, {owed} are charged"))
     }
@@ -244,7 +246,7 @@ impl Broker {
     fn instance_fits(&self, id: InstanceId) -> Check {
         let Some(instance) = self.instances.get(&id) else { return Ok(()) };
         let listed =
-            self.devices.get(instance.device).and_then(|device| device.instances.get(&instance.domain));
+            self.devices.get(instance.device).and_then(|device| device.instances.get(&instance.seat()));
         ensure(listed == Some(&id), || format!("{id}: its device does not list it"))?;
         let queues = || instance.queues.iter().filter_map(|key| self.queues.get(*key));
         ensure(queues().count() == instance.queues.len(), || format!("{id}: lists queues that are gone"))?;
@@ -261,6 +263,7 @@ impl Broker {
         ensure(instance.estate.is_none() || instance.state != InstanceState::Ready, || {
             format!("{id}: has not taken over")
         })?;
+        self.own_instance_fits(id, instance)?;
         let mapped =
             self.objects.iter().filter(|(_, object)| object.mapping(id).is_some()).map(|(key, _)| key);
         ensure(mapped.eq(self.sorted(id)), || format!("{id}: its mappings are not the objects'"))?;
@@ -409,7 +412,8 @@ impl Broker {
         let queries = self.queries.live.iter().map(|(id, query)| (Timer::Query(*id), query.until));
         let tokens = self.tokens.live.iter().map(|(id, token)| (Timer::Token(*id), token.until));
         let answers = self.instances.iter().map(|(id, instance)| (Timer::Answer(*id), instance.answer_by));
-        let all = jobs.chain(promises).chain(futures).chain(queries).chain(tokens).chain(answers);
+        let left = self.instances.iter().map(|(id, instance)| (Timer::HeldUp(*id), instance.left_at));
+        let all = jobs.chain(promises).chain(futures).chain(queries).chain(tokens).chain(answers).chain(left);
         all.filter_map(|(timer, at)| Some((timer, at?)))
     }
 
@@ -423,10 +427,11 @@ impl Broker {
                 }),
                 Timer::Answer(id) => self.instances.get(&id).and_then(|instance| instance.answer_by),
                 Timer::Idle(id) => self.instances.get(&id).and_then(|instance| instance.idle_at),
-                Timer::Restart(device, domain) => self
+                Timer::HeldUp(id) => self.instances.get(&id).and_then(|instance| instance.left_at),
+                Timer::Restart(device, seat) => self
                     .devices
                     .get(device)
-                    .and_then(|device| device.health.get(&domain))
+                    .and_then(|device| device.health.get(&seat))
                     .and_then(|health| health.restart),
                 Timer::Opening(id) => self.openings.waiting.get(&id).and_then(|opening| opening.until),
                 Timer::Import(key, request) => self

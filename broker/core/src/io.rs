@@ -42,6 +42,11 @@ pub enum Arrival {
         /// Bytes.
         len: u64,
     },
+    /// The memory of a process; the shell holds its fd until it is sent ([`Attach::Process`]) or [`Effect::DropArrival`].
+    Process {
+        /// Its number.
+        arrival: ArrivalId,
+    },
     /// A fence page or an interest page; the shell has closed the fd.
     Page,
 }
@@ -68,6 +73,8 @@ pub enum InstanceEnd {
     Broke(String),
     /// The link closed while the process lived; the shell has killed it.
     HungUp,
+    /// It was killed and its process does not end: [`Effect::LeaveInstance`] was carried out.
+    HeldUp,
 }
 
 /// What the fence pages of a dead instance show of one of its timelines: the furthest slot of all observers.
@@ -305,6 +312,11 @@ pub enum Input {
         /// What the pages show that it observed; needed after [`Effect::KillInstance`] only.
         seen: Vec<Seen>,
     },
+    /// The process of an instance that was left has ended.
+    InstanceReleased {
+        /// The instance.
+        instance: InstanceId,
+    },
     /// [`Effect::DrawToken`] was carried out.
     TokenDrawn {
         /// What it is for.
@@ -386,6 +398,8 @@ pub enum Attach {
     Signallers(Vec<PairId>),
     /// The memory of a queue's ring, read-write.
     Ring(TimelineKey),
+    /// The memory of a process that arrived; the shell has it no more afterwards.
+    Process(ArrivalId),
 }
 
 /// Something the shell must do.
@@ -632,6 +646,12 @@ pub enum Effect {
         instance: InstanceId,
         /// Why, for the log.
         why: String,
+    },
+    /// Wait no longer for the process of an instance that was killed: read its pages as if it had ended.
+    /// [`Input::InstanceGone`] follows, with [`InstanceEnd::HeldUp`], and [`Input::InstanceReleased`] when it has.
+    LeaveInstance {
+        /// The instance.
+        instance: InstanceId,
     },
     /// Send a message to an instance. If the fds cannot be had the message is left out: the driver will answer
     /// for what it lacks.

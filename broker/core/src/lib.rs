@@ -39,6 +39,7 @@ mod objects;
 mod observe;
 mod opening;
 mod outcomes;
+mod own;
 mod pairs;
 mod passing;
 mod policy;

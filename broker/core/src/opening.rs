@@ -20,6 +20,7 @@ use vgem_proto::ids::{
     CauseId, ClientKey, DomainId, InstanceId, PageId, Point, QueueHandle, Time, TimelineKey,
 };
 use vgem_proto::limits;
+use vgem_proto::message::OPEN_OWN;
 use vgem_proto::message::client::{OpenQueue, QueueOpened};
 use vgem_proto::message::driver::{ObservePage, OpenTimeline, Publish, Ready, Retire, SignalPage};
 
@@ -27,7 +28,7 @@ use crate::accounts::{Charge, Resource};
 use crate::broker::Broker;
 use crate::credits::FDS_OF_PAIR;
 use crate::deadlines::Timer;
-use crate::devices::{Instance, InstanceEvent, InstanceState, Outlook, Verdict};
+use crate::devices::{Instance, InstanceEvent, InstanceState, Outlook, Seat, Verdict};
 use crate::io::{Attach, Effect, Event, PairId};
 use crate::objects::Awaiting;
 use crate::pairs::{Numbered, Pair, Party};
@@ -44,7 +45,7 @@ pub(crate) struct Opening {
     pub(crate) asker: Awaiting,
     /// Place in the broker's list of devices.
     pub(crate) device: usize,
-    pub(crate) domain: DomainId,
+    pub(crate) seat: Seat,
     depth: u32,
     priority: u8,
     /// The charge for the queue.
@@ -81,9 +82,9 @@ impl Openings {
         self.waiting.remove(&id)
     }
 
-    /// Those that wait for a device in a domain.
-    pub(crate) fn of(&self, device: usize, domain: DomainId) -> Vec<u64> {
-        let concerns = |opening: &Opening| opening.device == device && opening.domain == domain;
+    /// Those that wait for a device in a seat.
+    pub(crate) fn of(&self, device: usize, seat: Seat) -> Vec<u64> {
+        let concerns = |opening: &Opening| opening.device == device && opening.seat == seat;
         self.waiting.iter().filter(|(_, opening)| concerns(opening)).map(|(id, _)| *id).collect()
     }
 }
@@ -95,7 +96,7 @@ impl Broker {
         now: Time,
         asker: Awaiting,
         deadline: Time,
-        open: &OpenQueue,
+        (flags, open): (u16, &OpenQueue),
     ) -> Outcome {
         let client = self.find_client(asker.client)?;
         let device = self.find_device(open.device)?;
@@ -125,9 +126,21 @@ impl Broker {
         }
         let grant = policy::authorise(client.subject(), Action::OpenQueue)?;
         let domain = grant.domain();
-        self.find_outlook(now, device, domain)?;
+        let is_own = flags & OPEN_OWN != 0;
+        let seat = Seat { domain, client: is_own.then_some(asker.client) };
+        self.find_outlook(now, device, seat)?;
+        let own = self.find_room_for_own(now, device, seat)?;
         let wanted = [(Resource::Queues, 1), (Resource::Exports, FDS_OF_PAIR)];
-        let [charge, export] = self.accounts.charge_all(domain, wanted)?;
+        let [charge, export] = match self.accounts.charge_all(domain, wanted) {
+            Ok(charges) => charges,
+            Err(refusal) => {
+                own.into_iter().for_each(|charge| self.accounts.give_back(charge));
+                return Err(refusal);
+            }
+        };
+        if let Some(charge) = own {
+            self.enter_instance(device, domain, Some((asker.client, charge)));
+        }
         if let Some(client) = self.clients.get_mut(asker.client) {
             client.opening += 1;
         }
@@ -139,9 +152,9 @@ impl Broker {
             self.timers.arm(Timer::Opening(id), &mut until, deadline);
         }
         let priority = open.priority;
-        let opening = Opening { asker, device, domain, depth, priority, charge, export, until };
+        let opening = Opening { asker, device, seat, depth, priority, charge, export, until };
         self.openings.waiting.insert(id, opening);
-        self.want_instance(now, device, domain);
+        self.want_instance(now, device, seat);
         self.try_to_open(now, id);
         if deadline == Time(0) && self.openings.waiting.contains_key(&id) {
             let text = "the device is not ready yet, and the request says not to wait (deadline 0)";
@@ -150,15 +163,16 @@ impl Broker {
         Ok(())
     }
 
-    fn find_outlook(&self, now: Time, device: usize, domain: DomainId) -> Outcome {
+    fn find_outlook(&self, now: Time, device: usize, seat: Seat) -> Outcome {
         let Some(found) = self.devices.get(device) else { return Ok(()) };
-        match found.health.get(&domain).map_or(Outlook::Good, |health| health.outlook(now)) {
+        match found.health.get(&seat).map_or(Outlook::Good, |health| health.outlook(now)) {
             Outlook::Good | Outlook::Pausing(_) => Ok(()),
             Outlook::Failed(until) => {
                 let ms = until.since(now) / 1_000_000;
                 let text = format!(
-                    "device {} was lost too often for this domain; it may be tried again in {ms} ms",
-                    found.name()
+                    "device {} was lost too often for this {}; it may be tried again in {ms} ms",
+                    found.name(),
+                    if seat.client.is_some() { "client" } else { "domain" }
                 );
                 Err(Refusal::new(ErrorCode::Unavailable, text).with(ms, 0))
             }
@@ -166,23 +180,28 @@ impl Broker {
     }
 
     /// Sees that an instance is there or on its way, now or when its pause is over.
-    pub(crate) fn want_instance(&mut self, now: Time, device: usize, domain: DomainId) {
+    pub(crate) fn want_instance(&mut self, now: Time, device: usize, seat: Seat) {
         let Some(found) = self.devices.get_mut(device) else { return };
-        let known = found.instances.get(&domain).copied();
+        let known = found.instances.get(&seat).copied();
         if let Some(instance) = known.and_then(|id| self.instances.get_mut(&id))
             && instance.state != InstanceState::Pausing
         {
             self.timers.disarm(Timer::Idle(known.unwrap_or_default()), &mut instance.idle_at);
             return;
         }
-        let outlook = found.health.get(&domain).map_or(Outlook::Good, |health| health.outlook(now));
+        let outlook = found.health.get(&seat).map_or(Outlook::Good, |health| health.outlook(now));
         match outlook {
             Outlook::Good => {
-                if let Some(health) = found.health.get_mut(&domain) {
-                    self.timers.disarm(Timer::Restart(device, domain), &mut health.restart);
+                if let Some(health) = found.health.get_mut(&seat) {
+                    self.timers.disarm(Timer::Restart(device, seat), &mut health.restart);
                 }
-                let device_id = found.id;
-                let instance = known.unwrap_or_else(|| self.enter_instance(device, domain));
+                let (device_id, domain) = (found.id, seat.domain);
+                // One of a client's own is in the tables from the request for it on.
+                let instance = match (known, seat.client) {
+                    (Some(known), _) => known,
+                    (None, None) => self.enter_instance(device, domain, None),
+                    (None, Some(_)) => return,
+                };
                 let Some(new) = self.instances.get_mut(&instance) else { return };
                 if let Some(next) = new.state.after(InstanceEvent::Start) {
                     new.state = next;
@@ -190,20 +209,26 @@ impl Broker {
                 self.out.push(Effect::StartInstance { instance, device: device_id, domain });
             }
             Outlook::Pausing(at) | Outlook::Failed(at) => {
-                let health = found.health.entry(domain).or_default();
-                self.timers.arm(Timer::Restart(device, domain), &mut health.restart, at);
+                let health = found.health.entry(seat).or_default();
+                self.timers.arm(Timer::Restart(device, seat), &mut health.restart, at);
             }
         }
     }
 
     /// Takes a new instance in that is to be started.
-    pub(crate) fn enter_instance(&mut self, device: usize, domain: DomainId) -> InstanceId {
+    pub(crate) fn enter_instance(
+        &mut self,
+        device: usize,
+        domain: DomainId,
+        own: Option<(ClientKey, Charge)>,
+    ) -> InstanceId {
         self.last_instance = InstanceId(self.last_instance.0.wrapping_add(1));
         let id = self.last_instance;
-        self.instances.insert(id, Instance::new(device, domain));
+        let instance = Instance::new(device, domain, own);
         if let Some(device) = self.devices.get_mut(device) {
-            device.instances.insert(domain, id);
+            device.instances.insert(instance.seat(), id);
         }
+        self.instances.insert(id, instance);
         id
     }
 
@@ -211,7 +236,7 @@ impl Broker {
     pub(crate) fn prestart(&mut self, now: Time, domain: DomainId) {
         self.prestarted.insert(domain);
         for device in 0..self.devices.len() {
-            self.want_instance(now, device, domain);
+            self.want_instance(now, device, Seat::shared(domain));
         }
     }
 
@@ -250,10 +275,11 @@ impl Broker {
         };
         instance.state = next;
         self.timers.disarm(Timer::Answer(id), &mut instance.answer_by);
-        let (place, domain, name) = (instance.device, instance.domain, device.name().to_owned());
+        let (place, seat, name) = (instance.device, instance.seat(), device.name().to_owned());
+        let domain = seat.domain;
         self.log(Some(domain), Event::InstanceReady { instance: id.0, device: name });
         self.take_over(now, id);
-        for opening in self.openings.of(place, domain) {
+        for opening in self.openings.of(place, seat) {
             self.try_to_open(now, opening);
         }
         self.rest_instance(now, id);
@@ -262,11 +288,13 @@ impl Broker {
     /// Arms the end of an instance that nobody needs.
     pub(crate) fn rest_instance(&mut self, now: Time, id: InstanceId) {
         let Some(instance) = self.instances.get_mut(&id) else { return };
+        let seat = instance.seat();
         let needed = !instance.queues.is_empty()
-            || self.prestarted.contains(&instance.domain)
-            || !self.openings.of(instance.device, instance.domain).is_empty();
+            || seat.client.is_none() && self.prestarted.contains(&seat.domain)
+            || !self.openings.of(instance.device, seat).is_empty();
         if instance.state == InstanceState::Ready && !needed {
-            let at = now.after(self.config.times.idle_ns);
+            let is_orphan = seat.client.is_some_and(|client| !self.clients.contains(client));
+            let at = if is_orphan { now } else { now.after(self.config.times.idle_ns) };
             self.timers.arm(Timer::Idle(id), &mut instance.idle_at, at);
         } else {
             self.timers.disarm(Timer::Idle(id), &mut instance.idle_at);
@@ -277,7 +305,7 @@ impl Broker {
     fn try_to_open(&mut self, now: Time, id: u64) {
         let Some(opening) = self.openings.waiting.get(&id) else { return };
         let Some(instance) =
-            self.devices.get(opening.device).and_then(|d| d.instances.get(&opening.domain)).copied()
+            self.devices.get(opening.device).and_then(|d| d.instances.get(&opening.seat)).copied()
         else {
             return;
         };
@@ -334,12 +362,13 @@ impl Broker {
         lacking.extend(std::iter::repeat_n((Party::Instance(from), Party::Instance(to)), pairs));
     }
 
-    /// The other instances of the domain that have queues, and will have them.
+    /// The other instances of the domain that have queues, and will have them. Those of single clients have no neighbours
+    /// and are nobody's.
     pub(crate) fn neighbours(&self, id: InstanceId) -> impl Iterator<Item = (InstanceId, &Instance)> {
-        let domain = self.instances.get(&id).map(|instance| instance.domain);
+        let seat = self.instances.get(&id).map(Instance::seat).filter(|seat| seat.client.is_none());
         self.devices
             .iter()
-            .filter_map(move |device| domain.and_then(|domain| device.instances.get(&domain)).copied())
+            .filter_map(move |device| seat.and_then(|seat| device.instances.get(&seat)).copied())
             .filter(move |other| *other != id)
             .filter_map(|other| self.instances.get(&other).map(|peer| (other, peer)))
             .filter(|(_, peer)| peer.goes_on() && !peer.queues.is_empty())
@@ -388,7 +417,8 @@ impl Broker {
 
     fn open_now(&mut self, now: Time, id: u64, mut opening: Opening, instance: InstanceId) {
         self.timers.disarm(Timer::Opening(id), &mut opening.until);
-        let Opening { asker, device, domain, depth, priority, charge, export, .. } = opening;
+        let Opening { asker, device, seat, depth, priority, charge, export, .. } = opening;
+        let domain = seat.domain;
         let Some(client) = self.clients.get_mut(asker.client) else {
             self.accounts.give_back(charge);
             self.accounts.give_back(export);
@@ -424,6 +454,7 @@ impl Broker {
                 cancels: Vec::new(),
                 hangs: 0,
                 crosses: false,
+                is_own: seat.client.is_some(),
                 ring: None,
                 lost: None,
             }
@@ -584,7 +615,7 @@ impl Broker {
         self.accounts.give_back(opening.charge);
         self.accounts.give_back(opening.export);
         let device = self.devices.get(opening.device);
-        if let Some(instance) = device.and_then(|d| d.instances.get(&opening.domain)).copied() {
+        if let Some(instance) = device.and_then(|d| d.instances.get(&opening.seat)).copied() {
             self.rest_instance(now, instance);
         }
         Some(opening.asker)

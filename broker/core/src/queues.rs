@@ -268,6 +268,8 @@ pub(crate) struct Queue {
     pub(crate) hangs: u32,
     /// Whether another domain ever saw it.
     pub(crate) crosses: bool,
+    /// Its instance serves its client alone: it takes no jobs, and no job waits for it.
+    pub(crate) is_own: bool,
     /// On which its client schedules by itself.
     pub(crate) ring: Option<Box<Ring>>,
     /// How its instance ended, once it has.

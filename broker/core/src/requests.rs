@@ -137,7 +137,7 @@ impl Broker {
             ClientMessage::Export(export) => self.export(asker, &export),
             ClientMessage::ListDevices(_) => self.list_devices(asker),
             ClientMessage::Describe(describe) => self.describe(asker, describe.device),
-            ClientMessage::OpenQueue(open) => self.open_queue(now, asker, head.deadline, &open),
+            ClientMessage::OpenQueue(open) => self.open_queue(now, asker, head.deadline, (head.flags, &open)),
             ClientMessage::CloseQueue(close) => self.close_queue(now, asker, close.queue),
             ClientMessage::Submit(submit) => self.submit(now, asker, head.flags, &submit),
             ClientMessage::Cancel(cancel) => self.cancel(now, asker, cancel.queue, cancel.point),
@@ -160,6 +160,8 @@ impl Broker {
             }
             ClientMessage::AttachRing(attach) => self.attach_ring(asker, &attach),
             ClientMessage::Bind(bind) => self.bind(now, asker, &bind),
+            ClientMessage::AttachMemory(attach) => self.attach_memory(now, asker, attach),
+            ClientMessage::SetWindows(set) => self.set_windows(now, asker, set),
             ClientMessage::Unbind(unbind) => self.unbind(now, asker, &unbind),
             ClientMessage::Rewritten(rewritten) => self.rewritten(asker, &rewritten),
             ClientMessage::TimelineOpened(_)

@@ -38,6 +38,7 @@ use crate::broker::Broker;
 use crate::devices::InstanceState;
 use crate::io::{Attach, Effect};
 use crate::objects::{Awaiting, Kind, MappingState, ObjectState};
+use crate::own::OwnMemory;
 use crate::policy;
 use crate::queues::QueueState;
 use crate::requests::{Outcome, no_such_handle, no_such_queue};
@@ -64,6 +65,8 @@ pub(crate) struct Ring {
     pub(crate) charge: Charge,
     /// Who waits for it, and the charge for the fd that comes with the answer.
     pub(crate) opening: Option<(Awaiting, Charge)>,
+    /// Its client's own memory, if it reaches that, too.
+    pub(crate) memory: Option<OwnMemory>,
     /// By the address of the first byte.
     pub(crate) ranges: BTreeMap<u64, Range>,
 }
@@ -127,7 +130,8 @@ impl Broker {
         let wanted = [(Resource::Bytes, depth.memory_len() as u64), (Resource::Exports, 1)];
         let [charge, export] = self.accounts.charge_all(domain, wanted)?;
         let opening = Some((asker, export));
-        let ring = Ring { state: RingState::Making, depth, charge, opening, ranges: BTreeMap::new() };
+        let ring =
+            Ring { state: RingState::Making, depth, charge, opening, memory: None, ranges: BTreeMap::new() };
         if let Some(queue) = self.queues.get_mut(key) {
             queue.ring = Some(Box::new(ring));
         }
@@ -136,7 +140,7 @@ impl Broker {
     }
 
     /// The queue behind a handle, if its driver can be given a ring.
-    fn find_ringable(&self, asker: Awaiting, handle: QueueHandle) -> Result<TimelineKey, Refusal> {
+    pub(crate) fn find_ringable(&self, asker: Awaiting, handle: QueueHandle) -> Result<TimelineKey, Refusal> {
         let key = self.find_queue(asker.client, handle)?;
         let Some(queue) = self.queues.get(key) else { return Err(no_such_queue(handle)) };
         let instance = self.instances.get(&queue.instance);
@@ -421,6 +425,7 @@ impl Broker {
         let opening = ring.opening.take();
         let mut waiting: Vec<Awaiting> =
             ring.ranges.values_mut().filter_map(|range| range.asker.take()).collect();
+        waiting.extend(ring.memory.as_mut().and_then(|memory| memory.setting.take()));
         if let Some((asker, export)) = opening {
             self.accounts.give_back(export);
             waiting.push(asker);

@@ -165,6 +165,11 @@ impl Broker {
 
     fn find_open_queue(&self, key: TimelineKey, handle: QueueHandle) -> Option<Result<BatchQueue, Refusal>> {
         let queue = self.queues.get(key)?;
+        if queue.is_own {
+            let text =
+                "the queue's driver serves one client alone and takes no jobs; open another queue for them";
+            return Some(Err(Refusal::new(ErrorCode::Unsupported, text).with(handle.0.into(), 0)));
+        }
         if queue.ring.is_some() {
             let text = "the queue's points are those of its ring; open another queue for jobs";
             return Some(Err(Refusal::new(ErrorCode::Busy, text).with(handle.0.into(), 0)));

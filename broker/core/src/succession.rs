@@ -113,7 +113,7 @@ enum Fate {
 impl Broker {
     /// Enters the heir of an instance that is gone, to which these queues are left.
     pub(crate) fn bequeath(&mut self, dead: &mut Instance, queues: &[TimelineKey], last: Last<'_>) {
-        let id = self.enter_instance(dead.device, dead.domain);
+        let id = self.enter_instance(dead.device, dead.domain, dead.own.take());
         self.rename_pairs(id, dead);
         for key in queues {
             self.rename_queue(id, *key);

@@ -20,6 +20,7 @@ use crate::complete::end_head;
 use crate::deadlines::Timer;
 use crate::devices::{Health, Instance, InstanceEvent, InstanceState, Outlook, Verdict};
 use crate::io::{Effect, Event, InstanceEnd, LinkId, PairId, Seen, Settled};
+use crate::own::how_it_stalled;
 use crate::pairs::{Pair, Party, Slot, quiet};
 use crate::queues::{FailedPoints, Lost, QueueEvent, QueueState, Shown, Waiters};
 use crate::reservation::Inherited;
@@ -90,6 +91,7 @@ impl Broker {
             self.drop_unseen_pair(pair);
         }
         self.pairs.wanted.remove(&key);
+        self.drop_own_of(key, client.peer.domain);
         self.accounts.give_back(client.connection);
         self.accounts.give_back(client.unreceived);
         self.accounts.give_back(client.monitors);
@@ -229,8 +231,13 @@ impl Broker {
             Verdict::Broke(how) => format!("broke the protocol: {how}"),
             Verdict::Silent => "did not answer in time".to_owned(),
             Verdict::Idle => "nobody needs it".to_owned(),
+            Verdict::Stalled { point, address, ms } => how_it_stalled(*point, *address, *ms),
         };
         instance.verdict = Some(verdict);
+        if instance.own.is_some() {
+            let at = self.now.after(self.config.times.held_up_ns);
+            self.timers.arm(Timer::HeldUp(id), &mut instance.left_at, at);
+        }
         self.out.push(Effect::KillInstance { instance: id, why });
     }
 
@@ -241,7 +248,7 @@ impl Broker {
             self.bug(format!("{id} failed to start after it had"));
             return;
         }
-        self.end_instance(now, id, &format!("could not be started: {why}"), &[], &[]);
+        self.end_instance(now, id, &format!("could not be started: {why}"), (&[], &[]), false);
     }
 
     /// An instance is gone.
@@ -258,13 +265,20 @@ impl Broker {
             return;
         }
         let how = how_it_ended(instance.verdict.as_ref(), end);
-        self.end_instance(now, id, &how, settled, seen);
+        self.end_instance(now, id, &how, (settled, seen), *end == InstanceEnd::HeldUp);
     }
 
     /// Takes an instance out of the world (L4): every point it owed has failed, everywhere; every object it was writing
     /// is poisoned there; nothing maps there any more. If one late job was the reason, an heir goes on with its
-    /// queues (F9).
-    fn end_instance(&mut self, now: Time, id: InstanceId, how: &str, settled: &[Settled], seen: &[Seen]) {
+    /// queues (F9). If its process is held up, what it has mapped stays.
+    fn end_instance(
+        &mut self,
+        now: Time,
+        id: InstanceId,
+        how: &str,
+        (settled, seen): (&[Settled], &[Seen]),
+        is_held_up: bool,
+    ) {
         let ending = self.ending_of(now, id, how);
         let Some(mut instance) = self.forget_instance(id) else { return };
         let jobs = u64::from(instance.in_flight);
@@ -307,24 +321,33 @@ impl Broker {
                 None => self.remove_queue(now, *key),
             }
         }
-        for object in &mapped {
-            self.lose_mapping(id, *object);
+        if !is_held_up {
+            for object in &mapped {
+                self.lose_mapping(id, *object);
+            }
         }
         if is_idle {
-            self.serve_again(now, &instance);
+            self.serve_again(now, &mut instance);
         } else {
             self.tell_loss(now, id, &instance, how, jobs, has_heir);
+        }
+        if is_held_up {
+            self.hold_up(id, &mut instance, mapped);
+        }
+        if let Some((_, charge)) = instance.own {
+            self.accounts.give_back(charge);
         }
     }
 
     /// Takes an instance out of every table.
-    fn forget_instance(&mut self, id: InstanceId) -> Option<Instance> {
+    pub(crate) fn forget_instance(&mut self, id: InstanceId) -> Option<Instance> {
         let mut instance = self.instances.remove(&id)?;
         self.outcomes.forget_instance(id);
         self.timers.disarm(Timer::Answer(id), &mut instance.answer_by);
         self.timers.disarm(Timer::Idle(id), &mut instance.idle_at);
+        self.timers.disarm(Timer::HeldUp(id), &mut instance.left_at);
         if let Some(device) = self.devices.get_mut(instance.device) {
-            device.instances.remove(&instance.domain);
+            device.instances.remove(&instance.seat());
         }
         Some(instance)
     }
@@ -335,7 +358,7 @@ impl Broker {
         let Some(device) = self.devices.get_mut(instance.device) else { return Outlook::Good };
         let times = self.config.times;
         device.health.retain(|_, health| !health.is_clean(now, &times));
-        let health = device.health.entry(instance.domain).or_default();
+        let health = device.health.entry(instance.seat()).or_default();
         health.lose(now, &times, self.config.bounds.losses);
         health.outlook(now)
     }
@@ -353,25 +376,30 @@ impl Broker {
         let name = self.devices.get(instance.device).map(|d| d.name().to_owned()).unwrap_or_default();
         if !has_heir {
             let text = format!("device {name} (instance {}, pid {}) {why}", id.0, instance.pid);
-            for opening in self.openings.of(instance.device, instance.domain) {
+            for opening in self.openings.of(instance.device, instance.seat()) {
                 self.fail_opening(now, opening, &Refusal::new(ErrorCode::Unavailable, text.clone()));
             }
         }
         let event = Event::InstanceLost { instance: id.0, device: name, why: why.to_owned(), jobs };
         self.log(Some(instance.domain), event);
-        let is_wanted = self.prestarted.contains(&instance.domain);
+        let seat = instance.seat();
+        let is_wanted = seat.client.is_none() && self.prestarted.contains(&seat.domain);
         let may_not_run = |health: &Health| health.outlook(now) != Outlook::Good;
         let device = self.devices.get(instance.device);
-        let waits = device.and_then(|d| d.health.get(&instance.domain)).is_some_and(may_not_run);
+        let waits = device.and_then(|d| d.health.get(&seat)).is_some_and(may_not_run);
         if has_heir || is_wanted && waits {
-            self.want_instance(now, instance.device, instance.domain);
+            self.want_instance(now, instance.device, seat);
         }
     }
 
     /// After an orderly end: somebody may have asked for the device meanwhile.
-    fn serve_again(&mut self, now: Time, instance: &Instance) {
-        if !self.openings.of(instance.device, instance.domain).is_empty() {
-            self.want_instance(now, instance.device, instance.domain);
+    fn serve_again(&mut self, now: Time, instance: &mut Instance) {
+        let seat = instance.seat();
+        if !self.openings.of(instance.device, seat).is_empty() {
+            if seat.client.is_some() {
+                self.enter_instance(instance.device, seat.domain, instance.own.take());
+            }
+            self.want_instance(now, instance.device, seat);
         }
     }
 
@@ -391,7 +419,7 @@ impl Broker {
                 };
             }
             Some(Verdict::Broke(_)) => ErrorCode::DriverFault,
-            Some(Verdict::Silent | Verdict::Idle) | None => ErrorCode::DeviceLost,
+            Some(Verdict::Silent | Verdict::Idle | Verdict::Stalled { .. }) | None => ErrorCode::DeviceLost,
         };
         let device = self.devices.get(instance.device).map(|d| d.name().to_owned()).unwrap_or_default();
         let text = format!("device {device} (instance {}, pid {}) {how}", id.0, instance.pid);
@@ -589,6 +617,11 @@ fn how_it_ended(verdict: Option<&Verdict>, end: &InstanceEnd) -> String {
         (Some(Verdict::TimedOut { .. }), _) => "was ended: a job took too long".to_owned(),
         (Some(Verdict::Silent), _) => "was ended: it did not answer in time".to_owned(),
         (Some(Verdict::Idle), _) => "was ended: nobody needed it".to_owned(),
+        (Some(Verdict::Stalled { point, address, ms }), end) => {
+            let is_held_up = if *end == InstanceEnd::HeldUp { "; its process has not ended" } else { "" };
+            format!("{}{is_held_up}", how_it_stalled(*point, *address, *ms))
+        }
+        (None, InstanceEnd::HeldUp) => "was ended, and its process has not".to_owned(),
         (None, InstanceEnd::Broke(how)) => format!("broke the protocol: {how}"),
         (None, InstanceEnd::HungUp) => "closed its link".to_owned(),
         (None, InstanceEnd::Exited(code)) if *code < 0 => {

@@ -158,6 +158,7 @@ impl Shell {
                 info!("{instance} is ended: {why:?}");
                 self.kill(instance);
             }
+            Effect::LeaveInstance { instance } => self.leave_instance(instance),
             Effect::Log { domain, event } => self.event(domain, event),
             Effect::Monitor { link, scope } => self.monitor(link, scope),
             Effect::StartPorter { porter } => self.start_porter(porter),
@@ -258,6 +259,7 @@ impl Shell {
                 }
                 Ok(all)
             }
+            Attach::Process(arrival) => self.porters.process(*arrival).map(|fd| vec![fd]),
             Attach::Ring(timeline) => {
                 let ring = self.rings.get(timeline).ok_or(NO_SUCH_RING)?;
                 ring.face.export().map(|fd| vec![fd])

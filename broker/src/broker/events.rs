@@ -226,6 +226,7 @@ fn level(event: &Event) -> Level {
         Event::ObjectTampered { .. }
         | Event::PorterStalled { .. }
         | Event::InstanceLost { .. }
+        | Event::InstanceReleased { .. }
         | Event::JobsRunAgain { .. }
         | Event::PromiseBroken { .. }
         | Event::NeverPromised { .. }
@@ -281,6 +282,9 @@ fn log(event: &Event) {
         Event::InstanceReady { instance, device } => info!("instance:{instance} of {device:?} is ready"),
         Event::InstanceLost { instance, device, why, jobs } => {
             warn!("instance:{instance} of {device:?} is lost with {jobs} jobs: {why:?}");
+        }
+        Event::InstanceReleased { instance, device, pid } => {
+            warn!("process {pid}, instance:{instance} of {device:?}, was held up and has ended");
         }
         Event::JobTimedOut { device, timeline, point, client, pid, ran_ns, allowed_ns } => {
             warn!(

@@ -5,7 +5,8 @@
 //!                        └────────────────── its process ends ───────────────────┴─► gone
 //! ```
 //!
-//! An instance is gone when its pidfd says so *and* the keeper has told how it ended. Before core hears of it,
+//! An instance is gone when its pidfd says so *and* the keeper has told how it ended, or when core would wait for that no
+//! longer; then it is left, and only its process is still watched. Before core hears of it,
 //! what it had sent is taken to the end and its fence pages are read: nothing it did is lost, and nothing it may
 //! still do is believed.
 
@@ -41,6 +42,8 @@ pub(super) struct Instance {
     status: Option<i32>,
     /// Why it was killed, if the shell did it.
     fault: Option<InstanceEnd>,
+    /// Core has been told that it is gone.
+    left: bool,
     /// The pairs it signals in, by its own number of the page.
     pages: BTreeMap<PageId, PairId>,
     /// The pairs it looks at, by its own number of the page.
@@ -104,6 +107,7 @@ impl Shell {
             ended: false,
             status: None,
             fault: None,
+            left: false,
             pages: BTreeMap::new(),
             observes: BTreeMap::new(),
             shown: BTreeMap::new(),
@@ -255,6 +259,11 @@ impl Shell {
             return;
         };
         let status = *status;
+        if self.instances.get(&id).is_some_and(|instance| instance.left) {
+            self.instances.remove(&id);
+            info!("{id}, which was left, has ended: {status}");
+            return self.happen(Input::InstanceReleased { instance: id });
+        }
         // What it sent before it ended counts; there is an end to it.
         self.instance_ready(id, usize::MAX);
         let Some(instance) = self.instances.remove(&id) else { return };
@@ -266,6 +275,22 @@ impl Shell {
         };
         info!("{id} is gone: {end:?}");
         self.happen(Input::InstanceGone { instance: id, end, settled, seen });
+    }
+
+    /// Treats an instance whose process does not end as if it had; only its process is looked after from now on.
+    pub(super) fn leave_instance(&mut self, id: InstanceId) {
+        self.instance_ready(id, usize::MAX);
+        let Some(instance) = self.instances.get_mut(&id).filter(|instance| !instance.left) else { return };
+        instance.left = true;
+        let was_read = instance.fault.is_none();
+        instance.fault.get_or_insert(InstanceEnd::HeldUp);
+        if was_read && let Err(e) = self.poller.remove(instance.link.socket()) {
+            warn!("{id}: {e}");
+        }
+        let Some(instance) = self.instances.get(&id) else { return };
+        let (settled, seen) = (self.read_pages(instance), self.read_observed(instance));
+        warn!("{id} was killed and its process does not end: it is left");
+        self.happen(Input::InstanceGone { instance: id, end: InstanceEnd::HeldUp, settled, seen });
     }
 
     /// What the pages of an instance show: of each timeline the furthest slot.

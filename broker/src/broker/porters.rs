@@ -17,14 +17,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use tracing::{debug, warn};
 use vgem_core::io::{Arrival, ArrivalId, Input, LinkId};
-use vgem_os::arrival::Admission;
+use vgem_os::arrival::{Admission, process_memory};
 use vgem_os::seqpacket::{Packet as Received, RecvError, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::codec::HEAD_LEN;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{ObjectKey, PorterId};
 use vgem_proto::message::keeper::{KillPorter, PorterStarted, StartPorter};
-use vgem_proto::message::porter::{Brought, PorterMessage, Unfit};
+use vgem_proto::message::porter::{Brought, BroughtProcess, PorterMessage, Unfit};
 use vgem_proto::message::{Head, Sender};
 
 use super::known::What;
@@ -96,6 +96,12 @@ impl Porters {
     /// Closes memory that is not wanted.
     pub(super) fn drop_arrival(&mut self, arrival: ArrivalId) {
         self.held.remove(&arrival);
+    }
+
+    /// The memory of a process, to send it on; once.
+    pub(super) fn process(&mut self, arrival: ArrivalId) -> Result<OwnedFd, OsError> {
+        const GONE: OsError = OsError::new("arrival", Errno::NOENT);
+        self.held.remove(&arrival).map(|held| held.fd).ok_or(GONE)
     }
 
     fn hold(&mut self, fd: OwnedFd, client: Option<LinkId>) -> ArrivalId {
@@ -178,6 +184,9 @@ impl Shell {
                         (Ok((head, PorterMessage::Brought(brought))), Some(fd)) => {
                             self.brought(id, head.request, &brought, fd);
                         }
+                        (Ok((head, PorterMessage::BroughtProcess(brought))), Some(fd)) => {
+                            self.brought_process(id, head.request, &brought, fd);
+                        }
                         (Ok((head, PorterMessage::Unfit(unfit))), _) => self.happen(Input::Unfit {
                             porter: id,
                             request: head.request,
@@ -247,6 +256,25 @@ impl Shell {
             }
         };
         self.happen(Input::Brought { porter: id, request, arrival, access: fitting.access });
+    }
+
+    /// Looks again at what a porter found to be the memory of a process.
+    fn brought_process(&mut self, id: PorterId, request: u64, brought: &BroughtProcess, fd: OwnedFd) {
+        match process_memory(fd.as_fd()) {
+            Ok(access) if access == brought.access => {
+                let client = self.porters.porters.get(&id).and_then(|porter| porter.client);
+                let arrival = Arrival::Process { arrival: self.porters.hold(fd, client) };
+                self.happen(Input::Brought { porter: id, request, arrival, access });
+            }
+            Ok(access) => {
+                let what = format!("memory of a process for {access:?} as some for {:?}", brought.access);
+                self.porter_broke(id, &what);
+            }
+            Err(unfit) => {
+                self.porters.quarantine.push(fd);
+                self.porter_broke(id, &unfit.to_string());
+            }
+        }
     }
 
     /// Makes an object of memory that arrived; the number of its inode.

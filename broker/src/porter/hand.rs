@@ -1,18 +1,18 @@
 //! What a porter says of one message from its client.
 //!
-//! A Hand carries exactly one fd, and that is memory which fits, or else the message is Unfit in words that name what
-//! came (M-131). Nothing here sends, receives or closes.
+//! A Hand carries exactly one fd, and that is memory which fits, or the memory of a process, or else the message is Unfit
+//! in words that name what came (M-131). Nothing here sends, receives or closes.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use vgem_os::OsError;
-use vgem_os::arrival::{Admission, Fitting};
+use vgem_os::arrival::{Admission, Fitting, process_memory};
 use vgem_os::seqpacket::RecvError;
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
-use vgem_proto::message::porter::{Brought, PorterMessage, Unfit};
+use vgem_proto::message::porter::{Brought, BroughtProcess, PorterMessage, Unfit};
 
 /// What came.
 #[derive(Debug)]
@@ -21,6 +21,13 @@ pub(super) enum Found<'fds> {
     Memory {
         /// What the broker is told.
         brought: Brought,
+        /// Goes with it.
+        fd: BorrowedFd<'fds>,
+    },
+    /// The memory of a process.
+    Process {
+        /// What the broker is told.
+        brought: BroughtProcess,
         /// Goes with it.
         fd: BorrowedFd<'fds>,
     },
@@ -41,7 +48,10 @@ pub(super) fn judge<'fds>(bytes: &[u8], fds: &'fds [OwnedFd], admission: &Admiss
         Ok(Fitting { len, access, .. }) => {
             Found::Memory { brought: Brought { len, access, reserved: Zero }, fd }
         }
-        Err(why) => Found::Unfit(unfit(ErrorCode::BadParameter, 0, 0, &why)),
+        Err(why) => match process_memory(fd) {
+            Ok(access) => Found::Process { brought: BroughtProcess { access, reserved: Zero }, fd },
+            Err(_) => Found::Unfit(unfit(ErrorCode::BadParameter, 0, 0, &why)),
+        },
     }
 }
 

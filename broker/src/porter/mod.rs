@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   client ══ channel (fd 3) ══► receive ─► decode ─► examine ─► report ══ link (fd 4) ══► broker
-//!                 Hand + fd         │                               │        Brought + fd, or Unfit
+//!                 Hand + fd         │                               │        Brought (or BroughtProcess) + fd, or Unfit
 //!                                   └── may hang here for ever      └── then close, which may hang for ever
 //! ```
 //!
@@ -16,7 +16,7 @@
 //!
 //! Invariants:
 //! - It is confined before it receives anything (M-130).
-//! - Nothing goes to the broker with an fd but memory that was examined and found fit (M-132).
+//! - Nothing goes to the broker with an fd but memory, or a process's memory, that was examined and found fit (M-132).
 //! - What is refused is reported before it is closed: closing may not come back.
 //! - It ends when either side closes its end, and after [`IDLE`] without a message.
 
@@ -143,6 +143,7 @@ impl Porter {
     fn report(&self, request: u64, found: &Found<'_>) -> Result<bool, Failure> {
         let mut sent = match found {
             Found::Memory { brought, fd } => self.link.send(&brought.encode(request, Time(0), 0), &[*fd]),
+            Found::Process { brought, fd } => self.link.send(&brought.encode(request, Time(0), 0), &[*fd]),
             Found::Unfit(unfit) => self.link.send(&unfit.encode(request, Time(0), 0), &[]),
         };
         if let Err(e) = &sent

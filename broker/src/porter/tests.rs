@@ -6,9 +6,10 @@ use std::thread::JoinHandle;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use vgem_os::memory::{HugePages, ObjectMemory};
+use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::message::Sender;
-use vgem_proto::message::porter::{Brought, Hand, PorterMessage, Unfit};
+use vgem_proto::message::porter::{Brought, BroughtProcess, Hand, PorterMessage, Unfit};
 use vgem_proto::rights::Access;
 
 use super::*;
@@ -204,5 +205,19 @@ fn a_file_is_refused_as_one() {
     let file = File::open(path.path()).expect("the file");
     rig.hand(1, &[file.as_fd()]);
     assert!(text(&rig.unfit(1)).contains("a file was sent"));
+    rig.ends();
+}
+
+// M-132
+#[test]
+fn the_memory_of_a_process_is_brought_for_what_it_is_open_for() {
+    let rig = Rig::new(LONG);
+    for (request, access) in [(1, Access::Read), (2, Access::Write)] {
+        let memory = vgem_os::client_memory::own(access).expect("a dumpable process");
+        rig.hand(request, &[memory.as_fd()]);
+        let (of, message, fds) = rig.told();
+        assert_eq!((of, fds.len()), (request, 1));
+        assert_eq!(message, PorterMessage::BroughtProcess(BroughtProcess { access, reserved: Zero }));
+    }
     rig.ends();
 }

@@ -9,6 +9,7 @@
 //! | [`memory`] | memfd objects, own and foreign: create, seal, export, probe, free |
 //! | [`hugepages`] | reserved huge pages: how many, and what is lacking |
 //! | [`arrival`] | what a stranger's fd is, and whether it is memory to import |
+//! | [`client_memory`] | a process's memory, through the fd of it that the process handed over |
 //! | [`mapping`] | mappings, spans, copies |
 //! | [`adopt`] | memory of this process becomes an object's, at its address |
 //! | [`pin`] | locked pages |
@@ -61,6 +62,7 @@ compile_error!("vgem runs on 64-bit little-endian machines: its shared pages are
 pub mod adopt;
 pub mod alarm;
 pub mod arrival;
+pub mod client_memory;
 pub mod clock;
 pub mod confine;
 pub mod cores;

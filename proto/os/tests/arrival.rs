@@ -10,7 +10,7 @@ use rustix::fs::inotify;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
-use vgem_os::arrival::{Admission, Fitting, Kind, Unfit};
+use vgem_os::arrival::{Admission, Fitting, Kind, Unfit, process_memory};
 use vgem_os::memory::{Access, HugePages, OBJECT_SEALS, ObjectMemory, SIZE_SEALS, identity, reopen};
 
 const LEN: u64 = 8192;
@@ -316,4 +316,18 @@ fn a_refusal_names_the_kind_and_what_would_be_taken() {
     let (pipe, _other) = rustix::pipe::pipe().unwrap();
     let said = examine(pipe).unwrap_err().to_string();
     assert_eq!(said, "a pipe was sent: only a memfd can be imported (memfd_create with MFD_ALLOW_SEALING)");
+}
+
+#[test]
+fn the_memory_of_a_process_is_told_from_everything_else() {
+    use vgem_os::client_memory::own;
+    for access in [Access::Read, Access::Write] {
+        assert_eq!(process_memory(own(access).expect("a dumpable process").as_fd()), Ok(access));
+    }
+    let map = rustix::fs::open("/proc/self/pagemap", OFlags::RDONLY, Mode::empty()).expect("procfs");
+    assert_eq!(process_memory(map.as_fd()).expect_err("no memory").kind, Kind::ProcFile);
+    let path = rustix::fs::open("/proc/self/mem", OFlags::PATH, Mode::empty()).expect("procfs");
+    assert_eq!(process_memory(path.as_fd()).expect_err("not open").kind, Kind::PathOnly);
+    let writing = rustix::fs::open("/proc/self/mem", OFlags::WRONLY, Mode::empty()).expect("procfs");
+    assert!(process_memory(writing.as_fd()).is_err_and(|unfit| unfit.why.contains("writing only")));
 }

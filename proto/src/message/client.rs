@@ -9,6 +9,7 @@ message_table! {
         };
         use crate::rights::{Access, HugePages, Rights, TimelineRights};
         use crate::snapshot::Topic;
+        use crate::user_queue::Window;
     }
 
     /// The greeting, first and once.
@@ -93,7 +94,7 @@ message_table! {
         device: DeviceId,
     } []
     /// Opens a queue; answered by QueueOpened when the device's instance is up.
-    22 OpenQueue since 1 from Client fds [] flags 0 {
+    22 OpenQueue since 1 from Client fds [] flags 1 {
         /// The device.
         device: DeviceId,
         /// Most jobs in flight; 0 is the default.
@@ -222,6 +223,23 @@ message_table! {
         /// The address of the first byte.
         address: u64,
     } []
+    /// Has entries of a queue with an instance of the client's own reach the client's own memory, where nothing is bound;
+    /// the fd of that memory goes to the porter under the same request; answered by Done when it is so.
+    38 AttachMemory since 1 from Client fds [] flags 0 {
+        /// The queue; it has a ring.
+        queue: QueueHandle,
+    } [
+        /// Where entries may reach it; in the order of their addresses, apart from each other.
+        windows: Window, max limits::RING_WINDOWS;
+    ]
+    /// Says anew where entries reach the client's own memory; answered by Done when they reach nothing else of it.
+    39 SetWindows since 1 from Client fds [] flags 0 {
+        /// The queue; its client's memory is attached.
+        queue: QueueHandle,
+    } [
+        /// In the order of their addresses, apart from each other; none: nowhere.
+        windows: Window, max limits::RING_WINDOWS;
+    ]
     /// Asks what is behind a cause; answered by Explained.
     40 Explain since 1 from Client fds [] flags 0 {
         /// The cause.

@@ -6,6 +6,7 @@ message_table! {
         use crate::error::ErrorCode;
         use crate::jobs::{Completion, DriverJob, DriverOperand, DriverParam, DriverWait, PointFailure};
         use crate::rights::Access;
+        use crate::user_queue::Window;
     }
 
     /// The instance is ready; first and once.
@@ -106,6 +107,22 @@ message_table! {
         timeline: TimelineKey,
         /// The address of the first byte.
         address: u64,
+    } []
+    /// Entries of a queue reach its client's own memory from now on as they were last told to, and nothing else of it.
+    53 WindowsSet since 1 from Driver fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+    } []
+    /// An entry has waited for its client's own memory for too long; whether it ever ends nobody knows.
+    54 Stalled since 1 from Driver fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// The entry's point.
+        point: Point,
+        /// The address that is waited for.
+        address: u64,
+        /// Since when.
+        since: Time,
     } []
 
     /// First message: who the instance is.
@@ -284,4 +301,20 @@ message_table! {
         /// The address of the first byte.
         address: u64,
     } []
+    /// Entries of a queue reach its client's own memory in these windows, where nothing is bound. Answered by WindowsSet.
+    153 AttachMemory since 1 from Broker fds ["memory"] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+    } [
+        /// The windows.
+        windows: Window, max limits::RING_WINDOWS;
+    ]
+    /// Other windows, in place of those there are. Answered by WindowsSet.
+    154 SetWindows since 1 from Broker fds [] flags 0 {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+    } [
+        /// The windows.
+        windows: Window, max limits::RING_WINDOWS;
+    ]
 }

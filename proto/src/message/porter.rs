@@ -8,7 +8,7 @@ message_table! {
         use crate::rights::Access;
     }
 
-    /// The fd of an Import. It answers no request and is answered by nobody: the broker answers the Import.
+    /// The fd of an Import, or of an AttachMemory. It answers no request and is answered by nobody: the broker answers the other.
     1 Hand since 1 from Client fds ["fd"] flags 0 {} []
 
     /// What the client handed over is memory that may be an object: sealed, of a size that cannot change.
@@ -34,4 +34,11 @@ message_table! {
         /// In words.
         text: u8, max limits::TEXT_LEN;
     ]
+    /// What the client handed over is the memory of a process.
+    13 BroughtProcess since 1 from Porter fds ["memory"] flags 0 {
+        /// What the fd allows.
+        access: Access,
+        /// Zero.
+        reserved: Zero<7>,
+    } []
 }

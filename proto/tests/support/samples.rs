@@ -17,6 +17,7 @@ use vgem_proto::jobs::{
 use vgem_proto::message::{PROMISE_REPLY, SUBMIT_REPLY, client as c, driver as d, keeper as k, porter as p};
 use vgem_proto::rights::{Access, HugePages, Rights, TimelineRights, WaitKind};
 use vgem_proto::snapshot::Topic;
+use vgem_proto::user_queue::Window;
 
 use super::{Link, Message, Sample};
 
@@ -106,6 +107,10 @@ fn client() -> Vec<Sample> {
     let (address, access, len) = (0x7f00_1234_5000, Access::Write, 4096);
     add(0, c::Bind { queue, object, offset: 8192, len, address, access, reserved: Zero }.into());
     add(0, c::Unbind { queue, address }.into());
+    let window = |address, access| Window { address, len: 4096, access, reserved: Zero };
+    let windows = vec![window(0x7f00_1234_5000, Access::Read), window(0x7f00_4321_0000, Access::Write)];
+    add(0, c::AttachMemory { queue, windows: windows.clone() }.into());
+    add(0, c::SetWindows { queue, windows: windows.clone() }.into());
     add(0, c::Explain { cause: CAUSE }.into());
     add(0, c::Inspect { cursor: 77, topic: Topic::Objects, reserved: Zero }.into());
     add(0, c::Monitor {}.into());
@@ -280,6 +285,9 @@ fn driver() -> Vec<Sample> {
     add(d::RingReady { timeline, errno: 0, reserved: Zero }.into());
     add(d::Bound { timeline, address, code: ErrorCode::MapFailed.number(), reserved: Zero }.into());
     add(d::Unbound { timeline, address }.into());
+    add(d::WindowsSet { timeline }.into());
+    let since = Time(0x6162_6364);
+    add(d::Stalled { timeline, point: Point(3), address, since }.into());
     add(d::Start { instance: InstanceId(5), domain: DomainId(1000) }.into());
     add(d::Map { object: OBJECT, len: 0x20_3000, access: Access::Write, reserved: Zero }.into());
     add(d::Unmap { object: OBJECT }.into());
@@ -313,6 +321,10 @@ fn driver() -> Vec<Sample> {
     let (offset, len, foreign) = (8192, 4096, 1);
     add(d::Bind { timeline, object, offset, len, address, access, foreign, reserved: Zero }.into());
     add(d::Unbind { timeline, address }.into());
+    let window = |address, access| Window { address, len: 4096, access, reserved: Zero };
+    let windows = vec![window(0x7f00_1234_5000, Access::Read), window(0x7f00_4321_0000, Access::Write)];
+    add(d::AttachMemory { timeline, windows: windows.clone() }.into());
+    add(d::SetWindows { timeline, windows }.into());
     samples
 }
 
@@ -409,6 +421,7 @@ fn porter() -> Vec<Sample> {
     };
     add(p::Hand {}.into());
     add(p::Brought { len: 0x20_3000, access: Access::Read, reserved: Zero }.into());
+    add(p::BroughtProcess { access: Access::Write, reserved: Zero }.into());
     let (code, words) = (ErrorCode::Misaligned, text("5000 bytes are no whole pages"));
     add(p::Unfit { value: 5000, limit: 4096, code, reserved: Zero, text: words }.into());
     samples

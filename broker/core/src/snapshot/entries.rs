@@ -40,7 +40,7 @@ impl Broker {
         let seen: Vec<(InstanceId, &Instance)> = device
             .instances
             .iter()
-            .filter(|(domain, _)| sees(scope, **domain))
+            .filter(|(seat, _)| sees(scope, seat.domain))
             .filter_map(|(_, id)| self.instances.get(id).map(|instance| (*id, instance)))
             .collect();
         DeviceEntry {
@@ -174,12 +174,12 @@ fn device_state(scope: Scope, device: &Device, instances: &[(InstanceId, &Instan
         return "starting";
     }
     // The moments that matter here are in the future until their timers, if any, have gone off.
-    let outlooks = device.health.iter().filter(|(domain, _)| sees(scope, **domain));
+    let outlooks = device.health.iter().filter(|(seat, _)| sees(scope, seat.domain));
     let outlooks: Vec<Outlook> =
         outlooks.map(|(_, health)| health.outlook(health.restart.unwrap_or(Time(0)))).collect();
     let failed = outlooks.iter().any(|outlook| matches!(outlook, Outlook::Failed(_)));
     let restarts =
-        device.health.iter().any(|(domain, health)| sees(scope, *domain) && health.restart.is_some());
+        device.health.iter().any(|(seat, health)| sees(scope, seat.domain) && health.restart.is_some());
     match (failed, restarts) {
         (true, _) => "failed",
         (false, true) => "backing off",

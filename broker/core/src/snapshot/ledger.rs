@@ -21,7 +21,7 @@ pub struct Ledger {
     pub queues: usize,
     /// Timelines that clients signal, in any state.
     pub timelines: usize,
-    /// Driver instances.
+    /// Driver instances, and processes of some that have not ended.
     pub instances: usize,
     /// Pairs of pages, spare ones and those being made included.
     pub pairs: usize,
@@ -45,7 +45,7 @@ impl Broker {
             objects: self.objects.len(),
             queues: self.queues.len(),
             timelines: self.promises.len(),
-            instances: self.instances.len(),
+            instances: self.instances.len() + self.held_up.len(),
             pairs: self.pairs.len() + self.pairs.making + self.primary_pages(),
             waiting: self.openings.waiting.len()
                 + self.creations.len()

@@ -4,12 +4,33 @@ use vgem_core::io::{Effect, Input, InstanceEnd, Seen, Settled};
 use vgem_proto::error::Failure;
 use vgem_proto::ids::{InstanceId, Point, TimelineKey};
 
+use crate::driver::Driver;
 use crate::world::World;
 
 impl World {
     /// An instance's process ends; its pages are read.
     pub(crate) fn die(&mut self, id: InstanceId, end: InstanceEnd) {
         let driver = self.drivers.remove(&id).expect("an instance that lives");
+        let gone = self.gone(&driver, end);
+        self.apply(gone);
+    }
+
+    /// An instance's process does not end; its pages are read all the same.
+    pub(crate) fn leave(&mut self, id: InstanceId) -> Input {
+        let driver = self.drivers.remove(&id).expect("an instance that lives");
+        let gone = self.gone(&driver, InstanceEnd::HeldUp);
+        self.held_up.insert(id, driver);
+        gone
+    }
+
+    /// A process that was held up ends.
+    pub(crate) fn release(&mut self, id: InstanceId) {
+        assert!(self.held_up.remove(&id).is_some(), "an instance that was left");
+        self.apply(Input::InstanceReleased { instance: id });
+    }
+
+    fn gone(&mut self, driver: &Driver, end: InstanceEnd) -> Input {
+        let id = driver.id;
         self.truth.open.retain(|timeline| !driver.opened.contains(timeline));
         let settled = driver.opened.iter().map(|timeline| self.settled(*timeline)).collect();
         let slots =
@@ -19,7 +40,7 @@ impl World {
             None => Seen { page, slot, generation: 0, value: Point(0) },
         };
         let seen = slots.map(shown).collect();
-        self.apply(Input::InstanceGone { instance: id, end, settled, seen });
+        Input::InstanceGone { instance: id, end, settled, seen }
     }
 
     /// What the pages of a dead instance show of a timeline.
@@ -55,7 +76,8 @@ impl World {
 
     /// Lets every instance and every porter that was told to end do so.
     pub(crate) fn bury(&mut self) {
-        let killed: Vec<InstanceId> = self.drivers.values().filter(|d| d.killed).map(|d| d.id).collect();
+        let ends = |driver: &&Driver| driver.killed && !driver.hangs;
+        let killed: Vec<InstanceId> = self.drivers.values().filter(ends).map(|d| d.id).collect();
         for id in killed {
             self.die(id, InstanceEnd::Exited(-9));
         }

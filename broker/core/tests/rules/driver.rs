@@ -13,9 +13,10 @@ use vgem_proto::ids::{CauseId, DeviceId, DomainId, InstanceId, ObjectKey, PageId
 use vgem_proto::jobs::{Completion, DriverJob, DriverOperand, DriverParam, DriverWait, PAGE_LOCAL};
 use vgem_proto::message::driver::{
     AskPoint, Bind, Bound, Cause, Complete, DriverMessage, Mapped, RingReady, Run, TimelineClosed, Unbound,
-    Unmapped,
+    Unmapped, WindowsSet,
 };
 use vgem_proto::rights::{Access, WaitKind};
+use vgem_proto::user_queue::Window;
 
 /// What has been signalled, as every reader of every page sees it.
 #[derive(Debug, Default)]
@@ -113,12 +114,16 @@ pub(crate) struct Driver {
     pub(crate) completions: Vec<Completion>,
     pub(crate) cancelled: Vec<(TimelineKey, Point, Failure)>,
     pub(crate) killed: bool,
+    /// In the kernel, for ever: it does not even die.
+    pub(crate) hangs: bool,
     /// Loans of priority that it was told of.
     pub(crate) boosts: Vec<(TimelineKey, u64, u8)>,
     /// Points of which it asked how they ended, and what it was told.
     told: BTreeMap<(TimelineKey, Point), Option<Result<(), Failure>>>,
     /// What entries of each ring reach.
     pub(crate) spaces: BTreeMap<TimelineKey, BTreeMap<u64, Bind>>,
+    /// Where entries of each ring reach their client's memory.
+    pub(crate) windows: BTreeMap<TimelineKey, Vec<Window>>,
     /// With what it answers for rings, and for ranges.
     pub(crate) ring_errno: i32,
     pub(crate) bind_code: u32,
@@ -142,9 +147,11 @@ impl Driver {
             completions: Vec::new(),
             cancelled: Vec::new(),
             killed: false,
+            hangs: false,
             boosts: Vec::new(),
             told: BTreeMap::new(),
             spaces: BTreeMap::new(),
+            windows: BTreeMap::new(),
             ring_errno: 0,
             bind_code: 0,
             is_heir: false,
@@ -278,6 +285,17 @@ impl Driver {
                 assert!(space.remove(&unbind.address).is_some(), "unbinds what is not bound: {unbind:?}");
                 let (timeline, address) = (unbind.timeline, unbind.address);
                 self.outbox.push_back(Unbound { timeline, address }.into());
+            }
+            DriverMessage::AttachMemory(m) => {
+                assert!(matches!(attach, Attach::Process(_)), "{attach:?}");
+                assert!(self.spaces.contains_key(&m.timeline), "memory of what has no ring: {m:?}");
+                assert!(self.windows.insert(m.timeline, m.windows).is_none(), "a second memory");
+                self.outbox.push_back(WindowsSet { timeline: m.timeline }.into());
+            }
+            DriverMessage::SetWindows(m) => {
+                let windows = self.windows.get_mut(&m.timeline).expect("memory it was given");
+                *windows = m.windows;
+                self.outbox.push_back(WindowsSet { timeline: m.timeline }.into());
             }
             other => panic!("not for a driver: {other:?}"),
         }
@@ -437,6 +455,7 @@ impl Driver {
         for timeline in closed {
             self.lines.remove(&timeline);
             self.spaces.remove(&timeline);
+            self.windows.remove(&timeline);
             messages.push(TimelineClosed { timeline }.into());
         }
         messages

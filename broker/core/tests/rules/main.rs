@@ -24,6 +24,7 @@ mod model;
 mod obligations;
 mod oracle;
 mod outcomes;
+mod own;
 mod priorities;
 mod refusals;
 mod reservations;

@@ -75,6 +75,8 @@ pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) truth: Truth,
     pub(crate) drivers: BTreeMap<InstanceId, Driver>,
+    /// Those that were left, and whose processes have not ended.
+    pub(crate) held_up: BTreeMap<InstanceId, Driver>,
     /// Drivers that were told to end because a job was late.
     pub(crate) late: BTreeSet<InstanceId>,
     pub(crate) memory: BTreeMap<ObjectKey, Memory>,
@@ -164,6 +166,7 @@ impl World {
             now: Time(1_000_000_000),
             truth: Truth::default(),
             drivers: BTreeMap::new(),
+            held_up: BTreeMap::new(),
             late: BTreeSet::new(),
             memory: BTreeMap::new(),
             replies: VecDeque::new(),
@@ -227,6 +230,7 @@ impl World {
                     | Attach::Signaller(_)
                     | Attach::Signallers(_)
                     | Attach::Ring(_)
+                    | Attach::Process(_)
                     | Attach::Observer(_) => Vec::new(),
                 };
                 for object in exported {
@@ -380,7 +384,11 @@ impl World {
                 self.truth.open.retain(|timeline| !driver.opened.contains(timeline));
                 None
             }
+            Effect::LeaveInstance { instance } => Some(self.leave(instance)),
             Effect::ToDriver { instance, message, attach } => {
+                if let Attach::Process(arrival) = &attach {
+                    assert!(self.arrivals.remove(arrival), "sends what is not there");
+                }
                 let driver = self.drivers.get_mut(&instance)?;
                 let ready = matches!(message, DriverMessage::Start(_)).then(|| ready_message(driver.device));
                 if let DriverMessage::Map(map) = &message {
@@ -440,7 +448,8 @@ impl World {
 
     fn is_free(&self, object: ObjectKey) -> bool {
         let memory = &self.memory[&object];
-        let mapped = self.drivers.values().any(|driver| driver.mapped.contains_key(&object));
+        let mut drivers = self.drivers.values().chain(self.held_up.values());
+        let mapped = drivers.any(|driver| driver.mapped.contains_key(&object));
         assert!(!mapped, "probes {object} while an instance maps it");
         assert!(!memory.kept, "probes {object} while the keeper has it");
         memory.exports == 0
@@ -589,6 +598,14 @@ impl World {
         Arrival::Memory { arrival, len }
     }
 
+    /// A process's memory, as its porter brings it.
+    pub(crate) fn process(&mut self) -> Arrival {
+        self.next_arrival += 1;
+        let arrival = ArrivalId(self.next_arrival);
+        self.arrivals.insert(arrival);
+        Arrival::Process { arrival }
+    }
+
     /// The number of the next request.
     pub(crate) fn next_request(&self) -> u64 {
         self.next_request + 1
@@ -599,7 +616,7 @@ impl World {
         match arrival {
             Arrival::Object(key) => Some(*key),
             Arrival::Memory { arrival, .. } => self.taken.get(arrival).copied(),
-            Arrival::Page => None,
+            Arrival::Page | Arrival::Process { .. } => None,
         }
     }
 

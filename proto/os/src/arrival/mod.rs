@@ -17,6 +17,9 @@
 //!   its open flags. Nothing that a FUSE or NFS server answers is ever asked; hence a directory that was opened
 //!   without `O_DIRECTORY`, or a pipe with a path, is called a file.
 //!
+//! The memory of a process is the other thing that is taken ([`process_memory`]): its link names it, and it alone of the
+//! files with such a link has positions beyond 2^63. Moving an open file's position asks no file system either.
+//!
 //! Invariants:
 //! - What is admitted has the seals SHRINK and GROW, and its length was read after they were there: no access inside
 //!   it can raise a signal (U3). What is admitted for writing also has SEAL, so that nobody seals it against the
@@ -29,7 +32,7 @@ mod kind;
 use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use rustix::fs::{FileType, MemfdFlags, OFlags, SealFlags, Stat};
+use rustix::fs::{FileType, MemfdFlags, OFlags, SealFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 pub use self::kind::{Kind, NAME_MAX};
@@ -65,6 +68,9 @@ pub struct Unfit {
     /// What is wrong with it, with the value and the limit.
     pub why: String,
 }
+
+/// Why anything else is not taken as the memory of a process.
+const NO_PROCESS: &str = "only the memory of a process is taken here (/proc/self/mem)";
 
 /// Why anything that is no memory is not taken.
 const NO_MEMORY: &str = "only a memfd can be imported (memfd_create with MFD_ALLOW_SEALING)";
@@ -135,6 +141,33 @@ impl Unfit {
     fn memory(why: impl Into<String>) -> Self {
         Self::new(Kind::Memfd, why)
     }
+}
+
+/// Whether a stranger's fd is the memory of a process, and the most that may be done through it.
+///
+/// # Errors
+/// [`Unfit`] names what else it is.
+pub fn process_memory(fd: BorrowedFd<'_>) -> Result<Access, Unfit> {
+    let flags = rustix::fs::fcntl_getfl(fd)
+        .map_err(|errno| Unfit::new(Kind::Unknown, format!("fcntl(F_GETFL): {errno}")))?;
+    let kind = match flags.contains(OFlags::PATH) {
+        true => Kind::PathOnly,
+        false => Kind::of_stranger(fd),
+    };
+    if kind != Kind::ProcessMemory || !has_positions_beyond_all_files(fd) {
+        return Err(Unfit::new(kind, NO_PROCESS));
+    }
+    match flags.intersection(OFlags::RWMODE) {
+        mode if mode == OFlags::RDONLY => Ok(Access::Read),
+        mode if mode == OFlags::RDWR => Ok(Access::Write),
+        _ => Err(Unfit::new(kind, "it is open for writing only; open it for reading, or for both")),
+    }
+}
+
+/// The kernel lets no other file that has a link such as a process's memory be there, whoever serves it.
+fn has_positions_beyond_all_files(fd: BorrowedFd<'_>) -> bool {
+    const BEYOND: u64 = 1 << 63;
+    rustix::fs::seek(fd, SeekFrom::Start(BEYOND)) == Ok(BEYOND)
 }
 
 /// How memory was opened.

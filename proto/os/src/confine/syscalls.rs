@@ -233,6 +233,7 @@ const PORTER: &[libc::c_long] = &[
     libc::SYS_getrandom,
     libc::SYS_getsockopt,
     libc::SYS_gettid,
+    libc::SYS_lseek,
     libc::SYS_madvise,
     libc::SYS_mmap,
     libc::SYS_mprotect,
