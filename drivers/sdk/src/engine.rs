@@ -25,6 +25,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Runs one job to its end on the calling executor.
     ///
+    /// Of an operand with direction Out the first bytes are written, as many as [`Task::set_len`] says, and no others:
+    /// where the operand is a client's own memory, only those are copied there.
+    ///
     /// # Errors
     /// The reason the job failed; the SDK gives it a cause and signals it. Outputs may be partly written.
     fn run(&self, task: &mut Task<'_>) -> Result<(), JobError>;

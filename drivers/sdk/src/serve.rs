@@ -16,12 +16,13 @@ use vgem_os::memory::identity;
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::PageId;
+use vgem_proto::ids::{PageId, TimelineKey};
 use vgem_proto::jobs::PAGE_LOCAL;
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
 use vgem_proto::message::driver::{
-    AttachRing, Bind, Bound, DriverMessage, Map, Mapped, NotMapped, Ready, RingReady, Unbound,
+    AttachMemory, AttachRing, Bind, Bound, DriverMessage, Map, Mapped, NotMapped, Ready, RingReady, Unbound,
+    WindowsSet,
 };
 
 use crate::engine::{Engine, JobError, Needs};
@@ -31,7 +32,7 @@ use crate::options::Options;
 use crate::platform::Os;
 use crate::schedule::{Priority, Standing};
 use crate::timeline::Timeline;
-use crate::user::{Rings, Unbinding};
+use crate::user::{Rings, Unbinding, Windows};
 
 /// The fd number on which the keeper passes the link.
 pub const LINK_FD: i32 = 3;
@@ -235,6 +236,11 @@ impl<E: Engine> Control<'_, E> {
             }
             DriverMessage::AttachRing(m) => self.attach_ring(&m, fds)?,
             DriverMessage::Bind(m) => self.bind(&m),
+            DriverMessage::AttachMemory(m) => self.attach_memory(&m, fds)?,
+            DriverMessage::SetWindows(m) => {
+                let set = self.rings.set_windows(&m);
+                self.windows_set(m.timeline, set);
+            }
             DriverMessage::Unbind(m) => {
                 if self.rings.unbind(m.timeline, m.address) == Unbinding::Done {
                     let (timeline, address) = (m.timeline, m.address);
@@ -245,6 +251,8 @@ impl<E: Engine> Control<'_, E> {
             | DriverMessage::RingReady(_)
             | DriverMessage::Bound(_)
             | DriverMessage::Unbound(_)
+            | DriverMessage::WindowsSet(_)
+            | DriverMessage::Stalled(_)
             | DriverMessage::Mapped(_)
             | DriverMessage::NotMapped(_)
             | DriverMessage::Unmapped(_)
@@ -310,6 +318,20 @@ impl<E: Engine> Control<'_, E> {
         Ok(())
     }
 
+    fn attach_memory(&mut self, attach: &AttachMemory, fds: &mut Vec<OwnedFd>) -> Result<(), Fault> {
+        let Some(fd) = fds.pop() else { return Err(Fault::Broke("AttachMemory without an fd".into())) };
+        let set = self.rings.attach_memory(self.instance, attach, fd)?;
+        self.windows_set(attach.timeline, set);
+        Ok(())
+    }
+
+    /// Says that windows are set where nobody else does.
+    fn windows_set(&self, timeline: TimelineKey, windows: Windows) {
+        if windows == Windows::Nobodys {
+            self.instance.outbox.send(&DriverMessage::WindowsSet(WindowsSet { timeline }));
+        }
+    }
+
     fn bind(&mut self, bind: &Bind) {
         let mapping = self.instance.schedule().objects.find(bind.object).map(|m| Arc::clone(&m.mapping));
         let code = self.rings.bind(bind, mapping).map_or_else(|code| code.number(), |()| 0);
@@ -322,7 +344,7 @@ impl<E: Engine> Control<'_, E> {
         found.cloned().ok_or_else(|| Fault::Broke(format!("no signal {page}")))
     }
 
-    fn timeline(&self, key: vgem_proto::ids::TimelineKey) -> Result<Arc<Timeline>, Fault> {
+    fn timeline(&self, key: TimelineKey) -> Result<Arc<Timeline>, Fault> {
         self.instance.schedule().timeline(key).ok_or_else(|| Fault::Broke(format!("no {key}")))
     }
 }

@@ -1,15 +1,16 @@
-//! Every operation of the zip device through a user queue: what comes of it is what comes of a job.
+//! Every operation of the zip device through a user queue, on objects and on plain memory: what comes of it is what comes
+//! of a job.
 #![expect(clippy::expect_used, reason = "a test ends where its arrangement fails")]
 
-use vgem_driver::testing::{BothWays, Content, Peer, Seen, noise, text};
+use vgem_driver::testing::{Content, EveryWay, Peer, Seen, noise, text};
 use vgem_driver::{Options, ParamValue};
 use vgem_driver_zip::description::op;
 use vgem_driver_zip::{Format, ZipEngine};
 use vgem_proto::error::ErrorCode;
 
-/// What is seen of a call, the same both ways.
+/// What is seen of a call, the same every way.
 fn call(
-    both: &mut BothWays,
+    ways: &mut EveryWay,
     peer: Peer,
     op: u16,
     params: &[ParamValue<'_>],
@@ -18,8 +19,9 @@ fn call(
 ) -> Seen {
     let output = vec![0; room];
     let operands = [(0, Content::Read(input)), (1, Content::Write(&output))];
-    let [job, entry] = both.call(peer, op, params, &operands);
+    let [job, entry, own] = ways.call(peer, op, params, &operands);
     assert!(job == entry, "{peer:?} operation {op} {params:?}: {:?}, {:?}", job.failure, entry.failure);
+    assert!(own.is_like(&job), "{peer:?} operation {op} {params:?}: {:?}, {:?}", job.failure, own.failure);
     job
 }
 
@@ -31,17 +33,17 @@ fn output(seen: &Seen) -> &[u8] {
 
 #[test]
 fn what_goes_in_through_a_ring_comes_out_through_it_in_every_format() {
-    let mut both = BothWays::of(ZipEngine::new(&Options::default()));
+    let mut ways = EveryWay::of(ZipEngine::new(&Options::default()));
     for (word, format) in (0..).zip(Format::ALL) {
         for peer in Peer::ALL {
             for data in [text(0), text(1), text(200_000), noise(70_000)] {
                 let room = data.len() + data.len() / 8 + 1024;
                 let word = ParamValue::Number(word);
                 for level in [ParamValue::Absent, ParamValue::Number(2)] {
-                    let packed = call(&mut both, peer, op::COMPRESS, &[word, level], &data, room);
+                    let packed = call(&mut ways, peer, op::COMPRESS, &[word, level], &data, room);
                     assert_eq!(packed.value, data.len() as u64);
                     let packed = output(&packed);
-                    let seen = call(&mut both, peer, op::DECOMPRESS, &[word], packed, data.len());
+                    let seen = call(&mut ways, peer, op::DECOMPRESS, &[word], packed, data.len());
                     assert!(output(&seen) == data, "{format:?} {peer:?} {} bytes", data.len());
                 }
             }
@@ -51,25 +53,25 @@ fn what_goes_in_through_a_ring_comes_out_through_it_in_every_format() {
 
 #[test]
 fn what_does_not_fit_and_what_is_corrupt_fails_alike() {
-    let mut both = BothWays::of(ZipEngine::new(&Options::default()));
+    let mut ways = EveryWay::of(ZipEngine::new(&Options::default()));
     let data = noise(10_000);
     for word in (0..).zip(Format::ALL).map(|(word, _)| ParamValue::Number(word)) {
         let params = [word, ParamValue::Absent];
-        let small = call(&mut both, Peer::OwnDomain, op::COMPRESS, &params, &data, 100).failure;
+        let small = call(&mut ways, Peer::OwnDomain, op::COMPRESS, &params, &data, 100).failure;
         assert_eq!(small.map(|(code, _)| code), Some(ErrorCode::OutputTooSmall));
-        let corrupt = call(&mut both, Peer::OwnDomain, op::DECOMPRESS, &params[..1], &data, 20_000).failure;
+        let corrupt = call(&mut ways, Peer::OwnDomain, op::DECOMPRESS, &params[..1], &data, 20_000).failure;
         assert_eq!(corrupt.map(|(code, _)| code), Some(ErrorCode::CorruptInput));
     }
 }
 
 #[test]
 fn a_confined_process_serves_a_ring_and_closes_it() {
-    let mut both = BothWays::of_program(env!("CARGO_BIN_EXE_vgem-driver-zip"));
+    let mut ways = EveryWay::of_program(env!("CARGO_BIN_EXE_vgem-driver-zip"));
     let data = text(100_000);
     for word in (0..).zip(Format::ALL).map(|(word, _)| ParamValue::Number(word)) {
         let packed =
-            call(&mut both, Peer::OtherDomain, op::COMPRESS, &[word, ParamValue::Absent], &data, 120_000);
-        let seen = call(&mut both, Peer::OwnDomain, op::DECOMPRESS, &[word], output(&packed), data.len());
+            call(&mut ways, Peer::OtherDomain, op::COMPRESS, &[word, ParamValue::Absent], &data, 120_000);
+        let seen = call(&mut ways, Peer::OwnDomain, op::DECOMPRESS, &[word], output(&packed), data.len());
         assert!(output(&seen) == data);
     }
 }

@@ -6,22 +6,22 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `both` | one call, as a job and through a user queue |
+//! | `ways` | one call, as a job and through a user queue, on objects and on the client's own memory |
 //! | `call` | one job, called as an executor calls it |
 //! | `content` | bytes that compress, and bytes that do not |
 //! | `peer` | objects in real shared memory, and what another holder does to them meanwhile |
 //! | `traces` | what this process still has of an object |
 #![expect(clippy::expect_used, reason = "a test ends where its arrangement fails")]
 
-mod both;
 mod call;
 mod content;
 mod peer;
 mod traces;
+mod ways;
 
-pub use self::both::{BothWays, Content, Seen};
 pub use self::call::{Peer, code, read, run, write};
 pub use self::content::{Random, noise, noise_from, text};
 pub use self::peer::{Shared, Verdicts, beside, flip, is_mix, write_either};
 pub use self::traces::{Traces, traces_of};
+pub use self::ways::{Content, EveryWay, Seen};
 pub use vgem_os::{confine, memory};

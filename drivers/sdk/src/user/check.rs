@@ -20,7 +20,9 @@ use vgem_proto::limits;
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{Arguments, Block, Call, EntryError, VaOperand, VaParam, VaRange};
 
-use super::space::{AddressFault, AddressSpace, Reached};
+use super::own::OwnMemory;
+use super::space::{AddressFault, AddressSpace, Found};
+use super::stage::Stage;
 use crate::engine::{JobError, OperandBytes, ParamValue, TaskOperand};
 use crate::operands::{Prepared, Resolved, bounded, push};
 
@@ -37,8 +39,14 @@ pub(super) struct Flaw {
 }
 
 impl Flaw {
-    fn new(code: ErrorCode, value: impl Into<u64>, text: String) -> Self {
+    pub(super) fn new(code: ErrorCode, value: impl Into<u64>, text: String) -> Self {
         Self { code, value: value.into(), address: 0, text }
+    }
+
+    /// There is no room for one more.
+    pub(super) fn no_operand(number: u8) -> Self {
+        let text = format!("more than {} operands in one entry", limits::JOB_OPERANDS);
+        Self::new(ErrorCode::BadOperand, number, text)
     }
 
     /// It did not begin.
@@ -88,8 +96,11 @@ impl From<AddressFault> for Flaw {
 /// # Errors
 /// AddressFault.
 pub(super) fn read_once(space: &AddressSpace, from: VaRange, into: &mut [u8]) -> Result<(), Flaw> {
-    let Some(reached) = space.reach(from, Access::Read)? else { return Ok(()) };
-    reached.read()?.copy_to(0, into).map_err(JobError::from)?;
+    match space.find(from, Access::Read)? {
+        None => {}
+        Some(Found::Bound(reached)) => reached.read()?.copy_to(0, into).map_err(JobError::from)?,
+        Some(Found::Own(own)) => own.read(from, into)?,
+    }
     Ok(())
 }
 
@@ -133,9 +144,10 @@ pub(super) fn resolve<'s>(
     space: &'s AddressSpace,
     prepared: &Prepared,
     given: &Given<'_>,
-    bytes: &'s mut Vec<u8>,
+    (bytes, stage): (&'s mut Vec<u8>, &'s mut Stage),
     resolved: &mut Resolved<'s>,
 ) -> Result<(), Flaw> {
+    stage.clear();
     let operation = &prepared.operation;
     let mut seen = 0u64;
     for operand in given.operands() {
@@ -148,13 +160,8 @@ pub(super) fn resolve<'s>(
             let text = format!("operand {} is given twice", spec.name);
             return Err(Flaw::new(ErrorCode::BadOperand, number, text));
         }
-        let found = find_operand(space, spec, &operand)?;
-        if prepared.cell == Some(number) {
-            if let OperandBytes::Write(cell) = found.bytes {
-                resolved.cell = Some(cell);
-            }
-        } else {
-            push(&mut resolved.operands, found)?;
+        if let Some(found) = find_operand(space, spec, &operand, stage)? {
+            give(prepared, found, resolved)?;
         }
     }
     for (number, spec) in (0u8..).zip(&operation.operands) {
@@ -167,7 +174,45 @@ pub(super) fn resolve<'s>(
     for default in &prepared.defaults {
         push(&mut resolved.params, default.map_or(ParamValue::Absent, ParamValue::Number))?;
     }
-    fill_params(space, given, bytes, resolved)
+    fill_params(space, given, bytes, resolved)?;
+    match (stage.is_empty(), &space.own) {
+        (true, _) | (_, None) => Ok(()),
+        (false, Some(own)) => stage_operands(prepared, own, stage, resolved),
+    }
+}
+
+/// Gives an engine what it reads and writes of the client's own memory.
+#[cold]
+fn stage_operands<'s>(
+    prepared: &Prepared,
+    own: &OwnMemory,
+    stage: &'s mut Stage,
+    resolved: &mut Resolved<'s>,
+) -> Result<(), Flaw> {
+    stage.fetch(own)?;
+    for (piece, memory) in stage.operands() {
+        let bytes = match piece.direction {
+            Direction::In => OperandBytes::Read(Span::of_slice(memory)),
+            Direction::Out | Direction::InOut | Direction::Cell => {
+                OperandBytes::Write(SpanMut::of_slice(memory))
+            }
+        };
+        let (number, object) = (piece.number, ObjectKey::default());
+        give(prepared, TaskOperand { number, bytes, object, offset: 0, foreign: false }, resolved)?;
+    }
+    Ok(())
+}
+
+/// Puts an operand where an engine looks for it, or the SDK for the result cell.
+#[inline]
+fn give<'s>(prepared: &Prepared, found: TaskOperand<'s>, resolved: &mut Resolved<'s>) -> Result<(), Flaw> {
+    if prepared.cell == Some(found.number) {
+        if let OperandBytes::Write(cell) = found.bytes {
+            resolved.cell = Some(cell);
+        }
+        return Ok(());
+    }
+    Ok(push(&mut resolved.operands, found)?)
 }
 
 #[inline]
@@ -183,35 +228,42 @@ fn take_note(seen: &mut u64, number: u16) -> bool {
     is_new
 }
 
+/// An operand that is bound; one in the client's own memory is placed on the stage.
 #[inline]
 fn find_operand<'s>(
     space: &'s AddressSpace,
     spec: &OperandSpec,
     operand: &VaOperand,
-) -> Result<TaskOperand<'s>, Flaw> {
+    stage: &mut Stage,
+) -> Result<Option<TaskOperand<'s>>, Flaw> {
     check_len(spec, operand.len)?;
     let access = match spec.direction {
         Direction::In => Access::Read,
         Direction::Out | Direction::InOut | Direction::Cell => Access::Write,
     };
     let number = operand.number;
-    let Some(reached) = space.reach(operand.range()?, access)? else {
-        let bytes = match access {
-            Access::Read => OperandBytes::Read(Span::of_slice(&[])),
-            Access::Write => OperandBytes::Write(SpanMut::of_slice(&mut [])),
-        };
-        return Ok(TaskOperand { number, bytes, object: ObjectKey::default(), offset: 0, foreign: false });
+    let range = operand.range()?;
+    let reached = match space.find(range, access)? {
+        Some(Found::Bound(reached)) => reached,
+        Some(Found::Own(_)) => {
+            check_align(spec, range.address())?;
+            let len = indirect_len(space, operand)?.unwrap_or(range.len());
+            stage.place(number, spec.direction, VaRange::new(range.address(), len)?)?;
+            return Ok(None);
+        }
+        None => {
+            let bytes = match access {
+                Access::Read => OperandBytes::Read(Span::of_slice(&[])),
+                Access::Write => OperandBytes::Write(SpanMut::of_slice(&mut [])),
+            };
+            let object = ObjectKey::default();
+            return Ok(Some(TaskOperand { number, bytes, object, offset: 0, foreign: false }));
+        }
     };
     check_align(spec, reached.offset)?;
     let (object, offset, foreign) = (reached.object, reached.offset, reached.foreign);
     let outside = JobError::outside;
-    let len = match operand.cell {
-        0 => None,
-        cell => {
-            let len = read_cell(space, cell, operand.cell_word)?;
-            Some(within_limit(len, operand.len, || format!("length of operand {number}"))?)
-        }
-    };
+    let len = indirect_len(space, operand)?;
     let len = len.map(|len| usize::try_from(len).map_err(|_| outside())).transpose()?;
     let bytes = match access {
         Access::Read => {
@@ -223,7 +275,17 @@ fn find_operand<'s>(
             OperandBytes::Write(all.sub(0, len.unwrap_or(all.len())).ok_or_else(outside)?)
         }
     };
-    Ok(TaskOperand { number, bytes, object, offset, foreign })
+    Ok(Some(TaskOperand { number, bytes, object, offset, foreign }))
+}
+
+/// The length that a result cell says, if the operand's comes from one.
+#[inline]
+fn indirect_len(space: &AddressSpace, operand: &VaOperand) -> Result<Option<u64>, Flaw> {
+    if operand.cell == 0 {
+        return Ok(None);
+    }
+    let len = read_cell(space, operand.cell, operand.cell_word)?;
+    within_limit(len, operand.len, || format!("length of operand {}", operand.number)).map(Some)
 }
 
 #[inline]
@@ -237,7 +299,7 @@ fn check_len(spec: &OperandSpec, len: u64) -> Result<(), Flaw> {
     Err(Flaw::new(ErrorCode::OutOfRange, len, text))
 }
 
-/// As of a job's: where the operand begins in its object, whatever it is bound at.
+/// As of a job's: where the operand begins in its object, whatever it is bound at; in the client's own memory its address.
 #[inline]
 fn check_align(spec: &OperandSpec, offset: u64) -> Result<(), Flaw> {
     let is_cell = spec.direction == Direction::Cell;
@@ -245,24 +307,33 @@ fn check_align(spec: &OperandSpec, offset: u64) -> Result<(), Flaw> {
     if offset.is_multiple_of(align) {
         return Ok(());
     }
-    let text =
-        format!("operand {} begins at a multiple of {align} of its object, not at {offset}", spec.name);
+    let text = format!("operand {} begins at a multiple of {align}, not at {offset}", spec.name);
     Err(Flaw::new(ErrorCode::Misaligned, offset, text))
 }
 
 /// A word of a result cell, read once.
 fn read_cell(space: &AddressSpace, address: u64, word: u8) -> Result<u64, Flaw> {
     let len = result_cell::LEN as u64;
+    let aligned = |offset: u64| {
+        let text = || format!("a result cell begins at a multiple of {len}, not at {offset}");
+        offset
+            .is_multiple_of(len)
+            .then_some(())
+            .ok_or_else(|| Flaw::new(ErrorCode::Misaligned, offset, text()))
+    };
     // A cell has bytes, so it is somewhere.
-    let reached: Option<Reached<'_>> = space.reach(VaRange::new(address, len)?, Access::Read)?;
-    let reached = reached.ok_or_else(JobError::outside)?;
-    if !reached.offset.is_multiple_of(len) {
-        let text =
-            format!("a result cell begins at a multiple of {len} of its object, not at {}", reached.offset);
-        return Err(Flaw::new(ErrorCode::Misaligned, reached.offset, text));
+    match space.find(VaRange::new(address, len)?, Access::Read)?.ok_or_else(JobError::outside)? {
+        Found::Bound(reached) => {
+            aligned(reached.offset)?;
+            Ok(reached.read()?.read_u64(8 * usize::from(word)).map_err(JobError::from)?)
+        }
+        Found::Own(own) => {
+            aligned(address)?;
+            let mut value = [0; 8];
+            own.read(VaRange::new(address + 8 * u64::from(word), 8)?, &mut value)?;
+            Ok(u64::from_le_bytes(value))
+        }
     }
-    let value = reached.read()?.read_u64(8 * usize::from(word)).map_err(JobError::from)?;
-    Ok(value)
 }
 
 fn within_limit(value: u64, limit: u64, what: impl Fn() -> String) -> Result<u64, Flaw> {

@@ -1,7 +1,7 @@
 //! What the control thread tells the thread of a ring, which looks between two entries.
 //!
 //! ```text
-//!   control thread ──post: change, bump, wake──► [ the newest address space, what was unbound, whether to stop ]
+//!   control thread ──post: change, bump, wake──► [ the newest address space, what is to be told of it, whether to stop ]
 //!                                                          │ take: after an entry was taken, before it is looked at
 //!                                                          ▼
 //!                                                     ring's thread
@@ -35,6 +35,8 @@ pub(super) struct Mail {
     pub(super) space: Option<Arc<AddressSpace>>,
     /// Ranges that are not in it any more, and for which the broker waits.
     pub(super) unbound: Vec<u64>,
+    /// How often the broker waits to hear that the windows in it are those.
+    pub(super) windows: u32,
     /// Whether to end.
     pub(super) stop: Option<Stop>,
 }

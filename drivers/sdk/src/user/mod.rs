@@ -27,6 +27,9 @@
 //! | `worker` | the thread of a ring |
 //! | `desk` | what the control thread tells that thread |
 //! | `causes` | how often the broker hears of failures |
+//! | `own` | the client's own memory, where nothing is bound |
+//! | `stage` | private memory in which engines find operands that are there |
+//! | `watch` | who waits for that memory, and for how long |
 //!
 //! **Binding.** The control thread keeps the address space and answers Bound when the thread of the ring will find the
 //! range for every entry it looks at from then on. Unbound is answered by that thread: between two entries, so by then
@@ -42,7 +45,10 @@
 mod causes;
 mod check;
 mod desk;
+mod own;
 mod space;
+mod stage;
+mod watch;
 mod worker;
 
 use std::collections::HashMap;
@@ -50,15 +56,19 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 
+use vgem_os::client_memory::ClientMemory;
 use vgem_os::mapping::Mapping;
 use vgem_os::{Errno, OsError, ring};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::TimelineKey;
-use vgem_proto::message::driver::{AttachRing, Bind};
+use vgem_proto::message::driver::{AttachMemory, AttachRing, Bind, DriverMessage, SetWindows};
 use vgem_proto::user_queue::VaRange;
 
 use self::desk::{Desk, Stop};
+use self::own::OwnMemory;
 use self::space::{AddressSpace, BoundRange, NotBound};
+use self::stage::Large;
+use self::watch::{Watch, Watchman};
 use self::worker::{Halves, Worker};
 use crate::engine::Engine;
 use crate::instance::Instance;
@@ -72,12 +82,19 @@ pub(crate) struct Rings {
     rings: HashMap<TimelineKey, Ring>,
     /// One for each thread, and one more.
     places: Arc<()>,
+    /// Private memory for long operands that are the client's own.
+    large: Arc<Large>,
+    /// Looks after those that read their client's own memory.
+    watchman: Arc<Watchman>,
+    /// It has a thread: there is such a ring.
+    is_watched: bool,
 }
 
 #[derive(Debug)]
 struct Ring {
     desk: Arc<Desk>,
     space: Arc<AddressSpace>,
+    watch: Arc<Watch>,
     /// Nothing is bound any more.
     closing: bool,
 }
@@ -89,6 +106,16 @@ pub(crate) enum Unbinding {
     /// Nobody uses it: the caller.
     Done,
     /// The ring's thread, when it has let go of it.
+    UnderWay,
+}
+
+/// Who says that windows are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Windows {
+    /// The ring has ended: the caller.
+    Nobodys,
+    /// The ring's thread, before its next entry.
     UnderWay,
 }
 
@@ -124,7 +151,14 @@ impl Rings {
         let given = instance.schedule().give_points(key);
         let given = given.ok_or_else(|| OsError::with_detail("ring", Errno::INVAL, format!("no {key}")))?;
         let desk = Arc::new(Desk::default());
-        let worker = Worker::new(Arc::clone(instance), given, Arc::clone(&desk), Arc::clone(&self.places));
+        let watch = Watch::of(&self.watchman, key);
+        let worker = Worker::new(
+            Arc::clone(instance),
+            given,
+            Arc::clone(&desk),
+            Arc::clone(&self.places),
+            (Arc::clone(&watch), Arc::clone(&self.large)),
+        );
         let name = format!("ring-{}", key.index);
         let halves = Halves { consumer, completer };
         let started = thread::Builder::new().name(name).spawn(move || worker.run(halves));
@@ -132,7 +166,7 @@ impl Rings {
             instance.schedule().take_points(key);
             return Err(OsError::with_detail("thread", Errno::AGAIN, error.to_string()));
         }
-        self.rings.insert(key, Ring { desk, space: Arc::default(), closing: false });
+        self.rings.insert(key, Ring { desk, space: Arc::default(), watch, closing: false });
         Ok(())
     }
 
@@ -157,6 +191,46 @@ impl Rings {
         Ok(())
     }
 
+    /// Has entries reach their client's own memory through an fd, in these windows. The ring's thread says WindowsSet.
+    ///
+    /// # Errors
+    /// `EBUSY` if there is such memory already; `EAGAIN` if the system has no thread to look after it.
+    pub(crate) fn attach_memory<E: Engine>(
+        &mut self,
+        instance: &Arc<Instance<E>>,
+        attach: &AttachMemory,
+        fd: OwnedFd,
+    ) -> vgem_os::Result<Windows> {
+        let Some(ring) = self.rings.get_mut(&attach.timeline).filter(|ring| !ring.closing) else {
+            return Ok(Windows::Nobodys);
+        };
+        if ring.space.own.is_some() {
+            return Err(OsError::with_detail("memory", Errno::BUSY, format!("{} has it", attach.timeline)));
+        }
+        if !self.is_watched {
+            let teller = Arc::clone(instance);
+            let tell = move |stalled| teller.outbox.send(&DriverMessage::Stalled(stalled));
+            let no_thread = |e: std::io::Error| OsError::with_detail("thread", Errno::AGAIN, e.to_string());
+            self.watchman.start(tell).map_err(no_thread)?;
+            self.is_watched = true;
+        }
+        let mut own = OwnMemory::new(ClientMemory::new(fd), Arc::clone(&ring.watch));
+        own.set_windows(&attach.windows);
+        Arc::make_mut(&mut ring.space).own = Some(own);
+        Ok(ring.post_windows())
+    }
+
+    /// Has entries reach their client's own memory in these windows. The ring's thread says WindowsSet.
+    pub(crate) fn set_windows(&mut self, set: &SetWindows) -> Windows {
+        let Some(ring) = self.rings.get_mut(&set.timeline).filter(|ring| !ring.closing) else {
+            return Windows::Nobodys;
+        };
+        if let Some(own) = &mut Arc::make_mut(&mut ring.space).own {
+            own.set_windows(&set.windows);
+        }
+        ring.post_windows()
+    }
+
     /// Has entries reach nothing any more at an address.
     pub(crate) fn unbind(&mut self, timeline: TimelineKey, address: u64) -> Unbinding {
         let Some(ring) = self.rings.get_mut(&timeline) else { return Unbinding::Done };
@@ -178,6 +252,15 @@ impl Rings {
 }
 
 impl Ring {
+    /// Has the thread take the windows, and say so.
+    fn post_windows(&self) -> Windows {
+        let is_there = self.desk.post(|mail| {
+            mail.space = Some(Arc::clone(&self.space));
+            mail.windows += 1;
+        });
+        if is_there { Windows::UnderWay } else { Windows::Nobodys }
+    }
+
     /// Whether the thread is there to hear it.
     fn stop(&mut self, stop: Stop) -> bool {
         // The thread is the last that holds what was bound.
@@ -191,6 +274,7 @@ impl Drop for Rings {
         for ring in self.rings.values_mut() {
             ring.stop(Stop::Leave);
         }
+        self.watchman.stop();
     }
 }
 

@@ -6,9 +6,9 @@
 //!   mappings         object 3          object 7  object 3           each range holds the mapping it lies in
 //! ```
 //!
-//! An address means what is bound there and nothing else: it is never used as a pointer. A range of addresses can be
-//! reached if it lies in *one* bound range whose access is enough; otherwise the first address that cannot be, and why,
-//! is the fault.
+//! An address means what is bound there, and where nothing is the client's own memory, if the queue reaches that
+//! ([`super::own`]); it is never used as a pointer. A range of addresses can be reached if it lies in *one* bound range
+//! whose access is enough, or in one window; otherwise the first address that cannot be, and why, is the fault.
 //!
 //! What it is not: shared. The control thread keeps the table and gives whoever reads it a snapshot.
 //!
@@ -24,6 +24,7 @@ use vgem_proto::limits;
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{FaultReason, VaRange};
 
+use super::own::OwnMemory;
 use crate::engine::JobError;
 
 /// A range of an object, at the addresses at which entries reach it.
@@ -122,10 +123,21 @@ impl<'a> Reached<'a> {
     }
 }
 
-/// All ranges that are bound to one queue.
+/// Where addresses lead.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Found<'a> {
+    /// To bytes of an object.
+    Bound(Reached<'a>),
+    /// To the client's own memory: these addresses are in one of its windows.
+    Own(&'a OwnMemory),
+}
+
+/// All ranges that are bound to one queue, and its client's own memory if it reaches that.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AddressSpace {
     ranges: Vec<BoundRange>,
+    /// The client's own memory.
+    pub(crate) own: Option<OwnMemory>,
 }
 
 impl AddressSpace {
@@ -201,6 +213,23 @@ impl AddressSpace {
         let offset = range.offset + (first - range.addresses.address());
         let (object, foreign) = (range.object, range.foreign);
         Ok(Some(Reached { mapping: &range.mapping, len, object, offset, foreign }))
+    }
+
+    /// Where addresses lead, as [`AddressSpace::reach`] does, or else to the client's own memory.
+    ///
+    /// # Errors
+    /// [`AddressFault`].
+    #[inline]
+    pub(crate) fn find(&self, wanted: VaRange, access: Access) -> Result<Option<Found<'_>>, AddressFault> {
+        match (self.reach(wanted, access), &self.own) {
+            (Ok(reached), _) => Ok(reached.map(Found::Bound)),
+            // What is bound only in part counts as not bound.
+            (Err(AddressFault { reason: FaultReason::Unbound, .. }), Some(own)) => {
+                own.check(wanted, access)?;
+                Ok(Some(Found::Own(own)))
+            }
+            (Err(fault), _) => Err(fault),
+        }
     }
 
     /// Where a range that begins at this address is, or would be.

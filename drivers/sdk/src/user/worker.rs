@@ -29,7 +29,7 @@ use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Point, Time};
 use vgem_proto::layout::user_queue::{SLOT_LEN, SLOT_WORDS};
 use vgem_proto::limits;
-use vgem_proto::message::driver::{DriverMessage, Unbound};
+use vgem_proto::message::driver::{DriverMessage, Unbound, WindowsSet};
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{
     Arguments, BLOCK_LEN, Batch, Block, Call, Entry, EntryError, Order, VaRange, Words, Work,
@@ -39,6 +39,8 @@ use super::causes::{Causes, STANDS_FOR_MORE, Telling};
 use super::check::{self, Flaw, Given};
 use super::desk::{Desk, Mail, Stop};
 use super::space::AddressSpace;
+use super::stage::{Large, Stage};
+use super::watch::Watch;
 use crate::engine::{Engine, Produced};
 use crate::execute::When;
 use crate::instance::Instance;
@@ -73,6 +75,9 @@ pub(super) struct Worker<E> {
     /// What the desk's word held when the mail was last read.
     seen: u32,
     space: Arc<AddressSpace>,
+    /// Where it writes down that it waits for its client's memory.
+    watch: Arc<Watch>,
+    stage: Stage,
     stop: Option<Stop>,
     /// How the last entry ended.
     last: Option<Failure>,
@@ -125,6 +130,7 @@ impl<E: Engine> Worker<E> {
         (timeline, points): (Arc<Timeline>, Points),
         desk: Arc<Desk>,
         place: Arc<()>,
+        (watch, large): (Arc<Watch>, Arc<Large>),
     ) -> Self {
         Self {
             instance,
@@ -134,6 +140,8 @@ impl<E: Engine> Worker<E> {
             place,
             seen: 0,
             space: Arc::default(),
+            watch,
+            stage: Stage::new(large),
             stop: None,
             last: None,
             untold: None,
@@ -265,6 +273,7 @@ impl<E: Engine> Worker<E> {
 
     // M-152, M-158, M-159
     fn work(&mut self, point: Point, entry: &Result<Entry, EntryError>, started: Time) -> Done {
+        self.watch.begin(point);
         let entry = match entry {
             Ok(entry) => entry,
             Err(why) => return self.fail(point, (*why).into()),
@@ -290,7 +299,7 @@ impl<E: Engine> Worker<E> {
 
     /// One operation, from its addresses to its result cell.
     fn call(&mut self, call: &Call, started: Time, produced: &mut Produced) -> Result<(), Flaw> {
-        let Self { instance, timeline, space, private, .. } = self;
+        let Self { instance, timeline, space, private, stage, .. } = self;
         let prepared = instance.operations.by_number(call.op).ok_or_else(|| Flaw::no_operation(call.op))?;
         let block = match call.arguments {
             Arguments::Inline { .. } => None,
@@ -302,18 +311,30 @@ impl<E: Engine> Worker<E> {
             }
         };
         let given = Given { call: *call, block };
-        let mut resolved = Resolved::default();
-        check::resolve(space, prepared, &given, &mut private.bytes, &mut resolved)?;
         let run_ns = u64::from(prepared.operation.run_ms) * 1_000_000;
         let when = When { started, deadline: started.after(run_ns) };
-        let outcome = instance.call(prepared, timeline.key, when, &resolved, produced);
-        outcome.map_err(|error| Flaw { value: produced.value, ..error.into() })
+        let outcome = {
+            let mut resolved = Resolved::default();
+            let stages = (&mut private.bytes, &mut *stage);
+            check::resolve(space, prepared, &given, stages, &mut resolved)
+                .map(|()| instance.call(prepared, timeline.key, when, &resolved, produced))
+        };
+        let outcome = match (outcome, &space.own) {
+            (Ok(outcome), Some(own)) if !stage.is_empty() => {
+                let put_back = stage.put_back(own, outcome.is_ok(), produced).map_err(Flaw::from);
+                outcome.map_err(|error| Flaw { value: produced.value, ..error.into() }).and(put_back)
+            }
+            (Ok(outcome), _) => outcome.map_err(|error| Flaw { value: produced.value, ..error.into() }),
+            (Err(flaw), _) => Err(flaw),
+        };
+        stage.leave();
+        outcome
     }
 
     /// All entries of an array, one after the other. One that fails cancels those that are chained to it, and no others.
     // M-157
     fn batch(&mut self, point: Point, batch: Batch) -> Done {
-        if let Err(fault) = self.space.reach(batch.range(), Access::Read).map(|_| ()) {
+        if let Err(fault) = self.space.find(batch.range(), Access::Read).map(|_| ()) {
             return self.fail(point, fault.into());
         }
         let (mut ended_ok, mut first_failed, mut before_failed) = (0, None, false);
@@ -404,6 +425,9 @@ impl<E: Engine> Worker<E> {
         for address in mail.unbound {
             let timeline = self.timeline.key;
             self.instance.outbox.send(&DriverMessage::Unbound(Unbound { timeline, address }));
+        }
+        for _ in 0..mail.windows {
+            self.instance.outbox.send(&DriverMessage::WindowsSet(WindowsSet { timeline: self.timeline.key }));
         }
         self.stop = self.stop.or(mail.stop);
     }

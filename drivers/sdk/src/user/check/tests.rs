@@ -77,8 +77,9 @@ fn resolved<T>(
     let arguments = Arguments::Block(VaRange::new(BASE, 8)?);
     let given = Given { call: Call { op: 3, operands: [None; 2], arguments }, block: Some(block) };
     let prepared = operations.by_number(3).expect("it is described");
-    let (mut bytes, mut resolved) = (Vec::new(), Resolved::default());
-    resolve(&space, prepared, &given, &mut bytes, &mut resolved)?;
+    let (mut bytes, mut stage) = (Vec::new(), Stage::new(Arc::default()));
+    let mut resolved = Resolved::default();
+    resolve(&space, prepared, &given, (&mut bytes, &mut stage), &mut resolved)?;
     Ok(see(&resolved, &mapping))
 }
 
@@ -220,8 +221,9 @@ fn what_is_in_the_entry_is_as_what_is_in_a_block() {
     let range = |address, len| VaRange::new(address, len).ok();
     let resolve_inline = |operands, first, second| {
         let call = Call { op: 3, operands, arguments: Arguments::Inline { first, second } };
-        let (mut bytes, mut resolved) = (Vec::new(), Resolved::default());
-        resolve(&space, prepared, &Given { call, block: None }, &mut bytes, &mut resolved)?;
+        let (mut bytes, mut stage) = (Vec::new(), Stage::new(Arc::default()));
+        let mut resolved = Resolved::default();
+        resolve(&space, prepared, &Given { call, block: None }, (&mut bytes, &mut stage), &mut resolved)?;
         let numbers = [0, 1].map(|at| match resolved.params[at] {
             ParamValue::Number(number) => number,
             other => panic!("{other:?}"),
@@ -246,6 +248,7 @@ fn an_operand_in_the_entry_and_in_its_block_is_given_twice() {
     let call = Call { op: 3, operands, arguments: Arguments::NONE };
     let given = Given { call, block: Some(Block::decode(&block).expect("a block")) };
     let prepared = operations.by_number(3).expect("it is described");
-    let flaw = resolve(&space, prepared, &given, &mut Vec::new(), &mut Resolved::default());
+    let mut stage = Stage::new(Arc::default());
+    let flaw = resolve(&space, prepared, &given, (&mut Vec::new(), &mut stage), &mut Resolved::default());
     assert_eq!(flaw.map_err(|f| (f.code, f.value)), Err((ErrorCode::BadOperand, 0)));
 }

@@ -18,7 +18,7 @@ fn by_hand(rig: &mut Rig) -> (Worker<Tester>, Halves, Producer, Reaper) {
     let range = BoundRange { addresses, object: DATA, offset: 0, access, foreign: false, mapping };
     space.bind(range).expect("free");
     desk.post(|mail| mail.space = Some(Arc::new(space)));
-    let worker = Worker::new(Arc::clone(&rig.instance), given, desk, Arc::new(()));
+    let worker = Worker::new(Arc::clone(&rig.instance), given, desk, Arc::new(()), Default::default());
     (worker, Halves { consumer, completer }, producer, reaper)
 }
 

@@ -1,9 +1,11 @@
-//! One call, as a tracked job and through a user queue: what comes of it must be the same.
+//! One call, as a tracked job, through a user queue on what is bound, and through one on the client's own memory: what
+//! comes of it must be the same.
 //!
 //! ```text
 //!                 ┌── object, Map, Run ──────────────────────► Complete ─────┐
-//!   described ────┤                  one instance, served on a link          ├──► [ Seen; 2 ]
-//!                 └── object, Map, Bind, entry in its ring ──► completion ───┘
+//!   described ────┼── object, Map, Bind, entry in its ring ──► completion ───┼──► [ Seen; 3 ]
+//!                 └── memory of the caller, entry ───────────► completion ───┘
+//!                           one instance, served on a link
 //! ```
 //!
 //! The helper is broker and client: everything goes over the link and through the ring as it does in earnest.
@@ -13,6 +15,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use vgem_os::client_memory;
 use vgem_os::clock;
 use vgem_os::process::{Child, Launch};
 use vgem_os::ring::{KeeperRing, Producer, Reaper, map_client};
@@ -26,11 +29,13 @@ use vgem_proto::layout::result_cell;
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
 use vgem_proto::message::driver::{
-    AttachRing, Bind, CloseTimeline, DriverMessage, Map, OpenTimeline, Run, Start, Unbind, Unmap,
+    AttachMemory, AttachRing, Bind, CloseTimeline, DriverMessage, Map, OpenTimeline, Run, Start, Unbind,
+    Unmap,
 };
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{
-    Arguments, BLOCK_LEN, Call, Depth, Entry, Order, VaOperand, VaParam, VaRange, Work, encode_block,
+    Arguments, BLOCK_LEN, Call, Completion, Depth, Entry, Order, VaOperand, VaParam, VaRange, Window, Work,
+    encode_block,
 };
 
 use super::call::Peer;
@@ -41,6 +46,7 @@ use crate::serve::{Fault, LINK_FD, serve_on};
 
 const TRACKED: TimelineKey = TimelineKey { index: 0, generation: 1 };
 const USER: TimelineKey = TimelineKey { index: 1, generation: 1 };
+const OWN: TimelineKey = TimelineKey { index: 2, generation: 1 };
 /// Where the client of the user queue has the object.
 const BASE: u64 = 0x7f12_3456_7000;
 /// What operands begin at a multiple of, bytes.
@@ -80,6 +86,16 @@ pub struct Seen {
     pub digest: [u64; 4],
 }
 
+impl Seen {
+    /// The same end of a call: also if one wrote something before it failed, and the other did not.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let same_outputs = self.outputs == other.outputs;
+        let rest = |seen: &Self| (seen.failure.clone(), seen.produced, seen.value, seen.digest);
+        rest(self) == rest(other) && (same_outputs || self.failure.is_some())
+    }
+}
+
 /// Where an instance is.
 #[derive(Debug)]
 enum Server {
@@ -87,21 +103,37 @@ enum Server {
     Process(Child),
 }
 
-/// An instance with a queue for jobs and a queue with a ring.
+/// A ring, as its client has it.
 #[derive(Debug)]
-pub struct BothWays {
+struct Halves {
+    producer: Producer,
+    reaper: Reaper,
+}
+
+impl Halves {
+    /// Has an entry carried out; the completion.
+    fn end(&mut self, entry: &Entry) -> Completion {
+        self.producer.push(entry).expect("there is room");
+        let completion = self.reaper.wait(clock::deadline_in(PATIENCE_NS)).expect("the ring goes on");
+        completion.expect("it comes in a minute")
+    }
+}
+
+/// An instance with a queue for jobs and two queues with rings.
+#[derive(Debug)]
+pub struct EveryWay {
     link: Socket,
     served_by: Option<Server>,
     description: Description,
-    producer: Producer,
-    reaper: Reaper,
+    user: Halves,
+    own: Halves,
     /// Calls so far; also the last job's point.
     calls: u32,
     /// The texts of causes that were told.
     causes: HashMap<CauseId, String>,
 }
 
-impl BothWays {
+impl EveryWay {
     /// Starts an instance in a thread.
     ///
     /// # Panics
@@ -116,7 +148,7 @@ impl BothWays {
     /// Starts a driver's program, which confines itself.
     ///
     /// # Panics
-    /// As [`BothWays::of`]; if there is no such program.
+    /// As [`EveryWay::of`]; if there is no such program.
     #[must_use]
     pub fn of_program(program: &str) -> Self {
         let (link, theirs) = Socket::pair().expect("a socket pair");
@@ -128,33 +160,43 @@ impl BothWays {
 
     fn start(link: Socket, server: Server) -> Self {
         link.set_recv_timeout(Some(Duration::from_nanos(PATIENCE_NS))).expect("a socket of ours");
-        let keeper = KeeperRing::create(Depth::new(8).expect("a depth")).expect("memory");
-        let (producer, reaper) = map_client(keeper.export().expect("an fd").as_fd()).expect("a ring");
+        let rings = [(); 2].map(|()| KeeperRing::create(Depth::new(8).expect("a depth")).expect("memory"));
+        let [user, own] = rings.each_ref().map(|keeper| {
+            let (producer, reaper) = map_client(keeper.export().expect("an fd").as_fd()).expect("a ring");
+            Halves { producer, reaper }
+        });
         let (calls, causes, description) = (0, HashMap::new(), Description::new("", "", 0));
         let served_by = Some(server);
-        let mut both = Self { link, served_by, description, producer, reaper, calls, causes };
-        both.description = both
+        let mut ways = Self { link, served_by, description, user, own, calls, causes };
+        ways.description = ways
             .hear(|m| match m {
                 DriverMessage::Ready(ready) => Some(Description::decode(&ready.description)),
                 _ => None,
             })
             .expect("a description");
-        both.tell(Start { instance: InstanceId(3), domain: DomainId(0) }, &[]);
-        for timeline in [TRACKED, USER] {
-            both.tell(open(timeline), &[]);
+        ways.tell(Start { instance: InstanceId(3), domain: DomainId(0) }, &[]);
+        for timeline in [TRACKED, USER, OWN] {
+            ways.tell(open(timeline), &[]);
         }
-        let ring = keeper.export().expect("an fd");
-        both.tell(AttachRing { timeline: USER, depth: 8, reserved: Zero }, &[ring.as_fd()]);
-        let errno = both.hear(|m| match m {
-            DriverMessage::RingReady(ready) => Some(ready.errno),
-            _ => None,
-        });
-        assert_eq!(errno, 0, "the ring is mapped");
-        both
+        for (timeline, keeper) in [USER, OWN].into_iter().zip(&rings) {
+            let ring = keeper.export().expect("an fd");
+            ways.tell(AttachRing { timeline, depth: 8, reserved: Zero }, &[ring.as_fd()]);
+            let errno = ways.hear(|m| match m {
+                DriverMessage::RingReady(ready) => Some(ready.errno),
+                _ => None,
+            });
+            assert_eq!(errno, 0, "the ring is mapped");
+        }
+        let memory = client_memory::own(Access::Write).expect("a dumpable process");
+        let window = Window { address: 1, len: (1 << 63) - 1, access: Access::Write, reserved: Zero };
+        ways.tell(AttachMemory { timeline: OWN, windows: vec![window] }, &[memory.as_fd()]);
+        ways.hear(|m| matches!(m, DriverMessage::WindowsSet(_)).then_some(()));
+        ways
     }
 
-    /// Calls an operation with operands by number, as a job and through the ring, and answers what is seen of both, in
-    /// this order. `params` has one entry per parameter of the operation.
+    /// Calls an operation with operands by number, as a job, through a ring on an object that is bound, and through a ring
+    /// on this process's own memory, and answers what is seen, in this order. `params` has one entry per parameter of the
+    /// operation. What fails on own memory must have changed nothing but the result cell.
     ///
     /// # Panics
     /// If the engine does not describe the operation, or something does not come within a minute.
@@ -164,18 +206,30 @@ impl BothWays {
         op: u16,
         params: &[ParamValue<'_>],
         operands: &[(u8, Content<'_>)],
-    ) -> [Seen; 2] {
+    ) -> [Seen; 3] {
         let operation = self.description.by_number(op).expect("the operation is described").clone();
         self.calls += 1;
         let foreign = peer == Peer::OtherDomain;
-        let laid = Laid::new(&operation, params, operands);
+        let laid = Laid::new(&operation, params, operands, BASE);
         let tracked =
-            self.in_object(2 * self.calls, &laid, |both, object| both.as_job(&laid, object, foreign));
+            self.in_object(2 * self.calls, &laid, |ways, object| ways.as_job(&laid, object, foreign));
         let tracked = laid.seen(tracked);
-        let laid = Laid::new(&operation, params, operands);
+        let laid = Laid::new(&operation, params, operands, BASE);
         let user =
-            self.in_object(2 * self.calls + 1, &laid, |both, object| both.as_entry(&laid, object, foreign));
-        [tracked, laid.seen(user)]
+            self.in_object(2 * self.calls + 1, &laid, |ways, object| ways.as_entry(&laid, object, foreign));
+        let user = laid.seen(user);
+        let mut laid = Laid::new(&operation, params, operands, BASE);
+        laid.base = laid.object.span().as_ptr().addr() as u64;
+        let own = self.on_own_memory(&laid);
+        let own = laid.seen(own);
+        if own.failure.is_some() {
+            let before = operands.iter().filter_map(|(number, content)| match content {
+                Content::Write(bytes) => Some((*number, bytes.to_vec())),
+                Content::Read(_) => None,
+            });
+            assert_eq!(own.outputs, before.collect::<Vec<_>>(), "what failed has written something");
+        }
+        [tracked, user, own]
     }
 
     /// Has an object mapped while something is done with it; why that failed.
@@ -216,14 +270,30 @@ impl BothWays {
             _ => None,
         });
         assert_eq!(code, 0, "it is bound");
-        self.producer.push(&laid.entry()).expect("there is room");
-        let completion = self.reaper.wait(clock::deadline_in(PATIENCE_NS)).expect("the ring goes on");
-        let completion = completion.expect("it comes in a minute");
+        let completion = self.user.end(&laid.entry());
         let cell = [result_cell::PRODUCED, result_cell::VALUE].map(|word| laid.cell_word(word));
         assert_eq!([completion.produced, completion.value], cell, "the completion says what the cell says");
         self.tell(Unbind { timeline, address }, &[]);
         self.hear(|m| matches!(m, DriverMessage::Unbound(_)).then_some(()));
         completion.failure.map_or((0, CauseId::NONE), |failure| (failure.code.number(), failure.cause))
+    }
+
+    /// Through the ring that reaches this process's own memory; why it failed.
+    fn on_own_memory(&mut self, laid: &Laid) -> Option<(ErrorCode, String)> {
+        let completion = self.own.end(&laid.entry());
+        let cell = [result_cell::PRODUCED, result_cell::VALUE].map(|word| laid.cell_word(word));
+        assert_eq!([completion.produced, completion.value], cell, "the completion says what the cell says");
+        let failure = completion.failure?;
+        let text = match self.causes.remove(&failure.cause) {
+            Some(text) => text,
+            None => self.hear_cause(failure.cause),
+        };
+        Some((failure.code, text))
+    }
+
+    fn hear_cause(&mut self, of: CauseId) -> String {
+        self.hear(|m| matches!(m, DriverMessage::Cause(cause) if cause.cause == of).then_some(()));
+        self.causes.remove(&of).expect("it was just told")
     }
 
     fn tell(&self, message: impl Into<DriverMessage>, fds: &[BorrowedFd<'_>]) {
@@ -247,14 +317,18 @@ impl BothWays {
     }
 }
 
-impl Drop for BothWays {
+impl Drop for EveryWay {
     /// Closes the ring's queue, then the link, and waits until the instance has ended.
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
         }
-        self.tell(CloseTimeline { timeline: USER }, &[]);
-        self.hear(|m| matches!(m, DriverMessage::TimelineClosed(c) if c.timeline == USER).then_some(()));
+        for timeline in [USER, OWN] {
+            self.tell(CloseTimeline { timeline }, &[]);
+            self.hear(|m| {
+                matches!(m, DriverMessage::TimelineClosed(c) if c.timeline == timeline).then_some(())
+            });
+        }
         drop(std::mem::replace(&mut self.link, Socket::pair().expect("a socket pair").0));
         match self.served_by.take() {
             Some(Server::Thread(thread)) => {
@@ -279,6 +353,8 @@ fn open(timeline: TimelineKey) -> OpenTimeline {
 /// A call in an object of its own: operands, result cell, bytes of parameters, and room for a block.
 struct Laid {
     object: Shared,
+    /// Where entries find the object.
+    base: u64,
     op: u16,
     operands: Vec<Place>,
     cell: usize,
@@ -309,7 +385,12 @@ struct Given {
 }
 
 impl Laid {
-    fn new(operation: &Operation, params: &[ParamValue<'_>], operands: &[(u8, Content<'_>)]) -> Self {
+    fn new(
+        operation: &Operation,
+        params: &[ParamValue<'_>],
+        operands: &[(u8, Content<'_>)],
+        base: u64,
+    ) -> Self {
         let (mut places, mut end) = (Vec::new(), 0);
         for (number, content) in operands {
             let len = content.bytes().len();
@@ -343,6 +424,7 @@ impl Laid {
         let cell_number = u8::try_from(cell_number).expect("few operands");
         Self {
             object,
+            base,
             op: operation.number,
             operands: places,
             cell,
@@ -407,7 +489,7 @@ impl Laid {
 
     /// As an entry: without a block if it fits, with what does not in a block.
     fn entry(&self) -> Entry {
-        let address = |offset: usize| BASE + offset as u64;
+        let address = |offset: usize| self.base + offset as u64;
         let range = |place: Place| VaRange::new(address(place.offset), place.len as u64).expect("addresses");
         let inline = [0, 1].map(|number| self.places().find(|place| place.number == number).map(range));
         let rest: Vec<_> = self
@@ -450,7 +532,7 @@ impl Laid {
         let param = |given: &Given| {
             let &Given { number, source, value, len } = given;
             let value =
-                if source == ParamSource::Bytes { BASE + self.bytes_at as u64 + value } else { value };
+                if source == ParamSource::Bytes { self.base + self.bytes_at as u64 + value } else { value };
             VaParam { value, max: 0, len, number, source, cell_word: 0 }
         };
         self.params.iter().map(param).collect()
