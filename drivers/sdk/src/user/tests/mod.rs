@@ -5,6 +5,7 @@ mod cost;
 mod ends;
 mod entries;
 mod hostile;
+mod own;
 mod ranges;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
