@@ -27,7 +27,7 @@ use crate::error::{Error, LocalError, Result};
 use crate::exchange::{Arrived, Reply, RequestId, refusal};
 use crate::explain::{Explanation, Memory};
 use crate::known::Known;
-use crate::link::{Link, unexpected};
+use crate::link::{Link, accepted, unexpected};
 use crate::numbered::{Pages, ShownPlace};
 use crate::pages::Observer;
 use crate::porter::Porter;
@@ -110,6 +110,13 @@ impl Core {
 
     pub(crate) fn call(&self, message: impl Into<ClientMessage>) -> Result<Reply> {
         self.link.call(message, self.deadline())
+    }
+
+    /// As [`Core::call`], with flags in the head.
+    pub(crate) fn call_flagged(&self, message: impl Into<ClientMessage>, flags: u16) -> Result<Reply> {
+        let (message, deadline) = (message.into(), self.deadline());
+        let id = self.link.start(&message, flags, deadline, deadline)?;
+        accepted(self.link.collect(id, deadline)?)
     }
 
     /// The device with this description in memory, if it was asked for before.

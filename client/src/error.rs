@@ -465,6 +465,22 @@ pub enum LocalError {
         /// What is bound next to it.
         nearest: Option<Range<u64>>,
     },
+    /// An entry is to write memory of this process that is neither bound nor lent, or not all of it together.
+    #[error(
+        "{len} bytes at {address:#x} are neither bound nor lent to the queue: nothing may be written there"
+    )]
+    NotLent {
+        /// The first address.
+        address: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// The queue was opened without [`crate::Sva`], or without the right to write.
+    #[error("nobody can {asked} this queue: open it with UserQueueOptions::sva")]
+    NoSva {
+        /// What was asked.
+        asked: &'static str,
+    },
     /// An entry is to write what is bound for reading.
     #[error("{len} bytes at {address:#x} are bound for reading only: bind them with Access::Write")]
     BoundForReading {

@@ -83,7 +83,7 @@ impl ImportOptions {
 /// Imports an fd.
 pub(crate) fn import(core: &Arc<Core>, fd: OwnedFd, options: &ImportOptions) -> Result<Buffer> {
     let deadline = core.deadline();
-    let reply = bring(core, fd.as_fd(), options, deadline)?;
+    let reply = bring(core, fd.as_fd(), &options.request(), deadline)?;
     let fresh = match Fresh::of(core, fd, options, reply)? {
         Taken::Known(buffer) => return Ok(buffer),
         Taken::Fresh(fresh) => fresh.map()?,
@@ -99,15 +99,21 @@ pub(crate) fn import(core: &Arc<Core>, fd: OwnedFd, options: &ImportOptions) -> 
     }
 }
 
-/// Asks for the import and hands the fd over; the broker's answer.
-fn bring(core: &Core, fd: BorrowedFd<'_>, options: &ImportOptions, deadline: Deadline) -> Result<Reply> {
+/// Asks for what an fd is handed over for, and hands it over; the broker's answer.
+pub(crate) fn bring(
+    core: &Core,
+    fd: BorrowedFd<'_>,
+    message: &ClientMessage,
+    deadline: Deadline,
+) -> Result<Reply> {
     let mut porters = 0;
     loop {
         porters += 1;
         let id = core.link.begin_import(deadline)?;
-        let started = core.porter.open(&core.link, deadline).and_then(|channel| {
-            core.link.send_import(id, &options.request(), deadline, deadline).map(|()| channel)
-        });
+        let started = core
+            .porter
+            .open(&core.link, deadline)
+            .and_then(|channel| core.link.send_import(id, message, deadline, deadline).map(|()| channel));
         let channel = started.inspect_err(|_| core.link.forsake(id))?;
         let handed = hand_patiently(&channel, id, fd, deadline);
         if !matches!(handed, Ok(Handed::Sent)) {

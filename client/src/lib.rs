@@ -165,8 +165,8 @@ pub use self::timeline::{PointStatus, Timeline, TimelineRights, TimelineToken};
 pub use self::together::{wait_all, wait_any};
 pub use self::transfer::{Received, TransferError};
 pub use self::user_queue::{
-    AddressRange, After, Binding, EntryDone, EntryDraft, EntryFailure, Fault, Prepared, QueueEnd,
-    RangeChoice, Reaped, Ticket, UserQueue, UserQueueCounters, UserQueueOptions,
+    AddressRange, After, Binding, EntryDone, EntryDraft, EntryFailure, Fault, Lent, Prepared, QueueEnd,
+    RangeChoice, Reaped, Sva, Ticket, UserQueue, UserQueueCounters, UserQueueOptions,
 };
 pub use self::wait::FenceWait;
 pub use self::waitable::PointKind;

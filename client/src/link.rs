@@ -99,7 +99,7 @@ impl Link {
 
     /// Sends a request and waits for its answer; a refusal is an error.
     pub(crate) fn call(&self, message: impl Into<ClientMessage>, deadline: Deadline) -> Result<Reply> {
-        let id = self.start(&message.into(), deadline, deadline)?;
+        let id = self.start(&message.into(), 0, deadline, deadline)?;
         accepted(self.collect(id, deadline)?)
     }
 
@@ -107,11 +107,12 @@ impl Link {
     pub(crate) fn start(
         &self,
         message: &ClientMessage,
+        flags: u16,
         deadline: Deadline,
         patience: Deadline,
     ) -> Result<RequestId> {
         let id = self.state().exchange.begin();
-        self.send(&message.encode(id.0, deadline.time(), 0), patience).inspect_err(|_| {
+        self.send(&message.encode(id.0, deadline.time(), flags), patience).inspect_err(|_| {
             self.state().exchange.forsake(id);
         })?;
         Ok(id)

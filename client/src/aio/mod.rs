@@ -296,8 +296,13 @@ struct Call<'a> {
 
 impl Call<'_> {
     async fn run(self, message: impl Into<ClientMessage>) -> Result<Reply> {
+        self.run_flagged(message, 0).await
+    }
+
+    async fn run_flagged(self, message: impl Into<ClientMessage>, flags: u16) -> Result<Reply> {
         let message = message.into();
-        let id = self.when_writable(|| self.link.start(&message, self.deadline, Deadline::NOW)).await?;
+        let id =
+            self.when_writable(|| self.link.start(&message, flags, self.deadline, Deadline::NOW)).await?;
         accepted(self.collect(id).await?)
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use vgem_os::adopt::{PageVec, Region};
 use vgem_os::seqpacket::Socket;
-use vgem_proto::message::client::{self as message, OpenPorter};
+use vgem_proto::message::client::{self as message, ClientMessage, OpenPorter};
 use vgem_proto::rights::Access;
 
 use super::{Awaited, Client, blocking, failed};
@@ -41,7 +41,7 @@ impl Client {
     /// Dropped, the import is given up, whenever its answer comes.
     pub async fn import_with(&self, fd: OwnedFd, options: &ImportOptions) -> Result<Buffer> {
         let deadline = self.core.deadline();
-        let reply = self.bring(fd.as_fd(), options, deadline).await?;
+        let reply = self.bring(fd.as_fd(), &options.request(), deadline).await?;
         let fresh = match Fresh::of(&self.core, fd, options, reply)? {
             Taken::Known(buffer) => return Ok(buffer),
             Taken::Fresh(fresh) => blocking(move || fresh.map()).await?,
@@ -56,9 +56,14 @@ impl Client {
         }
     }
 
-    async fn bring(&self, fd: BorrowedFd<'_>, options: &ImportOptions, deadline: Deadline) -> Result<Reply> {
+    /// Asks for what an fd is handed over for, and hands it over; the broker's answer.
+    pub(super) async fn bring(
+        &self,
+        fd: BorrowedFd<'_>,
+        message: &ClientMessage,
+        deadline: Deadline,
+    ) -> Result<Reply> {
         let (call, link, porter) = (self.at(deadline), &self.core.link, &self.core.porter);
-        let message = options.request();
         let mut porters = 0;
         loop {
             porters += 1;
@@ -67,7 +72,7 @@ impl Client {
             // Given up if anything fails from here on, or this future is dropped.
             let awaited = Awaited { link, id };
             let channel = self.channel(deadline).await?;
-            call.when_writable(|| link.send_import(id, &message, deadline, Deadline::NOW)).await?;
+            call.when_writable(|| link.send_import(id, message, deadline, Deadline::NOW)).await?;
             let handed = loop {
                 match hand(&channel, id, fd, deadline) {
                     Ok(Handed::Full) if !deadline.passed() => tokio::time::sleep(AGAIN).await,

@@ -189,7 +189,7 @@ impl Client {
     ) -> Result<PointStatus> {
         let (link, at) = (&self.core.link, self.at(answer_by));
         let message = point.query().into();
-        let id = at.when_writable(|| link.start(&message, promised_by, Deadline::NOW)).await?;
+        let id = at.when_writable(|| link.start(&message, 0, promised_by, Deadline::NOW)).await?;
         point.status(&accepted(at.collect(id).await?)?)
     }
 }

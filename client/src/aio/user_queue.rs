@@ -4,6 +4,7 @@
 //! A task waits for the entry's point in the fence page, which the bridge watches along with everything else: so it is
 //! woken when the entry and all before it have ended.
 
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use crate::buffer::Slice;
 use crate::core::EXPLAIN;
 use crate::deadline::Deadline;
 use crate::device::Device;
-use crate::error::{Error, FenceError, Result};
-use crate::user_queue::{Binding, EntryDone, Ticket, UserQueue, UserQueueOptions, open};
+use crate::error::{Error, FenceError, LocalError, Result};
+use crate::user_queue::{AddressRange, Binding, EntryDone, Ticket, UserQueue, UserQueueOptions, open, sva};
 use crate::wait::FenceWait;
 use crate::waitable::Waitable;
 
@@ -33,14 +34,31 @@ impl Client {
     /// As there.
     pub async fn user_queue(&self, device: &Device, options: UserQueueOptions) -> Result<UserQueue> {
         let depth = options.ring_depth()?;
-        let opened = self.call(options.request(device.id())).await?;
+        let (request, flags) = options.request(device.id());
+        let opened = self.at(self.core.deadline()).run_flagged(request, flags).await?;
         let queue = self.core.opened(device.shared(), depth, opened)?;
         let fd = open::attached(depth, self.call(open::attach(queue.handle, depth)).await?)?;
         // Allocates the ring's pages.
         let halves = blocking(move || open::map(depth, &fd)).await?;
         let arena = self.create_with(options.arena_len(depth), &open::arena_options()).await?;
         open::done(&self.call(open::bind_arena(queue.handle, &arena)).await?)?;
-        Ok(UserQueue::over(open::assemble(&queue, halves, arena)))
+        if let Some(access) = options.sva.access() {
+            let fd = sva::open_memory(access)?;
+            let message = sva::attach(queue.handle, access).into();
+            open::done(&self.bring(fd.as_fd(), &message, self.core.deadline()).await?)?;
+        }
+        Ok(UserQueue::over(open::assemble(&queue, halves, arena, options.sva)))
+    }
+
+    /// As [`UserQueue::set_windows`].
+    ///
+    /// # Errors
+    /// As there; [`LocalError::Foreign`] if the queue is another client's.
+    pub async fn set_windows(&self, queue: &UserQueue, windows: &[(AddressRange, Access)]) -> Result<()> {
+        if !Arc::ptr_eq(&queue.shared().core, &self.core) {
+            return Err(LocalError::Foreign { what: "user queue" }.into());
+        }
+        open::done(&self.call(queue.shared().windows(windows)?).await?)
     }
 
     /// As [`UserQueue::bind`].

@@ -187,7 +187,7 @@ impl TimelinePoint {
     /// Asks the broker how it stands. The broker may wait until `promised_by` for a promise.
     pub(crate) fn ask_status(&self, promised_by: Deadline, answer_by: Deadline) -> Result<PointStatus> {
         let link = &self.timeline.core.link;
-        let id = link.start(&self.query().into(), promised_by, answer_by)?;
+        let id = link.start(&self.query().into(), 0, promised_by, answer_by)?;
         self.status(&accepted(link.collect(id, answer_by)?)?)
     }
 

@@ -17,6 +17,9 @@
 //! ([`UserQueue::adopt`]); or anywhere else ([`UserQueue::bind_at`]). What is not bound is refused here, before anything is
 //! submitted; the driver would say the same, as a fault with the address.
 //!
+//! **Memory that is not bound.** On a queue that was opened with [`Sva`] entries name any memory of this process, and the
+//! driver copies: for programs whose memory is not theirs to bind ([`UserQueue::lend`] says how it is written).
+//!
 //! **Who may touch the memory meanwhile.** While an entry is under way, guards over bytes that it uses wait for it, as
 //! they wait for jobs, and an entry is refused over bytes under a guard that is in its way; two that only read go
 //! together. The bytes count as used until the completion was reaped, by whichever call that takes completions in; how
@@ -59,6 +62,7 @@ mod prepared;
 mod push;
 mod range;
 mod shared;
+pub(crate) mod sva;
 mod table;
 
 use std::sync::Arc;
@@ -83,6 +87,7 @@ pub use self::outcome::{EntryDone, EntryFailure, Fault, QueueEnd, Reaped};
 pub use self::prepared::Prepared;
 pub use self::range::{AddressRange, RangeChoice};
 pub(crate) use self::shared::Shared;
+pub use self::sva::{Lent, Sva};
 
 /// A queue on which this client schedules by itself. Dropping it closes it, once the last [`Fence`] of it is gone too:
 /// what was pushed is carried out, and nobody hears of it.
@@ -156,7 +161,8 @@ impl Device {
 impl UserQueue {
     fn open(core: &Arc<Core>, device: &Arc<DeviceShared>, options: UserQueueOptions) -> Result<Self> {
         let depth = options.ring_depth()?;
-        let queue = core.opened(device, depth, core.call(options.request(device.id))?)?;
+        let (request, flags) = options.request(device.id);
+        let queue = core.opened(device, depth, core.call_flagged(request, flags)?)?;
         let fd = open::attached(depth, core.call(open::attach(queue.handle, depth))?)?;
         let halves = open::map(depth, &fd)?;
         let (len, of) = (options.arena_len(depth), open::arena_options());
@@ -165,7 +171,8 @@ impl UserQueue {
         let arena = drafts.committed(&core.call(made)?)?.pop();
         let arena = arena.ok_or_else(|| Error::Protocol("no object was made".into()))?;
         open::done(&core.call(open::bind_arena(queue.handle, &arena))?)?;
-        Ok(Self { shared: open::assemble(&queue, halves, arena) })
+        sva::attach_memory(core, queue.handle, options.sva)?;
+        Ok(Self { shared: open::assemble(&queue, halves, arena, options.sva) })
     }
 
     #[cfg(feature = "tokio")]

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   OpenQueue ─QueueOpened─► AttachRing ─RingAttached─► map ─► CreateObject, Commit: the arena ─► Bind: the arena
+//!        │                                                         with Sva: AttachMemory, Hand + fd ◄──┘
 //!        └── anything fails from here on: the queue is closed, what was made is given up ──────────────┘
 //! ```
 
@@ -14,11 +15,13 @@ use vgem_proto::codec::Zero;
 use vgem_proto::ids::{DeviceId, QueueHandle};
 use vgem_proto::layout::user_queue::{DEPTH_LEAST, DEPTH_MOST};
 use vgem_proto::limits;
+use vgem_proto::message::OPEN_OWN;
 use vgem_proto::message::client::{AttachRing, Bind, ClientMessage, OpenQueue};
 use vgem_proto::rights::Access;
 
 use super::arena::Arena;
 use super::shared::Shared;
+use super::sva::Sva;
 use crate::buffer::Buffer;
 use crate::error::{Error, LocalError, Result};
 use crate::exchange::Reply;
@@ -36,6 +39,7 @@ pub struct UserQueueOptions {
     depth: u32,
     priority: u8,
     arena: u64,
+    pub(crate) sva: Sva,
 }
 
 impl UserQueueOptions {
@@ -68,6 +72,14 @@ impl UserQueueOptions {
         self
     }
 
+    /// Whether entries also reach memory of this process that is not bound. The queue gets a driver process of this
+    /// client's own, which costs the domain 128 MiB of its quota; a domain has a few of them. Off, if this is not called.
+    #[must_use]
+    pub const fn sva(mut self, sva: Sva) -> Self {
+        self.sva = sva;
+        self
+    }
+
     /// The depth as it travels.
     pub(crate) fn ring_depth(self) -> Result<u32> {
         if self.depth > DEPTH_MOST {
@@ -78,9 +90,10 @@ impl UserQueueOptions {
         Ok(depth.next_power_of_two().max(DEPTH_LEAST))
     }
 
-    /// The request for the queue. No job is submitted to it, so that it need not be deep.
-    pub(crate) const fn request(self, device: DeviceId) -> OpenQueue {
-        OpenQueue { device, depth: 1, priority: self.priority, reserved: Zero }
+    /// The request for the queue, and its flags. No job is submitted to it, so that it need not be deep.
+    pub(crate) const fn request(self, device: DeviceId) -> (OpenQueue, u16) {
+        let open = OpenQueue { device, depth: 1, priority: self.priority, reserved: Zero };
+        (open, if self.sva.access().is_some() { OPEN_OWN } else { 0 })
     }
 
     /// Bytes of the arena of a queue this deep.
@@ -135,8 +148,13 @@ pub(crate) fn bind_arena(queue: QueueHandle, arena: &Buffer) -> Bind {
 }
 
 /// All of it together.
-pub(crate) fn assemble(queue: &Arc<QueueShared>, halves: (Producer, Reaper), arena: Buffer) -> Arc<Shared> {
-    Arc::new(Shared::new(queue, halves, Arena::over(arena)))
+pub(crate) fn assemble(
+    queue: &Arc<QueueShared>,
+    halves: (Producer, Reaper),
+    arena: Buffer,
+    sva: Sva,
+) -> Arc<Shared> {
+    Arc::new(Shared::new(queue, halves, Arena::over(arena), sva))
 }
 
 /// Understands an answer that says nothing but that it was done.

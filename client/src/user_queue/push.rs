@@ -19,8 +19,9 @@ use super::Ticket;
 use super::arena::{LINE, Piece};
 use super::outcome::QueueEnd;
 use super::prepared::{Known, Prepared, ResultAt};
+use super::range::AddressRange;
 use super::shared::State;
-use super::table::Use;
+use super::table::{LENT, Use};
 use crate::error::LocalError;
 
 /// Why nothing was pushed.
@@ -196,7 +197,13 @@ impl State {
         if range.is_empty() {
             return Ok(());
         }
-        let place = self.bindings.find(range, *access)?;
+        let place = match self.bindings.find(range, *access) {
+            Ok(place) => place,
+            Err(not_bound @ LocalError::NotBound { .. }) => {
+                return self.note_own(slot, range, *access, not_bound);
+            }
+            Err(mistake) => return Err(mistake),
+        };
         let (Some(bound), Some(slot)) = (self.bindings.get_mut(place), self.table.get_mut(slot)) else {
             return Ok(());
         };
@@ -206,6 +213,22 @@ impl State {
         bound.uses += 1;
         slot.uses.push(one);
         if *quiet { Ok(()) } else { bound.ledger.admit(&one.range(), *access) }
+    }
+
+    /// The same for memory of this process that is not bound.
+    #[cold]
+    fn note_own(
+        &mut self,
+        slot: u32,
+        range: &AddressRange,
+        access: Access,
+        not_bound: LocalError,
+    ) -> Result<(), LocalError> {
+        let lent = self.lents.note(range, access, not_bound)?;
+        if let (Some(number), Some(slot)) = (lent, self.table.get_mut(slot)) {
+            slot.uses.push(Use { place: LENT, access, start: number, end: number });
+        }
+        Ok(())
     }
 
     /// Takes a piece of the arena for an entry's cell, block and bytes.

@@ -105,6 +105,13 @@ impl From<Range<*mut u8>> for AddressRange {
     }
 }
 
+/// The bytes at which a device looks when the entry starts: keep them until it has ended.
+impl From<&[u8]> for AddressRange {
+    fn from(bytes: &[u8]) -> Self {
+        Self::at(bytes.as_ptr(), bytes.len() as u64)
+    }
+}
+
 impl From<Binding> for AddressRange {
     fn from(binding: Binding) -> Self {
         binding.range(..)

@@ -29,7 +29,8 @@ use super::arena::Arena;
 use super::binding::{Bindings, Bound};
 use super::outcome::{EntryDone, EntryFailure, QueueEnd};
 use super::range::AddressRange;
-use super::table::{State as At, Table};
+use super::sva::{Lents, Sva};
+use super::table::{LENT, State as At, Table};
 use super::{Ticket, UserQueueCounters};
 use crate::buffer::BufferShared;
 use crate::core::Core;
@@ -61,6 +62,7 @@ pub(crate) struct State {
     reaper: Option<Box<Reaper>>,
     pub(crate) table: Table,
     pub(crate) bindings: Bindings,
+    pub(crate) lents: Lents,
     pub(crate) arena: Arena,
     /// Entries that are about to be put into the ring, and their slots.
     pub(crate) staged: Vec<Entry>,
@@ -81,7 +83,7 @@ pub(crate) enum Ended {
 }
 
 impl Shared {
-    pub(crate) fn new(queue: &Arc<QueueShared>, halves: (Producer, Reaper), arena: Arena) -> Self {
+    pub(crate) fn new(queue: &Arc<QueueShared>, halves: (Producer, Reaper), arena: Arena, sva: Sva) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let (producer, reaper) = halves;
         let depth = producer.depth().entries();
@@ -90,6 +92,7 @@ impl Shared {
             reaper: Some(Box::new(reaper)),
             table: Table::new(depth),
             bindings: Bindings::default(),
+            lents: Lents::new(sva),
             arena,
             staged: Vec::with_capacity(depth as usize),
             over: None,
@@ -257,7 +260,7 @@ impl Shared {
     pub(crate) fn close(self: &Arc<Self>) {
         let mut state = self.state();
         state.take_in();
-        state.give_up();
+        state.give_up(false);
         let bound = state.bindings.take_all();
         if state.over.is_none() {
             let (code, cause) = (ErrorCode::Cancelled, CauseId::NONE);
@@ -339,18 +342,24 @@ impl State {
 
     #[cold]
     pub(crate) fn over_with(&mut self, end: QueueEnd) {
+        // A ring that says that it is over has nobody any more who takes entries from it.
+        let is_ended = end.corruption.is_none();
         self.over.get_or_insert(end);
-        self.give_up();
+        self.give_up(is_ended);
     }
 
-    /// Of what is under way nothing will be heard any more.
-    fn give_up(&mut self) {
+    /// Of what is under way nothing will be heard any more. If its driver is known to have ended, nothing more is written.
+    fn give_up(&mut self, is_ended: bool) {
         let lost: Vec<u32> = self.table.running().map(|(number, _)| number).collect();
         for number in lost {
-            let Self { table, bindings, queue, .. } = self;
+            let Self { table, bindings, lents, queue, .. } = self;
             let Some(slot) = table.get_mut(number) else { continue };
             let point = JobPoint::new(Arc::clone(queue), slot.point, 0);
             for one in slot.uses.iter() {
+                if one.place == LENT {
+                    lents.release(one.start, is_ended);
+                    continue;
+                }
                 let Some(bound) = bindings.get_mut(one.place) else { continue };
                 bound.uses = bound.uses.saturating_sub(1);
                 if one.start < one.end {
@@ -366,10 +375,12 @@ impl State {
     /// The uses of an entry are over, and its piece of the arena is free.
     #[inline]
     pub(crate) fn release(&mut self, number: u32) {
-        let Self { table, bindings, arena, .. } = self;
+        let Self { table, bindings, lents, arena, .. } = self;
         let Some(slot) = table.get_mut(number) else { return };
         for one in slot.uses.iter() {
-            if let Some(bound) = bindings.get_mut(one.place) {
+            if one.place == LENT {
+                lents.release(one.start, true);
+            } else if let Some(bound) = bindings.get_mut(one.place) {
                 bound.uses = bound.uses.saturating_sub(1);
             }
         }

@@ -19,10 +19,13 @@ use vgem_proto::user_queue::Completion;
 use super::arena::Piece;
 use crate::cell::Cell;
 
-/// A use of bound bytes by an entry.
+/// The place of what is not bound, but lent: its number is where the first byte is said to be.
+pub(crate) const LENT: u32 = u32::MAX;
+
+/// A use of bound bytes, or of lent memory, by an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Use {
-    /// Place of the binding.
+    /// Place of the binding, or [`LENT`].
     pub(crate) place: u32,
     pub(crate) access: Access,
     /// First byte in the buffer.

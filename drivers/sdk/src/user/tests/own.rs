@@ -127,7 +127,8 @@ fn blocks_cells_and_batches_may_be_there_too() {
     let own = Own::new();
     rig.give(own_fd(Access::Write), vec![own.window(0..1024, Access::Write)]);
     let first = (0..1024).find(|word| own.at(*word).is_multiple_of(64)).expect("some line begins");
-    let cell = VaOperand { address: own.at(first), len: 64, cell: 0, number: 2, cell_word: 0, reserved: Zero };
+    let cell =
+        VaOperand { address: own.at(first), len: 64, cell: 0, number: 2, cell_word: 0, reserved: Zero };
     let block = encode_block(&[cell], &[]).expect("not too many");
     let put = |word: usize, bytes: &[u8]| {
         for (at, eight) in (word..).zip(bytes.chunks(8)) {
@@ -137,16 +138,21 @@ fn blocks_cells_and_batches_may_be_there_too() {
         }
     };
     put(first + 20, &block);
-    let arguments = Arguments::Block(VaRange::new(own.at(first + 20), block.len() as u64).expect("addresses"));
+    let arguments =
+        Arguments::Block(VaRange::new(own.at(first + 20), block.len() as u64).expect("addresses"));
     let operands = [Some((own.at(first + 40), 24)), Some((own.at(first + 50), 24))];
     assert_eq!(code(&client.run_one(entry(Work::Call(call(op::COPY, operands, arguments))))), None);
-    assert_eq!(([0, 1].map(|word| own.word(first + word)), own.word(first + 50)), ([24, 24], own.word(first + 40)));
+    assert_eq!(
+        ([0, 1].map(|word| own.word(first + word)), own.word(first + 50)),
+        ([24, 24], own.word(first + 40))
+    );
     // The length of the next from the cell.
     let indirect = VaOperand { address: own.at(first + 60), len: 64, cell: own.at(first), number: 0, ..cell };
     let output = VaOperand { address: own.at(first + 70), len: 64, cell: 0, number: 1, ..cell };
     let block = encode_block(&[indirect, output], &[]).expect("not too many");
     put(first + 20, &block);
-    let arguments = Arguments::Block(VaRange::new(own.at(first + 20), block.len() as u64).expect("addresses"));
+    let arguments =
+        Arguments::Block(VaRange::new(own.at(first + 20), block.len() as u64).expect("addresses"));
     let batch = {
         let words = entry(Work::Call(call(op::COPY, [None; 2], arguments))).encode();
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -190,7 +196,9 @@ fn a_process_that_executes_another_program_is_gone_and_so_is_one_that_has_ended(
     assert_eq!(code(&client.run_one(copy(heap, BASE, 64))), None, "while it is what it was");
     let mut stdin = child.stdin.take().expect("a pipe");
     std::io::Write::write_all(&mut stdin, b"go\n").expect("it reads");
-    wait_for(|| std::fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|name| name == "cat\n"));
+    wait_for(|| {
+        std::fs::read_to_string(format!("/proc/{}/comm", child.id())).is_ok_and(|name| name == "cat\n")
+    });
     let after = first_address(child.id());
     for address in [heap, after] {
         assert_eq!(fault(&client.run_one(copy(address, BASE, 64))), faulted(address, FaultReason::Gone));
