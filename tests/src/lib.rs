@@ -14,6 +14,7 @@ pub mod honest;
 pub mod processes;
 pub mod programs;
 pub mod raw;
+pub mod reach;
 pub mod samples;
 pub mod stranger;
 pub mod strangers;

@@ -150,8 +150,21 @@ impl Raw {
         fds: &[BorrowedFd<'_>],
     ) -> vgem_os::Result<u64> {
         let message = message.into();
-        self.requests += 1;
         let flags = if matches!(message, ClientMessage::Submit(_)) { SUBMIT_REPLY } else { 0 };
+        self.send_flagged(&message, flags, fds)
+    }
+
+    /// As [`Raw::send`], with flags in the head.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    pub fn send_flagged(
+        &mut self,
+        message: &ClientMessage,
+        flags: u16,
+        fds: &[BorrowedFd<'_>],
+    ) -> vgem_os::Result<u64> {
+        self.requests += 1;
         let deadline = Time(vgem_os::clock::now()).after(10_000_000_000);
         self.socket.send(&message.encode(self.requests, deadline, flags), fds)?;
         Ok(self.requests)
@@ -163,6 +176,19 @@ impl Raw {
     /// As [`Raw::ask_bytes`].
     pub fn ask(&mut self, message: impl Into<ClientMessage>) -> ClientMessage {
         let request = self.send(message, &[]).expect("the broker reads");
+        self.answer_to(request)
+    }
+
+    /// As [`Raw::ask`], with flags in the head.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn ask_flagged(&mut self, message: impl Into<ClientMessage>, flags: u16) -> ClientMessage {
+        let request = self.send_flagged(&message.into(), flags, &[]).expect("the broker reads");
+        self.answer_to(request)
+    }
+
+    fn answer_to(&mut self, request: u64) -> ClientMessage {
         match self.hear_within(Duration::from_secs(10)) {
             Heard::Message(head, message) => {
                 // What is refused before it could be read has no number to repeat.
@@ -277,7 +303,21 @@ impl Raw {
     /// # Panics
     /// As [`Raw::ask`].
     pub fn import(&mut self, channel: &Socket, fd: BorrowedFd<'_>) -> ClientMessage {
-        let request = self.start_import(channel, &[fd]);
+        self.hand_over(channel, Import { name: b"imported".to_vec() }, fd)
+    }
+
+    /// Asks for what an fd is handed over for; the answer.
+    ///
+    /// # Panics
+    /// As [`Raw::ask`].
+    pub fn hand_over(
+        &mut self,
+        channel: &Socket,
+        message: impl Into<ClientMessage>,
+        fd: BorrowedFd<'_>,
+    ) -> ClientMessage {
+        let request = self.send(message, &[]).expect("the broker reads");
+        channel.send(&hand(request), &[fd]).expect("the porter's channel takes it");
         match self.hear_within(Duration::from_secs(10)) {
             Heard::Message(head, message) if head.request == request => message,
             other => panic!("{other:?} answers import {request}"),

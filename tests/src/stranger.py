@@ -460,6 +460,39 @@ def play(fd, length, seed):
             pass
 
 
+# Memory of its own, for devices to reach.
+
+def do_page(ask, fds):
+    """Maps a page of its own: of a file that it was given, which nothing is read of, or with bytes in it."""
+    anonymous, private = 0x20, 0x02
+    prot = PROT_READ if ask.get("read_only") else PROT_READ | PROT_WRITE
+    if fds:
+        at = checked(LIBC.mmap(None, 4096, prot, private, fds[0], 0))
+    else:
+        at = checked(LIBC.mmap(None, 4096, PROT_READ | PROT_WRITE, private | anonymous, -1, 0))
+        ctypes.memmove(at, ask["bytes"].encode(), len(ask["bytes"]))
+        checked(LIBC.mprotect(at, 4096, prot))
+    return {"at": at}, []
+
+
+def do_peek(ask, _fds):
+    return {"bytes": ctypes.string_at(ask["at"], ask["len"]).hex()}, []
+
+
+def do_own_memory(ask, _fds):
+    """Its own memory as an fd."""
+    return {}, [os.open("/proc/self/mem", os.O_RDWR if ask["write"] else os.O_RDONLY)]
+
+
+def do_become(ask, _fds):
+    """Executes another program, once this is answered."""
+    LATER.append(lambda: os.execv(ask["argv"][0], ask["argv"]))
+    return {}, []
+
+
+LATER = []
+
+
 # Sleeping where others sleep.
 
 FUTEX_WAIT, FUTEX_WAKE, FUTEX_REQUEUE = 0, 1, 3
@@ -577,12 +610,14 @@ def serve():
             answer, back = globals()["do_" + ask["do"]](ask, fds)
         except OSError as error:
             answer, back = {"error": name_of(error)}, []
-        if not ask.get("keep", ask["do"] in ("hold", "hidden", "rounds")):
+        if not ask.get("keep", ask["do"] in ("hold", "hidden", "rounds", "page")):
             for fd in fds:
                 os.close(fd)
         socket.send_fds(link, [json.dumps(answer).encode()], back)
         for fd in back:
             os.close(fd)
+        for later in LATER:
+            later()
 
 
 if __name__ == "__main__":
