@@ -26,6 +26,30 @@ fn a_program_copies_and_hashes_by_its_own_pointers() {
 }
 
 #[test]
+fn a_program_with_ordinary_vectors_has_them_packed_and_hashed_by_pointer() {
+    let out = run(own("examples/sva_existing_memory"), [""; 0]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{said}");
+    let hashes: Vec<&str> = said.lines().filter_map(|line| line.split("sha256 ").nth(1)).collect();
+    // As sha256sum prints it of the first document.
+    let line =
+        |n: usize| format!("{n}: all that is gold does not glitter, not all those who wander are lost\n");
+    let first = sha256sum((0..2000).map(line).collect::<String>().as_bytes());
+    assert_eq!((hashes.len(), hashes[0].trim_end_matches('.')), (8, &first[..16]), "{said}");
+    assert!(
+        said.contains("none of them in an object") && said.contains("0x1000 could not be reached"),
+        "{said}"
+    );
+}
+
+fn sha256sum(bytes: &[u8]) -> String {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    std::io::Write::write_all(&mut file, bytes).expect("it takes that");
+    let out = run("sha256sum", [file.path()]);
+    String::from_utf8_lossy(&out.stdout).split(' ').next().unwrap_or_default().to_owned()
+}
+
+#[test]
 fn shared_memory_outlives_its_producer_and_its_consumer_and_ends_with_its_last_mapping() {
     let out = run(own("examples/share_between_processes"), [""; 0]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();

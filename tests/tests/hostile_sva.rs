@@ -21,7 +21,7 @@ use vgem_tests::honest::Honest;
 use vgem_tests::processes;
 use vgem_tests::raw::Raw;
 use vgem_tests::reach::{Reach, page};
-use vgem_tests::stranger::Stranger;
+use vgem_tests::stranger::{Stranger, Who};
 use vgem_tests::strangers::FuseFile;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -120,6 +120,19 @@ fn atk_exec_setuid_reaches_nothing_of_the_program_that_comes_after() {
     assert!(processes::is_alive(pid), "it sleeps");
     let observer = Client::connect(daemon.socket()).expect("a client");
     assert_eq!(observer.status().expect("a status").counters.instances_lost, 0);
+}
+
+/// A process in a user namespace of its own, as another user, is reached as any other: by what it handed over.
+#[test]
+fn memory_of_a_process_in_a_user_namespace_is_reached_without_any_right() {
+    let daemon = Daemon::system().start();
+    let mut user = Stranger::start_as(&Who { uid: Some(USERS[0]), namespace: true, ..Who::default() });
+    let at = page_of(&mut user, "from afar", false);
+    let (mut reach, _object) = reach(&mut user, &daemon);
+    assert_eq!(reach.copy(at, BOUND, 9).failure, None);
+    assert_eq!(reach.copy(BOUND, at + 100, 9).failure, None);
+    let said = user.must(json!({ "do": "peek", "at": at + 100, "len": 9 }), &[]);
+    assert_eq!(said["bytes"], "66726f6d2061666172");
 }
 
 /// T38: windows are what they were said to be, whatever the fd could do; and what an fd cannot do no window allows.

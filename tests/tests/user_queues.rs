@@ -6,7 +6,10 @@
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use vgem::{Access, AddressRange, Client, Deadline, Embedded, UserQueue};
+use vgem::{
+    Access, AddressRange, Client, Deadline, Embedded, Error, ErrorCode, Fault, FaultReason, LocalError,
+    NotDone, Sva, UserQueue, UserQueueOptions,
+};
 use vgem_os::futex::{self, SharedWord};
 use vgem_os::mapping::{Mapping, Populate, SpanMut};
 use vgem_proto::codec::Zero;
@@ -201,4 +204,158 @@ fn what_a_device_does_not_do_is_refused_and_nothing_is_submitted() {
     let unknown = copy.entry("no such operation").push(soon()).map(drop);
     assert!(unknown.is_err());
     assert_eq!(copy.counters().pushed, 0);
+}
+
+fn sva_queue_of(client: &Client, device: &str, sva: Sva) -> UserQueue {
+    let options = UserQueueOptions::new().depth(64).sva(sva);
+    client.device(device).and_then(|found| found.user_queue_with(options)).expect("a user queue")
+}
+
+#[test]
+fn ordinary_vectors_go_through_a_device_by_pointer_and_come_back() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let copy = sva_queue_of(&client, "copy", Sva::ReadWrite);
+    for len in [1, 64, 4096, 1 << 20, 40 << 20] {
+        let from: Vec<u8> = (0..len).map(|n: usize| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+        let into = copy.lend(vec![7; len + 1]).expect("a queue that writes");
+        let entry = copy.entry("copy").input(&from[..]).output(into.range(..len as u64));
+        let ticket = entry.push(soon()).expect("pushed");
+        assert_eq!(copy.wait(ticket, soon()).expect("copied").produced, len as u64);
+        let mut into = copy.reclaim(into, soon()).expect("it has ended");
+        assert_eq!(into.pop(), Some(7), "and nothing beside it");
+        assert!(into == from, "{len} bytes");
+    }
+    // Bound and plain memory side by side.
+    let buffer = client.create(4096).expect("memory");
+    let bound = copy.bind(&buffer, Access::Write).expect("bound");
+    let ticket =
+        copy.entry("copy").input(&b"both"[..]).output(bound.range(..4)).push(soon()).expect("pushed");
+    copy.wait(ticket, soon()).expect("copied");
+    assert_eq!(&buffer.read(..4, soon()).expect("ended")[..], b"both");
+}
+
+#[test]
+fn what_may_not_be_written_is_refused_before_anything_is_submitted() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let (plain, reader) = (user_queue_of(&client, "copy"), sva_queue_of(&client, "copy", Sva::Read));
+    for queue in [&plain, &reader] {
+        let NotDone { error, memory } = queue.lend(vec![1, 2]).expect_err("it does not write");
+        assert!(
+            matches!(error, Error::Local(LocalError::NoSva { .. })) && memory == Some(vec![1, 2]),
+            "{error}"
+        );
+    }
+    let bytes = vec![0_u8; 64];
+    let copied =
+        |queue: &UserQueue| queue.entry("copy").input(&bytes[..]).output(&bytes[..]).try_push().map(drop);
+    assert!(matches!(copied(&plain), Err(Error::Local(LocalError::NotBound { .. }))));
+    assert!(matches!(copied(&reader), Err(Error::Local(LocalError::NotLent { .. }))));
+    let writer = sva_queue_of(&client, "copy", Sva::ReadWrite);
+    assert!(matches!(copied(&writer), Err(Error::Local(LocalError::NotLent { .. }))));
+    assert_eq!([&plain, &reader, &writer].map(|queue| queue.counters().pushed), [0; 3]);
+    // Jobs and points of such a queue are nobody's business but its client's.
+    let NotDone { error, .. } = writer.lend(Vec::new()).expect_err("no bytes");
+    assert!(matches!(error, Error::Local(LocalError::Empty { .. })), "{error}");
+}
+
+#[test]
+fn windows_narrow_what_a_device_reaches() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let crc = sva_queue_of(&client, "copy", Sva::Read);
+    let (seen, hidden) = (vec![1_u8; 4096], vec![2_u8; 4096]);
+    let sum = |bytes: &[u8]| {
+        let ticket = crc.entry("crc32c").input(bytes).push(soon()).expect("pushed");
+        crc.wait(ticket, soon()).map(|done| done.value)
+    };
+    let before = sum(&hidden).expect("everything is reached at first");
+    crc.set_windows(&[(AddressRange::from(&seen[..]), Access::Read)]).expect("set");
+    sum(&seen).expect("in its window");
+    let Err(Error::Entry(failure)) = sum(&hidden) else { panic!("reached") };
+    let fault = failure.fault.expect("a fault");
+    assert_eq!(fault, Fault { address: hidden.as_ptr() as u64, reason: FaultReason::Unbound });
+    let refused = crc.set_windows(&[(AddressRange::from(&seen[..]), Access::Write)]);
+    assert!(
+        matches!(&refused, Err(Error::Refused(refusal)) if refusal.code == ErrorCode::Denied),
+        "{refused:?}"
+    );
+    crc.set_windows(&[(AddressRange::new(1, (1 << 63) - 1), Access::Read)]).expect("set");
+    assert_eq!(sum(&hidden).expect("again"), before);
+}
+
+#[test]
+fn l4_a_clients_own_driver_dies_alone_and_lent_memory_comes_back() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let shared = user_queue_of(&client, "copy");
+    let buffer = client.create(4096).expect("memory");
+    let all = shared.bind(&buffer, Access::Write).expect("bound");
+    let pids = || {
+        let devices = client.device_entries().expect("devices");
+        let copy = devices.into_iter().find(|device| device.name == "copy").expect("it is there");
+        copy.instances.into_iter().map(|instance| instance.pid).collect::<Vec<_>>()
+    };
+    let before = pids();
+    let own = sva_queue_of(&client, "copy", Sva::ReadWrite);
+    let pid = *pids().iter().find(|pid| !before.contains(pid)).expect("a driver of its own");
+    let lent = own.lend(vec![0; 32 << 20]).expect("a queue that writes");
+    let tickets: Vec<_> = (0..20)
+        .map(|_| own.entry("fill").output(&lent).param("byte", 1).push(soon()).expect("pushed"))
+        .collect();
+    processes::signal(pid, "KILL");
+    let ends: Vec<_> = tickets.into_iter().map(|ticket| own.wait(ticket, soon())).collect();
+    let told: Vec<String> =
+        ends.iter().filter_map(|end| end.as_ref().err()).map(ToString::to_string).collect();
+    assert!(!told.is_empty() && told.iter().all(|said| said.contains(&pid.to_string())), "{told:?}");
+    assert_eq!(own.reclaim(lent, soon()).expect("nobody writes there any more").len(), 32 << 20);
+    let ticket = shared.entry("fill").output(all).param("byte", 2).push(soon()).expect("pushed");
+    shared.wait(ticket, soon()).expect("the other driver lives");
+    drop(own);
+    let again = sva_queue_of(&client, "copy", Sva::ReadWrite);
+    let lent = again.lend(vec![0; 64]).expect("a queue that writes");
+    let ticket = again.entry("fill").output(&lent).param("byte", 3).push(soon()).expect("pushed");
+    again.wait(ticket, soon()).expect("filled");
+    assert_eq!(again.reclaim(lent, soon()).expect("ended"), [3; 64]);
+}
+
+#[test]
+fn lent_memory_is_waited_for_and_not_given_back_before() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = broker.client().expect("a client");
+    let own = sva_queue_of(&client, "copy", Sva::ReadWrite);
+    let lent = own.lend(vec![0; 60 << 20]).expect("a queue that writes");
+    for byte in 1..=3 {
+        let ticket = own.entry("fill").output(&lent).param("byte", byte).push(soon()).expect("pushed");
+        own.forget(ticket).expect("nobody asks");
+    }
+    let (error, lent) = match own.reclaim(lent, Deadline::NOW) {
+        Err(NotDone { error, memory }) => (error, memory.expect("its name")),
+        Ok(memory) => {
+            // It had ended by then.
+            assert!(memory.iter().all(|byte| *byte == 3));
+            return;
+        }
+    };
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert!(own.reclaim(lent, soon()).expect("in time").iter().all(|byte| *byte == 3));
+}
+
+#[tokio::test]
+async fn tasks_use_plain_memory_as_threads_do() {
+    let broker = Embedded::start().expect("a private broker");
+    let client = vgem::aio::Client::connect(broker.socket()).await.expect("a client");
+    let device = client.device("copy").await.expect("a device");
+    let options = UserQueueOptions::new().sva(Sva::ReadWrite);
+    let copy = client.user_queue(&device, options).await.expect("a user queue");
+    let from = vec![5_u8; 100_000];
+    let into = copy.lend(vec![0; from.len()]).expect("a queue that writes");
+    let ticket = copy.entry("copy").input(&from[..]).output(&into).try_push().expect("pushed");
+    client.wait_entry(&copy, ticket, soon()).await.expect("copied");
+    assert!(copy.reclaim(into, Deadline::NOW).expect("ended") == from);
+    client.set_windows(&copy, &[]).await.expect("set");
+    let ticket = copy.entry("crc32c").input(&from[..]).try_push().expect("pushed");
+    let failed = client.wait_entry(&copy, ticket, soon()).await.expect_err("nothing is reached");
+    assert_eq!(failed.code(), Some(ErrorCode::AddressFault));
 }

@@ -34,10 +34,11 @@ use super::open::done;
 use super::range::AddressRange;
 use super::shared::Shared;
 use crate::access::bounds;
+use crate::adopt::NotDone;
 use crate::batch::at_most;
 use crate::core::Core;
 use crate::deadline::Deadline;
-use crate::error::{Error, LocalError, Result};
+use crate::error::{LocalError, Result};
 use crate::import;
 
 /// Whether a device reaches this process's own memory.
@@ -227,13 +228,13 @@ impl UserQueue {
     ///
     /// # Errors
     /// [`LocalError::NoSva`] if the queue reaches no memory to write; [`LocalError::Empty`]. The memory comes back.
-    pub fn lend(&self, memory: Vec<u8>) -> Result<Lent, (Error, Vec<u8>)> {
+    pub fn lend(&self, memory: Vec<u8>) -> Result<Lent, NotDone<Vec<u8>>> {
         let mut state = self.shared.state();
         if state.lents.sva != Sva::ReadWrite {
-            return Err((LocalError::NoSva { asked: "lend memory to" }.into(), memory));
+            return Err(NotDone::with(memory, LocalError::NoSva { asked: "lend memory to" }));
         }
         if memory.is_empty() {
-            return Err((LocalError::Empty { what: "memory that is lent" }.into(), memory));
+            return Err(NotDone::with(memory, LocalError::Empty { what: "memory that is lent" }));
         }
         let (address, len) = (memory.as_ptr().addr() as u64, memory.len() as u64);
         let number = state.lents.add(memory);
@@ -246,9 +247,9 @@ impl UserQueue {
     /// The name comes back: [`Error::Timeout`] while entries use it at the deadline, or [`Error::BrokerLost`];
     /// [`LocalError::BindingUsed`] if nobody knows whether something is still written there, which stays so;
     /// [`LocalError::OtherQueue`].
-    pub fn reclaim(&self, lent: Lent, deadline: impl Into<Deadline>) -> Result<Vec<u8>, (Error, Lent)> {
+    pub fn reclaim(&self, lent: Lent, deadline: impl Into<Deadline>) -> Result<Vec<u8>, NotDone<Lent>> {
         if lent.queue != self.shared.id {
-            return Err((LocalError::OtherQueue { what: "memory that was lent" }.into(), lent));
+            return Err(NotDone::with(lent, LocalError::OtherQueue { what: "memory that was lent" }));
         }
         let taken = self.shared.until(deadline.into(), |state| match state.lents.take(&lent) {
             Err(LocalError::BindingUsed { uses: 1.., .. }) => None,
@@ -256,11 +257,12 @@ impl UserQueue {
         });
         match taken {
             Ok(Some(Ok(memory))) => Ok(memory),
-            Ok(Some(Err(mistake))) => Err((mistake.into(), lent)),
+            Ok(Some(Err(mistake))) => Err(NotDone::with(lent, mistake)),
             Ok(None) => {
-                Err((self.shared.late("waiting for entries that are written into lent memory"), lent))
+                let late = self.shared.late("waiting for entries that are written into lent memory");
+                Err(NotDone::with(lent, late))
             }
-            Err(error) => Err((error, lent)),
+            Err(error) => Err(NotDone::with(lent, error)),
         }
     }
 

@@ -237,7 +237,7 @@ fn put(own: &OwnMemory, range: VaRange, from: usize, bytes: &[u8]) -> Result<(),
 }
 
 /// From the first page's start on.
-fn aligned(memory: &mut Vec<u8>) -> &mut [u8] {
+fn aligned(memory: &mut [u8]) -> &mut [u8] {
     let skip = memory.as_ptr().align_offset(PAGE);
     memory.get_mut(skip..).unwrap_or_default()
 }
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn of_what_was_not_written_nothing_is_put_back() {
         let own = all();
-        let mut theirs = vec![vec![1_u8; 5000], vec![2; 300], vec![3; 100], vec![4; 64]];
+        let mut theirs = [vec![1_u8; 5000], vec![2; 300], vec![3; 100], vec![4; 64]];
         let ranges: Vec<VaRange> = theirs.iter_mut().map(|bytes| range_of(bytes.as_mut_slice())).collect();
         let mut stage = Stage::new(Arc::new(Large::default()));
         let directions = [Direction::In, Direction::Out, Direction::InOut, Direction::Cell];
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn after_a_failure_the_cell_alone_is_put_back() {
         let own = all();
-        let mut theirs = vec![vec![2_u8; 300], vec![3; 100], vec![4; 64]];
+        let mut theirs = [vec![2_u8; 300], vec![3; 100], vec![4; 64]];
         let ranges: Vec<VaRange> = theirs.iter_mut().map(|bytes| range_of(bytes.as_mut_slice())).collect();
         let mut stage = Stage::new(Arc::new(Large::default()));
         for ((number, direction), range) in
