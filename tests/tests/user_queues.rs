@@ -247,7 +247,7 @@ fn what_may_not_be_written_is_refused_before_anything_is_submitted() {
             "{error}"
         );
     }
-    let bytes = vec![0_u8; 64];
+    let bytes = [0_u8; 64];
     let copied =
         |queue: &UserQueue| queue.entry("copy").input(&bytes[..]).output(&bytes[..]).try_push().map(drop);
     assert!(matches!(copied(&plain), Err(Error::Local(LocalError::NotBound { .. }))));
