@@ -83,6 +83,7 @@ impl Told {
             Happened::JobTimedOut { .. }
             | Happened::PromiseBroken { .. }
             | Happened::NeverPromised { .. }
+            | Happened::EntryLate { .. }
             | Happened::JobsRunAgain { .. } => true,
             Happened::ClientConnected { .. }
             | Happened::ClientGone { .. }
@@ -185,6 +186,13 @@ fn words(event: &Happened) -> String {
             format!(
                 "client {client} never promised point {point} of {timeline}: job {waiter_point} of {waiter} waited for \
                  it, {waited} ms"
+            )
+        }
+        Happened::EntryLate { client, timeline, point, waiter, waiter_point, waited_ns } => {
+            let waited = ms(*waited_ns);
+            format!(
+                "entry {point} of the user queue {timeline} of client {client} had not ended in time: job {waiter_point} of \
+                 {waiter} waited for it, {waited} ms"
             )
         }
         Happened::JobsRunAgain { instance, device, jobs, cancelled } => {

@@ -45,6 +45,38 @@ pub struct Operation {
     pub value: String,
 }
 
+/// The number of the operation **publish**, which every device has and none describes.
+pub const PUBLISH: u16 = u16::MAX;
+/// Operands of publish that are written, numbered from 0.
+pub const PUBLISH_WRITTEN: u8 = 8;
+/// Operands of publish that are read, numbered from [`PUBLISH_WRITTEN`].
+pub const PUBLISH_READ: u8 = 8;
+
+/// The operation publish: a tracked job that does nothing, and by that says of its operands what whatever it waits for does
+/// to them.
+///
+/// It is how a point of a user queue gets into the reservations of objects: the job waits for it ([`crate::jobs::WAIT_UNTIL`])
+/// and names them. It touches no bytes.
+#[must_use]
+pub fn publish() -> Operation {
+    let operand = |direction, kind: &str, number: u8| OperandSpec {
+        name: format!("{kind}{number}"),
+        direction,
+        required: false,
+        touch: Touch::InPlace,
+        align: 1,
+        len: (0, limits::OBJECT_LEN),
+    };
+    let written = (0..PUBLISH_WRITTEN).map(|number| operand(Direction::InOut, "written", number));
+    let read = (0..PUBLISH_READ).map(|number| operand(Direction::In, "read", number));
+    let summary = "say what the entries of a user queue do to objects";
+    Operation {
+        run_ms: 1000,
+        operands: written.chain(read).collect(),
+        ..Operation::new(PUBLISH, "publish", summary)
+    }
+}
+
 /// Which way an operand's bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -170,7 +202,8 @@ impl Description {
     ///
     /// # Errors
     /// [`Malformed`] if they are not one: more than [`limits::DESCRIPTION_LEN`] bytes, a default outside its
-    /// range, an alignment that is no power of two, one number for two operations, or bytes that make no sense.
+    /// range, an alignment that is no power of two, one number for two operations or that of [`publish`], or bytes that
+    /// make no sense.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         if bytes.len() > limits::DESCRIPTION_LEN {
             return Err(Malformed::TooMany {
@@ -187,7 +220,8 @@ impl Description {
             operations: take_list(r, "operations", 256, take_operation)?,
         };
         for (at, operation) in description.operations.iter().enumerate() {
-            if description.operations.iter().take(at).any(|o| o.number == operation.number) {
+            let before = description.operations.iter().take(at).any(|o| o.number == operation.number);
+            if before || operation.number == PUBLISH {
                 let value = u64::from(operation.number);
                 return Err(Malformed::BadValue { field: "operation number", value });
             }

@@ -29,9 +29,12 @@ pub const OPERAND_FLAGS: u8 = OPERAND_DISCARD | OPERAND_INDIRECT;
 
 /// The point need not be promised yet; `until` says until when it must be.
 pub const WAIT_FOR_SUBMIT: u8 = 1;
+/// The point is one of a user queue; `until` says until when it must have passed.
+pub const WAIT_UNTIL: u8 = 2;
 /// Flags a client may set on a wait.
-pub const WAIT_FLAGS: u8 = WAIT_FOR_SUBMIT;
-/// Set by the broker: the point is a client's promise, so the driver says when the job has waited enough.
+pub const WAIT_FLAGS: u8 = WAIT_FOR_SUBMIT | WAIT_UNTIL;
+/// Set by the broker: it cannot see the point pass, a client's promise or an entry of a user queue, so the driver says when
+/// the job has waited enough.
 pub const WAIT_PROMISE: u8 = 1;
 
 /// The page number in a [`DriverWait`] that means "a timeline of this very instance".
@@ -183,7 +186,8 @@ record! {
         pub timeline: TimelineHandle,
         /// The point.
         pub point: Point,
-        /// With [`WAIT_FOR_SUBMIT`]: until when the point must have been promised. Otherwise 0.
+        /// With [`WAIT_FOR_SUBMIT`]: until when the point must have been promised. With [`WAIT_UNTIL`]: until when it
+        /// must have passed. Otherwise 0.
         pub until: Time,
         /// What a failure means.
         pub kind: WaitKind,

@@ -292,7 +292,8 @@ pub struct ObligationEntry {
     pub name: String,
     /// The point. A promise stands for every point up to its own that no earlier one stands for.
     pub point: u64,
-    /// `job`, `promise`, or `submission` (a point that a job waits for and that nobody has promised yet).
+    /// `job`, `promise`, `submission` (a point that a job waits for and that nobody has promised yet), or `entry` (one of
+    /// a user queue that a job waits for).
     pub kind: String,
     /// A job's device.
     pub device: String,
@@ -494,6 +495,22 @@ pub enum Event {
         /// The timeline.
         timeline: String,
         /// The point.
+        point: u64,
+        /// The timeline of the job that waited.
+        waiter: String,
+        /// Its point.
+        waiter_point: u64,
+        /// How long it waited, nanoseconds.
+        #[serde(default)]
+        waited_ns: u64,
+    },
+    /// An entry of a user queue that a job waits for had not ended in time: the job fails.
+    EntryLate {
+        /// Whose user queue it is.
+        client: u64,
+        /// The queue's timeline.
+        timeline: String,
+        /// The entry's point.
         point: u64,
         /// The timeline of the job that waited.
         waiter: String,

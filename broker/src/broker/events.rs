@@ -230,6 +230,7 @@ fn level(event: &Event) -> Level {
         | Event::JobsRunAgain { .. }
         | Event::PromiseBroken { .. }
         | Event::NeverPromised { .. }
+        | Event::EntryLate { .. }
         | Event::JobTimedOut { .. } => Level::WARN,
         Event::Bug { .. } => Level::ERROR,
     }
@@ -271,6 +272,12 @@ fn log(event: &Event) {
             warn!(
                 "client {client} never promised point {point} of {timeline}: job {waiter_point} of {waiter} waited \
                  {waited_ns} ns"
+            );
+        }
+        Event::EntryLate { client, timeline, point, waiter, waiter_point, waited_ns } => {
+            warn!(
+                "entry {point} of the user queue {timeline} of client {client} had not ended in time: job {waiter_point} of \
+                 {waiter} waited {waited_ns} ns"
             );
         }
         Event::JobsRunAgain { instance, device, jobs, cancelled } => {

@@ -66,7 +66,7 @@ message_table! {
         /// In words.
         text: u8, max limits::TEXT_LEN;
     ]
-    /// Every wait of a job has passed; sent for jobs that wait for promises.
+    /// Every wait of a job has passed; sent for jobs that wait for promises, or for entries of user queues.
     42 Unblocked since 1 from Driver fds [] flags 0 {
         /// The queue's timeline.
         timeline: TimelineKey,
