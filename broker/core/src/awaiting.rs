@@ -5,10 +5,13 @@
 //! any other, else the job fails with TimedOut and a cause that says who did not promise what. The same happens at
 //! once when the timeline ends. That such waits close no cycle is seen to when they are accepted ([`crate::cycles`]).
 //!
+//! Jobs that wait for entries of user queues are looked after in the same way, but that there nothing is promised: it
+//! is the end of the entry that must come by its moment ([`crate::host_waits`]).
+//!
 //! A client may signal a point that it never promised. So before a job fails for want of a promise by a client, the
 //! broker looks at what that has signalled ([`crate::io::Effect::Look`]).
 //!
-//! Invariants: a future that lives names a point that is not known to be promised or signalled, and a job that has not
+//! Invariants: a future that lives names a point that is not known to be promised, signalled or passed, and a job that has not
 //! ended; its timer runs, unless it is due and the broker has begun to look.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +28,7 @@ use crate::io::Event;
 use crate::reservation::Inherited;
 use crate::timelines::is_of_client;
 
-/// A job that waits for a point which nobody has promised.
+/// A job that waits for a point which nobody has promised, or for an entry of a user queue.
 #[derive(Debug)]
 pub(crate) struct Future {
     pub(crate) waiter: (TimelineKey, Point),
@@ -172,7 +175,11 @@ impl Broker {
         let Some(future) = self.futures.live.get_mut(&key) else { return };
         future.until = None;
         let timeline = key_of(key.0);
-        if !is_of_client(timeline) || !self.look_at_timeline_now(timeline) {
+        let looks = match is_of_client(timeline) {
+            true => self.look_at_timeline_now(timeline),
+            false => self.look_at_ring(timeline),
+        };
+        if !looks {
             self.fail_future(now, key, None);
         }
     }
@@ -211,7 +218,13 @@ impl Broker {
     ) {
         if self.futures.names(key) {
             let number = client_number(client);
-            let text = format!("client {number} closed {key} before it submitted what jobs wait for");
+            let is_ring = self.queues.get(key).is_some_and(|queue| queue.ring.is_some());
+            let what = if is_ring {
+                "the entries ended that jobs wait for"
+            } else {
+                "it submitted what jobs wait for"
+            };
+            let text = format!("client {number} closed {key} before {what}");
             let code = ErrorCode::Cancelled;
             let cause = Cause::new(now, code, text).to(key, Point(0)).by(number, 0);
             let cause = self.causes.issue(domain, cause);
@@ -232,6 +245,9 @@ impl Broker {
             Some(Inherited { failure, domain: from }) => {
                 self.causes.pass_on(from, domain, failure.cause);
                 failure
+            }
+            None if self.queues.get(timeline).is_some_and(|queue| queue.ring.is_some()) => {
+                self.blame_entry((now, future.since), (timeline, key.1), (waiter, point), (domain, device))
             }
             None => self.blame_for((now, future.since), (timeline, key.1), (waiter, point), (domain, device)),
         };

@@ -25,6 +25,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use vgem_proto::describe::{self, Operation};
 use vgem_proto::error::Refusal;
 use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, PorterId, Time, TimelineKey};
 use vgem_proto::message::client::{ClientMessage, Refused};
@@ -85,6 +86,8 @@ pub struct Broker {
     pub(crate) futures: Futures,
     pub(crate) queries: Queries,
     pub(crate) outcomes: Outcomes,
+    /// The operation that every device has.
+    pub(crate) publish: Operation,
     pub(crate) openings: Openings,
     /// Domains whose instances run before anybody asks.
     pub(crate) prestarted: BTreeSet<DomainId>,
@@ -138,6 +141,7 @@ impl Broker {
             futures: Futures::default(),
             queries: Queries::default(),
             outcomes: Outcomes::default(),
+            publish: describe::publish(),
             openings: Openings::default(),
             prestarted: BTreeSet::new(),
             timers: Timers::default(),

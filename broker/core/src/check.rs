@@ -7,10 +7,11 @@
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Direction, OperandSpec, Operation, ParamKind, ParamSpec};
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{DomainId, Handle, InstanceId, ObjectKey, QueueHandle, Time, TimelineKey};
+use vgem_proto::ids::{DomainId, Handle, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, DriverOperand, DriverParam, JOB_FLAGS, OPERAND_DISCARD,
-    OPERAND_FLAGS, OPERAND_FOREIGN, OPERAND_INDIRECT, ParamSource, WAIT_FLAGS, WAIT_FOR_SUBMIT, Wait,
+    OPERAND_FLAGS, OPERAND_FOREIGN, OPERAND_INDIRECT, ParamSource, WAIT_FLAGS, WAIT_FOR_SUBMIT, WAIT_UNTIL,
+    Wait,
 };
 use vgem_proto::layout::result_cell;
 use vgem_proto::limits;
@@ -27,6 +28,7 @@ use crate::queues::{Queue, QueueState, Use};
 use crate::ranges::ByteRange;
 use crate::requests::{no_such_handle, no_such_queue};
 use crate::reservation::{Fence, Inherited, PlannedWait, Touching};
+use crate::rings::{Ring, RingState};
 use crate::tables::Table;
 use crate::timelines::{Promises, is_of_client};
 
@@ -367,6 +369,10 @@ impl Checker<'_> {
         let Some(queue) = self.queues.get(timeline) else {
             return Err(Refusal::new(ErrorCode::Gone, "the queue behind this timeline is no more"));
         };
+        if let Some(ring) = &queue.ring {
+            return self.host_wait(wait, (timeline, queue, ring), batch);
+        }
+        not_of_a_ring(wait)?;
         let (so_far, in_all) = batch.planned_on(timeline).unwrap_or((0, 0));
         let (point, promised) = (wait.point.0, queue.promised.0);
         let may_come = wait.flags & WAIT_FOR_SUBMIT != 0;
@@ -403,6 +409,7 @@ impl Checker<'_> {
 
     /// A point that a client promises, or is to (M-087).
     fn gate(&mut self, wait: &Wait, timeline: TimelineKey, batch: &mut Batch) -> Result<(), Refusal> {
+        not_of_a_ring(wait)?;
         let Some(promises) = self.promises.get(timeline) else {
             return Err(Refusal::new(ErrorCode::Gone, "the timeline is no more"));
         };
@@ -433,6 +440,51 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// An entry of a user queue (M-180). It may be still to come: it waits for nothing, so that no cycle is possible.
+    fn host_wait(
+        &mut self,
+        wait: &Wait,
+        (timeline, queue, ring): (TimelineKey, &Queue, &Ring),
+        batch: &mut Batch,
+    ) -> Result<(), Refusal> {
+        if queue.domain != self.domain {
+            let text = "jobs wait for user queues of their own domain only; wait for this one in the client";
+            return Err(Refusal::new(ErrorCode::Denied, text));
+        }
+        match (queue.state, ring.state) {
+            (QueueState::Open, RingState::Attached) => {}
+            (QueueState::Open, RingState::Making | RingState::Attaching) => {
+                return Err(Refusal::new(ErrorCode::NotReady, "the queue is getting its ring"));
+            }
+            (QueueState::Open, RingState::Over) | (QueueState::Closing | QueueState::Gone, _) => {
+                let text = "the user queue is over: entries that have not ended never will";
+                return Err(Refusal::new(ErrorCode::Gone, text).with(wait.point.0, 0));
+            }
+        }
+        if wait.flags != WAIT_UNTIL {
+            let text =
+                "a point of a user queue is waited for until a moment only: flag 2 of the wait and `until`";
+            return Err(refusal(ErrorCode::BadParameter, text, wait.flags, WAIT_UNTIL));
+        }
+        self.soon(wait.until, "a point of a user queue is to pass")?;
+        if wait.point > Point(0) {
+            batch.gates.push(Gate { timeline, point: wait.point, kind: wait.kind });
+            let awaited = (timeline, wait.point);
+            batch.futures.push(NewFuture { job: self.place, awaited, until: wait.until });
+        }
+        Ok(())
+    }
+
+    /// A moment that others keep something until.
+    fn soon(&self, until: Time, what: &str) -> Result<(), Refusal> {
+        let latest = self.now.after(self.times.promise_ns);
+        if until <= self.now || until > latest {
+            let text = format!("{what} within {} ms from now", self.times.promise_ns / 1_000_000);
+            return Err(refusal(ErrorCode::OutOfRange, text, until.0, latest.0));
+        }
+        Ok(())
+    }
+
     /// A point that somebody is to promise; `promised` is the last that is, `u64::MAX` if points may leave gaps.
     fn future(
         &mut self,
@@ -446,16 +498,20 @@ impl Checker<'_> {
             let text = "the point is farther ahead than a queue can ever be";
             return Err(refusal(ErrorCode::OutOfRange, text, wait.point.0, farthest));
         }
-        let latest = self.now.after(self.times.promise_ns);
-        if wait.until <= self.now || wait.until > latest {
-            let text =
-                format!("a point is to be promised within {} ms from now", self.times.promise_ns / 1_000_000);
-            return Err(refusal(ErrorCode::OutOfRange, text, wait.until.0, latest.0));
-        }
+        self.soon(wait.until, "a point is to be promised")?;
         let awaited = (timeline, wait.point);
         batch.futures.push(NewFuture { job: self.place, awaited, until: wait.until });
         Ok(())
     }
+}
+
+/// Flag 2 is for points of user queues: others have a moment of their own.
+fn not_of_a_ring(wait: &Wait) -> Result<(), Refusal> {
+    if wait.flags & WAIT_UNTIL != 0 {
+        let text = "flag 2 of a wait is for points of user queues; this point is none";
+        return Err(refusal(ErrorCode::BadParameter, text, wait.flags, WAIT_FOR_SUBMIT));
+    }
+    Ok(())
 }
 
 /// A sealed result is written by jobs of the one instance that mapped it before it was sealed.

@@ -336,13 +336,18 @@ impl Broker {
             ensure(waits, || format!("{job:?} of {waiter} awaits {point:?} of {timeline} and has ended"))?;
             let promises = self.promises.get(timeline);
             let promised = match (self.queues.get(timeline), promises) {
-                (Some(queue), _) => Some(queue.promised),
+                (Some(queue), _) => {
+                    let passed = queue.ring.as_ref().map(|ring| ring.sighted.passed);
+                    Some(queue.promised.max(passed.unwrap_or_default()))
+                }
                 (None, promises) => promises.map(|promises| promises.promised.max(promises.passed)),
             };
             ensure(promised.is_some_and(|promised| promised < *point), || {
                 format!("{point:?} of {timeline} is awaited, of which {promised:?} is promised")
             })?;
-            let is_looked_at = promises.is_some_and(|promises| promises.looks > 0);
+            let ring = self.queues.get(timeline).and_then(|queue| queue.ring.as_ref());
+            let is_looked_at = promises.is_some_and(|promises| promises.looks > 0)
+                || ring.is_some_and(|ring| ring.sighted.looks > 0);
             ensure(future.until.is_some() || is_looked_at, || format!("{timeline}: nobody ends the wait"))?;
         }
         for query in self.queries.live.values() {

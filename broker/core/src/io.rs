@@ -333,11 +333,11 @@ pub enum Input {
         /// Of what it waits for, what is not shown where it looks.
         hidden: Vec<TimelineKey>,
     },
-    /// [`Effect::Look`] was carried out: what the signaller of a timeline claims in its primary page.
+    /// [`Effect::Look`] was carried out: what the signaller of a timeline claims there.
     Looked {
         /// The timeline.
         timeline: TimelineKey,
-        /// The last point signalled; 0 if the client shows no such timeline there.
+        /// The last point signalled; 0 if no such timeline is shown there.
         value: Point,
         /// The failures still in the ring.
         failures: Vec<(Point, Failure)>,
@@ -541,11 +541,11 @@ pub enum Effect {
         /// What they are for.
         id: u64,
     },
-    /// Read a slot of a client's primary page; [`Input::Looked`] follows.
+    /// Read a slot of a client's primary page, or one in which a client sees its user queue; [`Input::Looked`] follows.
     Look {
         /// The timeline.
         timeline: TimelineKey,
-        /// The primary page.
+        /// The page.
         pair: PairId,
         /// The slot.
         slot: u16,

@@ -32,6 +32,7 @@ mod drivers;
 mod due;
 mod gates;
 mod holdings;
+mod host_waits;
 mod import;
 mod invariants;
 pub mod io;

@@ -13,6 +13,9 @@
 //! Whatever is neither remembered nor kept, and was waited for all the time, ended well. That is not so for who comes
 //! later: what a job waits for from its submission on is resolved then.
 //!
+//! Entries of user queues are another matter: the broker is not told how they end. What a page has forgotten of them
+//! counts as failed.
+//!
 //! A driver may see a point end, and ask, before the completion has arrived; it is answered when that has.
 //!
 //! Who waits is read off the runs that instances were sent ([`crate::sent`]): they are looked through only when a timeline
@@ -34,6 +37,7 @@ use crate::awaiting::{TimelineOrder, order_of};
 use crate::broker::Broker;
 use crate::devices::Instance;
 use crate::pairs::Party;
+use crate::queues::{FORGOTTEN, Queue};
 use crate::timelines::is_of_client;
 
 /// So many are kept before it is looked at all which of them still matter.
@@ -66,7 +70,10 @@ impl Broker {
         let kept = self.outcomes.kept.get(&(order_of(timeline), point)).copied();
         kept.or_else(|| match is_of_client(timeline) {
             true => self.promises.get(timeline)?.known_failure_of(point),
-            false => self.queues.get(timeline)?.failures.known(point),
+            false => {
+                let queue = self.queues.get(timeline)?;
+                queue.failures.known(point).or_else(|| forgotten_of(queue, point))
+            }
         })
     }
 
@@ -76,8 +83,9 @@ impl Broker {
         if !self.waits_for(id, (timeline, point)) {
             return;
         }
-        // What a client was about to signal as failed it has announced before.
-        if is_of_client(timeline) || self.has_ended(timeline, point) {
+        // What a client was about to signal as failed it has announced before; and of entries nobody will tell more.
+        let is_of_ring = self.queues.get(timeline).is_some_and(|queue| queue.ring.is_some());
+        if is_of_client(timeline) || is_of_ring || self.has_ended(timeline, point) {
             self.tell_outcome(id, timeline, point);
         } else {
             self.outcomes.asked.insert((order_of(timeline), point, id));
@@ -148,12 +156,27 @@ impl Broker {
         self.outcomes.kept.extend(awaited.into_iter().map(|(point, failure)| ((order, point), failure)));
     }
 
+    /// A user queue goes: how its entries ended nobody will know, and what a job reads of them counts as failed. Asked
+    /// about is only what the page of the job's instance has forgotten.
+    pub(crate) fn keep_entries(&mut self, timeline: TimelineKey) {
+        let Some(queue) = self.queues.get(timeline).filter(|queue| queue.ring.is_some()) else { return };
+        let waits = self.instances.values().flat_map(data_waits).filter(|wait| wait.timeline == timeline);
+        let failure = |point| queue.failures.known(point).or_else(|| forgotten_of(queue, point));
+        let failed: Vec<_> = waits.filter_map(|wait| Some((wait.point, failure(wait.point)?))).collect();
+        self.keep_awaited(timeline, failed);
+    }
+
     fn drop_unawaited(&mut self) {
         let waits = self.instances.values().flat_map(data_waits);
         let awaited: BTreeSet<_> = waits.map(|wait| (order_of(wait.timeline), wait.point)).collect();
         self.outcomes.kept.retain(|point, _| awaited.contains(point));
         self.outcomes.full = self.outcomes.kept.len() * 2;
     }
+}
+
+/// What an entry counts as having failed with whose end the broker has not seen: it is not told of them.
+fn forgotten_of(queue: &Queue, point: Point) -> Option<Failure> {
+    queue.ring.as_ref().filter(|ring| point < ring.sighted.known_from).map(|_| FORGOTTEN)
 }
 
 /// What jobs of an instance read and wait for; also of some that have ended.

@@ -130,7 +130,7 @@ pub(crate) fn quiet(waiters: &Waiters, queues: &Table<TimelineKey, Queue>) -> bo
 /// Whether a point is known to have ended. One of a timeline that is no more has, and one of a queue that is gone.
 #[inline]
 pub(crate) fn is_done(queues: &Table<TimelineKey, Queue>, timeline: TimelineKey, point: Point) -> bool {
-    queues.get(timeline).is_none_or(|queue| queue.ended >= point || queue.state == QueueState::Gone)
+    queues.get(timeline).is_none_or(|queue| queue.has_passed(point) || queue.state == QueueState::Gone)
 }
 
 /// All pairs.

@@ -168,6 +168,10 @@ impl Broker {
         value: Point,
         failures: &[(Point, Failure)],
     ) {
+        if !is_of_client(key) {
+            self.ring_looked(now, key, value);
+            return;
+        }
         let Some(promises) = self.promises.get_mut(key) else { return };
         promises.looks = promises.looks.saturating_sub(1);
         let Some(next) = promises.state.after(TimelineEvent::Look) else { return };

@@ -304,6 +304,12 @@ impl Queue {
         }
     }
 
+    /// Whether a point is known to have passed: the end of a job, or of an entry.
+    #[inline]
+    pub(crate) fn has_passed(&self, point: Point) -> bool {
+        self.ended >= point || self.ring.as_ref().is_some_and(|ring| ring.sighted.passed >= point)
+    }
+
     /// The points that the job at the head waits for.
     pub(crate) fn head_waits(&self) -> impl Iterator<Item = (TimelineKey, Point)> {
         let count = self.jobs.front().map_or(0, |job| usize::from(job.waits));

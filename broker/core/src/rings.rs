@@ -9,7 +9,8 @@
 //! ```
 //!
 //! What goes through a ring the broker never sees: no reservation, no deadline. The points of the queue's timeline are the
-//! entries of its ring, so a queue with a ring takes no jobs, and one that has had jobs gets no ring. What the broker does
+//! entries of its ring, so a queue with a ring takes no jobs, and one that has had jobs gets no ring. Jobs of other queues
+//! may wait for them until a moment ([`crate::host_waits`]). What the broker does
 //! see is lifetime: a bound range keeps its object as a job would, and the driver's mapping of it, until the driver says
 //! that nothing reaches there any more.
 //!
@@ -36,6 +37,7 @@ use vgem_proto::user_queue::Depth;
 use crate::accounts::{Charge, Resource};
 use crate::broker::Broker;
 use crate::devices::InstanceState;
+use crate::host_waits::Sighted;
 use crate::io::{Attach, Effect};
 use crate::objects::{Awaiting, Kind, MappingState, ObjectState};
 use crate::own::OwnMemory;
@@ -69,6 +71,7 @@ pub(crate) struct Ring {
     pub(crate) memory: Option<OwnMemory>,
     /// By the address of the first byte.
     pub(crate) ranges: BTreeMap<u64, Range>,
+    pub(crate) sighted: Sighted,
 }
 
 /// How far a range is.
@@ -130,8 +133,8 @@ impl Broker {
         let wanted = [(Resource::Bytes, depth.memory_len() as u64), (Resource::Exports, 1)];
         let [charge, export] = self.accounts.charge_all(domain, wanted)?;
         let opening = Some((asker, export));
-        let ring =
-            Ring { state: RingState::Making, depth, charge, opening, memory: None, ranges: BTreeMap::new() };
+        let (state, ranges, sighted) = (RingState::Making, BTreeMap::new(), Sighted::default());
+        let ring = Ring { state, depth, charge, opening, memory: None, ranges, sighted };
         if let Some(queue) = self.queues.get_mut(key) {
             queue.ring = Some(Box::new(ring));
         }

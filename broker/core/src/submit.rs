@@ -17,6 +17,7 @@
 use std::collections::BTreeSet;
 
 use vgem_proto::codec::Zero;
+use vgem_proto::describe::PUBLISH;
 use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{
     CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey,
@@ -277,7 +278,10 @@ impl Broker {
             checker.instance = named.map_or(InstanceId(0), |queue| queue.instance);
             checker.timeline = named.map(|queue| queue.timeline).unwrap_or_default();
             let device = named.and_then(|queue| self.devices.get(queue.device));
-            let operation = device.and_then(|device| device.description.by_number(job.op));
+            let operation = match job.op {
+                PUBLISH => Some(&self.publish),
+                op => device.and_then(|device| device.description.by_number(op)),
+            };
             let checked = match operation {
                 Some(operation) => checker.job(operation, job, &parts, batch),
                 None => Err(no_such_operation(device.map(|d| d.name()).unwrap_or_default(), job.op)),

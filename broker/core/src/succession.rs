@@ -43,6 +43,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vgem_proto::codec::Zero;
+use vgem_proto::describe::PUBLISH;
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{InstanceId, ObjectKey, PageId, Point, Time, TimelineKey};
 use vgem_proto::jobs::{
@@ -268,6 +269,10 @@ impl Broker {
 
     /// Whether a job that was sent to an instance that is gone may be sent to another (the rules are above).
     fn may_run_again(&self, left: &Left<'_>, queue: &Queue, sight: &Sight) -> bool {
+        if left.job.op == PUBLISH {
+            // It does nothing, however often.
+            return true;
+        }
         let operations = self.devices.get(queue.device).map(|device| &device.description);
         let operation = operations.and_then(|description| description.by_number(left.job.op));
         if operation.is_none_or(|operation| !operation.idempotent) {

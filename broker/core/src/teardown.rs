@@ -105,8 +105,10 @@ impl Broker {
             Some(next) => {
                 queue.state = next;
                 let (client, domain) = (queue.client, queue.domain);
-                self.nobody_submits(now, key, client, domain);
-                self.close_idle_queue(now, key);
+                if !self.leave_ring(key) {
+                    self.nobody_submits(now, key, client, domain);
+                    self.close_idle_queue(now, key);
+                }
             }
             None => self.remove_queue(now, key),
         }
@@ -126,6 +128,7 @@ impl Broker {
 
     /// Takes a queue without jobs out of every table and gives its charge back.
     pub(crate) fn remove_queue(&mut self, now: Time, key: TimelineKey) {
+        self.keep_entries(key);
         self.drop_ring(key);
         let failures = self.queues.get_mut(key).map(|queue| std::mem::take(&mut queue.failures));
         self.keep_awaited(key, failures.iter().flat_map(FailedPoints::all).copied());
@@ -307,6 +310,7 @@ impl Broker {
         }
         for key in &queues {
             self.advanced_to_here(now, *key);
+            self.entries_ended(*key);
             let Some(queue) = self.queues.get_mut(*key).filter(|_| !left.contains(key)) else { continue };
             queue.lost = Some(Lost { how: how.into(), cause: ending.failure.cause });
             match queue.state.after(QueueEvent::InstanceGone) {
@@ -478,8 +482,10 @@ impl Broker {
         }
         at = at.max(queue.ended_at).min(now);
         queue.ended_at = at;
-        if queue.ring.is_some() {
+        if let Some(ring) = queue.ring.as_mut() {
             (queue.promised, queue.ended) = (value, value);
+            (ring.sighted.passed, ring.sighted.known_from) = (value, known_from);
+            failures.iter().for_each(|(point, failure)| queue.failures.note(*point, *failure));
         }
         let may_go_on = may_go_on && queue.ring.is_none() && queue.hangs < self.config.bounds.hang_limit;
         let end = if may_go_on { value } else { queue.promised };

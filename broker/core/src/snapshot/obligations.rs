@@ -5,6 +5,7 @@
 //!   job         queued ─► waiting ─► running ─► over      behind others of its queue; for its waits; by a driver
 //!   promise     promised ─► over                          by a client
 //!   submission  awaited ─► a job or a promise             by a client; jobs wait for it until a moment
+//!   entry       awaited ─► over                           by a client, and then a driver; jobs wait for it until a moment
 //! ```
 //!
 //! Together the entries are the graph of waiting: whoever wants to know why something does not move goes from entry to
@@ -161,13 +162,19 @@ impl Broker {
                 ..self.clients_entry((key, obligation.point), promises.signaller, promises.domain)
             },
             Owed::Submission { key, owner, domain, point, since, until } => ObligationEntry {
-                kind: "submission".to_owned(),
+                kind: self.kind_of_awaited(key).to_owned(),
                 state: "awaited".to_owned(),
                 since_ns: since.0,
                 due_ns: until.0,
                 ..self.clients_entry((key, point), owner, domain)
             },
         }
+    }
+
+    /// What a point is that is awaited.
+    fn kind_of_awaited(&self, key: TimelineKey) -> &'static str {
+        let is_ring = self.queues.get(key).is_some_and(|queue| queue.ring.is_some());
+        if is_ring { "entry" } else { "submission" }
     }
 
     /// What a client owes itself.
@@ -264,7 +271,7 @@ impl Broker {
             let is_open = !promises.has_passed(point) && signalled(view, key, promises) < point;
             return is_open.then_some(promises.domain);
         }
-        self.queues.get(key).filter(|queue| queue.ended < point).map(|queue| queue.domain)
+        self.queues.get(key).filter(|queue| !queue.has_passed(point)).map(|queue| queue.domain)
     }
 }
 

@@ -6,7 +6,7 @@ use vgem_proto::codec::Zero;
 use vgem_proto::ids::{CauseId, Handle, Point, QueueHandle, Time, TimelineHandle};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, OPERAND_DISCARD, OPERAND_INDIRECT, ParamSource, WAIT_FOR_SUBMIT,
-    Wait,
+    WAIT_UNTIL, Wait,
 };
 use vgem_proto::message::client::Submit;
 use vgem_proto::rights::{Access, WaitKind};
@@ -154,6 +154,13 @@ impl Batch {
         let wait = Wait { timeline, point: Point(point), until: Time(0), kind, flags: 0, reserved: Zero };
         self.0.waits.push(wait);
         self
+    }
+
+    /// Waits for an entry of a user queue until a moment.
+    pub(crate) fn waits_until(self, timeline: TimelineHandle, point: u64, until: Time) -> Self {
+        let mut batch = self.waits_for(timeline, point, WaitKind::Data, Some(until));
+        batch.0.waits.last_mut().expect("it waits").flags = WAIT_UNTIL;
+        batch
     }
 
     /// Waits for a point of any timeline; with a moment, for one that may be promised until then.

@@ -15,6 +15,7 @@ mod deaths;
 mod domains;
 mod driver;
 mod failures;
+mod host_waits;
 mod hostile;
 mod imports;
 mod instances;

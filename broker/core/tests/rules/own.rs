@@ -2,8 +2,9 @@
 
 use vgem_core::io::{Arrival, Effect, InstanceEnd, LinkId};
 use vgem_proto::codec::Zero;
+use vgem_proto::describe::PUBLISH;
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{InstanceId, Point, PorterId, QueueHandle, Time, TimelineKey};
+use vgem_proto::ids::{InstanceId, Point, PorterId, QueueHandle, Time, TimelineHandle, TimelineKey};
 use vgem_proto::limits;
 use vgem_proto::message::OPEN_OWN;
 use vgem_proto::message::client::{
@@ -427,4 +428,32 @@ fn the_effect_that_leaves_a_process_comes_once_and_only_for_those() {
     o.world.let_ms_pass(600_000);
     let left: Vec<_> = o.world.held.iter().map(|effect| format!("{effect:?}")).collect();
     assert_eq!(left, [format!("LeaveInstance {{ instance: {:?} }}", o.instance)]);
+}
+
+// M-182, M-183
+#[test]
+fn r7_an_entry_of_an_instance_of_ones_own_is_published_by_a_job_of_the_domains() {
+    let mut o = Own::attached();
+    let (object, opened) = (o.world.object(o.client, 4096), o.world.open(o.client, COPY));
+    assert_ne!(o.world.owner_of(opened.timeline), o.instance);
+    let reader = o.world.open(o.client, ZIP);
+    let ring = TimelineHandle(o.queue.0);
+    let publish = |job: u64, entry, until| {
+        let batch = Batch::new().job(opened.queue, job).op(PUBLISH).waits_until(ring, entry, until);
+        batch.operand(0, WRITE, object, 0..64).job(reader.queue, job).reads(object, 0..64)
+    };
+    let until = o.world.now.after(5_000 * MS);
+    o.world.submit(o.client, publish(1, 6, until));
+    o.world.submit(o.client, publish(2, 7, until));
+    o.world.run_all();
+    let ended = |o: &Own, line, job| o.world.truth.look(line, Point(job));
+    assert_eq!((ended(&o, opened.timeline, 1), ended(&o, reader.timeline, 1)), (None, None));
+    o.world.truth.value.insert(o.line, Point(6));
+    o.world.run_all();
+    assert_eq!(ended(&o, reader.timeline, 1), Some(Ok(())));
+    o.stall();
+    o.world.die(o.instance, InstanceEnd::Exited(-9));
+    o.world.run_all();
+    let lost = ended(&o, opened.timeline, 2).expect("it ended").expect_err("it failed");
+    assert_eq!((lost.code, ended(&o, reader.timeline, 2)), (ErrorCode::DeviceLost, Some(Err(lost))));
 }

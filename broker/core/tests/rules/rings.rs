@@ -15,7 +15,7 @@ use crate::world::{COPY, DOMAIN, OTHER_DOMAIN, READ, SEC, WRITE, ZIP};
 const AT: u64 = 0x7000_0000;
 const LATER: Time = Time(u64::MAX);
 
-fn attach(queue: QueueHandle, depth: u32) -> AttachRing {
+pub(crate) fn attach(queue: QueueHandle, depth: u32) -> AttachRing {
     AttachRing { queue, depth, reserved: Zero }
 }
 
@@ -24,7 +24,7 @@ fn range(queue: QueueHandle, object: Handle, address: u64, access: Access) -> Bi
 }
 
 /// A stage whose first queue has a ring.
-fn ringed() -> Stage {
+pub(crate) fn ringed() -> Stage {
     let mut s = stage();
     let answer = asks(&mut s, |s| attach(s.queues[0], 64));
     assert!(matches!(answer, ClientMessage::RingAttached(ref ring) if ring.depth == 64), "{answer:?}");
