@@ -1,7 +1,7 @@
 //! One claimed job from its claim to its signal.
 //!
 //! ```text
-//!   claim ─► failed already? ─yes─────────────────────────────┐
+//!   claim ─► failed already, or a publication? ─yes───────────┐
 //!              no                                             │
 //!              └► resolve ─► engine ─► result cell ─► let go ─► (cause) ─► signal ─► completion ─► next
 //! ```
@@ -71,6 +71,9 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         started: Time,
         produced: &mut Produced,
     ) -> Result<(), JobError> {
+        if pending.is_publication() {
+            return Ok(());
+        }
         let Some(prepared) = self.operations.by_number(pending.op) else {
             return Err(JobError::new(ErrorCode::NoSuchOperation, format!("operation {}", pending.op)));
         };

@@ -122,9 +122,29 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         let mut schedule = self.tell(schedule);
         let mut budget = INLINE_BUDGET;
         for _ in 0..INLINE_JOBS {
-            let short = |p: &Pending| p.bytes <= self.engine.inline_bytes(p.op).min(budget);
+            let short = |p: &Pending| p.bytes <= self.inline_bytes(p).min(budget);
             let Some(claimed) = schedule.claim_if(short) else { break };
             budget = budget.saturating_sub(claimed.pending.bytes);
+            schedule = self.finish(claimed, schedule);
+        }
+        self.wake_for_rest(&schedule);
+    }
+
+    /// The bytes up to which a job is short.
+    #[inline]
+    fn inline_bytes(&self, pending: &Pending) -> u64 {
+        if pending.is_publication() { u64::MAX } else { self.engine.inline_bytes(pending.op) }
+    }
+
+    /// Entries of a ring have ended for which jobs here may wait. What publishes them ends here, on the ring's thread, and
+    /// all else is for executors.
+    #[cold]
+    pub(crate) fn entries_ended(&self, key: TimelineKey) {
+        let mut schedule = self.schedule();
+        schedule.entries_ended(key);
+        schedule = self.tell(schedule);
+        for _ in 0..INLINE_JOBS {
+            let Some(claimed) = schedule.claim_if(Pending::is_publication) else { break };
             schedule = self.finish(claimed, schedule);
         }
         self.wake_for_rest(&schedule);
@@ -135,7 +155,7 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         let mut held: Held = operands::mappings_of(&claimed.pending, &schedule.objects);
         let claim = claimed.claim;
         drop(schedule);
-        if claimed.pending.bytes > self.engine.inline_bytes(claimed.pending.op) {
+        if claimed.pending.bytes > self.inline_bytes(&claimed.pending) {
             // The broker should not wait for what has ended until this long job has.
             self.outbox.flush();
         }

@@ -70,9 +70,12 @@ impl Prepared {
 pub(crate) type Held = ArrayVec<Option<Arc<Mapping>>, { 2 * limits::JOB_OPERANDS + limits::JOB_PARAMS }>;
 
 /// Takes hold of every mapping the job names: for each operand its object and its cell's object if it has one,
-/// then for each parameter its cell's object if it has one.
+/// then for each parameter its cell's object if it has one. Of none for a job that touches none.
 pub(crate) fn mappings_of(pending: &Pending, objects: &Objects) -> Held {
     let mut held = Held::new();
+    if pending.is_publication() {
+        return held;
+    }
     let mut hold = |object: ObjectKey| {
         let found = objects.find(object).map(|found| Arc::clone(&found.mapping));
         let _full = held.try_push(found).is_err();

@@ -15,11 +15,15 @@
 //! A timeline may have a past: an instance that takes over from one that was ended is told value and failures so
 //! far, and goes on in the same pages.
 //!
+//! The points of a ring are signalled by its own thread, which knows nothing of jobs that wait for them here. Who waits
+//! notes the point before he looks for the last time, and that thread looks at the note after it has signalled.
+//!
 //! Invariants: points only grow, and a point is signalled once (F1); every slot shows what the own slot shows, or is
 //! about to.
 
 mod own;
 
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vgem_os::fence::protocol::NotNewer;
@@ -44,6 +48,8 @@ pub(crate) struct Timeline {
     pub(crate) key: TimelineKey,
     own: OwnSlot,
     places: Mutex<Vec<Shown>>,
+    /// The first point that a job here waits for and that no job signals; as far as nobody waits, `u64::MAX`.
+    awaited: AtomicU64,
 }
 
 /// What a timeline is opened with makes no sense.
@@ -60,7 +66,8 @@ impl Timeline {
     /// A timeline of which nothing was signalled yet.
     #[cfg(test)]
     pub(crate) fn new(key: TimelineKey) -> Self {
-        Self { key, own: OwnSlot::new(key.generation, 0, 0, &[]), places: Mutex::default() }
+        let own = OwnSlot::new(key.generation, 0, 0, &[]);
+        Self { key, own, places: Mutex::default(), awaited: AtomicU64::new(u64::MAX) }
     }
 
     /// A timeline that another instance signalled up to `value`, with the failures so far, oldest first; one more
@@ -82,7 +89,7 @@ impl Timeline {
             |f: &PointFailure| SlotFailure { point: f.point.0, code: f.code.number(), cause: f.cause.0 };
         let failures: Vec<SlotFailure> = failures.iter().map(in_slot).collect();
         let own = OwnSlot::new(key.generation, value.0, at.0, &failures);
-        Ok(Self { key, own, places: Mutex::default() })
+        Ok(Self { key, own, places: Mutex::default(), awaited: AtomicU64::new(u64::MAX) })
     }
 
     /// The last point signalled.
@@ -93,6 +100,30 @@ impl Timeline {
     /// How a point stands, for waiters in this process.
     pub(crate) fn state(&self, point: Point) -> PointState {
         self.own.state(self.key.generation, point.0)
+    }
+
+    /// How a point of a ring stands. If it is pending, whoever signals it will find it awaited.
+    pub(crate) fn await_here(&self, point: Point) -> PointState {
+        match self.state(point) {
+            PointState::Pending => {
+                self.awaited.fetch_min(point.0, Ordering::Relaxed);
+                // Against the one in `is_awaited`: either this look finds the point, or that one who awaits it.
+                self.state(point)
+            }
+            ended => ended,
+        }
+    }
+
+    /// Whether a job here may wait for a point up to this one, which was signalled.
+    #[inline]
+    pub(crate) fn is_awaited(&self, point: Point) -> bool {
+        fence(Ordering::SeqCst);
+        self.awaited.load(Ordering::Relaxed) <= point.0
+    }
+
+    /// Forgets who awaits; all of them look again.
+    pub(crate) fn await_again(&self) {
+        self.awaited.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// Signals the next point, in every slot that shows the timeline. Only the owner of the running job calls it.
@@ -320,6 +351,44 @@ mod tests {
         // Would never come back if a look took the lock that a signal holds.
         assert!(matches!(timeline.state(Point(1)), PointState::Ok { .. }));
         assert_eq!((timeline.state(Point(2)), timeline.value()), (PointState::Pending, Point(1)));
+    }
+
+    /// Two threads meet at each point, so that the look of one is as near as can be to the signal of the other.
+    #[test]
+    fn either_the_waiter_sees_the_point_or_its_signaller_sees_the_waiter() {
+        const POINTS: u64 = 10_000;
+        let (timeline, met) = (timeline(), AtomicU64::new(0));
+        let meet = |times: u64| {
+            met.fetch_add(1, Ordering::AcqRel);
+            for looks in 0u32.. {
+                match met.load(Ordering::Acquire) < 2 * times {
+                    false => return,
+                    true if looks < 1000 => std::hint::spin_loop(),
+                    true => std::thread::yield_now(),
+                }
+            }
+        };
+        let (awaited, seen) = std::thread::scope(|threads| {
+            let signaller = threads.spawn(|| {
+                let signals = |point| {
+                    meet(2 * point - 1);
+                    timeline.await_again();
+                    meet(2 * point);
+                    signal(&timeline, point, 1, None);
+                    timeline.is_awaited(Point(point))
+                };
+                (1..=POINTS).map(signals).collect::<Vec<_>>()
+            });
+            let looks = |point| {
+                meet(2 * point - 1);
+                meet(2 * point);
+                timeline.await_here(Point(point)) != PointState::Pending
+            };
+            let seen: Vec<_> = (1..=POINTS).map(looks).collect();
+            (signaller.join().expect("no panic"), seen)
+        });
+        let lost = awaited.iter().zip(&seen).position(|(awaited, seen)| !awaited && !seen);
+        assert_eq!(lost, None, "nobody would look at it again");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Heads that wait, and who is to look at them again.
 //!
 //! ```text
-//!                     ┌─ for a queue here ──► in that queue's list ──its job ended──► look
+//!                     ┌─ for a queue here ──► in that queue's list ──its job, or entry, ended──► look
 //!   head that waits ──┤
 //!                     ├─ for another process ──► elsewhere ──watcher woke, or is about to sleep──► look at all
 //!                     │                              └──a job ended──► glance: look at a few, in turn
@@ -32,7 +32,7 @@ use vgem_proto::jobs::{DriverWait, PAGE_LOCAL};
 use vgem_proto::rights::WaitKind;
 
 use super::Schedule;
-use super::queue::{Lane, QueueState};
+use super::queue::{Lane, Points, QueueState};
 use crate::platform::Observed;
 use crate::timeline::failure_in;
 
@@ -181,7 +181,10 @@ impl<F: Observed> Schedule<F> {
     /// A point of a queue here. One that has closed will not signal any more: what it did not, nobody will.
     fn look_here(&self, wait: &DriverWait) -> Look {
         if let Some(queue) = self.lanes.find(wait.timeline).and_then(|lane| self.lanes.get(lane)) {
-            return queue.timeline.state(wait.point).into();
+            return match queue.points {
+                Points::OfJobs => queue.timeline.state(wait.point).into(),
+                Points::OfRing => queue.timeline.await_here(wait.point).into(),
+            };
         }
         match self.closed.iter().find(|t| t.key == wait.timeline).map(|t| t.state(wait.point)) {
             Some(PointState::Pending) => NEVER,
@@ -205,6 +208,15 @@ impl<F: Observed> Schedule<F> {
             }
             self.file(waiter, step);
         }
+    }
+
+    /// Entries of a queue's ring have ended: looks again at the heads that wait for some.
+    pub(crate) fn entries_ended(&mut self, key: TimelineKey) {
+        let Some(lane) = self.lanes.find(key) else { return };
+        if let Some(queue) = self.lanes.get(lane) {
+            queue.timeline.await_again();
+        }
+        self.look_at_waiters(lane);
     }
 
     /// Somebody is about to sleep on the doorbells: looks again at all heads that wait for another process, and asks to

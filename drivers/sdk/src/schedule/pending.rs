@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use vgem_proto::describe::PUBLISH;
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{Point, TimelineKey};
 use vgem_proto::jobs::{DriverOperand, DriverParam, DriverWait, JOB_RUN_ANYWAY, PAGE_LOCAL, WAIT_PROMISE};
@@ -17,7 +18,7 @@ pub(crate) struct Pending {
     pub(crate) point: Point,
     /// Longest run time, nanoseconds.
     pub(crate) run_ns: u64,
-    /// Bytes over all operands.
+    /// Bytes over all operands; none for a job that does nothing with them.
     pub(crate) bytes: u64,
     /// The failure it will end with instead of running.
     pub(crate) failed: Option<Failure>,
@@ -29,7 +30,7 @@ pub(crate) struct Pending {
     waits: Part,
     /// It waits for nothing more.
     cancelled: bool,
-    /// It waits for a promise, and the broker was not told yet that all its waits have passed.
+    /// It waits for what the broker does not see pass, and the broker was not told yet that all its waits have.
     pub(super) untold: bool,
 }
 
@@ -66,6 +67,12 @@ impl Pending {
 
     pub(crate) fn param_bytes(&self) -> &[u8] {
         &self.run.bytes
+    }
+
+    /// Whether it does nothing but wait: no engine hears of it.
+    #[inline]
+    pub(crate) fn is_publication(&self) -> bool {
+        self.op == PUBLISH
     }
 
     /// Whether the failure of what it waits for does not matter.
@@ -126,7 +133,10 @@ pub(crate) fn split(run: Run) -> impl Iterator<Item = Pending> {
             queue: job.queue,
             point: job.point,
             run_ns: job.run_ns,
-            bytes: operands.of(&run.operands).iter().fold(0, |n: u64, o| n.saturating_add(o.len)),
+            bytes: match job.op {
+                PUBLISH => 0,
+                _ => operands.of(&run.operands).iter().fold(0, |n: u64, o| n.saturating_add(o.len)),
+            },
             failed,
             op: job.op,
             flags: job.flags,

@@ -11,9 +11,10 @@
 //! A queue that was opened as any other may get a ring ([`vgem_os::ring`]). Each ring has a thread of its own, so a
 //! queue that is full of work is one runnable thread among others and the kernel divides the cores. Nothing on the way
 //! from an entry to its completion asks the control thread, takes a lock that it holds, makes a system call, or
-//! allocates, as long as the client is awake and nothing fails.
+//! allocates, as long as the client is awake, no job waits for it, and nothing fails.
 //!
-//! What it is not: tracked. No reservation, no wait, no deadline of the broker's. An entry can reach what is bound to its
+//! What it is not: tracked. No reservation, no wait, no deadline of the broker's. Jobs of other queues may wait for an entry,
+//! here or elsewhere; one that does nothing else **publishes** it. An entry can reach what is bound to its
 //! queue and nothing else, and what it does wrong it does to its own client.
 //!
 //! The points of a queue's timeline are its ring's, entry by entry, if no job came before the ring; then it takes none.

@@ -268,6 +268,9 @@ impl<E: Engine> Worker<E> {
         if self.points == Points::OfRing {
             let signalled = self.timeline.signal(point, ended.0, failure);
             debug_assert!(signalled.is_ok(), "points of a ring come in order: {signalled:?}");
+            if self.timeline.is_awaited(point) {
+                self.instance.entries_ended(self.timeline.key);
+            }
         }
     }
 

@@ -1,3 +1,4 @@
+mod entries;
 mod fairness;
 mod priority;
 

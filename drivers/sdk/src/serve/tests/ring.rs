@@ -1,7 +1,9 @@
 //! Rings, as the broker and the client of one see them: by messages, in shared memory, and in fence pages.
 
 use vgem_os::ring::{KeeperRing, Producer, Reaper, map_client};
-use vgem_proto::message::driver::Unbind;
+use vgem_proto::describe::PUBLISH;
+use vgem_proto::jobs::WAIT_PROMISE;
+use vgem_proto::message::driver::{CancelJob, Unbind};
 use vgem_proto::user_queue::{Arguments, Call, Completion, Depth, Entry, Order, VaRange, Work};
 
 use super::*;
@@ -121,6 +123,87 @@ fn a_client_waits_in_its_fence_page_for_an_entry_and_is_woken() {
         assert!(matches!(waiter.join().expect("no panic"), PointState::Ok { .. }));
     });
     assert_eq!(ring.reap().point, Point(1), "its completion is there");
+    rig.ends();
+}
+
+/// A job of another queue that publishes an entry of the ring, and names an object that is not even mapped.
+fn publish(point: u64, entry: u64) -> Run {
+    let nowhere = ObjectKey { index: 99, generation: 1 };
+    let (timeline, kind, flags) = (QUEUE, WaitKind::Data, WAIT_PROMISE);
+    let wait =
+        DriverWait { timeline, point: Point(entry), page: PAGE_LOCAL, slot: 0, kind, flags, reserved: Zero };
+    let written = DriverOperand { object: nowhere, ..operand(0, 8) };
+    let mut run = run(OTHER, point, vec![written], vec![], vec![wait]);
+    run.jobs[0].op = PUBLISH;
+    run
+}
+
+// M-111, M-182
+#[test]
+fn r7_a_publication_ends_with_its_entry_and_as_it_does_and_no_engine_hears_of_it() {
+    let mut rig = Rig::new(0);
+    let mut ring = rig.attach();
+    assert_eq!(rig.bind(bind(DATA)), 0);
+    rig.tell(publish(1, 2), &[]);
+    rig.tell(publish(2, 3), &[]);
+    assert_eq!(ring.run(add(BASE, 8, 1)), None);
+    let slot = Slot::new(1).expect("a slot");
+    assert_eq!(rig.client.state(slot, OTHER.generation, 1), PointState::Pending);
+    assert_eq!(ring.run(add(BASE, 8, 2)), None);
+    assert!(matches!(rig.outcome(OTHER, 1), PointState::Ok { .. }));
+    let told = |m: &DriverMessage| match m {
+        DriverMessage::Unblocked(unblocked) => Some((unblocked.timeline, unblocked.point)),
+        DriverMessage::Complete(_) => panic!("it ended before it was told of"),
+        _ => None,
+    };
+    assert_eq!(rig.hear(told), (OTHER, Point(1)));
+    assert_eq!(ring.run(add(BASE, 8, 13)), Some(ErrorCode::Io));
+    let failed = |queue, point| match rig.outcome(queue, point) {
+        PointState::Failed { code, cause, .. } => (code, cause),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(failed(OTHER, 2), failed(QUEUE, 3));
+    let completed = rig.hear(|m| match m {
+        DriverMessage::Complete(complete) => {
+            complete.completions.last().copied().filter(|c| c.point == Point(2))
+        }
+        _ => None,
+    });
+    assert_eq!((completed.bytes, completed.code), (0, ErrorCode::Io.number()));
+    rig.ends();
+}
+
+#[test]
+fn no_publication_is_lost_whether_it_or_its_entry_comes_first() {
+    let mut rig = Rig::new(0);
+    let mut ring = rig.attach();
+    assert_eq!(rig.bind(bind(DATA)), 0);
+    for point in 1..=1000 {
+        rig.tell(publish(point, point), &[]);
+        for _ in 0..(point % 64) * 16 {
+            std::hint::spin_loop();
+        }
+        ring.push(add(BASE, 8, 1));
+        assert!(matches!(rig.outcome(OTHER, point), PointState::Ok { .. }), "{point}");
+        rig.hear(|m| matches!(m, DriverMessage::Unblocked(u) if u.point == Point(point)).then_some(()));
+        assert_eq!(ring.reap().failure, None);
+    }
+    rig.ends();
+}
+
+#[test]
+fn t44_a_publication_whose_moment_came_is_cancelled_and_the_ring_goes_on() {
+    let mut rig = Rig::new(0);
+    let mut ring = rig.attach();
+    assert_eq!(rig.bind(bind(DATA)), 0);
+    rig.tell(publish(1, 2), &[]);
+    let (code, cause) = (ErrorCode::TimedOut, CauseId::new(InstanceId(1), 8));
+    rig.tell(CancelJob { timeline: OTHER, point: Point(1), cause, code, reserved: Zero }, &[]);
+    assert!(is(rig.outcome(OTHER, 1), ErrorCode::TimedOut));
+    for point in 1..=2 {
+        assert_eq!(ring.run(add(BASE, 8, 1)), None);
+        assert!(matches!(rig.outcome(QUEUE, point), PointState::Ok { .. }));
+    }
     rig.ends();
 }
 
