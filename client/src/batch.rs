@@ -17,6 +17,7 @@
 use std::sync::{Arc, PoisonError};
 
 use vgem_proto::codec::{Field, HEAD_LEN, Zero};
+use vgem_proto::describe::PUBLISH;
 use vgem_proto::ids::{CauseId, Point, QueueHandle, TimelineHandle};
 use vgem_proto::jobs::{ClientJob, ClientOperand, ClientParam, JOB_RUN_ANYWAY, Job as WireJob, Wait};
 use vgem_proto::limits;
@@ -93,6 +94,14 @@ impl Batch {
         self.message.jobs.push(empty_job(queue.handle, number));
         self.queues.push(Arc::clone(queue));
         Job::new(self, device, place)
+    }
+
+    /// Adds a job that does nothing but wait: what it waits for is published by it.
+    pub(crate) fn publication(&mut self, queue: &Queue) -> Job<'_> {
+        let queue = queue.shared();
+        self.message.jobs.push(empty_job(queue.handle, PUBLISH));
+        self.queues.push(Arc::clone(queue));
+        Job::new(self, Arc::clone(&queue.device), None)
     }
 
     /// Jobs so far.

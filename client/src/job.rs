@@ -11,7 +11,7 @@ use vgem_proto::describe::{Direction, Operation};
 use vgem_proto::ids::{Handle, Point, Time, TimelineHandle};
 use vgem_proto::jobs::{
     ClientJob, ClientOperand, ClientParam, JOB_EXPLICIT, JOB_RUN_ANYWAY, OPERAND_DISCARD, OPERAND_INDIRECT,
-    Operand, Param, ParamSource, WAIT_FOR_SUBMIT, Wait,
+    Operand, Param, ParamSource, WAIT_FOR_SUBMIT, WAIT_UNTIL, Wait,
 };
 use vgem_proto::layout::result_cell;
 use vgem_proto::limits;
@@ -21,12 +21,13 @@ use crate::batch::{Batch, JobRef, Touch, at_most};
 use crate::buffer::{BufferShared, Slice};
 use crate::cell::{CellRef, CellWord};
 use crate::choice::{OperandChoice, ParamChoice, ParamValue, WaitOn};
-use crate::deadline::nanoseconds;
+use crate::deadline::{Deadline, nanoseconds};
 use crate::device::{DeviceShared, ParamKey};
 use crate::error::{LocalError, Result};
 use crate::ledger::Usage;
 use crate::lookup::{self, Given};
 use crate::timeline::TimelinePoint;
+use crate::user_queue::{self, UserQueue};
 use crate::waitable::Waitable;
 
 /// A job that is being written down; it belongs to its batch already.
@@ -124,6 +125,14 @@ impl<'b> Job<'b> {
     /// Waits for another job, however it ends.
     pub fn behind<'w>(mut self, on: impl Into<WaitOn<'w>>) -> Self {
         let result = self.try_wait(on.into(), WaitKind::Order);
+        self.keep(result)
+    }
+
+    /// Waits for an entry of a user queue and for all before it, and fails with the entry; or with `TimedOut`, if it has not
+    /// ended by the deadline. The entry may be pushed later. No deadline may be farther away than the broker allows, 60
+    /// seconds unless configured.
+    pub fn after_entry(mut self, queue: &UserQueue, point: Point, deadline: impl Into<Deadline>) -> Self {
+        let result = self.try_entry(queue.shared(), point, deadline.into());
         self.keep(result)
     }
 
@@ -338,6 +347,37 @@ impl<'b> Job<'b> {
         self.batch.message.waits.push(Wait { timeline, point, until, kind, flags, reserved: Zero });
         self.wire().waits += 1;
         Ok(())
+    }
+
+    pub(crate) fn try_entry(
+        &mut self,
+        queue: &user_queue::Shared,
+        point: Point,
+        deadline: Deadline,
+    ) -> Result<(), LocalError> {
+        at_most("waits of a job", usize::from(self.wire().waits) + 1, limits::JOB_WAITS)?;
+        if !Arc::ptr_eq(&queue.core, self.batch.core()) {
+            return Err(LocalError::Foreign { what: "user queue" });
+        }
+        let (timeline, until) = (TimelineHandle(queue.queue.handle.0), deadline.time());
+        let (kind, flags) = (WaitKind::Data, WAIT_UNTIL);
+        self.batch.message.waits.push(Wait { timeline, point, until, kind, flags, reserved: Zero });
+        self.wire().waits += 1;
+        Ok(())
+    }
+
+    /// What an entry does to a slice, as the job that publishes it says.
+    pub(crate) fn try_published(
+        &mut self,
+        number: u8,
+        slice: Slice<'_>,
+        access: Access,
+    ) -> Result<(), LocalError> {
+        let direction = match access {
+            Access::Read => Direction::In,
+            Access::Write => Direction::Out,
+        };
+        self.add(number, direction, slice, None)
     }
 
     /// A cell that the job reads a number from.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use vgem::aio::Client;
-use vgem::{Access, Binding, Buffer, Error, ErrorCode, Prepared, UserQueue, UserQueueOptions};
+use vgem::{Access, Binding, Buffer, Error, ErrorCode, Point, Prepared, UserQueue, UserQueueOptions};
 
 use support::{FakeBroker, Mood, SOON, cause, options};
 
@@ -80,4 +80,18 @@ async fn a_task_unbinds_and_hears_of_a_refusal() {
     rig.broker.rings.refuses.store(false, Ordering::Relaxed);
     rig.client.unbind(&rig.queue, rig.bound).await.expect("unbound");
     assert!(rig.queue.try_push(&rig.mix()).is_err());
+}
+
+#[tokio::test]
+async fn a_task_publishes_an_entry_and_waits_for_it() {
+    let rig = Rig::new().await;
+    let objects = [(rig.buffer.slice(..PAGE), Access::Write)];
+    rig.broker.publish(1);
+    for point in 1..=2 {
+        let fence = rig.client.publish(&rig.queue, Point(point), &objects, SOON).await.expect("accepted");
+        assert_eq!(rig.broker.batch().waits[0].point.0, point);
+        rig.broker.signal(1, point);
+        fence.wait_async(SOON).await.expect("it ended well");
+    }
+    assert_eq!(rig.client.read(&rig.buffer, ..PAGE, SOON).await.expect("a guard")[0], 0xf0);
 }

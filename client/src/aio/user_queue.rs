@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vgem_proto::ids::CauseId;
+use vgem_proto::ids::{CauseId, Point};
 use vgem_proto::rights::Access;
 
 use super::{Client, blocking};
@@ -17,7 +17,11 @@ use crate::core::EXPLAIN;
 use crate::deadline::Deadline;
 use crate::device::Device;
 use crate::error::{Error, FenceError, LocalError, Result};
-use crate::user_queue::{AddressRange, Binding, EntryDone, Ticket, UserQueue, UserQueueOptions, open, sva};
+use crate::fence::Fence;
+use crate::queue::Queue;
+use crate::user_queue::{
+    AddressRange, Binding, EntryDone, Ticket, UserQueue, UserQueueOptions, open, publish, sva,
+};
 use crate::wait::FenceWait;
 use crate::waitable::Waitable;
 
@@ -108,6 +112,34 @@ impl Client {
         let request = queue.shared().begin_unbind(&binding)?;
         let reply = self.call(request).await;
         queue.shared().end_unbind(&binding, reply)
+    }
+
+    /// As [`UserQueue::publish`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// Dropped before it completes, the entry may or may not be published.
+    pub async fn publish(
+        &self,
+        queue: &UserQueue,
+        point: Point,
+        objects: &[(Slice<'_>, Access)],
+        deadline: impl Into<Deadline>,
+    ) -> Result<Fence> {
+        let (shared, deadline) = (queue.shared(), deadline.into());
+        let publisher = match shared.publisher() {
+            Some(publisher) => publisher,
+            None => {
+                let (device, options) = (shared.device(), publish::options());
+                let reply = self.call(options.request(device.id)).await?;
+                shared.publish_on(Queue::new(self.core.opened(device, options.asked_depth(), reply)?))
+            }
+        };
+        let mut batch = self.batch();
+        shared.publication(&mut batch, publisher, (point, objects), deadline)?;
+        Ok(self.submit_acknowledged(&mut batch).await?.last().clone())
     }
 
     /// As [`UserQueue::wait`], but that it may be woken later: when all entries before have ended as well.

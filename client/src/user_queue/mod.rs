@@ -10,7 +10,8 @@
 //! An entry is 64 bytes in a ring that the driver reads, and its completion 64 bytes in another one. The driver is rung
 //! for only when it sleeps, and this thread sleeps only if nothing came while it looked for a moment
 //! ([`UserQueueCounters`] says how often). Nobody keeps order but the queue: entries run side by side, unless chained or
-//! behind a barrier, and know nothing of jobs or of other queues. A failed entry poisons nothing; its ticket tells.
+//! behind a barrier, and know nothing of jobs or of other queues. A failed entry poisons nothing that was not published; its
+//! ticket tells.
 //!
 //! **Addresses.** Entries name memory by address. A buffer is bound where its bytes are in this process
 //! ([`UserQueue::bind`]), so that pointers can be handed to a device as they are, memory that was adopted above all
@@ -25,6 +26,8 @@
 //! together. The bytes count as used until the completion was reaped, by whichever call that takes completions in; how
 //! the entry ended waits in the queue until it is taken. Pointers are not watched: whoever adopted memory keeps the
 //! promise made then. Other processes are not held back, and a loan is not looked at: wait before lending.
+//!
+//! **Others.** Whoever uses the same bytes by jobs knows nothing of entries: [`UserQueue::publish`] tells them.
 //!
 //! **Threads.** A queue may be used from several at once: one lock, held for the time of a push or a look. One thread at a
 //! time sleeps for completions and hands them on. `&UserQueue` is all that any call needs.
@@ -59,6 +62,7 @@ mod draft;
 pub(crate) mod open;
 mod outcome;
 mod prepared;
+pub(crate) mod publish;
 mod push;
 mod range;
 mod shared;
@@ -480,7 +484,8 @@ impl UserQueue {
     }
 
     /// The point of an entry as others see it, to wait for along with jobs: done when the entry **and all before it** have
-    /// ended. It says nothing of how the entry ended, and takes nothing.
+    /// ended. It says nothing of how the entry ended, and takes nothing. A job waits for an entry with
+    /// [`crate::Job::after_entry`], which needs a deadline.
     ///
     /// # Errors
     /// [`LocalError::OtherQueue`].

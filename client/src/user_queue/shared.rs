@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use vgem_os::fence::Woke;
@@ -38,7 +38,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, LocalError, Result};
 use crate::jobpoint::JobPoint;
 use crate::ledger::{Ledger, conflict};
-use crate::queue::QueueShared;
+use crate::queue::{Queue, QueueShared};
 
 /// How long a thread sleeps before it looks at the deadline and at the broker again.
 const SLICE: Duration = Duration::from_millis(100);
@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) core: Arc<Core>,
     pub(crate) queue: Arc<QueueShared>,
     pub(crate) depth: u32,
+    /// For jobs that publish entries.
+    pub(super) publisher: OnceLock<Queue>,
     state: Mutex<State>,
     /// Something has ended, or the reaper is back.
     progress: Condvar,
@@ -105,6 +107,7 @@ impl Shared {
             core: Arc::clone(&queue.core),
             queue: Arc::clone(queue),
             depth,
+            publisher: OnceLock::new(),
             state: Mutex::new(state),
             progress: Condvar::new(),
         }
