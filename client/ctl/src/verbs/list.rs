@@ -150,7 +150,7 @@ pub(crate) fn timelines(all: &[TimelineEntry]) -> Vec<String> {
     table.lines()
 }
 
-/// Of what kind an obligation is its state says: a promise is promised, a submission awaited, and a job anything else.
+/// Of what kind an obligation is its state says: a promise is promised, a submission or an entry awaited, and a job anything else.
 pub(crate) fn obligations(all: &[ObligationEntry]) -> Vec<String> {
     let titles = ["POINT", "DEVICE", "CLIENT", ">PID", "STATE", ">SINCE", ">DUE IN", "WAITS FOR"];
     let now = human::now();

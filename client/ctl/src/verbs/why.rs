@@ -256,8 +256,12 @@ fn idle(
     let mut lines = vec![human::text(&format!("{name}, process {pid}{}, waits for no job", does.words()))];
     let owes: Vec<ObligationEntry> = graph.owed_by(entry.client).into_iter().cloned().collect();
     for one in &owes {
-        let does = if one.kind == "promise" { "has promised" } else { "has not promised" };
-        lines.push(human::text(&format!("it {does} {}, {}", thing(one), words::due(one.due_ns, now))));
+        let does = match one.kind.as_str() {
+            "promise" => "it has promised",
+            "entry" => "jobs wait for its",
+            _ => "it has not promised",
+        };
+        lines.push(human::text(&format!("{does} {}, {}", thing(one), words::due(one.due_ns, now))));
     }
     lines.extend(starting.iter().map(Restart::line));
     Report {

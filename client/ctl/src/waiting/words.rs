@@ -115,6 +115,10 @@ fn end(last: &ObligationEntry, now: u64, doing: &dyn Fn(u32) -> Doing, restart: 
             format!("whose device {device} {does}")
         }
         "promised" => format!("which {whose}, process {pid}{doing}, has promised, {}", due(last.due_ns, now)),
+        "awaited" if last.kind == "entry" => {
+            let due = due(last.due_ns, now);
+            format!("which has not ended in the user queue of {whose}, process {pid}{doing}, {due}")
+        }
         "awaited" => {
             format!("which {whose}, process {pid}{doing}, has not promised, {}", due(last.due_ns, now))
         }
@@ -136,6 +140,7 @@ pub(crate) fn due(due_ns: u64, now: u64) -> String {
 pub(crate) fn thing(entry: &ObligationEntry) -> String {
     match entry.kind.as_str() {
         "job" => format!("job {} of {} on {}", entry.point, entry.timeline, entry.device),
+        "entry" => format!("entry {} of {}", entry.point, entry.timeline),
         _ => point_of(&entry.timeline, &entry.name, entry.point),
     }
 }
@@ -237,6 +242,10 @@ mod tests {
         );
         assert!(of(promise("promised", NOW - 5_000_000)).contains("has promised, late by 5 ms"));
         assert!(of(promise("awaited", NOW + 1_000_000)).contains("has not promised, due in 1 ms"));
+        let entry = ObligationEntry { kind: "entry".into(), ..promise("awaited", NOW + 1_000_000) };
+        let wanted = "has not ended in the user queue of client 9 (camera), process 4712, due in 1 ms";
+        assert!(of(entry.clone()).contains(wanted), "{}", of(entry.clone()));
+        assert_eq!(thing(&entry), "entry 5 of timeline:3.1");
     }
 
     #[test]
