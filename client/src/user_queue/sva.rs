@@ -244,7 +244,7 @@ impl UserQueue {
     /// Takes memory back that was lent; waits for entries that are written there.
     ///
     /// # Errors
-    /// The name comes back: [`Error::Timeout`] while entries use it at the deadline, or [`Error::BrokerLost`];
+    /// The name comes back: [`crate::Error::Timeout`] while entries use it at the deadline, or [`crate::Error::BrokerLost`];
     /// [`LocalError::BindingUsed`] if nobody knows whether something is still written there, which stays so;
     /// [`LocalError::OtherQueue`].
     pub fn reclaim(&self, lent: Lent, deadline: impl Into<Deadline>) -> Result<Vec<u8>, NotDone<Lent>> {
