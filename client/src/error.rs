@@ -475,8 +475,14 @@ pub enum LocalError {
         /// Bytes.
         len: u64,
     },
+    /// This process may not open its own memory: it has changed users, or given up being dumpable.
+    #[error(
+        "this process may not open /proc/self/mem: it has changed users or is not dumpable (prctl PR_SET_DUMPABLE), and no \
+         device can reach its memory"
+    )]
+    NotDumpable,
     /// The queue was opened without [`crate::Sva`], or without the right to write.
-    #[error("nobody can {asked} this queue: open it with UserQueueOptions::sva")]
+    #[error("nobody can {asked} this queue: open it with UserQueueOptions::sva (Sva::ReadWrite to write)")]
     NoSva {
         /// What was asked.
         asked: &'static str,

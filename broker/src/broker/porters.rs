@@ -17,7 +17,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use tracing::{debug, warn};
 use vgem_core::io::{Arrival, ArrivalId, Input, LinkId};
-use vgem_os::arrival::{Admission, process_memory};
+use vgem_os::arrival::{Admission, is_of_proc, process_memory};
 use vgem_os::seqpacket::{Packet as Received, RecvError, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::codec::HEAD_LEN;
@@ -260,6 +260,10 @@ impl Shell {
 
     /// Looks again at what a porter found to be the memory of a process.
     fn brought_process(&mut self, id: PorterId, request: u64, brought: &BroughtProcess, fd: OwnedFd) {
+        if !is_of_proc(fd.as_fd()) {
+            self.porters.quarantine.push(fd);
+            return self.porter_broke(id, "what is not of /proc as the memory of a process");
+        }
         match process_memory(fd.as_fd()) {
             Ok(access) if access == brought.access => {
                 let client = self.porters.porters.get(&id).and_then(|porter| porter.client);
@@ -270,9 +274,10 @@ impl Shell {
                 let what = format!("memory of a process for {access:?} as some for {:?}", brought.access);
                 self.porter_broke(id, &what);
             }
+            // Names change, and a client can change them: it is its own request's failure.
             Err(unfit) => {
-                self.porters.quarantine.push(fd);
-                self.porter_broke(id, &unfit.to_string());
+                let refusal = Refusal::new(ErrorCode::BadParameter, unfit.to_string());
+                self.happen(Input::Unfit { porter: id, request, refusal });
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use vgem_os::OsError;
-use vgem_os::arrival::{Admission, Fitting, process_memory};
+use vgem_os::arrival::{Admission, Fitting, Kind, process_memory};
 use vgem_os::seqpacket::RecvError;
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
@@ -50,7 +50,14 @@ pub(super) fn judge<'fds>(bytes: &[u8], fds: &'fds [OwnedFd], admission: &Admiss
         }
         Err(why) => match process_memory(fd) {
             Ok(access) => Found::Process { brought: BroughtProcess { access, reserved: Zero }, fd },
-            Err(_) => Found::Unfit(unfit(ErrorCode::BadParameter, 0, 0, &why)),
+            Err(process) if process.kind == Kind::ProcessMemory => {
+                Found::Unfit(unfit(ErrorCode::BadParameter, 0, 0, &process))
+            }
+            Err(_) => {
+                let why =
+                    format_args!("{why}; or, for a user queue, the memory of a process (/proc/self/mem)");
+                Found::Unfit(unfit(ErrorCode::BadParameter, 0, 0, &why))
+            }
         },
     }
 }

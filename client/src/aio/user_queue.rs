@@ -37,7 +37,7 @@ impl Client {
     /// # Errors
     /// As there.
     pub async fn user_queue(&self, device: &Device, options: UserQueueOptions) -> Result<UserQueue> {
-        let depth = options.ring_depth()?;
+        let (depth, memory) = (options.ring_depth()?, sva::open_memory(options.sva)?);
         let (request, flags) = options.request(device.id());
         let opened = self.at(self.core.deadline()).run_flagged(request, flags).await?;
         let queue = self.core.opened(device.shared(), depth, opened)?;
@@ -46,8 +46,7 @@ impl Client {
         let halves = blocking(move || open::map(depth, &fd)).await?;
         let arena = self.create_with(options.arena_len(depth), &open::arena_options()).await?;
         open::done(&self.call(open::bind_arena(queue.handle, &arena)).await?)?;
-        if let Some(access) = options.sva.access() {
-            let fd = sva::open_memory(access)?;
+        if let Some((fd, access)) = memory {
             let message = sva::attach(queue.handle, access).into();
             open::done(&self.bring(fd.as_fd(), &message, self.core.deadline()).await?)?;
         }

@@ -164,7 +164,7 @@ impl Device {
 
 impl UserQueue {
     fn open(core: &Arc<Core>, device: &Arc<DeviceShared>, options: UserQueueOptions) -> Result<Self> {
-        let depth = options.ring_depth()?;
+        let (depth, memory) = (options.ring_depth()?, sva::open_memory(options.sva)?);
         let (request, flags) = options.request(device.id);
         let queue = core.opened(device, depth, core.call_flagged(request, flags)?)?;
         let fd = open::attached(depth, core.call(open::attach(queue.handle, depth))?)?;
@@ -175,7 +175,7 @@ impl UserQueue {
         let arena = drafts.committed(&core.call(made)?)?.pop();
         let arena = arena.ok_or_else(|| Error::Protocol("no object was made".into()))?;
         open::done(&core.call(open::bind_arena(queue.handle, &arena))?)?;
-        sva::attach_memory(core, queue.handle, options.sva)?;
+        sva::attach_memory(core, queue.handle, memory)?;
         Ok(Self { shared: open::assemble(&queue, halves, arena, options.sva) })
     }
 

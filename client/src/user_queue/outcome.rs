@@ -97,9 +97,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = self.address;
         match self.reason {
-            FaultReason::Unbound => write!(f, "nothing is bound at {address:#x}"),
-            FaultReason::ReadOnly => write!(f, "what is bound at {address:#x} may not be written"),
-            FaultReason::Gone => write!(f, "what was bound at {address:#x} is gone"),
+            FaultReason::Unbound => write!(f, "nothing is bound at {address:#x}, and it is in no window"),
+            FaultReason::ReadOnly => write!(f, "what is at {address:#x} may not be written"),
+            FaultReason::Gone => write!(f, "the memory at {address:#x} is gone with its process"),
             FaultReason::Unreachable => write!(f, "the memory at {address:#x} could not be reached"),
             FaultReason::Other(reason) => write!(f, "{address:#x} cannot be reached (reason {reason})"),
         }

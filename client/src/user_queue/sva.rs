@@ -10,6 +10,9 @@
 //! of its own; this process makes none. That costs a copy each way where bound memory costs none: bind what is used
 //! often.
 //!
+//! An address means this process, also in a child of a fork that uses the queue. A driver that waits for a page which does
+//! not come is ended, and with it all queues that this client has at its own driver of that device.
+//!
 //! **What may be written.** A device that writes through a pointer could write anywhere, so safe code must not name an
 //! output but where nothing else is: in a `Vec` that the queue owns meanwhile. Reading is different: the device sees what
 //! was there at some moment, and nobody is harmed.
@@ -21,8 +24,9 @@
 //! its memory is neither read nor freed before that is none.
 
 use std::ops::RangeBounds;
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use vgem_os::client_memory;
+use vgem_os::{Errno, client_memory};
 use vgem_proto::ids::QueueHandle;
 use vgem_proto::limits;
 use vgem_proto::message::client::{AttachMemory, SetWindows};
@@ -209,18 +213,24 @@ pub(crate) fn attach(queue: QueueHandle, access: Access) -> AttachMemory {
     AttachMemory { queue, windows: all.into_iter().collect() }
 }
 
-/// Opens this process's memory, to hand it over.
-pub(crate) fn open_memory(access: Access) -> Result<std::os::fd::OwnedFd> {
-    Ok(client_memory::own(access)?)
+/// Opens this process's memory, to hand it over; nothing without [`Sva`].
+pub(crate) fn open_memory(sva: Sva) -> Result<Option<(OwnedFd, Access)>> {
+    let Some(access) = sva.access() else { return Ok(None) };
+    match client_memory::own(access) {
+        Ok(fd) => Ok(Some((fd, access))),
+        Err(error) if error.errno() == Errno::ACCESS => Err(LocalError::NotDumpable.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Has the driver of a queue reach this process's memory. Blocks.
-pub(crate) fn attach_memory(core: &Core, queue: QueueHandle, sva: Sva) -> Result<()> {
-    let Some(access) = sva.access() else { return Ok(()) };
-    let fd = open_memory(access)?;
-    let reply =
-        import::bring(core, std::os::fd::AsFd::as_fd(&fd), &attach(queue, access).into(), core.deadline())?;
-    done(&reply)
+pub(crate) fn attach_memory(
+    core: &Core,
+    queue: QueueHandle,
+    memory: Option<(OwnedFd, Access)>,
+) -> Result<()> {
+    let Some((fd, access)) = memory else { return Ok(()) };
+    done(&import::bring(core, fd.as_fd(), &attach(queue, access).into(), core.deadline())?)
 }
 
 impl UserQueue {

@@ -20,7 +20,7 @@ message_table! {
         /// Zero.
         reserved: Zero<7>,
     } []
-    /// What the client handed over cannot be an object.
+    /// What the client handed over can be neither an object nor the memory of a process.
     12 Unfit since 1 from Porter fds [] flags 0 {
         /// What was found.
         value: u64,

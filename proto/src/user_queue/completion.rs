@@ -41,11 +41,11 @@ pub struct Completion {
 /// version does not know survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FaultReason {
-    /// Nothing is bound there.
+    /// Nothing is bound there, and it is in no window.
     Unbound,
-    /// What is bound there may not be written.
+    /// What is bound there, or the window, may not be written.
     ReadOnly,
-    /// What is bound there is gone.
+    /// The memory there is gone: its process has ended, or executes another program.
     Gone,
     /// The client's own memory could not be reached there.
     Unreachable,

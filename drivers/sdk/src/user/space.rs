@@ -81,9 +81,9 @@ pub(crate) struct AddressFault {
 
 const fn words(reason: FaultReason) -> &'static str {
     match reason {
-        FaultReason::Unbound => "nothing is bound there",
-        FaultReason::ReadOnly => "what is bound there may not be written",
-        FaultReason::Gone => "what was bound there is gone",
+        FaultReason::Unbound => "nothing is bound there, and it is in no window",
+        FaultReason::ReadOnly => "what is there may not be written",
+        FaultReason::Gone => "the memory there is gone: its process has ended, or executes another program",
         FaultReason::Unreachable => "the client's own memory could not be reached",
         FaultReason::Other(_) => "for another reason",
     }

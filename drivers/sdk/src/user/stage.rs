@@ -5,8 +5,9 @@
 //! ```
 //!
 //! What is put back is what a job would have written in place, and nothing else: of an output its first bytes, as many as
-//! were produced ([`Engine::run`](crate::engine::Engine::run)); of an operand that is read and written every byte that is another than before; a
-//! result cell whole. After a failure only the cell is.
+//! were produced ([`Engine::run`](crate::engine::Engine::run)); of an operand that is read and written every byte that is
+//! another than before, and if those are in very many places also a few between them; a result cell whole. After a
+//! failure only the cell is.
 //!
 //! Entries with little to stage use memory of their thread's. The rest take turns with the one large piece of the
 //! instance: so an instance keeps no more for its client than that client's domain was charged with.
@@ -32,6 +33,9 @@ use crate::engine::Produced;
 const SMALL: usize = 256 * 1024;
 const PAGE: usize = 4096;
 const LINE: usize = 64;
+/// So many runs of changed bytes are put back each by itself; of more, those that are closer than this.
+const RUNS: usize = 4096;
+const APART: usize = 512;
 
 /// An operand in the client's own memory.
 #[derive(Debug, Clone, Copy)]
@@ -55,35 +59,50 @@ pub(super) struct Stage {
     pieces: ArrayVec<Piece, { limits::JOB_OPERANDS }>,
     /// Where the next piece may begin.
     end: usize,
-    /// Bytes of the client's memory.
+    /// Bytes that are kept of the client's memory.
     bytes: u64,
 }
 
 /// The large piece, for all threads of an instance.
 #[derive(Debug)]
 pub(super) struct Large {
-    /// Nothing while somebody has it.
-    memory: Mutex<Option<Vec<u8>>>,
+    state: Mutex<Turns>,
     is_back: Condvar,
+}
+
+/// Who has the large piece: one after another, as they came.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Nothing while somebody has it.
+    memory: Option<Vec<u8>>,
+    /// Whose turn it is, and the number of who comes next.
+    turn: u64,
+    next: u64,
 }
 
 impl Default for Large {
     /// Nobody has it.
     fn default() -> Self {
-        Self { memory: Mutex::new(Some(Vec::new())), is_back: Condvar::new() }
+        let turns = Turns { memory: Some(Vec::new()), ..Turns::default() };
+        Self { state: Mutex::new(turns), is_back: Condvar::new() }
     }
 }
 
 impl Large {
     fn take(&self) -> Vec<u8> {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let memory = self.is_back.wait_while(memory, |memory| memory.is_none());
-        memory.unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = state.next;
+        state.next += 1;
+        let state = self.is_back.wait_while(state, |state| state.turn != own || state.memory.is_none());
+        state.unwrap_or_else(PoisonError::into_inner).memory.take().unwrap_or_default()
     }
 
     fn give_back(&self, memory: Vec<u8>) {
-        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory);
-        self.is_back.notify_one();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.memory = Some(memory);
+        state.turn += 1;
+        drop(state);
+        self.is_back.notify_all();
     }
 }
 
@@ -112,19 +131,20 @@ impl Stage {
     /// # Errors
     /// OutOfRange beyond [`limits::OWN_BYTES`].
     pub(super) fn place(&mut self, number: u8, direction: Direction, range: VaRange) -> Result<(), Flaw> {
-        self.bytes = self.bytes.saturating_add(range.len());
+        // What it was before comes behind what it is.
+        let times: usize = if direction == Direction::InOut { 2 } else { 1 };
+        self.bytes = self.bytes.saturating_add(range.len().saturating_mul(times as u64));
         let len = usize::try_from(range.len()).unwrap_or(usize::MAX);
         if self.bytes > limits::OWN_BYTES {
             let text = format!(
-                "operands in the client's own memory have at most {} bytes together, not {}; bind longer ones",
+                "operands in the client's own memory have at most {} bytes together (those that are read and written \
+                 count twice), not {}; bind longer ones",
                 limits::OWN_BYTES,
                 self.bytes
             );
             return Err(Flaw::new(ErrorCode::OutOfRange, self.bytes, text));
         }
         let at = self.end.next_multiple_of(if len >= PAGE { PAGE } else { LINE });
-        // What it was before comes behind what it is.
-        let times = if direction == Direction::InOut { 2 } else { 1 };
         self.end = at + times * len.next_multiple_of(LINE);
         let piece = Piece { number, direction, range, at, len };
         self.pieces.try_push(piece).map_err(|_| Flaw::no_operand(number))
@@ -205,7 +225,9 @@ impl Stage {
                 }
                 Direction::InOut => {
                     let before = bytes(at + len.next_multiple_of(LINE), len);
-                    for (from, changed) in differences(before, bytes(at, len)) {
+                    let now = bytes(at, len);
+                    let apart = if differences(before, now, 1).nth(RUNS).is_none() { 1 } else { APART };
+                    for (from, changed) in differences(before, now, apart) {
                         put(own, range, from, changed)?;
                     }
                 }
@@ -242,16 +264,25 @@ fn aligned(memory: &mut [u8]) -> &mut [u8] {
     memory.get_mut(skip..).unwrap_or_default()
 }
 
-/// The runs of bytes that are others than before: where each begins, and what it is now.
-fn differences<'a>(before: &'a [u8], now: &'a [u8]) -> impl Iterator<Item = (usize, &'a [u8])> {
+/// The runs of bytes that are others than before: where each begins, and what it is now. Runs with fewer than `apart` bytes
+/// between them are one.
+fn differences<'a>(before: &'a [u8], now: &'a [u8], apart: usize) -> impl Iterator<Item = (usize, &'a [u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let rest = |from: usize| {
             before.get(from..).unwrap_or_default().iter().zip(now.get(from..).unwrap_or_default())
         };
         let first = at + rest(at).position(|(old, new)| old != new)?;
-        at = rest(first).position(|(old, new)| old == new).map_or(now.len(), |len| first + len);
-        Some((first, now.get(first..at)?))
+        let mut end = first + 1;
+        loop {
+            let same = rest(end).take(apart).take_while(|(old, new)| old == new).count();
+            if same == apart || end + same == now.len() {
+                break;
+            }
+            end += same + 1;
+        }
+        at = end;
+        Some((first, now.get(first..end)?))
     })
 }
 
@@ -340,6 +371,8 @@ mod tests {
         let range = |len| VaRange::new(4096, len).expect("addresses");
         stage.place(0, Direction::In, range(limits::OWN_BYTES - 1)).expect("as much as may be");
         stage.place(1, Direction::In, range(1)).expect("the last byte");
+        stage.clear();
+        stage.place(0, Direction::InOut, range(limits::OWN_BYTES / 2)).expect("twice the half");
         let refused = stage.place(2, Direction::In, range(1)).expect_err("one more");
         assert_eq!((refused.code, refused.value), (ErrorCode::OutOfRange, limits::OWN_BYTES + 1));
     }
@@ -363,18 +396,20 @@ mod tests {
                 });
             }
         });
-        let memory = large.memory.lock().expect("no panic");
-        assert!(memory.as_ref().is_some_and(|memory| memory.len() >= SMALL));
+        let turns = large.state.lock().expect("no panic");
+        assert!(turns.memory.as_ref().is_some_and(|memory| memory.len() >= SMALL));
     }
 
     #[test]
     fn differences_are_the_runs_of_bytes_that_changed() {
         let runs = |before: &[u8], now: &[u8]| -> Vec<(usize, Vec<u8>)> {
-            differences(before, now).map(|(at, run)| (at, run.to_vec())).collect()
+            differences(before, now, 1).map(|(at, run)| (at, run.to_vec())).collect()
         };
         assert_eq!(runs(b"", b""), []);
         assert_eq!(runs(b"abc", b"abc"), []);
         assert_eq!(runs(b"abcdef", b"aXcdYZ"), [(1, b"X".to_vec()), (4, b"YZ".to_vec())]);
         assert_eq!(runs(b"ab", b"XY"), [(0, b"XY".to_vec())]);
+        let joined: Vec<_> = differences(b"abcdefgh", b"XbYdefgZ", 2).collect();
+        assert_eq!(joined, [(0, &b"XbY"[..]), (7, b"Z")]);
     }
 }

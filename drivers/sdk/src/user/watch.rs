@@ -26,8 +26,10 @@ use vgem_proto::message::driver::Stalled;
 
 /// How often the watchman looks, nanoseconds.
 const PERIOD: Duration = Duration::from_millis(250);
-/// How long an access may take, nanoseconds.
+/// How long an access may take, nanoseconds; and how often in a row it must have been seen under way. So a process that was
+/// stopped, or had no core, is not taken for one that waits.
 pub(super) const PATIENCE_NS: u64 = 1_000_000_000;
+const LOOKS: u32 = 4;
 /// A sleep ends after this in any case, nanoseconds.
 const SLEEP_NS: u64 = 60_000_000_000;
 
@@ -46,7 +48,7 @@ impl Watch {
     /// That of a thread which this watchman looks after.
     pub(super) fn of(watchman: &Arc<Watchman>, timeline: TimelineKey) -> Arc<Self> {
         let watch = Arc::new(Self { watchman: Arc::clone(watchman), ..Self::default() });
-        watchman.watches().push((timeline, Arc::downgrade(&watch), false));
+        watchman.watches().push(Watched { timeline, watch: Arc::downgrade(&watch), since: 0, looks: 0 });
         watch
     }
 
@@ -84,8 +86,17 @@ pub(super) struct Watchman {
     awake: AtomicBool,
     word: Word,
     over: AtomicBool,
-    /// Of each thread its queue, and whether the broker was told.
-    watches: Mutex<Vec<(TimelineKey, Weak<Watch>, bool)>>,
+    watches: Mutex<Vec<Watched>>,
+}
+
+/// A thread that is looked after.
+#[derive(Debug)]
+struct Watched {
+    timeline: TimelineKey,
+    watch: Weak<Watch>,
+    /// Since when it looked, when it was seen last, and how often in a row that was so.
+    since: u64,
+    looks: u32,
 }
 
 impl Watchman {
@@ -144,19 +155,26 @@ impl Watchman {
     /// Tells of every thread that has looked for too long; whether any looks.
     fn look(&self, now: u64, tell: &impl Fn(Stalled)) -> bool {
         let mut any = false;
-        self.watches().retain_mut(|(timeline, watch, is_told)| {
-            let Some(watch) = watch.upgrade() else { return false };
+        self.watches().retain_mut(|watched| {
+            let Some(watch) = watched.watch.upgrade() else { return false };
             let Some((since, address, point)) = watch.looking() else { return true };
             any = true;
-            if now.saturating_sub(since) >= PATIENCE_NS && !std::mem::replace(is_told, true) {
-                tell(Stalled { timeline: *timeline, point, address, since: Time(since) });
+            let seen_before = if watched.since == since { watched.looks } else { 0 };
+            (watched.since, watched.looks) = (since, seen_before.saturating_add(1));
+            // Told of once: after that it has been seen more often.
+            let is_late = now.saturating_sub(since) >= PATIENCE_NS;
+            if !is_late && watched.looks >= LOOKS {
+                watched.looks = LOOKS - 1;
+            }
+            if is_late && watched.looks == LOOKS {
+                tell(Stalled { timeline: watched.timeline, point, address, since: Time(since) });
             }
             true
         });
         any
     }
 
-    fn watches(&self) -> std::sync::MutexGuard<'_, Vec<(TimelineKey, Weak<Watch>, bool)>> {
+    fn watches(&self) -> std::sync::MutexGuard<'_, Vec<Watched>> {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -181,15 +199,32 @@ mod tests {
         let tell = |stalled| told.lock().expect("no panic").push(stalled);
         slow.look_at(9, || {
             let since = slow.since.load(Ordering::Relaxed);
-            assert!(watchman.look(since + PATIENCE_NS - 1, &tell));
+            for _ in 0..LOOKS {
+                assert!(watchman.look(since + PATIENCE_NS - 1, &tell));
+            }
             assert_eq!(told.lock().expect("no panic").len(), 0);
-            for _ in 0..2 {
+            for _ in 0..3 {
                 assert!(watchman.look(since + PATIENCE_NS, &tell));
             }
             let stalled = Stalled { timeline: QUEUE, point: Point(4), address: 9, since: Time(since) };
             assert_eq!(*told.lock().expect("no panic"), [stalled]);
         });
         assert!(!watchman.look(u64::MAX, &tell), "nobody looks any more");
+    }
+
+    #[test]
+    fn a_process_that_had_no_core_for_long_is_not_taken_for_one_that_waits() {
+        let watchman = Arc::new(Watchman::default());
+        let watch = Watch::of(&watchman, QUEUE);
+        let tell = |stalled| panic!("{stalled:?}");
+        for _ in 0..3 {
+            watch.look_at(9, || {
+                let since = watch.since.load(Ordering::Relaxed);
+                for look in 1..LOOKS {
+                    assert!(watchman.look(since + u64::from(look) * PATIENCE_NS, &tell));
+                }
+            });
+        }
     }
 
     #[test]

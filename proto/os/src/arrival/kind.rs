@@ -192,6 +192,11 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Whether an fd is a file that is called `mem`, wherever it is seen.
+pub(super) fn is_called_mem(fd: BorrowedFd<'_>) -> bool {
+    link(fd).is_some_and(|link| link.starts_with('/') && link.ends_with("/mem"))
+}
+
 /// What `/proc/self/fd` links an fd to.
 fn link(fd: BorrowedFd<'_>) -> Option<String> {
     let link = rustix::fs::readlink(proc_path(fd).as_str(), Vec::with_capacity(256)).ok()?;

@@ -17,8 +17,10 @@
 //!   its open flags. Nothing that a FUSE or NFS server answers is ever asked; hence a directory that was opened
 //!   without `O_DIRECTORY`, or a pipe with a path, is called a file.
 //!
-//! The memory of a process is the other thing that is taken ([`process_memory`]): its link names it, and it alone of the
-//! files with such a link has positions beyond 2^63. Moving an open file's position asks no file system either.
+//! The memory of a process is the other thing that is taken ([`process_memory`]): its link names it, and the size of its
+//! file system's blocks is that of `/proc` and of no file system that a server is behind ([`is_of_proc`]). The kernel
+//! knows both by itself. Its position is not asked for: who has the same open file could hold that for as long as it
+//! reads.
 //!
 //! Invariants:
 //! - What is admitted has the seals SHRINK and GROW, and its length was read after they were there: no access inside
@@ -30,9 +32,10 @@
 mod kind;
 
 use std::fmt;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
-use rustix::fs::{FileType, MemfdFlags, OFlags, SealFlags, SeekFrom, Stat};
+use nix::libc;
+use rustix::fs::{FileType, MemfdFlags, OFlags, SealFlags, Stat};
 use rustix::io::Errno;
 
 pub use self::kind::{Kind, NAME_MAX};
@@ -146,29 +149,41 @@ impl Unfit {
 /// Whether a stranger's fd is the memory of a process, and the most that may be done through it.
 ///
 /// # Errors
-/// [`Unfit`] names what else it is.
+/// [`Unfit`] names what else it is. What is called otherwise may be called so at another time: a link is a name, and
+/// names change.
 pub fn process_memory(fd: BorrowedFd<'_>) -> Result<Access, Unfit> {
     let flags = rustix::fs::fcntl_getfl(fd)
         .map_err(|errno| Unfit::new(Kind::Unknown, format!("fcntl(F_GETFL): {errno}")))?;
-    let kind = match flags.contains(OFlags::PATH) {
-        true => Kind::PathOnly,
-        false => Kind::of_stranger(fd),
-    };
-    if kind != Kind::ProcessMemory || !has_positions_beyond_all_files(fd) {
-        return Err(Unfit::new(kind, NO_PROCESS));
+    if flags.contains(OFlags::PATH) {
+        return Err(Unfit::new(Kind::PathOnly, NO_PROCESS));
+    }
+    if !is_of_proc(fd) || !kind::is_called_mem(fd) {
+        return Err(Unfit::new(Kind::of_stranger(fd), NO_PROCESS));
     }
     match flags.intersection(OFlags::RWMODE) {
         mode if mode == OFlags::RDONLY => Ok(Access::Read),
         mode if mode == OFlags::RDWR => Ok(Access::Write),
-        _ => Err(Unfit::new(kind, "it is open for writing only; open it for reading, or for both")),
+        _ => Err(Unfit::new(
+            Kind::ProcessMemory,
+            "it is open for writing only; open it for reading, or for both",
+        )),
     }
 }
 
-/// The kernel lets no other file that has a link such as a process's memory be there, whoever serves it.
-fn has_positions_beyond_all_files(fd: BorrowedFd<'_>) -> bool {
-    const BEYOND: u64 = 1 << 63;
-    rustix::fs::seek(fd, SeekFrom::Start(BEYOND)) == Ok(BEYOND)
+/// Whether a file is one of `/proc`, or at least of no file system that a server is behind: whoever closes it comes back.
+/// The answer is always the same for one file.
+#[must_use]
+pub fn is_of_proc(fd: BorrowedFd<'_>) -> bool {
+    /// Bytes of a block of `/proc`. Those of a FUSE are a page's.
+    const BLOCK: i32 = 1024;
+    let mut size = 0_i32;
+    // SAFETY: U6. FIGETBSZ writes one int.
+    let asked = unsafe { libc::ioctl(fd.as_raw_fd(), FIGETBSZ, &raw mut size) };
+    asked == 0 && size == BLOCK
 }
+
+/// Asks for the size of the blocks of a file's file system. The kernel answers without asking that.
+pub(crate) const FIGETBSZ: libc::Ioctl = 2;
 
 /// How memory was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

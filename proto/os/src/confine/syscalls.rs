@@ -15,6 +15,7 @@ use seccompiler::{
 };
 
 use super::ConfineSpec;
+use crate::arrival::FIGETBSZ;
 use crate::error::{OsError, Result};
 
 /// Whose list.
@@ -233,7 +234,6 @@ const PORTER: &[libc::c_long] = &[
     libc::SYS_getrandom,
     libc::SYS_getsockopt,
     libc::SYS_gettid,
-    libc::SYS_lseek,
     libc::SYS_madvise,
     libc::SYS_mmap,
     libc::SYS_mprotect,
@@ -274,8 +274,9 @@ const PORTER_FCNTL: &[libc::c_int] = &[
     libc::F_SETFL,
 ];
 
-/// What a porter asks of its sockets: not to wait, and what is unread (SIOCOUTQ).
-const PORTER_IOCTL: &[libc::Ioctl] = &[libc::FIONBIO, libc::TIOCOUTQ];
+/// What a porter asks of its sockets: not to wait, and what is unread (SIOCOUTQ); and of a stranger's fd how long its
+/// file system's blocks are.
+const PORTER_IOCTL: &[libc::Ioctl] = &[libc::FIONBIO, libc::TIOCOUTQ, FIGETBSZ];
 
 /// Installs both filters in all threads.
 pub(super) fn install(spec: &ConfineSpec, role: Role) -> Result<()> {
