@@ -70,6 +70,23 @@ pub trait Page {
     fn bump32(&self, at: usize);
     /// A memory fence.
     fn fence(&self, order: Ordering);
+    /// Loads 64-bit words that follow one another, each by itself, in order.
+    #[inline]
+    fn load64s<const N: usize>(&self, at: usize, into: &mut [u64; N]) {
+        for (place, word) in into.iter_mut().enumerate() {
+            *word = self.load64(at + 8 * place);
+        }
+    }
+    /// Stores 64-bit words that follow one another, each by itself, in order.
+    #[inline]
+    fn store64s<const N: usize>(&self, at: usize, words: &[u64; N]) {
+        for (place, word) in words.iter().enumerate() {
+            self.store64(at + 8 * place, *word);
+        }
+    }
+    /// Hints that the cache line of this word is stored to soon. No protocol depends on it.
+    #[inline]
+    fn expect_store(&self, _at: usize) {}
 }
 
 /// A page that two may write at once, as a signaller and the broker that shows something for it.

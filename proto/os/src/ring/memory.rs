@@ -119,6 +119,17 @@ fn cell64(mapping: &Mapping, at: usize) -> &AtomicU64 {
     unsafe { &*word }
 }
 
+/// Words that follow one another.
+#[inline]
+fn cells64<const N: usize>(mapping: &Mapping, at: usize) -> &[AtomicU64; N] {
+    let inside = N <= u::SLOT_WORDS && at <= mapping.len() - 8 * N && at.is_multiple_of(8);
+    assert!(inside, "64-bit words of the ring");
+    // SAFETY: U2. at + 8 N <= the length of the mapping, which is at least a page.
+    let first = unsafe { mapping.span().as_ptr().add(at) }.cast::<[AtomicU64; N]>();
+    // SAFETY: U1, U2. As for one word; an array of atomics is aligned and reached as each of them.
+    unsafe { &*first }
+}
+
 // M-070: each word is one atomic of its own size.
 impl Page for MappedRing {
     #[inline]
@@ -160,4 +171,40 @@ impl Page for MappedRing {
     fn fence(&self, order: Ordering) {
         fence(order);
     }
+
+    #[inline]
+    fn load64s<const N: usize>(&self, at: usize, into: &mut [u64; N]) {
+        for (word, cell) in into.iter_mut().zip(cells64::<N>(&self.mapping, at)) {
+            *word = u64::from_le(cell.load(Ordering::Relaxed));
+        }
+    }
+
+    #[inline]
+    fn store64s<const N: usize>(&self, at: usize, words: &[u64; N]) {
+        for (word, cell) in words.iter().zip(cells64::<N>(&self.mapping, at)) {
+            cell.store(word.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn expect_store(&self, at: usize) {
+        fetch_to_store(cell64(&self.mapping, at));
+    }
+}
+
+/// Has the processor fetch a line that will be stored to, while it does other things. Where there is no such hint, nothing.
+#[inline]
+fn fetch_to_store(word: &AtomicU64) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a hint: it changes no memory and no register, never faults, and is skipped by processors that do not know it.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) word.as_ptr(), options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prfm pstl1keep, [{}]", in(reg) word.as_ptr(), options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    let _: &AtomicU64 = word;
 }

@@ -95,6 +95,10 @@ impl Lane {
     }
 }
 
+/// How many slots before its turn a sender asks for a slot's line: the other core has it, and a sender that has to wait for
+/// it waits at its fence. Of a ring that is not deeper it is the slot itself, or one that is put soon.
+const AHEAD: u64 = 16;
+
 /// The writing end of a lane.
 #[derive(Debug)]
 pub struct Sender {
@@ -136,10 +140,9 @@ impl Sender {
     pub fn put<M: Page>(&mut self, memory: &M, words: &Words) -> u64 {
         let number = self.next;
         let at = self.lane.slot(number);
+        memory.expect_store(self.lane.slot(number.wrapping_add(AHEAD)));
         let [first, rest @ ..] = words;
-        for (place, word) in (1..).zip(rest) {
-            memory.store64(at + 8 * place, *word);
-        }
+        memory.store64s(at + 8, rest);
         memory.release64(at, with_sequence(*first, number));
         self.next = number.wrapping_add(1);
         number
@@ -220,9 +223,8 @@ impl Receiver {
         }
         memory.fence(Ordering::Acquire);
         let mut words = [first; u::SLOT_WORDS];
-        for (place, word) in words.iter_mut().enumerate().skip(1) {
-            *word = memory.load64(at + 8 * place);
-        }
+        let [_, rest @ ..] = &mut words;
+        memory.load64s(at + 8, rest);
         Found::Words(words)
     }
 
