@@ -107,9 +107,9 @@ pub(super) fn read_once(space: &AddressSpace, from: VaRange, into: &mut [u8]) ->
 /// An entry's operands and parameters as they are in the entry and its block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Given<'a> {
-    pub(super) call: Call,
+    pub(super) call: &'a Call,
     /// If the entry has one.
-    pub(super) block: Option<Block<'a>>,
+    pub(super) block: Option<&'a Block<'a>>,
 }
 
 impl Given<'_> {
@@ -119,7 +119,7 @@ impl Given<'_> {
             let (address, len) = range.map(|range| (range.address(), range.len()))?;
             Some(VaOperand { address, len, cell: 0, number, cell_word: 0, reserved: vgem_proto::codec::Zero })
         });
-        inline.chain(self.block.iter().flat_map(Block::operands))
+        inline.chain(self.block.into_iter().flat_map(Block::operands))
     }
 
     #[inline]
@@ -131,7 +131,7 @@ impl Given<'_> {
         let inline = (0..).zip([first, second]).filter_map(|(number, value)| {
             Some(VaParam { value: value?, max: 0, len: 0, number, source: ParamSource::Value, cell_word: 0 })
         });
-        inline.chain(self.block.iter().flat_map(Block::params))
+        inline.chain(self.block.into_iter().flat_map(Block::params))
     }
 }
 
@@ -160,7 +160,7 @@ pub(super) fn resolve<'s>(
             let text = format!("operand {} is given twice", spec.name);
             return Err(Flaw::new(ErrorCode::BadOperand, number, text));
         }
-        if let Some(found) = find_operand(space, spec, &operand, stage)? {
+        if let Some(found) = find_operand(space, spec, &operand, stage).map_err(|flaw| *flaw)? {
             give(prepared, found, resolved)?;
         }
     }
@@ -228,27 +228,30 @@ fn take_note(seen: &mut u64, number: u16) -> bool {
     is_new
 }
 
-/// An operand that is bound; one in the client's own memory is placed on the stage.
+/// An operand that is bound; one in the client's own memory is placed on the stage. What is wrong with it is boxed:
+/// this is the way of every entry, and its result fits into registers.
 #[inline]
 fn find_operand<'s>(
     space: &'s AddressSpace,
     spec: &OperandSpec,
     operand: &VaOperand,
     stage: &mut Stage,
-) -> Result<Option<TaskOperand<'s>>, Flaw> {
+) -> Result<Option<TaskOperand<'s>>, Box<Flaw>> {
     check_len(spec, operand.len)?;
     let access = match spec.direction {
         Direction::In => Access::Read,
         Direction::Out | Direction::InOut | Direction::Cell => Access::Write,
     };
     let number = operand.number;
-    let range = operand.range()?;
-    let reached = match space.find(range, access)? {
+    let range = operand.range().map_err(boxed)?;
+    let reached = match space.find(range, access).map_err(boxed)? {
         Some(Found::Bound(reached)) => reached,
         Some(Found::Own(_)) => {
             check_align(spec, range.address())?;
             let len = indirect_len(space, operand)?.unwrap_or(range.len());
-            stage.place(number, spec.direction, VaRange::new(range.address(), len)?)?;
+            stage
+                .place(number, spec.direction, VaRange::new(range.address(), len).map_err(boxed)?)
+                .map_err(boxed)?;
             return Ok(None);
         }
         None => {
@@ -264,15 +267,15 @@ fn find_operand<'s>(
     let (object, offset, foreign) = (reached.object, reached.offset, reached.foreign);
     let outside = JobError::outside;
     let len = indirect_len(space, operand)?;
-    let len = len.map(|len| usize::try_from(len).map_err(|_| outside())).transpose()?;
+    let len = len.map(|len| usize::try_from(len).map_err(|_| boxed(outside()))).transpose()?;
     let bytes = match access {
         Access::Read => {
-            let all = reached.read()?;
-            OperandBytes::Read(all.sub(0, len.unwrap_or(all.len())).ok_or_else(outside)?)
+            let all = reached.read().map_err(boxed)?;
+            OperandBytes::Read(all.sub(0, len.unwrap_or(all.len())).ok_or_else(|| boxed(outside()))?)
         }
         Access::Write => {
-            let all = reached.write()?;
-            OperandBytes::Write(all.sub(0, len.unwrap_or(all.len())).ok_or_else(outside)?)
+            let all = reached.write().map_err(boxed)?;
+            OperandBytes::Write(all.sub(0, len.unwrap_or(all.len())).ok_or_else(|| boxed(outside()))?)
         }
     };
     Ok(Some(TaskOperand { number, bytes, object, offset, foreign }))
@@ -286,6 +289,11 @@ fn indirect_len(space: &AddressSpace, operand: &VaOperand) -> Result<Option<u64>
     }
     let len = read_cell(space, operand.cell, operand.cell_word)?;
     within_limit(len, operand.len, || format!("length of operand {}", operand.number)).map(Some)
+}
+
+#[cold]
+fn boxed(why: impl Into<Flaw>) -> Box<Flaw> {
+    Box::new(why.into())
 }
 
 #[inline]

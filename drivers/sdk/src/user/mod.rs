@@ -41,7 +41,8 @@
 //! runs; the ring's memory and all ranges are let go of, and TimelineClosed is sent last.
 //!
 //! Invariants: a ring has one thread and a thread one ring; an address is used only as a key of the address space; every
-//! entry that was taken is completed, by the thread that took it, before that thread takes another.
+//! entry that was taken is completed, by the thread that took it, before that thread waits for another or begins a long
+//! one.
 
 mod causes;
 mod check;

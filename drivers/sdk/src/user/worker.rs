@@ -12,19 +12,21 @@
 //! Entries run in their order, the next one when the one before has ended. So BARRIER asks for nothing more, and CHAIN
 //! only for how the one before ended. Inside of a batch it is the same.
 //!
-//! A completion is in its ring as soon as its entry has ended. A client that sleeps is rung, and the point signalled, at
-//! the end of a turn, and before: when an entry has failed, when an entry comes that may take long, or when something
-//! ended a few microseconds ago. So entries that take a microsecond each cost one look at the client for many of them,
-//! and none is told late for what comes after it.
+//! A completion is in its ring as soon as its entry has ended; those of a few tiny entries that come one behind the
+//! other together, when the last of them has, with one look at the clock. None waits for an entry that is not there
+//! yet. A client that sleeps is rung, and the point signalled, at the end of a turn, and before: when an entry has
+//! failed, when an entry comes that may take long, or when something ended a few microseconds ago. So entries that take
+//! a microsecond each cost one look at the client for many of them, and none is told late for what comes after it.
 //!
 //! What an entry uses is held by the address space that this thread has. It takes another one only between two
 //! entries, so what was unbound is let go of when the entry that runs has ended, and told then.
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use vgem_os::clock;
 use vgem_os::futex;
-use vgem_os::ring::{Completer, Consumer, Corruption, Done, Popped};
+use vgem_os::ring::{Completer, Consumer, Corruption, Done, Owed, Popped};
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Point, Time};
 use vgem_proto::layout::user_queue::{SLOT_LEN, SLOT_WORDS};
@@ -52,6 +54,10 @@ use crate::timeline::Timeline;
 pub(super) const TURN: usize = 32;
 /// How long a completion is in its ring before a client that sleeps is rung, if short entries go on coming, nanoseconds.
 const HOLD_NS: u64 = 5_000;
+/// Tiny entries that are completed together at most.
+const TOGETHER: usize = 4;
+/// Bytes of the operands of a tiny entry, at most: it takes little longer than a look at the clock.
+const TINY: u64 = 256;
 /// A sleep ends after this in any case, nanoseconds.
 const SLEEP_NS: u64 = 60_000_000_000;
 /// Entries of a batch that are read at once.
@@ -81,6 +87,8 @@ pub(super) struct Worker<E> {
     stop: Option<Stop>,
     /// How the last entry ended.
     last: Option<Failure>,
+    /// Entries that have ended, and of which the next completion is not put yet.
+    ended: ArrayVec<(Owed, Done), TOGETHER>,
     untold: Option<Untold>,
     causes: Causes,
     private: Private,
@@ -144,6 +152,7 @@ impl<E: Engine> Worker<E> {
             stage: Stage::new(large),
             stop: None,
             last: None,
+            ended: ArrayVec::new(),
             untold: None,
             causes: Causes::new(Time(clock::now())),
             private: Private::new(),
@@ -182,9 +191,10 @@ impl<E: Engine> Worker<E> {
         let Halves { consumer, completer } = ring;
         let mut any = false;
         let mut started = None;
-        for popped in consumer.turn(TURN) {
-            let popped = match popped {
-                Ok(popped) => popped,
+        for _ in 0..TURN {
+            let popped = match consumer.pop() {
+                Ok(Some(popped)) => popped,
+                Ok(None) => break,
                 Err(corruption) => {
                     self.tell(completer);
                     return Err(corruption);
@@ -193,7 +203,7 @@ impl<E: Engine> Worker<E> {
             any = true;
             // After it was taken: what its client was told of before it submitted this is there by now.
             self.read_mail();
-            started = Some(self.take(completer, popped, started));
+            started = Some(self.take(completer, popped, started, consumer));
             // And before the next is: once the queue closes none is.
             self.read_mail();
             if self.stop.is_some() {
@@ -212,54 +222,86 @@ impl<E: Engine> Worker<E> {
         self.read_mail();
     }
 
-    /// Does what an entry asks for and completes it. It begins when the one before it ended, or now; returns when it
-    /// ended.
-    fn take(&mut self, completer: &mut Completer, popped: Popped, started: Option<Time>) -> Time {
+    /// Does what an entry asks for and completes it, or leaves that to the next one, which is there already. It begins when
+    /// the one before it ended, or now; returns when it ended, or those that are completed with it began.
+    fn take(
+        &mut self,
+        completer: &mut Completer,
+        popped: Popped,
+        started: Option<Time>,
+        consumer: &Consumer,
+    ) -> Time {
         let Popped { owed, entry } = popped;
         let point = owed.point();
-        if !self.is_short(&entry) {
+        let bytes = self.short(&entry);
+        let tiny = self.is_tiny(bytes);
+        if bytes.is_none() {
             self.tell(completer);
+        } else if !tiny {
+            self.complete(completer);
         }
         let started = started.unwrap_or_else(|| Time(clock::now()));
         let done = self.work(point, &entry, started);
-        let ended = Time(clock::now());
-        completer.put(owed, done, ended);
-        self.last = done.failure;
-        let since = self.untold.map_or(ended, |untold| untold.since);
-        if let Some(failure) = done.failure {
+        let failure = done.failure;
+        self.last = failure;
+        self.ended.push((owed, done));
+        if tiny && failure.is_none() && !self.ended.is_full() && consumer.is_ready() {
+            return started;
+        }
+        let ended = self.complete(completer).unwrap_or(started);
+        if let Some(failure) = failure {
             self.untold = None;
             completer.ring();
             self.signal(point, ended, Some(failure));
-            return ended;
-        }
-        self.untold = Some(Untold { point, since, ended });
-        if ended.0.saturating_sub(since.0) >= HOLD_NS {
+        } else if self.untold.is_some_and(|untold| ended.0.saturating_sub(untold.since.0) >= HOLD_NS) {
             self.tell(completer);
         }
         ended
     }
 
-    /// Whether it takes no longer than waking somebody. What reaches its client's own memory may take for ever.
+    /// Puts the completions of what has ended; when that was, if there is any.
     #[inline]
-    fn is_short(&self, entry: &Result<Entry, EntryError>) -> bool {
-        if self.space.own.is_some() {
-            return false;
+    fn complete(&mut self, completer: &mut Completer) -> Option<Time> {
+        let point = self.ended.last()?.0.point();
+        let ended = Time(clock::now());
+        for (owed, done) in self.ended.drain(..) {
+            completer.put(owed, done, ended);
         }
-        match entry.as_ref().map(|entry| entry.work) {
-            Ok(Work::Call(Call { op, operands, arguments: Arguments::Inline { .. } })) => {
-                let bytes =
-                    operands.iter().flatten().fold(0u64, |sum, range| sum.saturating_add(range.len()));
-                (1..=self.instance.engine.inline_bytes(op)).contains(&bytes)
-            }
-            Ok(_) => false,
-            Err(_) => true,
+        let since = self.untold.map_or(ended, |untold| untold.since);
+        self.untold = Some(Untold { point, since, ended });
+        Some(ended)
+    }
+
+    /// The bytes of an entry's operands, if it takes no longer than waking somebody. What may be in its client's own memory
+    /// may take for ever.
+    #[inline]
+    fn short(&self, entry: &Result<Entry, EntryError>) -> Option<u64> {
+        match entry {
+            Ok(_) if self.space.own.is_some() => None,
+            Ok(Entry { work: Work::Call(call), .. }) => self.short_call(call),
+            Ok(_) => None,
+            Err(_) => Some(0),
         }
+    }
+
+    /// Whether an entry of so many bytes, if it is short, is tiny.
+    #[inline]
+    fn is_tiny(&self, bytes: Option<u64>) -> bool {
+        bytes.is_some_and(|bytes| bytes <= TINY)
+    }
+
+    #[inline]
+    fn short_call(&self, call: &Call) -> Option<u64> {
+        let Call { op, operands, arguments: Arguments::Inline { .. } } = call else { return None };
+        let bytes = operands.iter().flatten().fold(0u64, |sum, range| sum.saturating_add(range.len()));
+        (1..=self.instance.engine.inline_bytes(*op)).contains(&bytes).then_some(bytes)
     }
 
     /// Rings a client that sleeps, and signals the points of all that ended well since the last time.
     // M-164
     #[inline]
     fn tell(&mut self, completer: &mut Completer) {
+        self.complete(completer);
         if let Some(untold) = self.untold.take() {
             completer.ring();
             self.signal(untold.point, untold.ended, None);
@@ -307,16 +349,18 @@ impl<E: Engine> Worker<E> {
     fn call(&mut self, call: &Call, started: Time, produced: &mut Produced) -> Result<(), Flaw> {
         let Self { instance, timeline, space, private, stage, .. } = self;
         let prepared = instance.operations.by_number(call.op).ok_or_else(|| Flaw::no_operation(call.op))?;
+        let block;
         let block = match call.arguments {
             Arguments::Inline { .. } => None,
             Arguments::Block(range) => {
                 let len = usize::try_from(range.len()).unwrap_or(usize::MAX);
                 let place = private.block.get_mut(..len).unwrap_or_default();
                 check::read_once(space, range, place)?;
-                Some(Block::decode(place)?)
+                block = Block::decode(place)?;
+                Some(&block)
             }
         };
-        let given = Given { call: *call, block };
+        let given = Given { call, block };
         let run_ns = u64::from(prepared.operation.run_ms) * 1_000_000;
         let when = When { started, deadline: started.after(run_ns) };
         let outcome = {
@@ -337,18 +381,25 @@ impl<E: Engine> Worker<E> {
         outcome
     }
 
-    /// All entries of an array, one after the other. One that fails cancels those that are chained to it, and no others.
+    /// All entries of an array, one after the other. One that fails cancels those that are chained to it, and no others. A few
+    /// tiny ones in a row begin, for their result cells, when the first of them does.
     // M-157
     fn batch(&mut self, point: Point, batch: Batch) -> Done {
         if let Err(fault) = self.space.find(batch.range(), Access::Read).map(|_| ()) {
             return self.fail(point, fault.into());
         }
         let (mut ended_ok, mut first_failed, mut before_failed) = (0, None, false);
+        let (mut started, mut before_tiny) = (Time(0), false);
         for index in 0..batch.count() {
             let outcome = match self.entry_of(batch, index) {
                 Ok(entry) if before_failed && entry.order.contains(Order::CHAIN) => continue,
                 Ok(Entry { work: Work::Call(call), .. }) => {
-                    self.call(&call, Time(clock::now()), &mut Produced::default())
+                    let tiny = self.is_tiny(self.short_call(&call));
+                    if !tiny || !before_tiny || index % TOGETHER as u64 == 0 {
+                        started = Time(clock::now());
+                    }
+                    before_tiny = tiny;
+                    self.call(&call, started, &mut Produced::default())
                 }
                 Ok(_) => Err(EntryError::Nested.into()),
                 Err(flaw) => Err(flaw),

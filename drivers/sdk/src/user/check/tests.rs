@@ -75,7 +75,8 @@ fn resolved<T>(
     let block = encode_block(operands, params).expect("not too many");
     let block = Block::decode(&block)?;
     let arguments = Arguments::Block(VaRange::new(BASE, 8)?);
-    let given = Given { call: Call { op: 3, operands: [None; 2], arguments }, block: Some(block) };
+    let call = Call { op: 3, operands: [None; 2], arguments };
+    let given = Given { call: &call, block: Some(&block) };
     let prepared = operations.by_number(3).expect("it is described");
     let (mut bytes, mut stage) = (Vec::new(), Stage::new(Arc::default()));
     let mut resolved = Resolved::default();
@@ -223,7 +224,13 @@ fn what_is_in_the_entry_is_as_what_is_in_a_block() {
         let call = Call { op: 3, operands, arguments: Arguments::Inline { first, second } };
         let (mut bytes, mut stage) = (Vec::new(), Stage::new(Arc::default()));
         let mut resolved = Resolved::default();
-        resolve(&space, prepared, &Given { call, block: None }, (&mut bytes, &mut stage), &mut resolved)?;
+        resolve(
+            &space,
+            prepared,
+            &Given { call: &call, block: None },
+            (&mut bytes, &mut stage),
+            &mut resolved,
+        )?;
         let numbers = [0, 1].map(|at| match resolved.params[at] {
             ParamValue::Number(number) => number,
             other => panic!("{other:?}"),
@@ -246,7 +253,8 @@ fn an_operand_in_the_entry_and_in_its_block_is_given_twice() {
     let block = encode_block(&[input()], &[WORD]).expect("short");
     let operands = [VaRange::new(BASE, 8).ok(), None];
     let call = Call { op: 3, operands, arguments: Arguments::NONE };
-    let given = Given { call, block: Some(Block::decode(&block).expect("a block")) };
+    let block = Block::decode(&block).expect("a block");
+    let given = Given { call: &call, block: Some(&block) };
     let prepared = operations.by_number(3).expect("it is described");
     let mut stage = Stage::new(Arc::default());
     let flaw = resolve(&space, prepared, &given, (&mut Vec::new(), &mut stage), &mut Resolved::default());

@@ -59,3 +59,22 @@ fn a_turn_ends_also_if_there_is_more_to_take() {
     let done = std::iter::from_fn(|| reaper.reap().expect("an honest driver")).count();
     assert_eq!(done, worker::TURN);
 }
+
+#[test]
+fn a_few_tiny_entries_end_together_and_none_waits_for_one_that_is_not_there() {
+    let (mut rig, _client) = Rig::new();
+    let (mut worker, mut halves, mut producer, mut reaper) = by_hand(&mut rig);
+    let long = copy(BASE, BASE + 2048, 1024);
+    let mut ends = |entries: &[Entry]| {
+        producer.push_many(entries).expect("there is room");
+        assert_eq!(worker.turn(&mut halves), Ok(true));
+        let ends = std::iter::from_fn(|| reaper.reap().expect("an honest driver")).map(|done| done.ended.0);
+        ends.collect::<Vec<_>>()
+    };
+    let tiny = copy(BASE, BASE + 64, 64);
+    assert_eq!(ends(&[tiny]).len(), 1);
+    let [a, b, c, d, e, f] = ends(&[tiny; 6])[..] else { panic!("six entries") };
+    assert!(a == d && b == c && a == b && d < e && e == f, "{a} {b} {c} {d}, {e} {f}");
+    let [a, b, c, d] = ends(&[tiny, long, tiny, long])[..] else { panic!("four entries") };
+    assert!(a < b && b < c && c < d, "what is long ends alone: {a}, {b}, {c}, {d}");
+}
