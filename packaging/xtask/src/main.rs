@@ -9,6 +9,7 @@ mod bench;
 mod cargo;
 mod check;
 mod demo;
+mod fuzz;
 mod install;
 mod prerequisites;
 mod programs;
@@ -28,6 +29,7 @@ enum Command {
     Test(test::Options),
     Demo(demo::Options),
     Bench(bench::Options),
+    Fuzz(fuzz::Options),
     Check(check::Options),
     Install(install::Options),
 }
@@ -48,6 +50,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Demo(options) => demo::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Check(options) => check::run(&workspace, &options),
         Command::Install(options) => install::run(&workspace, &options),
     }

@@ -4,7 +4,8 @@
 //! between two looks), and now and then anything anywhere. So the reader gets far, and is betrayed there. Nothing may
 //! panic; whatever is handed out is right in itself and is the copy that was judged; what is wrong is wrong for good.
 //!
-//! `VGEM_RING_FUZZ` is how many entries, and how many completions, are taken: a few in a test run, ten million by hand.
+//! `VGEM_RING_FUZZ` is how many entries, and how many completions, are taken: a few in a test run, ten million with
+//! `cargo xtask fuzz ring`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -119,6 +120,8 @@ fn fuzz(lane: fn(Depth) -> Lane, mut round: impl FnMut(Rig, &AtomicU64, &mut Tal
         }
         over.store(true, Ordering::Relaxed);
     });
+    // Shown by `cargo xtask fuzz`.
+    eprintln!("{tally:?}");
     tally
 }
 
