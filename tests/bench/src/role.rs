@@ -43,6 +43,8 @@ pub enum Part {
     FdEcho,
     /// Takes buffers from a pool and gives them back, as often as it is told.
     PoolUser,
+    /// A client that copies by a user queue, as it is told.
+    Copies,
     /// A stage of a pipeline by flags.
     FlagStage,
     /// A stage of a pipeline by sockets.
@@ -58,7 +60,7 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Echo,
         Self::FlagEcho,
         Self::FenceEcho,
@@ -68,6 +70,7 @@ impl Part {
         Self::Consumer,
         Self::FdEcho,
         Self::PoolUser,
+        Self::Copies,
         Self::FlagStage,
         Self::SocketStage,
         Self::ClientConsumer,
@@ -87,6 +90,7 @@ impl Part {
             Self::Consumer => "consumer",
             Self::FdEcho => "fd-echo",
             Self::PoolUser => "pool-user",
+            Self::Copies => "copies",
             Self::FlagStage => "flag-stage",
             Self::SocketStage => "socket-stage",
             Self::ClientConsumer => "client-consumer",
@@ -182,6 +186,7 @@ pub fn play(mut arguments: impl Iterator<Item = OsString>) -> Option<anyhow::Res
             Part::Consumer => floor::consume(fds),
             Part::FdEcho => floor::fd_echo(fds),
             Part::PoolUser => subject::use_pool(fds),
+            Part::Copies => subject::copies::copy_on_order(fds),
             Part::FlagStage => floor::flag_stage(fds),
             Part::SocketStage => floor::socket_stage(fds),
             Part::ClientConsumer => subject::handed::consume(fds),

@@ -14,6 +14,7 @@ pub mod p15;
 pub mod p2;
 pub mod p3;
 pub mod p4;
+pub mod p5;
 pub mod p6;
 pub mod p7;
 pub mod p9;
@@ -74,6 +75,13 @@ pub const ALL: &[Entry] = &[
         in_every_mode: true,
         by_default: true,
         open: p4::open,
+    },
+    Entry {
+        name: "P5",
+        what: "user queues: push, there and back, throughput, and beside tracked jobs of every size",
+        in_every_mode: true,
+        by_default: true,
+        open: p5::open,
     },
     Entry {
         name: "P6",

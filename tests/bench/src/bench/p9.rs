@@ -4,20 +4,16 @@
 //! counts every system call it makes, once for few and once for many reuses. What grows with the number of reuses is
 //! what a reuse costs: nothing. The time of a reuse is taken untraced, beside a fresh buffer.
 
-use nix::sys::ptrace;
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
 use vgem_os::clock;
 use vgem_os::seqpacket::Socket;
 
-use crate::floor::{PACKET, receive};
+use crate::floor::PACKET;
 use crate::harness::{Bench, Context, Repetition};
 use crate::machine::{Cores, Seat};
 use crate::report::{Bound, Claim, JudgedIn, Unit};
 use crate::role::{Part, Role};
 use crate::sample::{Times, ns_f64};
-use crate::subject::{Vgemd, reuse};
+use crate::subject::{Traced, Vgemd, reuse};
 
 /// Reuses of the shorter turn, and what the longer one has more.
 const FEW: u64 = 10;
@@ -37,7 +33,7 @@ pub fn open(context: &Context<'_>) -> anyhow::Result<Box<dyn Bench>> {
     let connection = Socket::connect(vgemd.embedded.socket())?;
     let (link, there) = Socket::pair()?;
     let user = Role::start(Part::PoolUser, vec![connection.into(), there.into()])?;
-    let traced = Traced::new(Pid::from_raw(user.pid()), link)?;
+    let traced = Traced::new(user.pid(), link)?;
     let (cores, rounds) = (context.power.cores, context.options.rounds(500));
     Ok(Box::new(P9 { cores, rounds, traced, _user: user, vgemd }))
 }
@@ -51,10 +47,19 @@ struct P9 {
     vgemd: Vgemd,
 }
 
+impl P9 {
+    /// The system calls of so many reuses, and a few.
+    fn calls(&self, times: u64) -> anyhow::Result<u64> {
+        let mut packet = [0; PACKET];
+        packet[..8].copy_from_slice(&times.to_le_bytes());
+        Ok(self.traced.calls(&packet)?.0)
+    }
+}
+
 impl Bench for P9 {
     fn repetition(&mut self, found: &mut Repetition) -> anyhow::Result<()> {
-        let few = self.traced.calls(FEW)?;
-        let many = self.traced.calls(FEW + MORE)?;
+        let few = self.calls(FEW)?;
+        let many = self.calls(FEW + MORE)?;
         found.number(CALLS, Unit::Count, ns_f64(many) - ns_f64(few));
         self.cores.sit(Seat::Here)?;
         let pool = self.vgemd.client.pool(64 << 10);
@@ -79,64 +84,5 @@ impl Bench for P9 {
             Claim::number("P9", CALLS, Bound::AtMost(0.0)).judged_in(JudgedIn::Any),
             Claim::ratio("P9", REUSED, FRESH, Bound::Shown),
         ]
-    }
-}
-
-/// A process whose system calls are counted.
-#[derive(Debug)]
-struct Traced {
-    pid: Pid,
-    link: Socket,
-}
-
-impl Traced {
-    /// Traces a process that waits for its first packet.
-    fn new(pid: Pid, link: Socket) -> anyhow::Result<Self> {
-        ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD)?;
-        Ok(Self { pid, link })
-    }
-
-    /// The system calls of the process, all its threads' but those it has beside its first, from a packet to its answer.
-    fn calls(&self, times: u64) -> anyhow::Result<u64> {
-        let mut packet = [0; PACKET];
-        packet[..8].copy_from_slice(&times.to_le_bytes());
-        // It is stopped on its way into or out of the call that waits for the packet, which then is sent.
-        ptrace::interrupt(self.pid)?;
-        waitpid(self.pid, None)?;
-        ptrace::syscall(self.pid, None)?;
-        self.link.send(&packet, &[])?;
-        let mut stops = 0_u64;
-        loop {
-            match waitpid(self.pid, None)? {
-                WaitStatus::PtraceSyscall(_) => stops += 1,
-                WaitStatus::Stopped(_, signal) if signal != Signal::SIGTRAP => {
-                    anyhow::bail!("the traced process got {signal}");
-                }
-                WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..) => {}
-                other => anyhow::bail!("the traced process ended: {other:?}"),
-            }
-            // An answer is there as soon as the call that sends it has returned.
-            if self.answered()? {
-                break;
-            }
-            ptrace::syscall(self.pid, None)?;
-        }
-        ptrace::cont(self.pid, None)?;
-        Ok(stops.div_ceil(2))
-    }
-
-    fn answered(&self) -> anyhow::Result<bool> {
-        self.link.set_nonblocking(true)?;
-        let mut packet = [0; PACKET];
-        let got = match receive(&self.link, &mut packet) {
-            Ok(Some(_)) => Ok(true),
-            Ok(None) => anyhow::bail!("the traced process has gone"),
-            Err(error) => match error.downcast_ref::<vgem_os::OsError>() {
-                Some(error) if error.would_block() => Ok(false),
-                _ => Err(error),
-            },
-        };
-        self.link.set_nonblocking(false)?;
-        got
     }
 }

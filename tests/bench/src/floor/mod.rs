@@ -11,6 +11,7 @@
 //! | [`FlagEcho`]: a flag there and back; [`FenceEcho`]: the same through fence pages | driver to driver |
 //! | [`Handover`]: a buffer filled here and read there, mapped once | hand-over between clients, and by peers |
 //! | [`Stages`]: three processes, one buffer handed from each to the next, by flags or by copy through sockets | a pipeline of clients |
+//! | [`slots`]: a ring of slots with a sequence number in each, between two cores | a user queue's throughput |
 //! | [`Victims`]: a process that is killed, until its socket hangs up | death of a driver or a client |
 //! | [`InProcess`]: the engines in one process, two threads | the main job |
 //! | [`Objects`]: memory made, sealed, mapped, populated, pinned, exported and mapped again | an object |
@@ -26,6 +27,7 @@ mod handover;
 mod objects;
 mod pipeline;
 mod points;
+pub mod slots;
 pub(crate) mod stages;
 mod tracked;
 

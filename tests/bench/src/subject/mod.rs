@@ -3,6 +3,8 @@
 //! Everything here goes through the public client library. What a bench measures is what a program would do that cares
 //! for speed: operations and operands resolved before, one batch reused, fences waited for one by one.
 
+mod both_ways;
+pub mod copies;
 pub mod deaths;
 mod fills;
 pub mod handed;
@@ -12,18 +14,22 @@ mod processes;
 mod raw;
 mod relay;
 pub mod stages;
+mod traced;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use vgem::{Client, Embedded, EmbeddedBuilder};
 
+pub use self::both_ways::{BothWays, Way};
+pub use self::copies::Copies;
 pub use self::fills::{Fills, OBJECT_LEN, Waits};
 pub use self::handed::Handed;
 pub(crate) use self::pool::{reuse, use_pool};
 pub use self::processes::{Kind, Process, Processes};
 pub use self::raw::Raw;
 pub use self::relay::{Relay, Start};
+pub use self::traced::Traced;
 
 /// How long a bench waits for a fence before it gives up.
 pub const PATIENCE: Duration = Duration::from_secs(10);
