@@ -41,6 +41,7 @@ impl Broker {
             self.advanced_to_here(now, timeline);
         }
         self.advanced = advanced;
+        self.drop_questions(id);
         self.drop_quiet_pages(id);
         outcome
     }

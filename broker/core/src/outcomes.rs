@@ -33,7 +33,7 @@ use vgem_proto::jobs::DriverWait;
 use vgem_proto::message::driver::PointEnded;
 use vgem_proto::rights::WaitKind;
 
-use crate::awaiting::{TimelineOrder, order_of};
+use crate::awaiting::{TimelineOrder, key_of, order_of};
 use crate::broker::Broker;
 use crate::devices::Instance;
 use crate::pairs::Party;
@@ -112,6 +112,16 @@ impl Broker {
             self.outcomes.asked.remove(&one);
             self.tell_outcome(one.2, timeline, one.1);
         }
+    }
+
+    /// Forgets what an instance asked for jobs that have ended without the answer: they were cancelled.
+    pub(crate) fn drop_questions(&mut self, id: InstanceId) {
+        if self.outcomes.asked.is_empty() {
+            return;
+        }
+        let mut asked = std::mem::take(&mut self.outcomes.asked);
+        asked.retain(|(order, point, asker)| *asker != id || self.waits_for(id, (key_of(*order), *point)));
+        self.outcomes.asked = asked;
     }
 
     fn tell_outcome(&mut self, id: InstanceId, timeline: TimelineKey, point: Point) {
