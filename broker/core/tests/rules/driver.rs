@@ -406,6 +406,16 @@ impl Driver {
         Some(outcome)
     }
 
+    /// Whether the job at the head of a queue has begun, for all that others can see: whether this driver had the answers
+    /// to its questions nobody knows when it is gone.
+    pub(crate) fn may_have_begun(&self, truth: &Truth, timeline: TimelineKey) -> bool {
+        let Some(received) = self.lines.get(&timeline).and_then(|line| line.jobs.front()) else {
+            return false;
+        };
+        let has_passed = |wait: &DriverWait| truth.look(wait.timeline, wait.point).is_some();
+        self.head(truth, timeline).is_some() || received.waits.iter().all(has_passed)
+    }
+
     /// Runs the job at the head of a queue, if its fences allow: it ends as its waits say, else with `code`.
     pub(crate) fn run(
         &mut self,

@@ -42,7 +42,7 @@ impl Model {
         let driver = &self.world.drivers[&id];
         let lines: Vec<TimelineKey> = driver.lines.keys().copied().collect();
         for line in lines {
-            if driver.head(&self.world.truth, line).is_some() {
+            if driver.may_have_begun(&self.world.truth, line) {
                 self.begun.insert((line, driver.lines[&line].jobs[0].job.point));
             }
         }
