@@ -10,7 +10,7 @@ use vgem_proto::codec::Zero;
 use vgem_proto::ids::QueueHandle;
 use vgem_proto::message::OPEN_OWN;
 use vgem_proto::message::client::{
-    AttachMemory, AttachRing, Bind, ClientMessage, OpenQueue, Refused, SetWindows,
+    AttachMemory, AttachRing, Bind, ClientMessage, CommitRing, Done, OpenQueue, Refused, SetWindows,
 };
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{Arguments, Call, Completion, Entry, Order, VaRange, Window, Work};
@@ -52,6 +52,7 @@ impl Reach {
         assert!(matches!(answer, ClientMessage::RingAttached(_)), "{answer:?}");
         let ring = raw.fds.pop().expect("the ring");
         let (producer, reaper) = map_client(ring.as_fd()).expect("a ring");
+        assert_eq!(raw.ask(CommitRing { queue }), Done {}.into());
         let channel = raw.porter();
         Ok(Self { raw, queue, channel, producer, reaper })
     }

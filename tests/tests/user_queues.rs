@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use vgem::{
@@ -15,7 +15,7 @@ use vgem_os::mapping::{Mapping, Populate, SpanMut};
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::QueueHandle;
 use vgem_proto::layout::user_queue;
-use vgem_proto::message::client::{AttachRing, ClientMessage, CloseQueue};
+use vgem_proto::message::client::{AttachRing, ClientMessage, CloseQueue, CommitRing, Done};
 use vgem_tests::audit;
 use vgem_tests::chance::{self, Chance};
 use vgem_tests::daemon::{Daemon, USERS};
@@ -32,16 +32,43 @@ fn user_queue_of(client: &Client, device: &str) -> UserQueue {
     client.device(device).and_then(|found| found.user_queue(64)).expect("a user queue")
 }
 
-/// Gives a queue of `copy` a ring, and maps that.
-fn ringed(raw: &mut Raw) -> (QueueHandle, Mapping) {
+/// Gives a queue of `copy` a ring, of which its driver has not heard.
+fn attached(raw: &mut Raw) -> (QueueHandle, OwnedFd) {
     let device = raw.device("copy");
     let queue = raw.queue(device, 0);
     let answer = raw.ask(AttachRing { queue, depth: 64, reserved: Zero });
-    let ClientMessage::RingAttached(ring) = answer else { panic!("{answer:?}") };
-    let fd = raw.fds.pop().expect("the ring");
-    let len = user_queue::len(ring.depth);
-    let mapped = Mapping::map(fd.as_fd(), len, vgem_os::memory::Access::Write, Populate::Now);
-    (queue, mapped.expect("mapped"))
+    assert!(matches!(answer, ClientMessage::RingAttached(_)), "{answer:?}");
+    (queue, raw.fds.pop().expect("the ring"))
+}
+
+fn mapped(fd: &OwnedFd, populate: Populate) -> Mapping {
+    let len = user_queue::len(64);
+    Mapping::map(fd.as_fd(), len, vgem_os::memory::Access::Write, populate).expect("mapped")
+}
+
+/// Gives a queue of `copy` a ring, and maps that.
+fn ringed(raw: &mut Raw) -> (QueueHandle, Mapping) {
+    let (queue, fd) = attached(raw);
+    let mapped = mapped(&fd, Populate::Now);
+    assert_eq!(raw.ask(CommitRing { queue }), Done {}.into());
+    (queue, mapped)
+}
+
+// M-176
+#[test]
+fn a_driver_gets_the_memory_of_a_ring_when_its_client_has_touched_all_of_it() {
+    let broker = Embedded::start().expect("a private broker");
+    let mut raw = Raw::greeted(&broker.socket());
+    let (queue, fd) = attached(&mut raw);
+    let ring = mapped(&fd, Populate::Lazy);
+    for populated in [false, true] {
+        if populated {
+            ring.populate_write().expect("memory");
+        }
+        let answer = raw.ask(CommitRing { queue });
+        let refused = matches!(&answer, ClientMessage::Refused(r) if r.code == ErrorCode::NotReady);
+        assert_eq!((refused, answer == Done {}.into()), (!populated, populated));
+    }
 }
 
 /// The process of a device of this client's domain.

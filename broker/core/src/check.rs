@@ -453,7 +453,10 @@ impl Checker<'_> {
         }
         match (queue.state, ring.state) {
             (QueueState::Open, RingState::Attached) => {}
-            (QueueState::Open, RingState::Making | RingState::Attaching) => {
+            (
+                QueueState::Open,
+                RingState::Making | RingState::Made | RingState::Checking | RingState::Attaching,
+            ) => {
                 return Err(Refusal::new(ErrorCode::NotReady, "the queue is getting its ring"));
             }
             (QueueState::Open, RingState::Over) | (QueueState::Closing | QueueState::Gone, _) => {

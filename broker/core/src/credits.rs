@@ -152,6 +152,7 @@ impl Broker {
             | ClientMessage::Monitor(_)
             | ClientMessage::Rewritten(_)
             | ClientMessage::AttachRing(_)
+            | ClientMessage::CommitRing(_)
             | ClientMessage::Bind(_)
             | ClientMessage::AttachMemory(_)
             | ClientMessage::SetWindows(_)

@@ -268,6 +268,13 @@ pub enum Input {
         /// The errno.
         outcome: Result<(), i32>,
     },
+    /// [`Effect::CheckRing`] was carried out: whether every page is there.
+    RingChecked {
+        /// The queue's timeline.
+        timeline: TimelineKey,
+        /// Whether it is.
+        populated: bool,
+    },
     /// [`Effect::MakePair`] was carried out, or failed with this errno.
     PairMade {
         /// The pair.
@@ -496,6 +503,11 @@ pub enum Effect {
         timeline: TimelineKey,
         /// How deep.
         depth: Depth,
+    },
+    /// Look whether every page of a ring's memory is there; [`Input::RingChecked`] follows.
+    CheckRing {
+        /// The queue's timeline.
+        timeline: TimelineKey,
     },
     /// Forget the memory of a queue's ring: unmap and close the broker's side.
     DropRing {

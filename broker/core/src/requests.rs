@@ -159,6 +159,7 @@ impl Broker {
                 self.query_point(now, asker, head.deadline, (query.timeline, query.point))
             }
             ClientMessage::AttachRing(attach) => self.attach_ring(asker, &attach),
+            ClientMessage::CommitRing(commit) => self.commit_ring(asker, commit),
             ClientMessage::Bind(bind) => self.bind(now, asker, &bind),
             ClientMessage::AttachMemory(attach) => self.attach_memory(now, asker, attach),
             ClientMessage::SetWindows(set) => self.set_windows(now, asker, set),

@@ -1,9 +1,12 @@
 //! Rings: queues on which a client schedules by itself, and the ranges of objects that their entries reach.
 //!
 //! ```text
-//!   AttachRing ─► Making ──memory──► Attaching ──RingReady──► Attached ──the instance is gone──► Over
-//!                    │ none             │ errno                   │
-//!                    └──────────────────┴─► no ring               └─ the queue is removed ─► no ring
+//!   AttachRing ─► Making ──memory──► Made ──CommitRing──► Checking ──all there──► Attaching ──RingReady──► Attached
+//!                    │ none           ▲ └─fd─► client        │ a page missing        │ errno
+//!                    ▼                └───────────────────────┘                      ▼
+//!                 no ring                                                         no ring
+//!
+//!   any of them ──the queue is removed──► no ring         any but Making ──the instance is gone──► Over
 //!
 //!   Bind ─► Asked ──Bound──► Bound ──Unbind──► Leaving ──Unbound──► no range
 //! ```
@@ -14,11 +17,16 @@
 //! see is lifetime: a bound range keeps its object as a job would, and the driver's mapping of it, until the driver says
 //! that nothing reaches there any more.
 //!
+//! The client has the memory before the driver, and touches all of it: who touches a page first pays for it.
+//!
 //! Who may bind is decided once, by the rights of the client's handle. Whether another domain may write what is bound may
-//! change; the driver is told then, and its engines go through windows from the next entry on.
+//! change; the driver is told then, and its engines go through windows from the next entry on. One that has not answered
+//! yet is told when it has.
 //!
 //! When the instance is gone, the ring is over, with the cause of that, and the queue is gone, also if an heir goes on with
 //! other queues: what was in the ring when its driver ended nobody knows but its client.
+//!
+//! Nothing is said of a ring to a driver that was told to close its queue: it may have forgotten both.
 //!
 //! Invariants: ranges of one ring do not overlap; a range is a use of its object; whoever asked for a ring or a range is
 //! answered once; a ring's bytes are charged from before it is made until its memory is dropped.
@@ -29,7 +37,7 @@ use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{CauseId, InstanceId, ObjectKey, Point, QueueHandle, Time, TimelineKey};
 use vgem_proto::limits;
-use vgem_proto::message::client::{AttachRing, Bind, Done, RingAttached, Unbind};
+use vgem_proto::message::client::{AttachRing, Bind, CommitRing, Done, RingAttached, Unbind};
 use vgem_proto::message::driver;
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::Depth;
@@ -50,6 +58,10 @@ use crate::requests::{Outcome, no_such_handle, no_such_queue};
 pub(crate) enum RingState {
     /// Its memory is being made.
     Making,
+    /// Its client has the memory.
+    Made,
+    /// Whether all of the memory is there is being looked at.
+    Checking,
     /// Its driver was told.
     Attaching,
     /// Its driver takes entries from it.
@@ -65,10 +77,12 @@ pub(crate) struct Ring {
     depth: Depth,
     /// The charge for its bytes.
     pub(crate) charge: Charge,
-    /// Who waits for it, and the charge for the fd that comes with the answer.
+    /// Who waits for its memory, and the charge for the fd that comes with the answer.
     pub(crate) opening: Option<(Awaiting, Charge)>,
     /// Its client's own memory, if it reaches that, too.
     pub(crate) memory: Option<OwnMemory>,
+    /// Who waits for its driver.
+    committing: Option<Awaiting>,
     /// By the address of the first byte.
     pub(crate) ranges: BTreeMap<u64, Range>,
     pub(crate) sighted: Sighted,
@@ -93,6 +107,8 @@ pub(crate) struct Range {
     len: u64,
     access: Access,
     foreign: bool,
+    /// The driver was told again, whether others may write there, and has not answered.
+    retold: bool,
     pub(crate) state: RangeState,
     asker: Option<Awaiting>,
 }
@@ -133,12 +149,28 @@ impl Broker {
         let wanted = [(Resource::Bytes, depth.memory_len() as u64), (Resource::Exports, 1)];
         let [charge, export] = self.accounts.charge_all(domain, wanted)?;
         let opening = Some((asker, export));
-        let (state, ranges, sighted) = (RingState::Making, BTreeMap::new(), Sighted::default());
-        let ring = Ring { state, depth, charge, opening, memory: None, ranges, sighted };
+        let (state, committing, memory) = (RingState::Making, None, None);
+        let (ranges, sighted) = (BTreeMap::new(), Sighted::default());
+        let ring = Ring { state, depth, charge, opening, committing, memory, ranges, sighted };
         if let Some(queue) = self.queues.get_mut(key) {
             queue.ring = Some(Box::new(ring));
         }
         self.out.push(Effect::MakeRing { timeline: key, depth });
+        Ok(())
+    }
+
+    /// A client has touched all of a ring's memory: its driver may have it.
+    pub(crate) fn commit_ring(&mut self, asker: Awaiting, commit: CommitRing) -> Outcome {
+        let key = self.find_ringable(asker, commit.queue)?;
+        let ring = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut());
+        let Some(ring) = ring.filter(|ring| ring.state != RingState::Making) else {
+            return Err(Refusal::new(ErrorCode::NotReady, "the queue has no ring"));
+        };
+        if ring.state != RingState::Made {
+            return Err(Refusal::new(ErrorCode::Busy, "the ring is committed, or is being committed"));
+        }
+        (ring.state, ring.committing) = (RingState::Checking, Some(asker));
+        self.out.push(Effect::CheckRing { timeline: key });
         Ok(())
     }
 
@@ -185,7 +217,7 @@ impl Broker {
         let (instance, domain) = (queue.instance, queue.domain);
         let foreign = object.is_foreign_to(domain);
         let Some(ring) = queue.ring.as_ref().filter(|ring| ring.state == RingState::Attached) else {
-            return Err(Refusal::new(ErrorCode::NotReady, "the queue has no ring to bind to"));
+            return Err(Refusal::new(ErrorCode::NotReady, "the queue has no ring that is committed"));
         };
         if let Some((start, other)) = ring.overlapping(bind.address, end) {
             let text = format!("overlaps the range of {} bytes that is bound at {start:#x}", other.len);
@@ -204,7 +236,8 @@ impl Broker {
             object.uses += 1;
         }
         let (offset, len, state) = (bind.offset, bind.len, RangeState::Asked);
-        let range = Range { object: object_key, offset, len, access, foreign, state, asker: Some(asker) };
+        let (object, retold, asker) = (object_key, false, Some(asker));
+        let range = Range { object, offset, len, access, foreign, retold, state, asker };
         self.tell_bind(instance, key, bind.address, &range);
         self.owes(now, instance);
         if let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut()) {
@@ -246,29 +279,44 @@ impl Broker {
 // What comes of it.
 impl Broker {
     /// A ring's memory was made, or could not be.
-    pub(crate) fn ring_made(&mut self, now: Time, key: TimelineKey, outcome: Result<(), i32>) {
+    pub(crate) fn ring_made(&mut self, key: TimelineKey, outcome: Result<(), i32>) {
         let queue = self.queues.get_mut(key);
-        let making = queue.and_then(|queue| {
-            let instance = queue.instance;
-            let ring = queue.ring.as_mut().filter(|ring| ring.state == RingState::Making)?;
-            ring.state = RingState::Attaching;
-            Some((instance, ring.depth))
-        });
-        let Some((instance, depth)) = making else {
+        let ring = queue.and_then(|queue| Some((queue.handle, queue.ring.as_mut()?)));
+        let Some((queue, ring)) = ring.filter(|(_, ring)| ring.state == RingState::Making) else {
             // The queue is gone, or its driver.
-            if outcome.is_ok() && self.queues.get(key).is_none_or(|queue| queue.ring.is_none()) {
+            if outcome.is_ok() {
                 self.out.push(Effect::DropRing { timeline: key });
             }
             return;
         };
-        match outcome {
-            Ok(()) => {
-                let attach = driver::AttachRing { timeline: key, depth: depth.entries(), reserved: Zero };
-                self.tell_driver_with(instance, attach, Attach::Ring(key));
-                self.owes(now, instance);
-            }
-            Err(errno) => self.ring_failed(key, errno, "memory for a ring"),
+        if let Err(errno) = outcome {
+            return self.ring_failed(key, errno, "memory for a ring");
         }
+        ring.state = RingState::Made;
+        let (depth, opening) = (ring.depth.entries(), ring.opening.take());
+        let Some((asker, export)) = opening else { return };
+        self.reply_with_fds(asker, RingAttached { queue, depth, reserved: Zero }, Attach::Ring(key), export);
+    }
+
+    /// Whether all of a ring's memory is there.
+    pub(crate) fn ring_checked(&mut self, now: Time, key: TimelineKey, populated: bool) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        let (instance, closing) = (queue.instance, queue.state != QueueState::Open);
+        let Some(ring) = queue.ring.as_mut().filter(|ring| ring.state == RingState::Checking) else { return };
+        if closing || !populated {
+            ring.state = RingState::Made;
+            let text = "some pages of the ring were never touched; write to all of them (MADV_POPULATE_WRITE) and \
+                        commit again";
+            if let Some(asker) = ring.committing.take() {
+                let refusal = Refusal::new(ErrorCode::NotReady, text);
+                self.refuse(asker.link, asker.request, &refusal, CauseId::NONE);
+            }
+            return;
+        }
+        ring.state = RingState::Attaching;
+        let attach = driver::AttachRing { timeline: key, depth: ring.depth.entries(), reserved: Zero };
+        self.tell_driver_with(instance, attach, Attach::Ring(key));
+        self.owes(now, instance);
     }
 
     /// A driver looks at a ring from now on, or cannot.
@@ -280,24 +328,20 @@ impl Broker {
         errno: i32,
     ) -> Result<(), String> {
         let queue = self.queues.get_mut(key).filter(|queue| queue.instance == id);
-        let ring = queue.and_then(|queue| Some((queue.handle, queue.ring.as_mut()?)));
-        let Some((handle, ring)) = ring.filter(|(_, ring)| ring.state == RingState::Attaching) else {
+        let ring = queue.and_then(|queue| queue.ring.as_mut());
+        let Some(ring) = ring.filter(|ring| ring.state == RingState::Attaching) else {
             return Err(format!("answered for a ring of {key}, which it was not sent"));
         };
         if errno == 0 {
             ring.state = RingState::Attached;
         }
-        let (depth, opening) = (ring.depth.entries(), ring.opening.take_if(|_| errno == 0));
+        let committing = ring.committing.take_if(|_| errno == 0);
         self.answered(now, id);
         if errno != 0 {
             self.ring_failed(key, errno, "the driver's mapping of a ring");
         }
-        if let Some((asker, export)) = opening {
-            let attached = RingAttached { queue: handle, depth, reserved: Zero };
-            match self.clients.contains(asker.client) {
-                true => self.reply_with_fds(asker, attached, Attach::Ring(key), export),
-                false => self.accounts.give_back(export),
-            }
+        if let Some(asker) = committing {
+            self.reply(asker.link, asker.request, Done {});
         }
         Ok(())
     }
@@ -321,17 +365,23 @@ impl Broker {
         let Some(ring) = ring else {
             return Err(format!("answered for a range of {key} at {address:#x}, which has no ring"));
         };
-        let Some(range) = ring.ranges.get_mut(&address) else {
-            // It was told twice, and could not map it the first time.
-            self.answered(now, id);
-            return Ok(());
+        let range = ring.ranges.get_mut(&address);
+        let Some(range) = range.filter(|range| range.state == RangeState::Asked || range.retold) else {
+            return Err(format!(
+                "answered for a range of {key} at {address:#x}, which it was not told to bind"
+            ));
         };
-        // Otherwise it was told again whether others may write there.
-        let is_first = range.state == RangeState::Asked;
-        let asker = range.asker.take_if(|_| is_first);
-        if is_first && code == 0 {
+        if std::mem::take(&mut range.retold) {
+            self.answered(now, id);
+            // Engines would go on without windows.
+            let text = || format!("could not bind anew what it has bound at {address:#x} of {key}: {code}");
+            return if code == 0 { Ok(()) } else { Err(text()) };
+        }
+        let (object, asker) = (range.object, range.asker.take());
+        if code == 0 {
             range.state = RangeState::Bound;
-        } else if is_first {
+            self.tell_foreign(object);
+        } else {
             self.forget_range(key, address);
         }
         self.answered(now, id);
@@ -379,17 +429,19 @@ impl Broker {
             let Some(queue) = self.queues.get(*key).filter(|queue| found.is_foreign_to(queue.domain)) else {
                 continue;
             };
+            if queue.state != QueueState::Open {
+                continue;
+            }
             let ranges = queue.ring.iter().flat_map(|ring| &ring.ranges);
-            let here = |range: &Range| {
-                range.object == object && !range.foreign && range.state != RangeState::Leaving
-            };
+            let here =
+                |range: &Range| range.object == object && !range.foreign && range.state == RangeState::Bound;
             told.extend(ranges.filter(|(_, range)| here(range)).map(|(at, _)| (queue.instance, *key, *at)));
         }
         for (instance, timeline, address) in told {
             let queue = self.queues.get_mut(timeline);
             let ring = queue.and_then(|queue| queue.ring.as_mut());
             let Some(range) = ring.and_then(|ring| ring.ranges.get_mut(&address)) else { continue };
-            range.foreign = true;
+            (range.foreign, range.retold) = (true, true);
             let &mut Range { object, offset, len, access, .. } = range;
             let (foreign, reserved) = (1, Zero);
             let bind = driver::Bind { timeline, object, offset, len, address, access, foreign, reserved };
@@ -406,6 +458,9 @@ impl Broker {
         let refusal = Refusal::new(ErrorCode::Gone, "the queue's driver is gone");
         self.refuse_ring(key, &refusal, failure.cause);
         let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut()) else { return };
+        if ring.state == RingState::Making {
+            return self.drop_ring(key);
+        }
         ring.state = RingState::Over;
         self.out.push(Effect::KillRing { timeline: key, failure });
         self.forget_ranges(key);
@@ -413,13 +468,27 @@ impl Broker {
 
     /// Takes a queue's ring away, with its ranges; whoever waits is refused.
     pub(crate) fn drop_ring(&mut self, key: TimelineKey) {
-        let refusal = Refusal::new(ErrorCode::Gone, "the queue was closed");
-        self.refuse_ring(key, &refusal, CauseId::NONE);
+        self.refuse_ring(key, &closed(), CauseId::NONE);
         self.forget_ranges(key);
         if let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.take()) {
             self.accounts.give_back(ring.charge);
-            self.out.push(Effect::DropRing { timeline: key });
+            // What is being made is dropped when it is there.
+            if ring.state != RingState::Making {
+                self.out.push(Effect::DropRing { timeline: key });
+            }
         }
+    }
+
+    /// A queue takes nothing more of its client's: who waits for a ring of it waits in vain.
+    pub(crate) fn close_ring(&mut self, key: TimelineKey) {
+        let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut()) else { return };
+        let opening = ring.opening.take();
+        let mut waiting: Vec<Awaiting> = ring.committing.take().into_iter().collect();
+        if let Some((asker, export)) = opening {
+            self.accounts.give_back(export);
+            waiting.push(asker);
+        }
+        self.refuse_all(waiting, &closed(), CauseId::NONE);
     }
 
     /// Refuses all who wait for a ring or a range of it.
@@ -429,10 +498,15 @@ impl Broker {
         let mut waiting: Vec<Awaiting> =
             ring.ranges.values_mut().filter_map(|range| range.asker.take()).collect();
         waiting.extend(ring.memory.as_mut().and_then(|memory| memory.setting.take()));
+        waiting.extend(ring.committing.take());
         if let Some((asker, export)) = opening {
             self.accounts.give_back(export);
             waiting.push(asker);
         }
+        self.refuse_all(waiting, refusal, cause);
+    }
+
+    fn refuse_all(&mut self, mut waiting: Vec<Awaiting>, refusal: &Refusal, cause: CauseId) {
         waiting.retain(|asker| self.clients.contains(asker.client));
         for asker in waiting {
             self.refuse(asker.link, asker.request, refusal, cause);
@@ -459,4 +533,8 @@ impl Broker {
             self.released.push(range.object);
         }
     }
+}
+
+fn closed() -> Refusal {
+    Refusal::new(ErrorCode::Gone, "the queue was closed")
 }

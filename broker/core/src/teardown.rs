@@ -105,6 +105,7 @@ impl Broker {
             Some(next) => {
                 queue.state = next;
                 let (client, domain) = (queue.client, queue.domain);
+                self.close_ring(key);
                 if !self.leave_ring(key) {
                     self.nobody_submits(now, key, client, domain);
                     self.close_idle_queue(now, key);

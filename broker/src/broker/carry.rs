@@ -73,6 +73,15 @@ impl Shell {
                 let outcome = self.make_ring(timeline, depth).map_err(|e| errno(&e));
                 self.inputs.push_back(Input::RingMade { timeline, outcome });
             }
+            Effect::CheckRing { timeline } => {
+                let populated = self.rings.get(&timeline).is_some_and(|ring| {
+                    ring.face
+                        .is_populated()
+                        .inspect_err(|e| warn!("the ring of {timeline}: {e}"))
+                        .unwrap_or(false)
+                });
+                self.inputs.push_back(Input::RingChecked { timeline, populated });
+            }
             Effect::DropRing { timeline } => {
                 if let Some(ring) = self.rings.remove(&timeline) {
                     self.memory.forget_page(ring.inode);

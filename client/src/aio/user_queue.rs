@@ -44,6 +44,7 @@ impl Client {
         let fd = open::attached(depth, self.call(open::attach(queue.handle, depth)).await?)?;
         // Allocates the ring's pages.
         let halves = blocking(move || open::map(depth, &fd)).await?;
+        open::done(&self.call(open::commit(queue.handle)).await?)?;
         let arena = self.create_with(options.arena_len(depth), &open::arena_options()).await?;
         open::done(&self.call(open::bind_arena(queue.handle, &arena)).await?)?;
         if let Some((fd, access)) = memory {

@@ -169,6 +169,7 @@ impl UserQueue {
         let queue = core.opened(device, depth, core.call_flagged(request, flags)?)?;
         let fd = open::attached(depth, core.call(open::attach(queue.handle, depth))?)?;
         let halves = open::map(depth, &fd)?;
+        open::done(&core.call(open::commit(queue.handle))?)?;
         let (len, of) = (options.arena_len(depth), open::arena_options());
         let drafts = Drafts::map(core, 1, len, &of, core.call(of.request(1, len)?)?)?;
         let made = drafts.commit();

@@ -2,9 +2,10 @@
 //! them.
 //!
 //! ```text
-//!   OpenQueue ─QueueOpened─► AttachRing ─RingAttached─► map ─► CreateObject, Commit: the arena ─► Bind: the arena
-//!        │                                                         with Sva: AttachMemory, Hand + fd ◄──┘
-//!        └── anything fails from here on: the queue is closed, what was made is given up ──────────────┘
+//!   OpenQueue ─QueueOpened─► AttachRing ─RingAttached─► map, populate ─► CommitRing ─► CreateObject, Commit: the arena
+//!        │                                                                                        │
+//!        │                       with Sva: AttachMemory, Hand + fd ◄── Bind: the arena ◄──────────┘
+//!        └── anything fails from here on: the queue is closed, what was made is given up
 //! ```
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -16,7 +17,7 @@ use vgem_proto::ids::{DeviceId, QueueHandle};
 use vgem_proto::layout::user_queue::{DEPTH_LEAST, DEPTH_MOST};
 use vgem_proto::limits;
 use vgem_proto::message::OPEN_OWN;
-use vgem_proto::message::client::{AttachRing, Bind, ClientMessage, OpenQueue};
+use vgem_proto::message::client::{AttachRing, Bind, ClientMessage, CommitRing, OpenQueue};
 use vgem_proto::rights::Access;
 
 use super::arena::Arena;
@@ -126,6 +127,11 @@ pub(crate) fn attached(depth: u32, mut reply: Reply) -> Result<OwnedFd> {
         Ok([fd]) => Ok(fd),
         Err(fds) => Err(Error::Protocol(format!("a ring with {} fds", fds.len()))),
     }
+}
+
+/// The request that gives the driver a ring whose pages are all there.
+pub(crate) const fn commit(queue: QueueHandle) -> CommitRing {
+    CommitRing { queue }
 }
 
 /// Maps a ring. Allocates its pages.

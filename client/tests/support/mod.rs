@@ -455,6 +455,7 @@ impl Serve {
             ClientMessage::Inspect(inspect) => (page(inspect.cursor), vec![]),
             ClientMessage::CloseQueue(_) => (Done {}.into(), vec![]),
             ClientMessage::AttachRing(attach) => self.rings.attach(attach),
+            ClientMessage::CommitRing(commit) => (self.rings.commit(commit), vec![]),
             ClientMessage::Bind(bind) => (self.rings.bind(bind, &self.sharing), vec![]),
             ClientMessage::Unbind(unbind) => (self.rings.unbind(unbind), vec![]),
             other => return self.timelines.answer(other),

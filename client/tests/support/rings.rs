@@ -23,7 +23,9 @@ use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Time};
 use vgem_proto::jobs::ParamSource;
-use vgem_proto::message::client::{self as message, AttachRing, Bind, ClientMessage, RingAttached};
+use vgem_proto::message::client::{
+    self as message, AttachRing, Bind, ClientMessage, CommitRing, RingAttached,
+};
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{
     Arguments, Block, Call, Depth, Entry, FaultReason, Order, VaOperand, VaParam, Work,
@@ -75,7 +77,6 @@ impl Rings {
     pub(crate) fn attach(&self, attach: &AttachRing) -> (ClientMessage, Vec<OwnedFd>) {
         let depth = Depth::new(attach.depth).expect("a depth");
         let keeper = KeeperRing::create(depth).expect("memory");
-        let halves = map_driver(keeper.export().expect("an fd").as_fd()).expect("a ring");
         let fd = keeper.export().expect("an fd");
         let ring = Arc::new(ToyRing {
             keeper,
@@ -87,13 +88,23 @@ impl Rings {
             refrains: AtomicBool::new(false),
         });
         let queue = u64::from(attach.queue.0);
-        self.rings.lock().expect("not poisoned").insert(queue, Arc::clone(&ring));
-        let signaller = Arc::clone(&self.signaller);
-        let place = slot(u16::try_from(queue - 1).expect("small"));
+        self.rings.lock().expect("not poisoned").insert(queue, ring);
+        (RingAttached { queue: attach.queue, depth: attach.depth, reserved: Zero }.into(), vec![fd])
+    }
+
+    // M-176
+    pub(crate) fn commit(&self, commit: &CommitRing) -> ClientMessage {
+        let number = u16::try_from(commit.queue.0 - 1).expect("small");
+        let ring = self.ring(number);
+        if !ring.keeper.is_populated().expect("memory") {
+            return refused(ErrorCode::NotReady, "some pages of the ring were never touched");
+        }
+        let halves = map_driver(ring.keeper.export().expect("an fd").as_fd()).expect("a ring");
+        let (signaller, place) = (Arc::clone(&self.signaller), slot(number));
         let _woke: Woke = signaller.publish(place, GENERATION, 0, 0, &[]);
         let toy = Toy { ring, signaller, place, last: None };
         self.threads.lock().expect("not poisoned").push(std::thread::spawn(move || toy.run(halves)));
-        (RingAttached { queue: attach.queue, depth: attach.depth, reserved: Zero }.into(), vec![fd])
+        message::Done {}.into()
     }
 
     pub(crate) fn bind(&self, bind: &Bind, sharing: &Sharing) -> ClientMessage {

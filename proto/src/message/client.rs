@@ -190,7 +190,7 @@ message_table! {
         /// The point.
         point: Point,
     } []
-    /// Gives a queue a ring, on which the client schedules by itself; answered by RingAttached when the driver looks there.
+    /// Gives a queue a ring, on which the client schedules by itself; answered by RingAttached with its memory.
     35 AttachRing since 1 from Client fds [] flags 0 {
         /// The queue; its instance must be up.
         queue: QueueHandle,
@@ -256,7 +256,12 @@ message_table! {
     } []
     /// Asks to be told what happens from now on; answered by Done, then Event after Event.
     42 Monitor since 1 from Client fds [] flags 0 {} []
-
+    /// Has the driver of a queue take entries from its ring, whose memory the client has populated; answered by Done when
+    /// it looks there.
+    43 CommitRing since 1 from Client fds [] flags 0 {
+        /// The queue.
+        queue: QueueHandle,
+    } []
     /// Answers Hello.
     101 Welcome since 1 from Broker fds [] flags 0 {
         /// 128 bits that name this session.

@@ -177,6 +177,8 @@ fn client() -> Vec<Sample> {
     add(0, c::Page { next: 78, json: text("[{\"object\":\"object:1.1\"}]") }.into());
     let event = r#"{"at_ns":5,"domain":1000,"event":"client_gone","client":5}"#;
     add(0, c::Event { lost: 3, json: text(event) }.into());
+    // Last, as what is added is, so that the vectors before stay as they are.
+    add(0, c::CommitRing { queue: QueueHandle(5) }.into());
     samples
 }
 

@@ -265,8 +265,13 @@ impl Driver {
             DriverMessage::AttachRing(ring) => {
                 assert_eq!(attach, Attach::Ring(ring.timeline));
                 assert!(self.lines.contains_key(&ring.timeline), "a ring of what is not open: {ring:?}");
-                self.spaces.insert(ring.timeline, BTreeMap::new());
-                truth.rings.insert(ring.timeline);
+                if self.ring_errno == 0 {
+                    assert!(
+                        self.spaces.insert(ring.timeline, BTreeMap::new()).is_none(),
+                        "a second ring: {ring:?}"
+                    );
+                    truth.rings.insert(ring.timeline);
+                }
                 let ready = RingReady { timeline: ring.timeline, errno: self.ring_errno, reserved: Zero };
                 self.outbox.push_back(ready.into());
             }
@@ -277,7 +282,9 @@ impl Driver {
                 let (start, end) = (bind.address, bind.address + bind.len);
                 let free = |(at, other): (&u64, &Bind)| *at >= end || at + other.len <= start;
                 assert!(space.iter().filter(|(at, _)| **at != start).all(free), "overlaps: {bind:?}");
-                let (timeline, address, code) = (bind.timeline, bind.address, self.bind_code);
+                let (timeline, address) = (bind.timeline, bind.address);
+                // What could be mapped once still can.
+                let code = if space.contains_key(&start) { 0 } else { self.bind_code };
                 if code == 0 {
                     space.insert(address, bind);
                 }

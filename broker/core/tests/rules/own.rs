@@ -8,7 +8,7 @@ use vgem_proto::ids::{InstanceId, Point, PorterId, QueueHandle, Time, TimelineHa
 use vgem_proto::limits;
 use vgem_proto::message::OPEN_OWN;
 use vgem_proto::message::client::{
-    AttachMemory, AttachRing, Bind, ClientMessage, OpenQueue, Refused, SetWindows,
+    AttachMemory, AttachRing, Bind, ClientMessage, CommitRing, OpenQueue, Refused, SetWindows,
 };
 use vgem_proto::message::driver::{Stalled, WindowsSet};
 use vgem_proto::rights::Access;
@@ -49,6 +49,7 @@ fn own_in(mut world: World) -> Own {
     let mut own = Own { world, client, porter, queue, line, instance };
     let attached = own.asks(AttachRing { queue, depth: 8, reserved: Zero });
     assert!(matches!(attached, ClientMessage::RingAttached(_)), "{attached:?}");
+    assert!(matches!(own.asks(CommitRing { queue }), ClientMessage::Done(_)));
     own
 }
 

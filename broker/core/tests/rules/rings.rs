@@ -1,11 +1,11 @@
 //! Rings of queues, and the ranges of objects that are bound to them.
 
-use vgem_core::io::{Input, InstanceEnd};
+use vgem_core::io::{Effect, Input, InstanceEnd};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, Point, QueueHandle, Time};
-use vgem_proto::message::client::{AttachRing, Bind, ClientMessage, Unbind};
-use vgem_proto::message::driver::RingReady;
+use vgem_proto::message::client::{AttachRing, Bind, ClientMessage, CommitRing, Unbind};
+use vgem_proto::message::driver::{Bound, RingReady};
 use vgem_proto::rights::Access;
 
 use crate::batch::Batch;
@@ -23,11 +23,22 @@ fn range(queue: QueueHandle, object: Handle, address: u64, access: Access) -> Bi
     Bind { queue, object, offset: 0, len: 4096, address, access, reserved: Zero }
 }
 
-/// A stage whose first queue has a ring.
-pub(crate) fn ringed() -> Stage {
+/// A stage whose first queue has a ring, of which its driver has not heard.
+fn attached() -> Stage {
     let mut s = stage();
     let answer = asks(&mut s, |s| attach(s.queues[0], 64));
     assert!(matches!(answer, ClientMessage::RingAttached(ref ring) if ring.depth == 64), "{answer:?}");
+    s
+}
+
+fn commit(s: &Stage) -> CommitRing {
+    CommitRing { queue: s.queues[0] }
+}
+
+/// A stage whose first queue has a ring.
+pub(crate) fn ringed() -> Stage {
+    let mut s = attached();
+    assert!(is_done(&asks(&mut s, commit)));
     s
 }
 
@@ -79,10 +90,9 @@ fn a_depth_that_is_none_and_a_second_ring_are_refused() {
 fn a_ring_that_its_driver_cannot_map_is_no_ring() {
     let mut s = stage();
     let before = bytes(&s);
+    asks(&mut s, |s| attach(s.queues[0], 64));
     s.world.driver(COPY).ring_errno = 12;
-    let ClientMessage::Refused(refused) = asks(&mut s, |s| attach(s.queues[0], 8)) else {
-        panic!("attached")
-    };
+    let ClientMessage::Refused(refused) = asks(&mut s, commit) else { panic!("attached") };
     assert_eq!((refused.code, refused.value), (ErrorCode::System, 12));
     assert_eq!((bytes(&s), s.world.rings.len()), (before, 0));
 }
@@ -174,13 +184,11 @@ fn l4_the_driver_is_gone_the_ring_is_over_with_the_cause_and_its_objects_are_fre
 
 #[test]
 fn who_waits_for_a_ring_or_a_range_whose_driver_dies_is_refused_with_the_cause() {
-    let mut s = stage();
+    let mut s;
     for wants_ring in [true, false] {
-        if !wants_ring {
-            s = ringed();
-        }
+        s = if wants_ring { attached() } else { ringed() };
         let request = if wants_ring {
-            s.world.send(s.client, attach(s.queues[0], 8), 0, LATER)
+            s.world.send(s.client, commit(&s), 0, LATER)
         } else {
             s.world.send(s.client, range(s.queues[0], s.object, AT, READ), 0, LATER)
         };
@@ -220,7 +228,8 @@ fn a_queue_takes_jobs_or_entries_and_not_both() {
     assert_eq!(s.world.refused(s.client, attach(s.queues[1], 8)).code, ErrorCode::Busy);
     // A ring that could not be leaves a queue as it was.
     s.world.driver(SEC).ring_errno = 12;
-    s.world.send(s.client, attach(s.queues[2], 8), 0, LATER);
+    s.world.ask(s.client, attach(s.queues[2], 8));
+    s.world.send(s.client, CommitRing { queue: s.queues[2] }, 0, LATER);
     let sec = s.world.instance(SEC);
     s.world.flush(sec);
     s.submit(Batch::new().job(s.queues[2], 1));
@@ -280,4 +289,106 @@ fn a_driver_that_answers_for_what_it_was_not_sent_is_ended() {
     let ready = RingReady { timeline: s.lines[0], errno: 0, reserved: Zero };
     s.world.say(zip, ready);
     assert!(s.world.drivers[&zip].killed);
+}
+
+// M-176
+#[test]
+fn a_driver_hears_of_a_ring_when_its_client_has_touched_all_of_it_and_not_before() {
+    let mut s = attached();
+    assert!(s.world.driver(COPY).spaces.is_empty() && s.world.driver(COPY).outbox.is_empty());
+    for populated in [false, true] {
+        s.world.hold = |effect| matches!(effect, Effect::CheckRing { .. });
+        let request = s.world.send(s.client, commit(&s), 0, LATER);
+        s.world.hold = |_| false;
+        s.world.apply(Input::RingChecked { timeline: s.lines[0], populated });
+        let copy = s.world.instance(COPY);
+        assert_eq!(s.world.driver(COPY).spaces.len(), usize::from(populated));
+        s.world.flush(copy);
+        let answer = s.world.answer_to(request).expect("an answer").message;
+        let refused = matches!(&answer, ClientMessage::Refused(r) if r.code == ErrorCode::NotReady);
+        assert_eq!((refused, is_done(&answer)), (!populated, populated));
+    }
+}
+
+#[test]
+fn a_ring_that_is_none_or_committed_is_not_committed() {
+    let mut s = ringed();
+    assert_eq!(s.world.refused(s.client, commit(&s)).code, ErrorCode::Busy);
+    let none = CommitRing { queue: s.queues[1] };
+    assert_eq!(s.world.refused(s.client, none).code, ErrorCode::NotReady);
+    let strange = CommitRing { queue: QueueHandle(99) };
+    assert_eq!(s.world.refused(s.client, strange).code, ErrorCode::NoSuchHandle);
+}
+
+#[test]
+fn a_queue_that_closes_while_its_ring_is_made_gets_none_and_its_driver_hears_nothing_of_it() {
+    for (held, asked) in [
+        ((|e| matches!(e, Effect::MakeRing { .. })) as fn(&Effect) -> bool, false),
+        (|e| matches!(e, Effect::CheckRing { .. }), true),
+    ] {
+        let mut s = if asked { attached() } else { stage() };
+        let before = bytes(&s);
+        s.world.hold = held;
+        let request = match asked {
+            true => s.world.send(s.client, commit(&s), 0, LATER),
+            false => s.world.send(s.client, attach(s.queues[0], 64), 0, LATER),
+        };
+        s.world.close_queue(s.client, s.queues[0]);
+        let answer = s.world.answer_to(request).expect("an answer").message;
+        assert!(matches!(&answer, ClientMessage::Refused(r) if r.code == ErrorCode::Gone), "{answer:?}");
+        s.world.run_all();
+        s.world.hold = |_| false;
+        for effect in std::mem::take(&mut s.world.held) {
+            let input = s.world.carry_out(effect).expect("an answer");
+            s.world.apply(input);
+        }
+        s.world.run_all();
+        assert!(s.world.driver(COPY).spaces.is_empty() && s.world.rings.is_empty());
+        let ring = vgem_proto::layout::user_queue::len(64) as u64;
+        assert_eq!(bytes(&s), if asked { before - ring } else { before });
+    }
+}
+
+/// Has another domain write the stage's object.
+fn shared_with_others(s: &mut Stage) {
+    let key = s.world.last_object();
+    let guest = s.world.client_of(OTHER_DOMAIN);
+    let porter = s.world.porter(guest);
+    s.world.import(guest, porter, key, WRITE);
+}
+
+#[test]
+fn t36_a_range_that_others_may_write_before_it_is_bound_is_told_again_when_it_is() {
+    let mut s = ringed();
+    let request = s.world.send(s.client, range(s.queues[0], s.object, AT, WRITE), 0, LATER);
+    shared_with_others(&mut s);
+    let copy = s.world.instance(COPY);
+    assert_eq!(s.world.driver(COPY).spaces[&s.lines[0]][&AT].foreign, 0);
+    s.world.flush(copy);
+    assert!(is_done(&s.world.answer_to(request).expect("an answer").message));
+    assert_eq!(s.world.driver(COPY).spaces[&s.lines[0]][&AT].foreign, 1);
+}
+
+#[test]
+fn t36_a_driver_that_cannot_go_through_windows_where_others_write_is_ended() {
+    let mut s = ringed();
+    assert!(is_done(&asks(&mut s, |s| range(s.queues[0], s.object, AT, WRITE))));
+    shared_with_others(&mut s);
+    let copy = s.world.instance(COPY);
+    s.world.driver(COPY).outbox.clear();
+    let code = ErrorCode::MapFailed.number();
+    s.world.say(copy, Bound { timeline: s.lines[0], address: AT, code, reserved: Zero });
+    assert!(s.world.drivers[&copy].killed);
+}
+
+#[test]
+fn a_queue_that_closes_is_told_nothing_of_others_any_more() {
+    let mut s = ringed();
+    assert!(is_done(&asks(&mut s, |s| range(s.queues[0], s.object, AT, WRITE))));
+    s.world.close_queue(s.client, s.queues[0]);
+    let copy = s.world.instance(COPY);
+    let closed = s.world.driver(COPY).flush();
+    shared_with_others(&mut s);
+    closed.into_iter().for_each(|message| s.world.say(copy, message));
+    assert!(s.world.driver(COPY).outbox.is_empty() && !s.world.drivers[&copy].killed);
 }

@@ -91,6 +91,8 @@ pub(crate) struct World {
     pub(crate) raised: u32,
     /// Rings, and what their memory says of their end.
     pub(crate) rings: BTreeMap<TimelineKey, Option<Failure>>,
+    /// Queues that were closed, of which nobody may get a ring.
+    pub(crate) ringless: BTreeSet<TimelineKey>,
     pub(crate) events: Vec<Event>,
     /// Whose the events are.
     pub(crate) domains_told: Vec<Option<DomainId>>,
@@ -176,6 +178,7 @@ impl World {
             hidden: BTreeSet::new(),
             raised: 0,
             rings: BTreeMap::new(),
+            ringless: BTreeSet::new(),
             events: Vec::new(),
             domains_told: Vec::new(),
             settles: Vec::new(),
@@ -238,6 +241,9 @@ impl World {
                     memory.exports += u32::from(!self.close_exports);
                 }
                 assert!(self.links.contains(&link), "a reply to nobody: {message:?}");
+                if let Attach::Ring(timeline) = attach {
+                    assert!(!self.ringless.contains(&timeline), "a ring of a queue that was closed");
+                }
                 self.take_pages(link, &message, &attach);
                 let has_fds = attach != Attach::None;
                 self.replies.push_back(Reply { request, message, attach });
@@ -342,6 +348,10 @@ impl World {
             Effect::MakeRing { timeline, depth: _ } => {
                 assert!(self.rings.insert(timeline, None).is_none(), "a second ring");
                 Some(Input::RingMade { timeline, outcome: Ok(()) })
+            }
+            Effect::CheckRing { timeline } => {
+                // It may be dropped before somebody looks.
+                Some(Input::RingChecked { timeline, populated: self.rings.contains_key(&timeline) })
             }
             Effect::DropRing { timeline } => {
                 assert!(self.rings.remove(&timeline).is_some(), "drops a ring twice");

@@ -57,6 +57,14 @@ impl KeeperRing {
         self.memory.export(Access::Write)
     }
 
+    /// Whether every page is there, touched by somebody.
+    ///
+    /// # Errors
+    /// As [`ObjectMemory::is_populated`].
+    pub fn is_populated(&self) -> Result<bool> {
+        self.memory.is_populated()
+    }
+
     /// How many entries it holds.
     #[must_use]
     pub const fn depth(&self) -> Depth {
