@@ -46,6 +46,10 @@ pub const FAILURES_TOLD: usize = 9;
 pub const PRIORITY: u8 = 7;
 /// Entries of a ring whose opener does not say.
 pub const RING_DEPTH_DEFAULT: u32 = 256;
+/// Rings of one instance, each of which has a thread there.
+pub const RINGS: usize = 64;
+/// Rings of one client at one instance, so that no client takes all of them.
+pub const CLIENT_RINGS: usize = RINGS / 4;
 /// Ranges that are bound to one ring.
 pub const RING_BINDS: usize = 256;
 /// Windows in which entries of one ring reach their client's own memory.

@@ -174,6 +174,8 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("FAILURES_TOLD", limits::FAILURES_TOLD as u64),
         ("PRIORITY", u64::from(limits::PRIORITY)),
         ("RING_DEPTH_DEFAULT", u64::from(limits::RING_DEPTH_DEFAULT)),
+        ("RINGS", limits::RINGS as u64),
+        ("CLIENT_RINGS", limits::CLIENT_RINGS as u64),
         ("RING_BINDS", limits::RING_BINDS as u64),
         ("RING_WINDOWS", limits::RING_WINDOWS as u64),
         ("OWN_BYTES", limits::OWN_BYTES),

@@ -145,7 +145,16 @@ impl Broker {
             let text = "a queue that has had jobs gets no ring; open another one";
             return Err(Refusal::new(ErrorCode::Busy, text).with(queue.promised.0, 0));
         }
-        let domain = queue.domain;
+        let (domain, instance) = (queue.domain, queue.instance);
+        let is_theirs = |key: &&TimelineKey| {
+            self.queues.get(**key).is_some_and(|other| other.client == asker.client && other.ring.is_some())
+        };
+        let has = self.instances.get(&instance).map_or(0, |i| i.queues.iter().filter(is_theirs).count());
+        if has >= limits::CLIENT_RINGS {
+            let text = "rings of a client at one instance; close a user queue";
+            let most = limits::CLIENT_RINGS as u64;
+            return Err(Refusal::new(ErrorCode::Exhausted, text).with(has as u64 + 1, most));
+        }
         let wanted = [(Resource::Bytes, depth.memory_len() as u64), (Resource::Exports, 1)];
         let [charge, export] = self.accounts.charge_all(domain, wanted)?;
         let opening = Some((asker, export));

@@ -392,3 +392,27 @@ fn a_queue_that_closes_is_told_nothing_of_others_any_more() {
     closed.into_iter().for_each(|message| s.world.say(copy, message));
     assert!(s.world.driver(COPY).outbox.is_empty() && !s.world.drivers[&copy].killed);
 }
+
+#[test]
+fn a_client_gets_a_quarter_of_an_instances_rings_and_leaves_the_rest_to_others() {
+    let mut s = stage();
+    let client = s.client;
+    let ask = |s: &mut Stage, client| {
+        let queue = s.world.open(client, COPY).queue;
+        (queue, s.world.ask(client, attach(queue, 8)))
+    };
+    let first = ask(&mut s, client).0;
+    for n in 1..vgem_proto::limits::CLIENT_RINGS {
+        let answer = ask(&mut s, client).1;
+        assert!(matches!(answer, Some(ClientMessage::RingAttached(_))), "{n}: {answer:?}");
+    }
+    let (queue, Some(ClientMessage::Refused(refused))) = ask(&mut s, client) else { panic!("one more") };
+    assert_eq!((refused.code, refused.value, refused.limit), (ErrorCode::Exhausted, 17, 16));
+    let other = s.world.client();
+    assert!(matches!(ask(&mut s, other).1, Some(ClientMessage::RingAttached(_))));
+    s.world.close_queue(s.client, first);
+    // The driver has it until it says so.
+    assert_eq!(s.world.refused(s.client, attach(queue, 8)).code, ErrorCode::Exhausted);
+    s.world.run_all();
+    assert!(matches!(s.world.ask(s.client, attach(queue, 8)), Some(ClientMessage::RingAttached(_))));
+}

@@ -63,6 +63,7 @@ use vgem_os::mapping::Mapping;
 use vgem_os::{Errno, OsError, ring};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::TimelineKey;
+use vgem_proto::limits::RINGS;
 use vgem_proto::message::driver::{AttachMemory, AttachRing, Bind, DriverMessage, SetWindows};
 use vgem_proto::user_queue::VaRange;
 
@@ -74,9 +75,6 @@ use self::watch::{Watch, Watchman};
 use self::worker::{Halves, Worker};
 use crate::engine::Engine;
 use crate::instance::Instance;
-
-/// Rings of one instance: each has a thread, and a client could ask for one after another.
-pub(crate) const RINGS: usize = 64;
 
 /// The rings of an instance, as its control thread sees them. Dropped, their threads end.
 #[derive(Debug, Default)]
