@@ -195,6 +195,7 @@ impl Broker {
         let expected = usize::from(queue.state != QueueState::Closing);
         ensure(handled == expected, || format!("{key}: {handled} handles while {:?}", queue.state))?;
         self.head_is_looked_after(key, queue)?;
+        self.ring_fits(key, queue)?;
         if let Some(instance) = instance.filter(|instance| instance.goes_on()) {
             for (job, point) in queue.jobs.iter().zip(queue.ended.0 + 1..) {
                 let is_in = |run: &Run| run.jobs.iter().any(|j| j.queue == key && j.point.0 == point);
@@ -267,6 +268,7 @@ impl Broker {
         let mapped =
             self.objects.iter().filter(|(_, object)| object.mapping(id).is_some()).map(|(key, _)| key);
         ensure(mapped.eq(self.sorted(id)), || format!("{id}: its mappings are not the objects'"))?;
+        self.answers_fit(id)?;
         if instance.state != InstanceState::Ready || instance.queues.is_empty() {
             return Ok(());
         }

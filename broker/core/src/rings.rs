@@ -31,6 +31,8 @@
 //! Invariants: ranges of one ring do not overlap; a range is a use of its object; whoever asked for a ring or a range is
 //! answered once; a ring's bytes are charged from before it is made until its memory is dropped.
 
+mod fits;
+
 use std::collections::BTreeMap;
 
 use vgem_proto::codec::Zero;

@@ -1,5 +1,6 @@
 //! Random histories: clients that come, work and die, drivers that run, fail, lag and die, exports that linger
-//! and are imported in other domains, porters that hang, a kernel that takes its time ([`sharing`]).
+//! and are imported in other domains, porters that hang, a kernel that takes its time ([`sharing`]), queues on which
+//! clients schedule by themselves ([`ringing`]).
 //!
 //! After every step the broker's invariants hold (the world checks them), every job was sent with exactly the
 //! waits that [`crate::oracle`] computes, and at the end, when everybody is gone and quiet, every accepted job
@@ -10,6 +11,7 @@
 
 mod heirs;
 mod promising;
+mod ringing;
 mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vgem_core::io::{Input, LinkId};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{
-    Handle, InstanceId, ObjectKey, Point, PorterId, QueueHandle, TimelineHandle, TimelineKey,
+    DomainId, Handle, InstanceId, ObjectKey, Point, PorterId, QueueHandle, TimelineHandle, TimelineKey,
 };
 use vgem_proto::jobs::{DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, WAIT_PROMISE};
 use vgem_proto::message::client::{ClientMessage, CloseQueue, Done};
@@ -26,6 +28,7 @@ use vgem_proto::rights::{Rights, WaitKind};
 
 use self::heirs::Awaited;
 use self::promising::{Gated, Stage};
+use self::ringing::Ringed;
 use self::sharing::Pending;
 use crate::batch::Batch;
 use crate::driver::Received;
@@ -70,9 +73,11 @@ struct Held {
 /// A client as it knows itself.
 struct Member {
     link: LinkId,
+    domain: DomainId,
     objects: Vec<Held>,
     porter: Option<PorterId>,
     queues: Vec<(QueueHandle, TimelineKey, u64)>,
+    rings: Vec<Ringed>,
     stages: Vec<Stage>,
 }
 
@@ -96,6 +101,8 @@ struct Model {
     deadlocks: u64,
     /// Requests that are not answered yet.
     pending: BTreeMap<u64, (LinkId, Pending)>,
+    /// Requests that were answered, of which nobody may hear again.
+    answered: BTreeSet<u64>,
     /// Objects that some client knows to be ready.
     ready: BTreeSet<ObjectKey>,
     imports: u64,
@@ -105,6 +112,9 @@ struct Model {
     gated: u64,
     /// What jobs wait for besides.
     gates: BTreeMap<(TimelineKey, Point), Vec<Gated>>,
+    rings: u64,
+    binds: u64,
+    entries: u64,
 }
 
 impl Model {
@@ -132,18 +142,22 @@ impl Model {
             refused: 0,
             deadlocks: 0,
             pending: BTreeMap::new(),
+            answered: BTreeSet::new(),
             ready: BTreeSet::new(),
             imports: 0,
             observed: 0,
             promises: 0,
             gated: 0,
             gates: BTreeMap::new(),
+            rings: 0,
+            binds: 0,
+            entries: 0,
         }
     }
 
     fn step(&mut self) {
         self.choose_pace();
-        match self.dice.below(155) {
+        match self.dice.below(180) {
             0..5 => self.connect(),
             5..7 => self.hang_up(),
             7..15 => self.create(),
@@ -163,13 +177,15 @@ impl Model {
             125..130 => self.observe(),
             130..131 => self.end_a_porter(),
             131..132 => self.tamper(),
-            132..147 => self.promise_something(),
+            132..150 => self.promise_something(),
+            150..172 => self.ring_something(),
             _ => {
                 self.finish_some(3);
             }
         }
         self.hear_answers();
         self.bury();
+        self.bound_memory_lives();
     }
 
     fn connect(&mut self) {
@@ -180,9 +196,11 @@ impl Model {
         let link = self.world.client_of(domain);
         self.members.push(Member {
             link,
+            domain,
             objects: Vec::new(),
             porter: None,
             queues: Vec::new(),
+            rings: Vec::new(),
             stages: Vec::new(),
         });
     }
@@ -544,6 +562,9 @@ impl Model {
 
     /// Everybody goes, everything ends, and the broker is as it was.
     fn end(mut self) {
+        if self.dice.one_in(2) {
+            self.rings_when_quiet();
+        }
         self.world.hold = |_| false;
         (self.world.clients_read, self.world.close_exports) = (true, true);
         for member in std::mem::take(&mut self.members) {
@@ -577,6 +598,9 @@ impl Model {
     }
 }
 
+/// Steps of a history.
+const STEPS: u64 = 1000;
+
 /// Says which seed was at work when a test fails.
 struct Seed(u64);
 
@@ -589,8 +613,8 @@ impl Drop for Seed {
 }
 
 /// Runs one history; gives the number of jobs, refused batches, imports, answers to
-/// Observe, timelines, waits for promises, cycles and jobs that ran again in it.
-fn run(seed: u64, steps: u64) -> [u64; 8] {
+/// Observe, timelines, waits for promises, cycles, jobs that ran again, rings, ranges and entries in it.
+fn run(seed: u64, steps: u64) -> [u64; 11] {
     let _told = Seed(seed);
     let mut model = Model::new(seed);
     for _ in 0..steps {
@@ -598,7 +622,8 @@ fn run(seed: u64, steps: u64) -> [u64; 8] {
     }
     let jobs = model.world.broker.counters().jobs;
     let Model { refused, imports, observed, promises, gated, deadlocks, reruns, .. } = model;
-    let told = [jobs, refused, imports, observed, promises, gated, deadlocks, reruns];
+    let Model { rings, binds, entries, .. } = model;
+    let told = [jobs, refused, imports, observed, promises, gated, deadlocks, reruns, rings, binds, entries];
     model.end();
     told
 }
@@ -608,19 +633,20 @@ fn run(seed: u64, steps: u64) -> [u64; 8] {
 fn every_job_waits_for_exactly_what_it_must_and_everything_comes_back() {
     let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
     if let Some(seed) = number("VGEM_MODEL_SEED") {
-        run(seed, 600);
+        run(seed, STEPS);
         return;
     }
-    let mut seen = [0; 8];
+    let mut seen = [0; 11];
     for seed in 0..number("VGEM_MODEL_HISTORIES").unwrap_or(40) {
-        for (sum, told) in seen.iter_mut().zip(run(seed, 600)) {
+        for (sum, told) in seen.iter_mut().zip(run(seed, STEPS)) {
             *sum += told;
         }
     }
-    let enough = seen.iter().zip([3000, 100, 200, 200, 200, 100, 20, 50]).all(|(seen, least)| *seen >= least);
+    let least = [3000, 100, 200, 200, 200, 100, 20, 50, 80, 60, 40];
+    let enough = seen.iter().zip(least).all(|(seen, least)| *seen >= least);
     assert!(
         enough,
-        "histories of {seen:?} jobs, refusals, imports, observations, timelines, promises, cycles and reruns show too \
-         little"
+        "histories of {seen:?} jobs, refusals, imports, observations, timelines, promises, cycles, reruns, rings, ranges \
+         and entries show too little"
     );
 }

@@ -32,7 +32,10 @@ impl Model {
 
     /// An instance dies; what it said and nobody heard is lost, what it signalled is not.
     pub(super) fn die(&mut self, id: InstanceId) {
-        let of = |member: &Member, line: &TimelineKey| member.queues.iter().any(|queue| queue.1 == *line);
+        let of = |member: &Member, line: &TimelineKey| {
+            let queues = member.queues.iter().map(|queue| queue.1);
+            queues.chain(member.rings.iter().map(|ring| ring.timeline)).any(|queue| queue == *line)
+        };
         let is_closed = |line: &TimelineKey| !self.members.iter().any(|member| of(member, line));
         if self.world.late.contains(&id) && self.world.drivers[&id].lines.keys().any(is_closed) {
             // A closed queue that has nothing left goes with the driver, and with it what nobody else could tell.
@@ -47,7 +50,10 @@ impl Model {
             }
         }
         let timelines = driver.opened.clone();
+        let entries: Vec<(TimelineKey, Point)> =
+            driver.spaces.keys().map(|ring| (*ring, self.world.truth.value[ring])).collect();
         self.end_with(&timelines, |world| world.die(id, InstanceEnd::Exited(-9)));
+        entries.into_iter().for_each(|(ring, value)| self.entries_stand(ring, value));
     }
 
     /// The keeper cannot start an instance.

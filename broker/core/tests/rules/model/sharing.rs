@@ -11,6 +11,7 @@ use vgem_proto::message::client::{
 };
 use vgem_proto::rights::{Access, Rights, WaitKind};
 
+use super::ringing::{Stage as RingStage, may_refuse_ring};
 use super::{Held, Model};
 use crate::oracle::{Accepted, How, Touch};
 use crate::world::{COPY, MS, SEC, ZIP, create};
@@ -23,6 +24,23 @@ pub(super) enum Pending {
     OpenQueue,
     Porter,
     Import(Arrival),
+    Ring(TimelineKey),
+    CommitRing(TimelineKey, RingStage),
+    Bind { timeline: TimelineKey, address: u64, key: ObjectKey, access: Access },
+    Unbind { timeline: TimelineKey, address: u64 },
+}
+
+impl Pending {
+    /// The queue whose ring it is about.
+    pub(super) const fn timeline(&self) -> Option<TimelineKey> {
+        match *self {
+            Self::Ring(timeline)
+            | Self::CommitRing(timeline, _)
+            | Self::Bind { timeline, .. }
+            | Self::Unbind { timeline, .. } => Some(timeline),
+            _ => None,
+        }
+    }
 }
 
 /// Effects that only the kernel or the keeper can carry out, and whose answers may take their time.
@@ -40,6 +58,8 @@ fn takes_time(effect: &Effect) -> bool {
             | Effect::StartPorter { .. }
             | Effect::StartInstance { .. }
             | Effect::MakePair { .. }
+            | Effect::MakeRing { .. }
+            | Effect::CheckRing { .. }
             | Effect::Look { .. }
             | Effect::DrawToken { .. }
     )
@@ -50,6 +70,7 @@ impl Model {
     pub(super) fn choose_pace(&mut self) {
         self.world.hold = if self.dice.one_in(3) { takes_time } else { |_| false };
         self.world.reads_at_once = !self.dice.one_in(4);
+        self.choose_failures();
         self.world.clients_read = !self.dice.one_in(40);
         self.world.close_exports = !self.dice.one_in(3);
     }
@@ -87,6 +108,8 @@ impl Model {
                 self.fail_to_start(instance);
                 return true;
             }
+            Effect::CheckRing { timeline } => Input::RingChecked { timeline, populated: false },
+            Effect::MakeRing { timeline, .. } => Input::RingMade { timeline, outcome: Err(24) },
             Effect::StartPorter { porter } => Input::PorterFailed { porter, why: "no memory".into() },
             _ => return false,
         };
@@ -302,11 +325,14 @@ impl Model {
         let asked: Vec<u64> = self.pending.keys().copied().collect();
         for request in asked {
             let Some(reply) = self.world.answer_to(request) else { continue };
+            self.answered.insert(request);
             let Some((link, pending)) = self.pending.remove(&request) else { continue };
             if let Some(place) = self.members.iter().position(|member| member.link == link) {
                 self.answered(place, pending, reply.message, &reply.attach);
             }
         }
+        let again = self.world.replies.iter().find(|reply| self.answered.contains(&reply.request));
+        assert!(again.is_none(), "answered twice: {again:?}");
         let gone = |link: &LinkId| self.world.disconnected.contains(link);
         self.members.retain(|member| !gone(&member.link));
         let links: Vec<LinkId> = self.members.iter().map(|member| member.link).collect();
@@ -316,12 +342,24 @@ impl Model {
     fn answered(&mut self, place: usize, pending: Pending, message: ClientMessage, attach: &Attach) {
         if let ClientMessage::Refused(refused) = &message {
             assert!(may_refuse(&pending, refused.code), "{pending:?}: {refused:?}");
-            return;
+            return self.ring_answered(place, &pending, &message, attach);
         }
         if *attach != Attach::None && self.dice.one_in(25) {
+            if let Pending::Ring(timeline) = pending {
+                self.forget_ring(place, timeline);
+            }
             return self.undeliver(place, message, attach);
         }
         match (pending, message) {
+            (
+                pending @ (Pending::Ring(_)
+                | Pending::CommitRing(..)
+                | Pending::Bind { .. }
+                | Pending::Unbind { .. }),
+                message,
+            ) => {
+                self.ring_answered(place, &pending, &message, attach);
+            }
             (Pending::Create, ClientMessage::ObjectCreated(created)) => {
                 let Attach::Exports { objects, .. } = attach else { panic!("{attach:?}") };
                 for (handle, key) in created.objects.into_iter().zip(objects) {
@@ -332,6 +370,9 @@ impl Model {
             (Pending::Commit(keys), ClientMessage::Committed(_)) => self.ready.extend(keys),
             (Pending::OpenQueue, ClientMessage::QueueOpened(opened)) => {
                 self.members[place].queues.push((opened.queue, opened.timeline, 0));
+                if self.dice.one_in(3) {
+                    self.attach_to(place, opened.queue);
+                }
             }
             (Pending::Porter, ClientMessage::PorterOpened(_)) => {
                 let Attach::Channel(porter) = attach else { panic!("{attach:?}") };
@@ -412,5 +453,8 @@ fn may_refuse(pending: &Pending, code: ErrorCode) -> bool {
             code,
             E::Late | E::NotReady | E::Exhausted | E::Gone | E::Busy | E::Denied | E::Unavailable | E::System
         ),
+        Pending::Ring(_) | Pending::CommitRing(..) | Pending::Bind { .. } | Pending::Unbind { .. } => {
+            may_refuse_ring(pending, code)
+        }
     }
 }
