@@ -42,6 +42,7 @@ use crate::import::Wanted;
 use crate::invariants::{Check, ensure};
 use crate::io::{ArrivalId, Attach, Effect, Event};
 use crate::objects::Awaiting;
+use crate::queues::{Queue, QueueState};
 use crate::requests::{Outcome, no_such_queue};
 use crate::rings::RingState;
 
@@ -236,7 +237,8 @@ impl Broker {
     ) -> Outcome {
         check_windows(windows, access)?;
         let gone = || Refusal::new(ErrorCode::Gone, "the queue's driver is gone; open a new queue");
-        let queue = self.queues.get_mut(timeline).filter(|queue| queue.client == asker.client);
+        let is_theirs = |queue: &&mut Queue| queue.client == asker.client && queue.state == QueueState::Open;
+        let queue = self.queues.get_mut(timeline).filter(is_theirs);
         let queue = queue.ok_or_else(gone)?;
         let instance = queue.instance;
         let ring = queue.ring.as_mut().filter(|ring| ring.state == RingState::Attached).ok_or_else(gone)?;

@@ -287,6 +287,18 @@ fn memory_that_comes_when_the_queue_is_gone_is_refused_and_closed() {
 }
 
 #[test]
+fn a_driver_that_was_told_to_close_a_queue_hears_nothing_of_its_clients_memory() {
+    let mut o = own();
+    let request = o.world.send(o.client, AttachMemory { queue: o.queue, windows: Vec::new() }, 0, LATER);
+    o.world.close_queue(o.client, o.queue);
+    let process = o.world.process();
+    o.world.bring(o.porter, request, process, WRITE);
+    let answer = o.world.answer_to(request).expect("an answer").message;
+    assert_eq!((refused(answer).code, o.world.arrivals.len()), (ErrorCode::Gone, 0));
+    assert!(!o.world.drivers[&o.instance].windows.contains_key(&o.line));
+}
+
+#[test]
 fn who_waits_for_windows_whose_driver_dies_is_refused_with_the_cause() {
     let mut o = Own::attached();
     let request = o.world.send(o.client, SetWindows { queue: o.queue, windows: Vec::new() }, 0, LATER);
