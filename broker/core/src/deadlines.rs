@@ -19,6 +19,8 @@ pub(crate) enum Timer {
     Greeting(ClientKey),
     /// An instance has not greeted, or not answered.
     Answer(InstanceId),
+    /// A ring's thread has not answered.
+    Ring(TimelineKey),
     /// An instance is of no use.
     Idle(InstanceId),
     /// An instance of a client's own was killed and should have ended.

@@ -183,6 +183,8 @@ pub(crate) enum Verdict {
     Idle,
     /// An entry has waited for its client's own memory for too long.
     Stalled { point: Point, address: u64, ms: u64 },
+    /// An entry that runs does not end, and a ring's thread owes an answer.
+    Stuck { timeline: TimelineKey, ms: u64 },
 }
 
 /// What an instance has done.

@@ -26,7 +26,11 @@ impl Broker {
             InstanceState::Ending => match instance.verdict {
                 Some(Verdict::Broke(_)) => return,
                 Some(
-                    Verdict::TimedOut { .. } | Verdict::Silent | Verdict::Idle | Verdict::Stalled { .. },
+                    Verdict::TimedOut { .. }
+                    | Verdict::Silent
+                    | Verdict::Idle
+                    | Verdict::Stalled { .. }
+                    | Verdict::Stuck { .. },
                 )
                 | None => true,
             },
@@ -124,7 +128,7 @@ impl Broker {
         if !is_due {
             return Err(format!("closed {key}, which is not closing there or has jobs"));
         }
-        self.answered(now, id);
+        self.answered_close(now, id, key);
         self.remove_queue(now, key);
         Ok(())
     }

@@ -20,6 +20,7 @@ impl Broker {
                 Timer::Job(timeline) => self.job_is_late(now, timeline),
                 Timer::Greeting(client) => self.client_is_silent(client),
                 Timer::Answer(instance) => self.instance_is_silent(instance),
+                Timer::Ring(timeline) => self.ring_is_stuck(timeline),
                 Timer::Idle(instance) => {
                     if let Some(idle) = self.instances.get_mut(&instance) {
                         idle.idle_at = None;

@@ -46,7 +46,7 @@ pub(crate) struct Sighted {
     /// The step in which it was asked last.
     looked_in: u64,
     /// The queue closes when it has answered.
-    leaving: bool,
+    pub(crate) leaving: bool,
 }
 
 impl Default for Sighted {

@@ -420,7 +420,16 @@ impl Broker {
         let tokens = self.tokens.live.iter().map(|(id, token)| (Timer::Token(*id), token.until));
         let answers = self.instances.iter().map(|(id, instance)| (Timer::Answer(*id), instance.answer_by));
         let left = self.instances.iter().map(|(id, instance)| (Timer::HeldUp(*id), instance.left_at));
-        let all = jobs.chain(promises).chain(futures).chain(queries).chain(tokens).chain(answers).chain(left);
+        let ring_of = |queue: &Queue| queue.ring.as_ref().and_then(|ring| ring.answer_by);
+        let rings = self.queues.iter().map(move |(key, queue)| (Timer::Ring(key), ring_of(queue)));
+        let all = jobs
+            .chain(rings)
+            .chain(promises)
+            .chain(futures)
+            .chain(queries)
+            .chain(tokens)
+            .chain(answers)
+            .chain(left);
         all.filter_map(|(timer, at)| Some((timer, at?)))
     }
 
@@ -433,6 +442,7 @@ impl Broker {
                     crate::clients::Standing::Greeted | crate::clients::Standing::Dropped => None,
                 }),
                 Timer::Answer(id) => self.instances.get(&id).and_then(|instance| instance.answer_by),
+                Timer::Ring(key) => self.queues.get(key).and_then(|queue| queue.ring.as_ref()?.answer_by),
                 Timer::Idle(id) => self.instances.get(&id).and_then(|instance| instance.idle_at),
                 Timer::HeldUp(id) => self.instances.get(&id).and_then(|instance| instance.left_at),
                 Timer::Restart(device, seat) => self

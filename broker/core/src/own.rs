@@ -248,7 +248,7 @@ impl Broker {
         ring.memory = Some(OwnMemory { access, setting: Some(asker) });
         let attach = driver::AttachMemory { timeline, windows: windows.to_vec() };
         self.tell_driver_with(instance, attach, Attach::Process(arrival));
-        self.owes(self.now, instance);
+        self.ring_owes(self.now, timeline);
         Ok(())
     }
 
@@ -266,7 +266,7 @@ impl Broker {
         check_windows(&set.windows, memory.access)?;
         memory.setting = Some(asker);
         self.tell_driver(instance, driver::SetWindows { timeline, windows: set.windows });
-        self.owes(now, instance);
+        self.ring_owes(now, timeline);
         Ok(())
     }
 
@@ -277,7 +277,7 @@ impl Broker {
         let Some(asker) = memory.and_then(|memory| memory.setting.take()) else {
             return Err(format!("set windows of {key}, which it was not told to"));
         };
-        self.answered(now, id);
+        self.ring_answered(now, key);
         if self.clients.contains(asker.client) {
             self.reply(asker.link, asker.request, Done {});
         }

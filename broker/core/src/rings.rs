@@ -46,7 +46,8 @@ use vgem_proto::user_queue::Depth;
 
 use crate::accounts::{Charge, Resource};
 use crate::broker::Broker;
-use crate::devices::InstanceState;
+use crate::deadlines::Timer;
+use crate::devices::{InstanceState, Verdict};
 use crate::host_waits::Sighted;
 use crate::io::{Attach, Effect};
 use crate::objects::{Awaiting, Kind, MappingState, ObjectState};
@@ -85,6 +86,12 @@ pub(crate) struct Ring {
     pub(crate) memory: Option<OwnMemory>,
     /// Who waits for its driver.
     committing: Option<Awaiting>,
+    /// Answers that its thread owes, between two entries.
+    owes: u32,
+    /// By when the next of them must be there.
+    pub(crate) answer_by: Option<Time>,
+    /// One of them is that the queue is closed.
+    closing: bool,
     /// By the address of the first byte.
     pub(crate) ranges: BTreeMap<u64, Range>,
     pub(crate) sighted: Sighted,
@@ -161,8 +168,21 @@ impl Broker {
         let [charge, export] = self.accounts.charge_all(domain, wanted)?;
         let opening = Some((asker, export));
         let (state, committing, memory) = (RingState::Making, None, None);
+        let (owes, answer_by, closing) = (0, None, false);
         let (ranges, sighted) = (BTreeMap::new(), Sighted::default());
-        let ring = Ring { state, depth, charge, opening, committing, memory, ranges, sighted };
+        let ring = Ring {
+            state,
+            depth,
+            charge,
+            opening,
+            committing,
+            owes,
+            answer_by,
+            closing,
+            memory,
+            ranges,
+            sighted,
+        };
         if let Some(queue) = self.queues.get_mut(key) {
             queue.ring = Some(Box::new(ring));
         }
@@ -282,9 +302,78 @@ impl Broker {
         }
         (range.state, range.asker) = (RangeState::Leaving, Some(asker));
         self.tell_driver(instance, driver::Unbind { timeline: key, address });
-        self.owes(now, instance);
+        self.ring_owes(now, key);
         Ok(())
     }
+}
+
+// What the threads of rings owe.
+impl Broker {
+    /// A ring's thread owes one more answer, when the entry that runs has ended.
+    pub(crate) fn ring_owes(&mut self, now: Time, key: TimelineKey) {
+        let by = now.after(self.ring_patience_ns(key));
+        let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut()) else { return };
+        ring.owes += 1;
+        if ring.answer_by.is_none() {
+            self.timers.arm(Timer::Ring(key), &mut ring.answer_by, by);
+        }
+    }
+
+    /// A ring's thread gave an answer that it owed.
+    pub(crate) fn ring_answered(&mut self, now: Time, key: TimelineKey) {
+        let by = now.after(self.ring_patience_ns(key));
+        let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut()) else { return };
+        ring.owes = ring.owes.saturating_sub(1);
+        if ring.owes == 0 {
+            self.timers.disarm(Timer::Ring(key), &mut ring.answer_by);
+        } else if ring.answer_by.is_some() {
+            self.timers.arm(Timer::Ring(key), &mut ring.answer_by, by);
+        }
+    }
+
+    /// How long an answer may take: an operation may run for as long as it says, and then as long as any answer.
+    fn ring_patience_ns(&self, key: TimelineKey) -> u64 {
+        let device = self.queues.get(key).and_then(|queue| self.devices.get(queue.device));
+        let operations = device.into_iter().flat_map(|device| &device.description.operations);
+        let longest_ms = operations.map(|operation| operation.run_ms).max().unwrap_or(0);
+        self.config.times.greeting_ns.saturating_add(u64::from(longest_ms) * 1_000_000)
+    }
+
+    /// Tells a driver to close a queue: whoever is to answer owes that.
+    pub(crate) fn owes_close(&mut self, now: Time, id: InstanceId, key: TimelineKey) {
+        let ring = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut());
+        match ring.filter(|ring| ring.state == RingState::Attached) {
+            Some(ring) => {
+                ring.closing = true;
+                self.ring_owes(now, key);
+            }
+            None => self.owes(now, id),
+        }
+    }
+
+    /// A driver has closed a queue, which is to be removed.
+    pub(crate) fn answered_close(&mut self, now: Time, id: InstanceId, key: TimelineKey) {
+        let ring = self.queues.get(key).and_then(|queue| queue.ring.as_ref());
+        if !ring.is_some_and(|ring| ring.closing) {
+            self.answered(now, id);
+        }
+    }
+
+    /// An entry runs, and its driver did not end it in time.
+    pub(crate) fn ring_is_stuck(&mut self, key: TimelineKey) {
+        let ms = self.ring_patience_ns(key) / 1_000_000;
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        let instance = queue.instance;
+        if let Some(ring) = &mut queue.ring {
+            ring.answer_by = None;
+        }
+        self.kill_instance(instance, Verdict::Stuck { timeline: key, ms });
+    }
+}
+
+/// What an instance that was ended for an entry that does not end is said to have done.
+pub(crate) fn how_it_stuck(timeline: TimelineKey, ms: u64) -> String {
+    format!("was ended: an entry of {timeline} has run for more than {ms} ms and does not end")
 }
 
 // What comes of it.
@@ -422,7 +511,7 @@ impl Broker {
             return Err(format!("let go of a range of {key} at {address:#x}, which it was not told to"));
         };
         let asker = range.asker.take();
-        self.answered(now, id);
+        self.ring_answered(now, key);
         self.forget_range(key, address);
         if let Some(asker) = asker.filter(|asker| self.clients.contains(asker.client)) {
             self.reply(asker.link, asker.request, Done {});
@@ -472,7 +561,8 @@ impl Broker {
         if ring.state == RingState::Making {
             return self.drop_ring(key);
         }
-        ring.state = RingState::Over;
+        (ring.state, ring.owes) = (RingState::Over, 0);
+        self.timers.disarm(Timer::Ring(key), &mut ring.answer_by);
         self.out.push(Effect::KillRing { timeline: key, failure });
         self.forget_ranges(key);
     }
@@ -481,7 +571,8 @@ impl Broker {
     pub(crate) fn drop_ring(&mut self, key: TimelineKey) {
         self.refuse_ring(key, &closed(), CauseId::NONE);
         self.forget_ranges(key);
-        if let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.take()) {
+        if let Some(mut ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.take()) {
+            self.timers.disarm(Timer::Ring(key), &mut ring.answer_by);
             self.accounts.give_back(ring.charge);
             // What is being made is dropped when it is there.
             if ring.state != RingState::Making {

@@ -24,6 +24,7 @@ use crate::own::how_it_stalled;
 use crate::pairs::{Pair, Party, Slot, quiet};
 use crate::queues::{FailedPoints, Lost, QueueEvent, QueueState, Shown, Waiters};
 use crate::reservation::Inherited;
+use crate::rings::how_it_stuck;
 use crate::succession::Last;
 
 /// How an instance ended, in what its jobs are told.
@@ -123,7 +124,7 @@ impl Broker {
         let runs = self.instances.get(&instance).is_some_and(|i| i.state == InstanceState::Ready);
         if queue.state == QueueState::Closing && queue.jobs.is_empty() && runs {
             self.tell_driver(instance, CloseTimeline { timeline: key });
-            self.owes(now, instance);
+            self.owes_close(now, instance, key);
         }
     }
 
@@ -228,6 +229,9 @@ impl Broker {
         for key in &instance.queues {
             if let Some(queue) = self.queues.get_mut(*key) {
                 self.timers.disarm(Timer::Job(*key), &mut queue.limit);
+                if let Some(ring) = &mut queue.ring {
+                    self.timers.disarm(Timer::Ring(*key), &mut ring.answer_by);
+                }
             }
         }
         let why = match &verdict {
@@ -236,6 +240,7 @@ impl Broker {
             Verdict::Silent => "did not answer in time".to_owned(),
             Verdict::Idle => "nobody needs it".to_owned(),
             Verdict::Stalled { point, address, ms } => how_it_stalled(*point, *address, *ms),
+            Verdict::Stuck { timeline, ms } => how_it_stuck(*timeline, *ms),
         };
         instance.verdict = Some(verdict);
         if instance.own.is_some() {
@@ -424,7 +429,8 @@ impl Broker {
                 };
             }
             Some(Verdict::Broke(_)) => ErrorCode::DriverFault,
-            Some(Verdict::Silent | Verdict::Idle | Verdict::Stalled { .. }) | None => ErrorCode::DeviceLost,
+            Some(Verdict::Silent | Verdict::Idle | Verdict::Stalled { .. } | Verdict::Stuck { .. })
+            | None => ErrorCode::DeviceLost,
         };
         let device = self.devices.get(instance.device).map(|d| d.name().to_owned()).unwrap_or_default();
         let text = format!("device {device} (instance {}, pid {}) {how}", id.0, instance.pid);
@@ -624,6 +630,7 @@ fn how_it_ended(verdict: Option<&Verdict>, end: &InstanceEnd) -> String {
         (Some(Verdict::TimedOut { .. }), _) => "was ended: a job took too long".to_owned(),
         (Some(Verdict::Silent), _) => "was ended: it did not answer in time".to_owned(),
         (Some(Verdict::Idle), _) => "was ended: nobody needed it".to_owned(),
+        (Some(Verdict::Stuck { timeline, ms }), _) => how_it_stuck(*timeline, *ms),
         (Some(Verdict::Stalled { point, address, ms }), end) => {
             let is_held_up = if *end == InstanceEnd::HeldUp { "; its process has not ended" } else { "" };
             format!("{}{is_held_up}", how_it_stalled(*point, *address, *ms))

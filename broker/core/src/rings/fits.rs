@@ -37,6 +37,11 @@ impl Broker {
             format!("{key}: bound to a ring that is {state:?}")
         })?;
         ensure(ring.ranges.len() <= limits::RING_BINDS, || format!("{key}: too many ranges"))?;
+        let serves = self.instances.get(&queue.instance).is_some_and(|i| i.state == InstanceState::Ready);
+        let (owed, owes) = (ring.owed_by_thread(), ring.owes as usize);
+        ensure(owed == owes && (owed > 0 && serves) == ring.answer_by.is_some(), || {
+            format!("{key}: its thread owes {owed} answers by {:?}, {owes} are counted", ring.answer_by)
+        })?;
         let mut end = 1;
         for (address, range) in &ring.ranges {
             ensure(range.len > 0 && *address >= end, || {
@@ -87,7 +92,11 @@ impl Broker {
         let mapped = instance.mapped.iter().filter_map(|key| self.objects.get(*key)?.mapping(id));
         let unmapping = mapped.filter(|mapping| leaves(mapping.state)).count();
         let queues = instance.queues.iter().filter_map(|key| self.queues.get(*key));
-        let closes = |queue: &&Queue| queue.state == QueueState::Closing && queue.jobs.is_empty();
+        // Before it is told to close, it may be looked which entries have ended.
+        let by_thread =
+            |queue: &Queue| queue.ring.as_ref().is_some_and(|ring| ring.closing || ring.sighted.leaving);
+        let closes =
+            |queue: &&Queue| queue.state == QueueState::Closing && queue.jobs.is_empty() && !by_thread(queue);
         let owed = unmapping + queues.filter(closes).count() + self.owed_for_rings(id);
         ensure(owed == instance.owes as usize, || {
             format!("{id}: owes {owed} answers, {} are counted", instance.owes)
@@ -97,12 +106,18 @@ impl Broker {
 }
 
 impl Ring {
+    /// Answers that the control thread of its driver owes.
     fn owed(&self) -> usize {
         let of_range =
-            |range: &Range| usize::from(range.state != RangeState::Bound) + usize::from(range.retold);
+            |range: &Range| usize::from(range.state == RangeState::Asked) + usize::from(range.retold);
+        usize::from(self.state == RingState::Attaching) + self.ranges.values().map(of_range).sum::<usize>()
+    }
+
+    /// Answers that its own thread owes.
+    fn owed_by_thread(&self) -> usize {
         let sets = self.memory.as_ref().is_some_and(|memory| memory.setting.is_some());
-        usize::from(self.state == RingState::Attaching)
-            + usize::from(sets)
-            + self.ranges.values().map(of_range).sum::<usize>()
+        let leaving = self.ranges.values().filter(|range| range.state == RangeState::Leaving).count();
+        let owed = leaving + usize::from(sets) + usize::from(self.closing);
+        if self.state == RingState::Attached { owed } else { 0 }
     }
 }

@@ -416,3 +416,42 @@ fn a_client_gets_a_quarter_of_an_instances_rings_and_leaves_the_rest_to_others()
     s.world.run_all();
     assert!(matches!(s.world.ask(s.client, attach(queue, 8)), Some(ClientMessage::RingAttached(_))));
 }
+
+/// F7: an engine that does not end an entry in time is ended, whatever else its driver answers meanwhile; and not before an
+/// entry that keeps its limit may have ended.
+#[test]
+fn f7_whoever_is_kept_by_an_entry_that_does_not_end_learns_why_and_the_driver_is_ended() {
+    for closes in [false, true] {
+        let mut s = ringed();
+        assert!(is_done(&asks(&mut s, |s| range(s.queues[0], s.object, AT, READ))));
+        let other = s.world.open(s.client, COPY);
+        let copy = s.world.instance(COPY);
+        let request = (!closes).then(|| {
+            let unbind = Unbind { queue: s.queues[0], address: AT };
+            s.world.send(s.client, unbind, 0, LATER)
+        });
+        if closes {
+            s.world.close_queue(s.client, s.queues[0]);
+        }
+        s.world.driver(COPY).outbox.clear();
+        s.world.driver(COPY).lines.remove(&s.lines[0]);
+        // The longest operation may run for 2 s, and an answer may take 10 s. Others are answered all the time.
+        for _ in 0..11 {
+            s.world.let_ms_pass(1000);
+            let queue = s.world.queue(s.client, COPY);
+            s.world.close_queue(s.client, queue);
+            s.world.flush(copy);
+            assert!(!s.world.drivers[&copy].killed, "an entry that keeps its limit may still run");
+        }
+        s.world.let_ms_pass(1001);
+        let told = s.world.truth.look(other.timeline, Point(1)).expect("over").expect_err("lost");
+        let why = s.world.explain(s.client, told.cause);
+        let text = String::from_utf8(why.text).expect("text");
+        assert_eq!(why.code, ErrorCode::DeviceLost);
+        assert!(text.contains("has run for more than 12000 ms"), "{text}");
+        if let Some(request) = request {
+            let answer = s.world.answer_to(request).expect("an answer").message;
+            assert!(matches!(&answer, ClientMessage::Refused(r) if r.cause == told.cause), "{answer:?}");
+        }
+    }
+}
