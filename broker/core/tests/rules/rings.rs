@@ -417,6 +417,7 @@ fn a_client_gets_a_quarter_of_an_instances_rings_and_leaves_the_rest_to_others()
     assert!(matches!(s.world.ask(s.client, attach(queue, 8)), Some(ClientMessage::RingAttached(_))));
 }
 
+// M-178
 /// F7: an engine that does not end an entry in time is ended, whatever else its driver answers meanwhile; and not before an
 /// entry that keeps its limit may have ended.
 #[test]

@@ -80,11 +80,6 @@ impl Desk {
         Some(std::mem::take(&mut self.lock().mail))
     }
 
-    /// Whether there is mail that asks to stop, since the word held `seen`. Leaves it there.
-    pub(super) fn asks_to_stop(&self, seen: u32) -> bool {
-        self.word.load() != seen && self.lock().mail.stop.is_some()
-    }
-
     /// The thread looks no more; the mail that it has not seen.
     pub(super) fn leave(&self) -> Mail {
         let mut state = self.lock();

@@ -19,7 +19,7 @@
 //! a microsecond each cost one look at the client for many of them, and none is told late for what comes after it.
 //!
 //! What an entry uses is held by the address space that this thread has. It takes another one only between two
-//! entries, so what was unbound is let go of when the entry that runs has ended, and told then.
+//! entries, those of a batch included, so what was unbound is let go of when the entry that runs has ended, and told then.
 
 use std::sync::Arc;
 
@@ -410,7 +410,9 @@ impl<E: Engine> Worker<E> {
                 Err(flaw) if first_failed.is_none() => first_failed = Some((index, flaw)),
                 Err(_) => {}
             }
-            if index + 1 < batch.count() && self.desk.asks_to_stop(self.seen) {
+            // Whoever unbinds waits for one entry of the batch, and not for all of them.
+            self.read_mail();
+            if index + 1 < batch.count() && self.stop.is_some() {
                 let flaw = || (index + 1, Flaw::cancelled("the queue was closed before this entry began"));
                 first_failed.get_or_insert_with(flaw);
                 break;

@@ -74,6 +74,22 @@ fn a_batch_that_cannot_be_reached_whole_does_not_begin() {
     assert_eq!((done.produced, rig.ran()), (0, 0));
 }
 
+// M-177
+#[test]
+fn who_unbinds_waits_for_one_entry_of_a_batch_and_not_for_all_of_them() {
+    let (mut rig, mut client) = Rig::new();
+    client.push(&[rig.batch(&[bare(op::GATE), good(), bare(op::NONE)])]);
+    rig.wait_at_gate();
+    assert_eq!(rig.rings.unbind(QUEUE, BASE), Unbinding::UnderWay);
+    rig.open_gate();
+    let done = client.reap();
+    // What has not begun finds nothing there.
+    assert_eq!((code(&done), done.produced, done.value), (Some(ErrorCode::AddressFault), 1, 1));
+    assert!(matches!(rig.hear(), DriverMessage::Unbound(_)));
+    assert!(matches!(rig.hear(), DriverMessage::Cause(_)));
+    assert_eq!(rig.ran(), 1);
+}
+
 #[test]
 fn a_batch_ends_with_the_entry_that_runs_when_its_queue_closes() {
     let (mut rig, mut client) = Rig::new();
