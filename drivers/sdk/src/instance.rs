@@ -77,6 +77,10 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         })
     }
 
+    pub(crate) const fn platform(&self) -> &P {
+        &self.platform
+    }
+
     pub(crate) fn schedule(&self) -> Locked<'_, P> {
         self.platform.lock(&self.schedule)
     }

@@ -2,7 +2,7 @@
 //!
 //! A seam, for one reason: the same instance runs on the system's threads ([`Os`]) and, in a model test, on threads
 //! whose every step the test chooses. It is as narrow as that allows: whoever sleeps here sleeps by [`Platform::sleep`],
-//! and who keeps the time by [`Platform::await_alarm`].
+//! who keeps the time by [`Platform::await_alarm`], and the thread of a ring by [`Platform::rest`].
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use arrayvec::ArrayVec;
 use vgem_os::alarm::Alarm;
 use vgem_os::fence::{ObserverFace, PointState, Slot};
 use vgem_os::futex::{self, FutexWord, Word};
+use vgem_os::ring::Consumer;
 
 /// Pages that one [`Platform::sleep`] sleeps on; with two words of ours a futex_waitv takes no more.
 pub(crate) const DOORBELLS: usize = futex::WAIT_ANY_MAX - WORDS;
@@ -32,7 +33,7 @@ pub(crate) trait Observed {
 }
 
 /// The ground under an instance.
-pub(crate) trait Platform: Send + Sync + 'static {
+pub(crate) trait Platform: Clone + Send + Sync + 'static {
     /// A lock around something.
     type Mutex<T: Send>: Send + Sync;
     /// What it is reached through while the lock is held.
@@ -56,6 +57,9 @@ pub(crate) trait Platform: Send + Sync + 'static {
     fn ring(&self, word: &Self::Word, most: u32);
     /// Sleeps while words and doorbells hold what was seen of them, until `deadline_ns`. May return for no reason.
     fn sleep(&self, words: &[(&Self::Word, u32)], pages: &[(Arc<Self::Page>, u32)], deadline_ns: u64);
+    /// Sleeps until there is something to take from a ring, or a word of ours is not what was seen of it, until
+    /// `deadline_ns`. May return for no reason.
+    fn rest(&self, ring: &mut Consumer, word: (&Self::Word, u32), deadline_ns: u64);
     /// A new alarm, not set.
     fn alarm(&self) -> vgem_os::Result<Self::Alarm>;
     /// Has an alarm ring at a moment, at once if that has passed.
@@ -88,6 +92,7 @@ impl Platform for Os {
         Word::new(0)
     }
 
+    #[inline]
     fn seen(&self, word: &Word) -> u32 {
         word.load()
     }
@@ -104,6 +109,11 @@ impl Platform for Os {
         let all: ArrayVec<(FutexWord<'_>, u32), { futex::WAIT_ANY_MAX }> = ours.chain(theirs).collect();
         let rung = futex::wait_any(&all, deadline_ns);
         debug_assert!(rung.is_ok(), "words of ours: {rung:?}");
+    }
+
+    fn rest(&self, ring: &mut Consumer, (word, seen): (&Word, u32), deadline_ns: u64) {
+        let woken = ring.wait_beside((word.futex(), seen), deadline_ns);
+        debug_assert!(woken.is_ok(), "words that are mapped: {woken:?}");
     }
 
     fn alarm(&self) -> vgem_os::Result<Alarm> {

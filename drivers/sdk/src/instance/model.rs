@@ -12,6 +12,7 @@
 //! its queue; what waited for a promise was told before.
 
 mod futexes;
+mod rings;
 mod world;
 
 use shuttle::rand::{Rng as _, thread_rng};

@@ -15,9 +15,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vgem_os::futex::{self, Word};
-
 use super::space::AddressSpace;
+use crate::platform::{Os, Platform};
 
 /// Why a ring's thread is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +41,9 @@ pub(super) struct Mail {
 }
 
 /// Where mail is left for one thread.
-#[derive(Debug, Default)]
-pub(super) struct Desk {
-    word: Word,
+pub(super) struct Desk<P: Platform = Os> {
+    platform: P,
+    word: P::Word,
     mail: Mutex<State>,
 }
 
@@ -54,7 +53,12 @@ struct State {
     left: bool,
 }
 
-impl Desk {
+impl<P: Platform> Desk<P> {
+    /// An empty one.
+    pub(super) fn new(platform: P) -> Self {
+        Self { word: platform.word(), platform, mail: Mutex::default() }
+    }
+
     /// Leaves mail, and wakes the thread if it sleeps; whether it is there to read it.
     pub(super) fn post(&self, change: impl FnOnce(&mut Mail)) -> bool {
         let mut state = self.lock();
@@ -63,16 +67,14 @@ impl Desk {
         }
         change(&mut state.mail);
         drop(state);
-        self.word.bump();
-        let woken = futex::wake(self.word.futex(), 1);
-        debug_assert!(woken.is_ok(), "a private word: {woken:?}");
+        self.platform.ring(&self.word, 1);
         true
     }
 
     /// The mail, if there is more than when the word held `seen`; notes what it holds now.
     #[inline]
     pub(super) fn take(&self, seen: &mut u32) -> Option<Mail> {
-        let now = self.word.load();
+        let now = self.platform.seen(&self.word);
         if now == *seen {
             return None;
         }
@@ -93,7 +95,7 @@ impl Desk {
     }
 
     /// The word to sleep on while it holds what was seen.
-    pub(super) const fn word(&self) -> &Word {
+    pub(super) const fn word(&self) -> &P::Word {
         &self.word
     }
 

@@ -72,14 +72,15 @@ use self::own::OwnMemory;
 use self::space::{AddressSpace, BoundRange, NotBound};
 use self::stage::Large;
 use self::watch::{Watch, Watchman};
-use self::worker::{Halves, Worker};
+pub(crate) use self::worker::Halves;
+use self::worker::Worker;
 use crate::engine::Engine;
 use crate::instance::Instance;
+use crate::platform::{Os, Platform};
 
 /// The rings of an instance, as its control thread sees them. Dropped, their threads end.
-#[derive(Debug, Default)]
-pub(crate) struct Rings {
-    rings: HashMap<TimelineKey, Ring>,
+pub(crate) struct Rings<P: Platform = Os> {
+    rings: HashMap<TimelineKey, Ring<P>>,
     /// One for each thread, and one more.
     places: Arc<()>,
     /// Private memory for long operands that are the client's own.
@@ -90,9 +91,8 @@ pub(crate) struct Rings {
     is_watched: bool,
 }
 
-#[derive(Debug)]
-struct Ring {
-    desk: Arc<Desk>,
+struct Ring<P: Platform> {
+    desk: Arc<Desk<P>>,
     space: Arc<AddressSpace>,
     watch: Arc<Watch>,
     /// Nothing is bound any more.
@@ -119,7 +119,17 @@ pub(crate) enum Windows {
     UnderWay,
 }
 
-impl Rings {
+/// Starts the thread of a ring.
+type Start<'a> = &'a dyn Fn(String, Box<dyn FnOnce() + Send>) -> std::io::Result<()>;
+
+impl<P: Platform> Default for Rings<P> {
+    fn default() -> Self {
+        let (rings, places) = Default::default();
+        Self { rings, places, large: Arc::default(), watchman: Arc::default(), is_watched: false }
+    }
+}
+
+impl<P: Platform> Rings<P> {
     /// Whether a queue has a ring.
     pub(crate) fn has(&self, timeline: TimelineKey) -> bool {
         self.rings.contains_key(&timeline)
@@ -132,7 +142,7 @@ impl Rings {
     /// are [`RINGS`] already, or the system has no thread.
     pub(crate) fn attach<E: Engine>(
         &mut self,
-        instance: &Arc<Instance<E>>,
+        instance: &Arc<Instance<E, P>>,
         attach: &AttachRing,
         fd: OwnedFd,
     ) -> vgem_os::Result<()> {
@@ -142,15 +152,26 @@ impl Rings {
         }
         let (consumer, completer) = ring::map_driver(fd.as_fd())?;
         drop(fd);
-        let key = attach.timeline;
         let (found, said) = (consumer.depth().entries(), attach.depth);
         if found != said {
             let detail = format!("{found} entries deep, {said} were said");
             return Err(OsError::with_detail("ring", Errno::INVAL, detail));
         }
+        let start: Start<'_> = &|name, life| thread::Builder::new().name(name).spawn(life).map(drop);
+        self.begin(instance, attach.timeline, Halves { consumer, completer }, start)
+    }
+
+    /// Takes entries from a ring that is mapped.
+    pub(crate) fn begin<E: Engine>(
+        &mut self,
+        instance: &Arc<Instance<E, P>>,
+        key: TimelineKey,
+        halves: Halves,
+        start: Start<'_>,
+    ) -> vgem_os::Result<()> {
         let given = instance.schedule().give_points(key);
         let given = given.ok_or_else(|| OsError::with_detail("ring", Errno::INVAL, format!("no {key}")))?;
-        let desk = Arc::new(Desk::default());
+        let desk = Arc::new(Desk::new(instance.platform().clone()));
         let watch = Watch::of(&self.watchman, key);
         let worker = Worker::new(
             Arc::clone(instance),
@@ -160,9 +181,7 @@ impl Rings {
             (Arc::clone(&watch), Arc::clone(&self.large)),
         );
         let name = format!("ring-{}", key.index);
-        let halves = Halves { consumer, completer };
-        let started = thread::Builder::new().name(name).spawn(move || worker.run(halves));
-        if let Err(error) = started {
+        if let Err(error) = start(name, Box::new(move || worker.run(halves))) {
             instance.schedule().take_points(key);
             return Err(OsError::with_detail("thread", Errno::AGAIN, error.to_string()));
         }
@@ -197,7 +216,7 @@ impl Rings {
     /// `EBUSY` if there is such memory already; `EAGAIN` if the system has no thread to look after it.
     pub(crate) fn attach_memory<E: Engine>(
         &mut self,
-        instance: &Arc<Instance<E>>,
+        instance: &Arc<Instance<E, P>>,
         attach: &AttachMemory,
         fd: OwnedFd,
     ) -> vgem_os::Result<Windows> {
@@ -251,7 +270,7 @@ impl Rings {
     }
 }
 
-impl Ring {
+impl<P: Platform> Ring<P> {
     /// Has the thread take the windows, and say so.
     fn post_windows(&self) -> Windows {
         let is_there = self.desk.post(|mail| {
@@ -269,7 +288,7 @@ impl Ring {
     }
 }
 
-impl Drop for Rings {
+impl<P: Platform> Drop for Rings<P> {
     fn drop(&mut self) {
         for ring in self.rings.values_mut() {
             ring.stop(Stop::Leave);

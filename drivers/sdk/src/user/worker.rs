@@ -25,7 +25,6 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use vgem_os::clock;
-use vgem_os::futex;
 use vgem_os::ring::{Completer, Consumer, Corruption, Done, Owed, Popped};
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Point, Time};
@@ -47,6 +46,7 @@ use crate::engine::{Engine, Produced};
 use crate::execute::When;
 use crate::instance::Instance;
 use crate::operands::Resolved;
+use crate::platform::{Os, Platform};
 use crate::schedule::Points;
 use crate::timeline::Timeline;
 
@@ -65,17 +65,17 @@ const PIECE: usize = 32;
 
 /// The two halves of a ring that its driver has.
 #[derive(Debug)]
-pub(super) struct Halves {
-    pub(super) consumer: Consumer,
-    pub(super) completer: Completer,
+pub(crate) struct Halves {
+    pub(crate) consumer: Consumer,
+    pub(crate) completer: Completer,
 }
 
 /// What the thread of a ring works with.
-pub(super) struct Worker<E> {
-    instance: Arc<Instance<E>>,
+pub(super) struct Worker<E, P: Platform = Os> {
+    instance: Arc<Instance<E, P>>,
     timeline: Arc<Timeline>,
     points: Points,
-    desk: Arc<Desk>,
+    desk: Arc<Desk<P>>,
     /// One of as many as there may be threads of rings.
     place: Arc<()>,
     /// What the desk's word held when the mail was last read.
@@ -132,11 +132,11 @@ impl Private {
     }
 }
 
-impl<E: Engine> Worker<E> {
+impl<E: Engine, P: Platform> Worker<E, P> {
     pub(super) fn new(
-        instance: Arc<Instance<E>>,
+        instance: Arc<Instance<E, P>>,
         (timeline, points): (Arc<Timeline>, Points),
-        desk: Arc<Desk>,
+        desk: Arc<Desk<P>>,
         place: Arc<()>,
         (watch, large): (Arc<Watch>, Arc<Large>),
     ) -> Self {
@@ -164,8 +164,8 @@ impl<E: Engine> Worker<E> {
         self.serve(ring);
         while self.stop.is_none() {
             // The ring is over; ranges are still unbound, and the queue is closed one day.
-            let rung = futex::wait(self.desk.word().futex(), self.seen, clock::deadline_in(SLEEP_NS));
-            debug_assert!(rung.is_ok(), "a private word: {rung:?}");
+            let words = [(self.desk.word(), self.seen)];
+            self.instance.platform().sleep(&words, &[], clock::deadline_in(SLEEP_NS));
             self.read_mail();
         }
         self.leave();
@@ -216,9 +216,8 @@ impl<E: Engine> Worker<E> {
 
     // M-160
     fn rest(&mut self, consumer: &mut Consumer) {
-        let word = (self.desk.word().futex(), self.seen);
-        let woken = consumer.wait_beside(word, clock::deadline_in(SLEEP_NS));
-        debug_assert!(woken.is_ok(), "words that are mapped: {woken:?}");
+        let word = (self.desk.word(), self.seen);
+        self.instance.platform().rest(consumer, word, clock::deadline_in(SLEEP_NS));
         self.read_mail();
     }
 
@@ -503,9 +502,10 @@ impl<E: Engine> Worker<E> {
     fn leave(mut self) {
         self.space = Arc::default();
         self.let_go();
-        let mail = self.desk.leave();
-        // In which there may be another address space, for nobody.
-        self.handle(Mail { space: None, ..mail });
+        let mut mail = self.desk.leave();
+        // Another address space is for nobody, and is to be gone before it is told what that held.
+        mail.space = None;
+        self.handle(mail);
         self.let_go();
         let Self { instance, timeline, place, stop, .. } = self;
         // With the answer the broker may give another queue a ring.

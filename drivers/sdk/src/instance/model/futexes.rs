@@ -6,6 +6,7 @@ use std::sync::Arc;
 use shuttle::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use shuttle::sync::{Condvar, Mutex, MutexGuard};
 use vgem_os::fence::protocol::{self, Failure, Page, PointState, Ring, Slot};
+use vgem_os::ring::Consumer;
 use vgem_proto::layout::{fence_page as f, interest_page};
 
 use crate::platform::{Observed, Platform};
@@ -18,6 +19,8 @@ pub(super) struct Kernel(Arc<Futexes>);
 struct Futexes {
     sleepers: Mutex<Vec<Sleeper>>,
     woken: Condvar,
+    /// The doorbell of every ring.
+    pushed: Word,
 }
 
 /// Somebody asleep. Words are told apart by where they are.
@@ -59,6 +62,11 @@ impl Kernel {
             }
             sleepers = self.0.woken.wait(sleepers).expect("no panic");
         }
+    }
+
+    /// A client has put entries into a ring.
+    pub(super) fn ring_rings(&self) {
+        self.ring(&self.0.pushed, u32::MAX);
     }
 
     /// FUTEX_WAKE: those that fell asleep first.
@@ -104,6 +112,13 @@ impl Platform for Kernel {
         let doorbells = pages.iter().map(|(page, seen)| (&page.page.doorbell, *seen));
         let all: Vec<(&Word, u32)> = words.iter().copied().chain(doorbells).collect();
         self.wait(&all);
+    }
+
+    fn rest(&self, ring: &mut Consumer, (word, seen): (&Word, u32), _never_late: u64) {
+        let pushed = self.0.pushed.load(Ordering::SeqCst);
+        if !ring.is_ready() {
+            self.wait(&[(word, seen), (&self.0.pushed, pushed)]);
+        }
     }
 
     fn alarm(&self) -> vgem_os::Result<Alarm> {

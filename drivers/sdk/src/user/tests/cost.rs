@@ -10,7 +10,7 @@ use crate::user::space::AddressSpace;
 fn by_hand(rig: &mut Rig) -> (Worker<Tester>, Halves, Producer, Reaper) {
     let (producer, reaper, consumer, completer) =
         within_process(Depth::new(64).expect("a depth")).expect("memory");
-    let desk = Arc::new(Desk::default());
+    let desk = Arc::new(Desk::new(Os));
     let given = (rig.open(OTHER), Points::OfRing);
     let mut space = AddressSpace::default();
     let addresses = VaRange::new(BASE, LEN).expect("addresses");
