@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Entries of user queues are not entered: a push that locked every ledger would cost more than the push. Their queues keep
-//! them, a guard asks the queues, and a push looks whether any guard is held ([`direct`]).
+//! them, a guard asks the queues, and a push looks whether any guard is held ([`direct`]). One that writes what a failed job was
+//! to write makes up for it when it has ended well, as a job does.
 //!
 //! A use is forgotten when it has ended well, and of those bytes that a later write replaces (the broker orders that write
 //! after it). But a job that is refused, or cancelled, or whose device is lost, has failed before what it was to come after: so
@@ -54,6 +55,8 @@ pub(crate) struct Ledger {
     shared: AtomicBool,
     /// How many guards are held: as many as there are in the state.
     held: AtomicUsize,
+    /// Something in the state may have failed to write, or may yet.
+    suspect: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +147,7 @@ impl Ledger {
             state.poisons.replace(&range);
         }
         state.uses.push(Use { by: Waitable::Job(job.clone()), range, access, told: false, remembered: None });
+        self.suspects();
         Ok(())
     }
 
@@ -166,6 +170,7 @@ impl Ledger {
     /// Takes in what the broker said when it was asked for `access` to the object, whose bytes are `whole`.
     pub(crate) fn observed(&self, whole: &Range<u64>, access: Access, told: Told) {
         let mut state = self.state();
+        self.suspects();
         let Told { points, poison, order } = told;
         if order >= state.told {
             state.told = order;
@@ -277,6 +282,7 @@ impl Ledger {
         if held.access == Access::Write {
             let range = held.range.clone();
             state.rewrite(&range);
+            self.suspects();
             let by = Waitable::Point(point.clone());
             state.uses.push(Use { by, range, access: Access::Write, told: false, remembered: None });
         }
@@ -297,6 +303,7 @@ impl Ledger {
         }
         let by = Waitable::Point(until.clone());
         state.uses.push(Use { by, range, access, told: false, remembered: None });
+        self.suspects();
         Ok(())
     }
 
@@ -418,6 +425,26 @@ impl State {
             }
         }
         self.replace(range);
+    }
+
+    /// An entry of a user queue has written these bytes anew, after what has failed to write them. What has not ended is left.
+    fn heal(&mut self, range: &Range<u64>) {
+        let Self { uses, poisons, .. } = self;
+        poisons.rewrite(range);
+        let failed =
+            |one: &Use| one.access == Access::Write && overlap(&one.range, range) && one.has_failed();
+        let mut rest = Vec::new();
+        for one in uses.extract_if(.., |one| failed(one)) {
+            if let PointState::Failed { cause, .. } = one.look() {
+                poisons.rewrite_failed(&one.range, range, CauseId(cause));
+            }
+            for kept in [one.range.start..range.start, range.end..one.range.end] {
+                if !kept.is_empty() {
+                    rest.push(Use { by: one.by.clone(), range: kept, ..one });
+                }
+            }
+        }
+        uses.append(&mut rest);
     }
 
     /// Forgets what earlier uses did with these bytes: whoever writes them now comes after it.

@@ -70,6 +70,11 @@ impl Poisons {
         self.told = left;
     }
 
+    /// Whether there is any that counts.
+    pub(crate) const fn is_any(&self) -> bool {
+        !self.told.is_empty()
+    }
+
     /// Poison in these bytes, if any.
     pub(crate) fn find(&self, range: &Range<u64>) -> Option<&Poison> {
         self.told.iter().find(|poison| overlap(&poison.range, range))

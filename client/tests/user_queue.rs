@@ -10,6 +10,7 @@ use vgem::{
     Access, AddressRange, After, Binding, Buffer, CellWord, Client, Error, ErrorCode, FaultReason,
     FenceError, LocalError, PageVec, Prepared, UserQueue, UserQueueOptions,
 };
+use vgem_os::fence::Woke;
 use vgem_proto::message::client::ClientMessage;
 
 use support::rings::ToyRing;
@@ -581,6 +582,28 @@ fn the_end_of_the_ring_wakes_who_waits_with_the_cause() {
     assert_eq!(said(rig.queue.try_push(&rig.copy(0))), over);
     assert_eq!(said(rig.queue.reap(SOON)), over);
     assert_eq!(said(rig.queue.bind(rig.to.slice(..1), Access::Read)), over);
+}
+
+#[test]
+fn an_entry_that_ends_well_makes_up_for_what_a_failed_job_was_to_write() {
+    let rig = Rig::new(8);
+    let jobs = rig.client.device("zip").and_then(|device| device.queue(16)).expect("a queue");
+    rig.broker.publish(1);
+    let mut batch = rig.client.batch();
+    batch.job(&jobs, "compress").input(&rig.from).output(rig.to.slice(..2 * PAGE));
+    batch.submit().expect("sent");
+    let is_good = |page: u64| rig.to.read(page * PAGE..(page + 1) * PAGE, SOON).is_ok();
+    let (input, output) = rig.page();
+    let fails = || rig.queue.entry("compress").input(input).output(output).param("level", 13);
+    // Pushed before the job has failed, it comes before that, for all that anybody knows.
+    rig.queue.wait(rig.queue.push(&rig.copy(0), SOON).expect("pushed"), SOON).expect("copied");
+    let _woke: Woke = rig.broker.fail(1, 1, ErrorCode::Io, cause());
+    assert_eq!([0, 1, 2].map(is_good), [false, false, true]);
+    let failed = fails().push(SOON).expect("pushed");
+    assert!(rig.queue.wait(failed, SOON).is_err());
+    assert_eq!([0, 1, 2].map(is_good), [false, false, true], "nothing was written");
+    rig.queue.wait(rig.queue.push(&rig.copy(0), SOON).expect("pushed"), SOON).expect("copied");
+    assert_eq!([0, 1, 2].map(is_good), [true, false, true]);
 }
 
 #[test]

@@ -60,10 +60,37 @@ impl Ledger {
         }
     }
 
+    /// Whether an entry that writes these bytes makes up for something that failed to, if it ends well. Its queue is locked.
+    #[inline]
+    pub(crate) fn is_to_heal(&self, range: &Range<u64>, access: Access) -> bool {
+        access == Access::Write && self.suspect.load(Ordering::Relaxed) && self.look_for_failures(range)
+    }
+
+    #[cold]
+    fn look_for_failures(&self, range: &Range<u64>) -> bool {
+        let mut state = self.state();
+        state.uses.retain(|one| !one.ended_well());
+        let is_suspect = state.uses.iter().any(|one| one.access == Access::Write) || state.poisons.is_any();
+        self.suspect.store(is_suspect, Ordering::Relaxed);
+        is_suspect && state.is_poisoned(range)
+    }
+
+    /// An entry has written these bytes anew, of which [`Ledger::is_to_heal`] said so when it was pushed.
+    #[cold]
+    pub(crate) fn heal(&self, range: &Range<u64>) {
+        self.state().heal(range);
+    }
+
+    /// From now on an entry that writes looks for what has failed.
+    pub(super) fn suspects(&self) {
+        self.suspect.store(true, Ordering::Relaxed);
+    }
+
     /// An entry that its queue lost sight of uses these bytes until its point has ended.
     pub(crate) fn outlive(&self, point: &JobPoint, range: Range<u64>, access: Access) {
         let by = Waitable::Job(point.clone());
         self.state().uses.push(Use { by, range, access, told: false, remembered: None });
+        self.suspects();
     }
 
     /// A queue with an entry that is in the way of `access` to these bytes.

@@ -209,7 +209,8 @@ impl State {
         };
         let start = bound.offset + (range.address() - bound.address);
         let end = if *quiet { start } else { start + range.len() };
-        let one = Use { place, access: *access, start, end };
+        let heals = !*quiet && bound.ledger.is_to_heal(&(start..end), *access);
+        let one = Use { place, access: *access, start, end, heals };
         bound.uses += 1;
         slot.uses.push(one);
         if *quiet { Ok(()) } else { bound.ledger.admit(&one.range(), *access) }
@@ -226,7 +227,7 @@ impl State {
     ) -> Result<(), LocalError> {
         let lent = self.lents.note(range, access, not_bound)?;
         if let (Some(number), Some(slot)) = (lent, self.table.get_mut(slot)) {
-            slot.uses.push(Use { place: LENT, access, start: number, end: number });
+            slot.uses.push(Use { place: LENT, access, start: number, end: number, heals: false });
         }
         Ok(())
     }

@@ -324,6 +324,9 @@ impl State {
             return;
         };
         self.counters.reaped += 1;
+        if completion.failure.is_none() {
+            self.heal(number);
+        }
         self.release(number);
         let mut forgotten = false;
         if let Some(slot) = self.table.get_mut(number) {
@@ -372,6 +375,17 @@ impl State {
             // The driver may look at its piece still; no entry comes that could use it.
             slot.piece = None;
             table.end(number, At::Lost);
+        }
+    }
+
+    /// An entry has ended well: what it wrote is good again.
+    #[inline]
+    fn heal(&self, number: u32) {
+        let uses = self.table.get(number).into_iter().flat_map(|slot| slot.uses.iter());
+        for one in uses.filter(|one| one.heals) {
+            if let Some(bound) = self.bindings.get(one.place) {
+                bound.ledger.heal(&one.range());
+            }
         }
     }
 

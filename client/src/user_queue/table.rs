@@ -32,10 +32,12 @@ pub(crate) struct Use {
     pub(crate) start: u64,
     /// The byte after the last; as the first where no guard has to care.
     pub(crate) end: u64,
+    /// Ended well, it makes up for something that failed to write these bytes.
+    pub(crate) heals: bool,
 }
 
 impl Use {
-    const NONE: Self = Self { place: 0, access: Access::Read, start: 0, end: 0 };
+    const NONE: Self = Self { place: 0, access: Access::Read, start: 0, end: 0, heals: false };
 
     /// Its bytes, in the buffer.
     pub(crate) fn range(&self) -> Range<u64> {
