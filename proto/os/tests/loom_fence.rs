@@ -1,33 +1,38 @@
 //! The store-and-look protocol of the fence page under every interleaving that loom can make.
 //!
-//! The code under test is `vgem_os::fence::protocol` itself, over loom's atomics instead of mapped pages. A futex
-//! is modelled by a lock and a condition variable, which do for a process what the kernel does: compare the word
-//! and fall asleep in one step.
+//! The code under test is `vgem_os::fence::protocol` itself, over loom's atomics instead of mapped pages.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, too")]
+
+#[path = "support/loom_model.rs"]
+mod loom_model;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use vgem_os::fence::late;
 use vgem_os::fence::protocol::{self, Failure, Page, PointState, Ring, Slot};
 use vgem_proto::layout::{fence_page as f, interest_page};
 
+use loom_model::{Model, explore};
+
 const GENERATION: u32 = 1;
 
 /// Only the words that slot 0 uses.
-struct Model {
-    words: HashMap<usize, AtomicU64>,
-    halves: HashMap<usize, AtomicU32>,
-    futex: (Mutex<()>, Condvar),
+trait FencePage {
+    /// A fence page with a ring of which the first `entries` exist; the others read as empty.
+    fn page(entries: usize) -> Self;
+    fn interest() -> Self;
+    fn doorbell(&self) -> &AtomicU32;
+    fn sleep(&self, seen: u32);
+    fn wake(&self, ring: Ring);
 }
 
-impl Model {
-    /// A fence page with a ring of which the first `entries` exist; the others read as empty.
+impl FencePage for Model {
     fn page(entries: usize) -> Self {
         let slot = f::SLOT_LEN;
         let mut words = vec![slot + f::S_VALUE, slot + f::S_DEAD_FROM];
@@ -37,86 +42,25 @@ impl Model {
             words.extend([at + f::F_POINT, at + f::F_CAUSE]);
             halves.push(at + f::F_CODE);
         }
-        Self::of(&words, &halves)
+        Self::of(&words, &halves, &[f::H_DOORBELL])
     }
 
     fn interest() -> Self {
-        Self::of(&[interest_page::WANT], &[interest_page::NEWS])
-    }
-
-    fn of(words: &[usize], halves: &[usize]) -> Self {
-        Self {
-            words: words.iter().map(|at| (*at, AtomicU64::new(0))).collect(),
-            halves: halves.iter().map(|at| (*at, AtomicU32::new(0))).collect(),
-            futex: (Mutex::new(()), Condvar::new()),
-        }
+        Self::of(&[interest_page::WANT], &[interest_page::NEWS], &[])
     }
 
     fn doorbell(&self) -> &AtomicU32 {
         &self.halves[&f::H_DOORBELL]
     }
 
-    /// FUTEX_WAIT on the doorbell, without a deadline: a lost wake-up is a deadlock, which loom reports.
     fn sleep(&self, seen: u32) {
-        let (lock, sleepers) = &self.futex;
-        let guard = lock.lock().unwrap();
-        if self.doorbell().load(Ordering::Relaxed) == seen {
-            drop(sleepers.wait(guard).unwrap());
-        }
+        self.sleep_on(f::H_DOORBELL, seen);
     }
 
-    /// FUTEX_WAKE on the doorbell.
     fn wake(&self, ring: Ring) {
         if ring == Ring::Wake {
-            let (lock, sleepers) = &self.futex;
-            drop(lock.lock().unwrap());
-            sleepers.notify_one();
+            self.wake_on(f::H_DOORBELL);
         }
-    }
-}
-
-/// Words the model leaves out (times, causes of verdicts) read as 0 and take no part in any order.
-impl Page for Model {
-    fn load32(&self, at: usize) -> u32 {
-        self.halves.get(&at).map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    fn load64(&self, at: usize) -> u64 {
-        self.words.get(&at).map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    fn store32(&self, at: usize, value: u32) {
-        if let Some(word) = self.halves.get(&at) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
-
-    fn store64(&self, at: usize, value: u64) {
-        if let Some(word) = self.words.get(&at) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
-
-    fn release32(&self, at: usize, value: u32) {
-        if let Some(word) = self.halves.get(&at) {
-            word.store(value, Ordering::Release);
-        }
-    }
-
-    fn release64(&self, at: usize, value: u64) {
-        if let Some(word) = self.words.get(&at) {
-            word.store(value, Ordering::Release);
-        }
-    }
-
-    fn bump32(&self, at: usize) {
-        if let Some(word) = self.halves.get(&at) {
-            word.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    fn fence(&self, order: Ordering) {
-        fence(order);
     }
 }
 
@@ -185,13 +129,6 @@ impl Page for Own {
 
 fn slot() -> Slot {
     Slot::new(0).unwrap()
-}
-
-/// Every interleaving with at most this many switches away from a thread that could go on.
-fn explore(switches: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(switches);
-    builder.check(model);
 }
 
 /// The observer's loop.

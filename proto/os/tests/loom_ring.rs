@@ -1,16 +1,15 @@
 //! The protocol of a user queue's rings under every interleaving that loom can make.
 //!
 //! The code under test is `vgem_os::ring::protocol` and `vgem_os::ring::credit` themselves, over loom's atomics instead
-//! of mapped memory. A futex is modelled by a lock and a condition variable, which do for a process what the kernel does:
-//! compare the word and fall asleep in one step. No sleep has a deadline: a lost wake-up is a deadlock, which loom reports.
+//! of mapped memory.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail by panicking, too")]
 
-use std::collections::HashMap;
+#[path = "support/loom_model.rs"]
+mod loom_model;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
-use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use vgem_os::ring::credit::{ClientCredit, DriverCredit};
 use vgem_os::ring::protocol::{self, Found, Lane, Page, Receiver, Ring, Sender};
@@ -19,6 +18,8 @@ use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Point};
 use vgem_proto::layout::user_queue as u;
 use vgem_proto::user_queue::{Depth, Words, with_sequence};
+
+use loom_model::{Model, explore};
 
 fn depth() -> Depth {
     Depth::new(8).unwrap()
@@ -33,95 +34,34 @@ fn completions() -> Lane {
 }
 
 /// The words of the header, and the first two of some slots.
-struct Model {
-    words: HashMap<usize, AtomicU64>,
-    halves: HashMap<usize, AtomicU32>,
-    bells: [(usize, Mutex<()>, Condvar); 2],
+trait RingMemory {
+    /// With the slots of these entries and these completions.
+    fn with(entries: &[u64], completed: &[u64]) -> Arc<Self>;
+    fn sleep(&self, lane: &Lane, seen: u32);
+    fn wake(&self, lane: &Lane, ring: Ring);
 }
 
-impl Model {
-    /// With the slots of these entries and these completions.
+impl RingMemory for Model {
     fn with(entries: &[u64], completed: &[u64]) -> Arc<Self> {
         let mut words: Vec<usize> = vec![u::C_REAPED, u::D_CAUSE, u::D_AT, u::D_FOUND, u::B_DEATH_CAUSE];
         let slots = entries.iter().map(|number| submissions().slot(*number));
         for at in slots.chain(completed.iter().map(|number| completions().slot(*number))) {
             words.extend([at, at + 8]);
         }
-        let halves = [u::C_DOORBELL, u::C_ASLEEP, u::D_DOORBELL, u::D_ASLEEP, u::D_STATE, u::D_REASON];
-        let halves = halves.into_iter().chain([u::B_DEATH_CODE]);
-        Arc::new(Self {
-            words: words.into_iter().map(|at| (at, AtomicU64::new(0))).collect(),
-            halves: halves.map(|at| (at, AtomicU32::new(0))).collect(),
-            bells: [u::C_DOORBELL, u::D_DOORBELL].map(|at| (at, Mutex::new(()), Condvar::new())),
-        })
+        let bells = [u::C_DOORBELL, u::D_DOORBELL];
+        let halves = [u::C_ASLEEP, u::D_ASLEEP, u::D_STATE, u::D_REASON, u::B_DEATH_CODE];
+        let halves: Vec<usize> = bells.into_iter().chain(halves).collect();
+        Arc::new(Self::of(&words, &halves, &bells))
     }
 
-    fn bell(&self, at: usize) -> (&Mutex<()>, &Condvar) {
-        let (_, lock, sleepers) = self.bells.iter().find(|(bell, ..)| *bell == at).unwrap();
-        (lock, sleepers)
-    }
-
-    /// FUTEX_WAIT on a doorbell.
     fn sleep(&self, lane: &Lane, seen: u32) {
-        let (lock, sleepers) = self.bell(lane.doorbell());
-        let guard = lock.lock().unwrap();
-        if self.halves[&lane.doorbell()].load(Ordering::Relaxed) == seen {
-            drop(sleepers.wait(guard).unwrap());
-        }
+        self.sleep_on(lane.doorbell(), seen);
     }
 
-    /// FUTEX_WAKE on a doorbell.
     fn wake(&self, lane: &Lane, ring: Ring) {
         if ring == Ring::Wake {
-            let (lock, sleepers) = self.bell(lane.doorbell());
-            drop(lock.lock().unwrap());
-            sleepers.notify_one();
+            self.wake_on(lane.doorbell());
         }
-    }
-}
-
-/// Words the model leaves out (most of a slot, times) read as 0 and take no part in any order.
-impl Page for Model {
-    fn load32(&self, at: usize) -> u32 {
-        self.halves.get(&at).map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    fn load64(&self, at: usize) -> u64 {
-        self.words.get(&at).map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    fn store32(&self, at: usize, value: u32) {
-        if let Some(word) = self.halves.get(&at) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
-
-    fn store64(&self, at: usize, value: u64) {
-        if let Some(word) = self.words.get(&at) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
-
-    fn release32(&self, at: usize, value: u32) {
-        if let Some(word) = self.halves.get(&at) {
-            word.store(value, Ordering::Release);
-        }
-    }
-
-    fn release64(&self, at: usize, value: u64) {
-        if let Some(word) = self.words.get(&at) {
-            word.store(value, Ordering::Release);
-        }
-    }
-
-    fn bump32(&self, at: usize) {
-        if let Some(word) = self.halves.get(&at) {
-            word.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    fn fence(&self, order: Ordering) {
-        fence(order);
     }
 }
 
@@ -163,13 +103,6 @@ impl Page for NotYetOver<'_> {
     fn fence(&self, order: Ordering) {
         self.0.fence(order);
     }
-}
-
-/// Every interleaving with at most this many switches away from a thread that could go on.
-fn explore(switches: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(switches);
-    builder.check(model);
 }
 
 /// What is put as number `number`.
