@@ -176,3 +176,34 @@ fn t29_who_fills_a_page_pays_for_it_not_who_owns_the_object() {
     processes::until(Duration::from_secs(5), "freed", || raw.status().objects == 0);
     assert_eq!(theirs.shared(), before.1);
 }
+
+// M-176
+/// A ring is charged to the client that it is for, but for the page that the broker writes its header to.
+#[test]
+fn t29_a_client_pays_for_its_rings() {
+    use serde_json::json;
+    use std::os::fd::AsFd as _;
+    use vgem_proto::codec::Zero;
+    use vgem_proto::layout::user_queue;
+    use vgem_proto::message::client::{AttachRing, ClientMessage, CommitRing, Done};
+    use vgem_tests::raw::Raw;
+    use vgem_tests::stranger::{Stranger, Who};
+
+    let _alone = alone();
+    let ours = MemoryGroup::new("daemon");
+    let daemon = Daemon::system().cgroup(&ours.procs()).start();
+    let theirs = MemoryGroup::new("stranger");
+    let mut stranger = Stranger::start_as(&Who { cgroup: Some(theirs.procs()), ..Who::default() });
+    let mut raw = Raw::greeted(&daemon.socket());
+    let device = raw.device("copy");
+    let queue = raw.queue(device, 0);
+    let before = (ours.shared(), theirs.shared());
+    let answer = raw.ask(AttachRing { queue, depth: 4096, reserved: Zero });
+    assert!(matches!(answer, ClientMessage::RingAttached(_)), "{answer:?}");
+    let ring = raw.fds.pop().expect("the ring");
+    let len = user_queue::len(4096) as u64;
+    stranger.must(json!({ "do": "touch", "len": len }), &[ring.as_fd()]);
+    assert_eq!(raw.ask(CommitRing { queue }), Done {}.into());
+    assert_eq!(theirs.shared() - before.1, len - 4096);
+    assert!(ours.shared() - before.0 <= 4096, "the header at most");
+}

@@ -55,7 +55,8 @@ impl UserQueue {
         self.bind(cells.buffer(), Access::Write)
     }
 
-    /// Undoes a binding. One round trip; when it returns, the driver reaches nothing there any more.
+    /// Undoes a binding. One round trip, and longer if an entry runs; when it returns, the driver reaches nothing there any
+    /// more. An entry that runs for much longer than its operation may ends its driver, as it does where a queue is closed.
     ///
     /// # Errors
     /// [`LocalError::BindingUsed`] while entries that name it are under way; [`LocalError::NotBound`] if it was undone

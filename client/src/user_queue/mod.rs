@@ -147,7 +147,7 @@ impl Device {
     ///
     /// # Errors
     /// [`LocalError::TooMany`] for too deep a queue; [`Error::Refused`]: `Unavailable` if the driver does not start,
-    /// `Exhausted` over quota, `Unsupported` if the driver takes none; [`Error::System`] without memory; as every request.
+    /// `Exhausted` over quota, or with 16 user queues of this client on the device already, `Unsupported` if the driver takes none; [`Error::System`] without memory; as every request.
     pub fn user_queue(&self, depth: u32) -> Result<UserQueue> {
         self.user_queue_with(UserQueueOptions::new().depth(depth))
     }
