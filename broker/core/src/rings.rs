@@ -23,6 +23,8 @@
 //! change; the driver is told then, and its engines go through windows from the next entry on. One that has not answered
 //! yet is told when it has.
 //!
+//! What a ring's thread answers waits for the entry that runs, and has a time of its own ([`owed`]).
+//!
 //! When the instance is gone, the ring is over, with the cause of that, and the queue is gone, also if an heir goes on with
 //! other queues: what was in the ring when its driver ended nobody knows but its client.
 //!
@@ -32,6 +34,7 @@
 //! answered once; a ring's bytes are charged from before it is made until its memory is dropped.
 
 mod fits;
+mod owed;
 
 use std::collections::BTreeMap;
 
@@ -47,7 +50,7 @@ use vgem_proto::user_queue::Depth;
 use crate::accounts::{Charge, Resource};
 use crate::broker::Broker;
 use crate::deadlines::Timer;
-use crate::devices::{InstanceState, Verdict};
+use crate::devices::InstanceState;
 use crate::host_waits::Sighted;
 use crate::io::{Attach, Effect};
 use crate::objects::{Awaiting, Kind, MappingState, ObjectState};
@@ -55,6 +58,8 @@ use crate::own::OwnMemory;
 use crate::policy;
 use crate::queues::QueueState;
 use crate::requests::{Outcome, no_such_handle, no_such_queue};
+
+pub(crate) use self::owed::how_it_stuck;
 
 /// Where a ring is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -305,75 +310,6 @@ impl Broker {
         self.ring_owes(now, key);
         Ok(())
     }
-}
-
-// What the threads of rings owe.
-impl Broker {
-    /// A ring's thread owes one more answer, when the entry that runs has ended.
-    pub(crate) fn ring_owes(&mut self, now: Time, key: TimelineKey) {
-        let by = now.after(self.ring_patience_ns(key));
-        let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut()) else { return };
-        ring.owes += 1;
-        if ring.answer_by.is_none() {
-            self.timers.arm(Timer::Ring(key), &mut ring.answer_by, by);
-        }
-    }
-
-    /// A ring's thread gave an answer that it owed.
-    pub(crate) fn ring_answered(&mut self, now: Time, key: TimelineKey) {
-        let by = now.after(self.ring_patience_ns(key));
-        let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut()) else { return };
-        ring.owes = ring.owes.saturating_sub(1);
-        if ring.owes == 0 {
-            self.timers.disarm(Timer::Ring(key), &mut ring.answer_by);
-        } else if ring.answer_by.is_some() {
-            self.timers.arm(Timer::Ring(key), &mut ring.answer_by, by);
-        }
-    }
-
-    /// How long an answer may take: an operation may run for as long as it says, and then as long as any answer.
-    fn ring_patience_ns(&self, key: TimelineKey) -> u64 {
-        let device = self.queues.get(key).and_then(|queue| self.devices.get(queue.device));
-        let operations = device.into_iter().flat_map(|device| &device.description.operations);
-        let longest_ms = operations.map(|operation| operation.run_ms).max().unwrap_or(0);
-        self.config.times.greeting_ns.saturating_add(u64::from(longest_ms) * 1_000_000)
-    }
-
-    /// Tells a driver to close a queue: whoever is to answer owes that.
-    pub(crate) fn owes_close(&mut self, now: Time, id: InstanceId, key: TimelineKey) {
-        let ring = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut());
-        match ring.filter(|ring| ring.state == RingState::Attached) {
-            Some(ring) => {
-                ring.closing = true;
-                self.ring_owes(now, key);
-            }
-            None => self.owes(now, id),
-        }
-    }
-
-    /// A driver has closed a queue, which is to be removed.
-    pub(crate) fn answered_close(&mut self, now: Time, id: InstanceId, key: TimelineKey) {
-        let ring = self.queues.get(key).and_then(|queue| queue.ring.as_ref());
-        if !ring.is_some_and(|ring| ring.closing) {
-            self.answered(now, id);
-        }
-    }
-
-    /// An entry runs, and its driver did not end it in time.
-    pub(crate) fn ring_is_stuck(&mut self, key: TimelineKey) {
-        let ms = self.ring_patience_ns(key) / 1_000_000;
-        let Some(queue) = self.queues.get_mut(key) else { return };
-        let instance = queue.instance;
-        if let Some(ring) = &mut queue.ring {
-            ring.answer_by = None;
-        }
-        self.kill_instance(instance, Verdict::Stuck { timeline: key, ms });
-    }
-}
-
-/// What an instance that was ended for an entry that does not end is said to have done.
-pub(crate) fn how_it_stuck(timeline: TimelineKey, ms: u64) -> String {
-    format!("was ended: an entry of {timeline} has run for more than {ms} ms and does not end")
 }
 
 // What comes of it.
