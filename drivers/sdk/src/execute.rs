@@ -101,12 +101,12 @@ impl<E: Engine, P: Platform> Instance<E, P> {
             touch: &prepared.touch,
             produced: Produced::default(),
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.engine.run(&mut task)));
+        let outcome = guarded(&self.engine, &mut task);
         *produced = task.produced();
         if let Some(cell) = resolved.cell {
             write_cell(cell, produced, when.started);
         }
-        outcome.unwrap_or_else(|panic| Err(panicked(&panic)))
+        outcome
     }
 }
 
@@ -135,6 +135,13 @@ fn write_cell(cell: SpanMut<'_>, produced: &Produced, started: Time) {
         write(result_cell::DIGEST + at, u64::from_le_bytes(*eight));
     }
     write(result_cell::ENDED, clock::now());
+}
+
+/// Has the engine run a task; a panic is its failure.
+#[inline]
+pub(crate) fn guarded(engine: &(impl Engine + ?Sized), task: &mut Task<'_>) -> Result<(), JobError> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| engine.run(task)));
+    outcome.unwrap_or_else(|panic| Err(panicked(&panic)))
 }
 
 fn panicked(panic: &Box<dyn std::any::Any + Send>) -> JobError {

@@ -32,6 +32,7 @@
 //! | [`window`] | private pieces of operands |
 //! | [`scratch`] | private memory as long as an operand |
 //! | [`mapping`] | operands where they lie, and private memory beside them |
+//! | [`local`] | an engine in the process that wants its work done |
 //! | [`testing`] | what an engine's own tests need |
 //! | `schedule` | which job may run now, and which goes next |
 //! | `timeline` | a timeline and the slots that show it |
@@ -47,6 +48,7 @@
 pub mod engine;
 mod execute;
 mod instance;
+pub mod local;
 mod objects;
 mod operands;
 mod options;
