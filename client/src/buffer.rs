@@ -254,7 +254,13 @@ pub struct Slice<'a> {
     pub(crate) len: u64,
 }
 
-impl Slice<'_> {
+impl<'a> Slice<'a> {
+    /// The buffer it is a part of.
+    #[must_use]
+    pub const fn buffer(&self) -> &'a Buffer {
+        self.buffer
+    }
+
     /// Length, bytes.
     #[must_use]
     pub const fn len(&self) -> u64 {

@@ -541,6 +541,14 @@ pub enum LocalError {
         /// The most it takes.
         most: u64,
     },
+    /// Plain memory that is only to be read was given where an operation writes.
+    #[error("operand {operand:?} of {op} is written, and these bytes are only to be read")]
+    OnlyReadable {
+        /// The operation.
+        op: String,
+        /// The operand.
+        operand: String,
+    },
     /// An operand or a parameter is missing.
     #[error("{op} needs {what}")]
     Missing {

@@ -121,6 +121,12 @@ impl<'a> WriteGuard<'a> {
     pub(crate) fn new(lease: Lease<'a>) -> Self {
         Self { lease, written: false }
     }
+
+    /// Gives the bytes back without the claim that all of them were written anew, as after work that failed half way: what
+    /// had left them poisoned is of account as before.
+    pub fn unfinished(mut self) {
+        self.written = false;
+    }
 }
 
 impl Deref for WriteGuard<'_> {

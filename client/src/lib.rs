@@ -53,6 +53,7 @@
 //! | [`Client::import_fd`], [`Buffer::send`], [`Received`], [`MappedExport`] | memory of other processes |
 //! | [`AdoptedBuffer`], [`AdoptedPages`], [`Region`], [`PageVec`] | memory this process has already |
 //! | [`Device`], [`Op`], [`Queue`], [`Batch`], [`Job`] | work |
+//! | [`Call`] | work that has yet to be given to somebody |
 //! | [`UserQueue`], [`Binding`], [`Prepared`] | work without the broker, by address |
 //! | [`Cells`], [`Cell`], [`CellWord`] | results |
 //! | [`Fence`], [`wait_all`], [`wait_any`], [`Merged`] | time |
@@ -77,6 +78,7 @@ pub mod aio;
 mod batch;
 mod bridge;
 mod buffer;
+mod call;
 mod cell;
 mod choice;
 mod client;
@@ -139,6 +141,7 @@ pub use vgem_proto::user_queue::FaultReason;
 pub use self::adopt::{AdoptedBuffer, AdoptedPages, NotDone};
 pub use self::batch::{Batch, JobRef, Submitted};
 pub use self::buffer::{Buffer, Slice};
+pub use self::call::{Call, CallMemory, CallOperand, CallParam, LentCall, Plain};
 pub use self::cell::{Cell, CellRef, CellWord, Cells};
 pub use self::choice::{OperandChoice, ParamChoice, ParamValue, WaitOn};
 pub use self::client::{Client, ClientOptions};

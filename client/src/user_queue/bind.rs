@@ -68,6 +68,13 @@ impl UserQueue {
         self.shared.end_unbind(&binding, reply)
     }
 
+    /// Where entries may name a slice for `access`, if it is bound for that.
+    #[must_use]
+    pub fn bound<'s>(&self, slice: impl Into<Slice<'s>>, access: Access) -> Option<AddressRange> {
+        let slice = slice.into();
+        self.shared.address_of(slice.buffer.shared(), &slice.range().ok()?, access)
+    }
+
     /// Makes memory of this process a buffer, as [`crate::Client::adopt`], and binds it where it is: then the program's
     /// own pointers into it can be handed to the device.
     ///

@@ -61,7 +61,7 @@ mod binding;
 mod draft;
 pub(crate) mod open;
 mod outcome;
-mod prepared;
+pub(crate) mod prepared;
 pub(crate) mod publish;
 mod push;
 mod range;
