@@ -21,13 +21,19 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("vgemd", "broker", &["vgem-proto", "vgem-os", "vgem-core"]),
     ("vgem", "client", &["vgem-proto", "vgem-os"]),
     ("vgemctl", "client/ctl", &["vgem-proto", "vgem"]),
+    (
+        "vgem-plan",
+        "client/plan",
+        // It runs the drivers' engines in the client's process, without the broker.
+        &["vgem-proto", "vgem", "vgem-driver", "vgem-driver-copy", "vgem-driver-zip", "vgem-driver-sec"],
+    ),
     ("vgem-driver", "drivers/sdk", &["vgem-proto", "vgem-os"]),
     ("vgem-driver-copy", "drivers/copy", &["vgem-proto", "vgem-driver"]),
     ("vgem-driver-zip", "drivers/zip", &["vgem-proto", "vgem-driver"]),
     ("vgem-driver-sec", "drivers/sec", &["vgem-proto", "vgem-driver"]),
     ("vgem-driver-blk", "drivers/blk", &["vgem-proto", "vgem-driver"]),
-    ("vgem-examples", "examples", &["vgem-proto", "vgem"]),
-    ("vgem-tests", "tests", &["vgem-proto", "vgem-os", "vgem"]),
+    ("vgem-examples", "examples", &["vgem-proto", "vgem", "vgem-plan"]),
+    ("vgem-tests", "tests", &["vgem-proto", "vgem-os", "vgem", "vgem-plan"]),
     (
         "vgem-bench",
         "tests/bench",
