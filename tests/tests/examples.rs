@@ -50,6 +50,18 @@ fn sha256sum(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn a_plan_says_for_every_size_which_way_it_goes_and_does_it() {
+    for aim in ["", "--own-cpu"] {
+        let out = run(own("examples/plan"), [aim]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{said}");
+        assert!(said.contains(" operations measured in "), "{said}");
+        assert_eq!(said.matches(" -> ").count(), 18, "{said}");
+        assert!(said.contains("copy.copy of 64 MiB: ") && said.contains("\nthresholds: "), "{said}");
+    }
+}
+
+#[test]
 fn shared_memory_outlives_its_producer_and_its_consumer_and_ends_with_its_last_mapping() {
     let out = run(own("examples/share_between_processes"), [""; 0]);
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
