@@ -140,6 +140,10 @@ pub struct InstanceEntry {
     pub instance: u32,
     /// The domain it serves.
     pub domain: u32,
+    /// The only client of it that it serves; 0 if it serves all.
+    pub client: u64,
+    /// `starting`, `ready`, `ending`, or `held up`: killed, and its process does not end.
+    pub state: String,
     /// Its process.
     pub pid: u32,
     /// Jobs ended.

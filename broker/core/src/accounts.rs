@@ -339,7 +339,7 @@ impl Accounts {
             return Ok(());
         }
         let text = format!(
-            "porters started for this domain: {burst} at once, and then one each {} ms",
+            "processes started for clients of this domain: {burst} at once, and then one each {} ms",
             step / 1_000_000
         );
         Err(Refusal::new(ErrorCode::Exhausted, text).with(u64::from(burst) + 1, u64::from(burst)))

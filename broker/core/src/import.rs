@@ -85,7 +85,7 @@ impl Broker {
             return Ok(());
         }
         if client.hands.contains_key(&request) {
-            let text = "an Import with this number waits already";
+            let text = "a request with this number waits for its fd already";
             return Err(Refusal::new(ErrorCode::Busy, text).with(request, 0));
         }
         let runs = |id: &PorterId| self.porters.get(id).is_some_and(|p| p.state == PorterState::Running);
@@ -95,7 +95,7 @@ impl Broker {
         let bound = self.config.bounds.pending_imports;
         let asked = client.hands.values().filter(|hand| matches!(hand.half, Half::Asked { .. })).count();
         if asked >= bound {
-            let text = format!("imports under way of one client: at most {bound} at a time");
+            let text = format!("fds that one client hands over: at most {bound} at a time");
             return Err(Refusal::new(ErrorCode::Exhausted, text).with(asked as u64 + 1, bound as u64));
         }
         debug_assert_eq!(grant.domain(), client.peer.domain);

@@ -59,12 +59,13 @@ pub(crate) struct OwnMemory {
 #[derive(Debug)]
 pub(crate) struct HeldUp {
     pub(crate) domain: DomainId,
-    device: String,
-    pid: u32,
+    pub(crate) device: String,
+    pub(crate) client: ClientKey,
+    pub(crate) pid: u32,
     /// Where it waits, if it said so.
     address: Option<u64>,
     /// Objects that it may still reach.
-    mapped: BTreeSet<ObjectKey>,
+    pub(crate) mapped: BTreeSet<ObjectKey>,
     charge: Charge,
 }
 
@@ -157,14 +158,17 @@ impl Broker {
 
     /// Keeps what a process may still reach that was left.
     pub(crate) fn hold_up(&mut self, id: InstanceId, instance: &mut Instance, mapped: BTreeSet<ObjectKey>) {
-        let Some((_, charge)) = instance.own.take() else { return };
+        let (domain, pid) = (instance.domain, instance.pid);
+        let nothing = Charge::nothing(domain, Resource::Bytes);
+        let Some((client, charge)) = instance.own.as_mut() else { return };
+        let client = *client;
+        let charge = std::mem::replace(charge, nothing);
         let address = match instance.verdict {
             Some(Verdict::Stalled { address, .. }) => Some(address),
             _ => None,
         };
         let device = self.devices.get(instance.device).map(|d| d.name().to_owned()).unwrap_or_default();
-        let (domain, pid) = (instance.domain, instance.pid);
-        self.held_up.insert(id, HeldUp { domain, device, pid, address, mapped, charge });
+        self.held_up.insert(id, HeldUp { domain, device, client, pid, address, mapped, charge });
     }
 
     /// A process that was held up has ended.
@@ -241,6 +245,9 @@ impl Broker {
         let queue = self.queues.get_mut(timeline).filter(is_theirs);
         let queue = queue.ok_or_else(gone)?;
         let instance = queue.instance;
+        // Otherwise it is told nothing, and nobody would close the memory.
+        let is_ready = |instance: &Instance| instance.state == InstanceState::Ready;
+        self.instances.get(&instance).filter(|instance| is_ready(instance)).ok_or_else(gone)?;
         let ring = queue.ring.as_mut().filter(|ring| ring.state == RingState::Attached).ok_or_else(gone)?;
         if ring.memory.is_some() {
             return Err(Refusal::new(ErrorCode::Busy, "the queue has its client's memory already"));

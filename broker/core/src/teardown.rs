@@ -336,13 +336,13 @@ impl Broker {
                 self.lose_mapping(id, *object);
             }
         }
-        if is_idle {
+        if is_held_up {
+            self.hold_up(id, &mut instance, mapped);
+        }
+        if is_idle && !is_held_up {
             self.serve_again(now, &mut instance);
         } else {
             self.tell_loss(now, id, &instance, how, jobs, has_heir);
-        }
-        if is_held_up {
-            self.hold_up(id, &mut instance, mapped);
         }
         if let Some((_, charge)) = instance.own {
             self.accounts.give_back(charge);
@@ -625,17 +625,19 @@ impl Broker {
 }
 
 fn how_it_ended(verdict: Option<&Verdict>, end: &InstanceEnd) -> String {
+    let how = how_it_was_ended(verdict, end);
+    if *end == InstanceEnd::HeldUp { format!("{how}; its process has not ended") } else { how }
+}
+
+fn how_it_was_ended(verdict: Option<&Verdict>, end: &InstanceEnd) -> String {
     match (verdict, end) {
         (Some(Verdict::Broke(how)), _) => format!("broke the protocol: {how}"),
         (Some(Verdict::TimedOut { .. }), _) => "was ended: a job took too long".to_owned(),
         (Some(Verdict::Silent), _) => "was ended: it did not answer in time".to_owned(),
         (Some(Verdict::Idle), _) => "was ended: nobody needed it".to_owned(),
         (Some(Verdict::Stuck { timeline, ms }), _) => how_it_stuck(*timeline, *ms),
-        (Some(Verdict::Stalled { point, address, ms }), end) => {
-            let is_held_up = if *end == InstanceEnd::HeldUp { "; its process has not ended" } else { "" };
-            format!("{}{is_held_up}", how_it_stalled(*point, *address, *ms))
-        }
-        (None, InstanceEnd::HeldUp) => "was ended, and its process has not".to_owned(),
+        (Some(Verdict::Stalled { point, address, ms }), _) => how_it_stalled(*point, *address, *ms),
+        (None, InstanceEnd::HeldUp) => "was ended".to_owned(),
         (None, InstanceEnd::Broke(how)) => format!("broke the protocol: {how}"),
         (None, InstanceEnd::HungUp) => "closed its link".to_owned(),
         (None, InstanceEnd::Exited(code)) if *code < 0 => {

@@ -290,7 +290,7 @@ impl Shell {
         let Some(instance) = self.instances.get(&id) else { return };
         let (settled, seen) = (self.read_pages(instance), self.read_observed(instance));
         warn!("{id} was killed and its process does not end: it is left");
-        self.happen(Input::InstanceGone { instance: id, end: InstanceEnd::HeldUp, settled, seen });
+        self.inputs.push_back(Input::InstanceGone { instance: id, end: InstanceEnd::HeldUp, settled, seen });
     }
 
     /// What the pages of an instance show: of each timeline the furthest slot.

@@ -159,7 +159,7 @@ impl Sharing {
     pub(crate) fn import(&self, request: u64, broker: &Socket) {
         let mut halves = self.halves.lock().expect("not poisoned");
         if halves.values().filter(|half| half.is_none()).count() >= 16 {
-            let refused = super::refused(ErrorCode::Exhausted, "imports under way of one client");
+            let refused = super::refused(ErrorCode::Exhausted, "fds that one client hands over");
             drop(broker.send(&refused.encode(request, Time(0), 0), &[]));
             return;
         }

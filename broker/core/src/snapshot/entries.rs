@@ -1,7 +1,7 @@
 //! The entries of most topics, made from the tables.
 
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::{InstanceId, Point, Time, TimelineKey};
+use vgem_proto::ids::{InstanceId, ObjectKey, Point, Time, TimelineKey};
 use vgem_proto::snapshot::{
     ClientEntry, DeviceEntry, FailureEntry, InstanceEntry, ObjectEntry, QueueEntry, Status, TimelineEntry,
 };
@@ -29,7 +29,7 @@ impl Broker {
             queues: count(self.queues.len()),
             timelines: count(self.queues.len() + self.promises.len()),
             jobs_in_flight: self.queues.iter().map(|(_, queue)| count(queue.in_flight())).sum(),
-            instances: count(self.instances.len()),
+            instances: count(self.instances.len() + self.held_up.len()),
             pages: count(self.pairs.len() + self.primary_pages()),
             counters: self.counters,
             ..Status::default()
@@ -49,17 +49,42 @@ impl Broker {
             summary: device.description.summary.clone(),
             operations: device.description.operations.iter().map(|o| o.name.clone()).collect(),
             state: device_state(scope, device, &seen).to_owned(),
-            instances: seen.into_iter().map(|(id, instance)| instance_entry(id, instance)).collect(),
+            instances: seen
+                .into_iter()
+                .map(|(id, instance)| instance_entry(id, instance))
+                .chain(self.held_up_entries(scope, device.name()))
+                .collect(),
         }
     }
 
-    pub(super) fn object_entry(&self, key: String, object: &Object) -> ObjectEntry {
+    /// Instances of a device that were left because their processes do not end.
+    fn held_up_entries(&self, scope: Scope, device: &str) -> impl Iterator<Item = InstanceEntry> {
+        let held =
+            self.held_up.iter().filter(move |(_, held)| held.device == device && sees(scope, held.domain));
+        held.map(|(id, held)| InstanceEntry {
+            instance: id.0,
+            domain: held.domain.0,
+            client: client_number(held.client),
+            state: "held up".to_owned(),
+            pid: held.pid,
+            mapped: held.mapped.len() as u64,
+            ..InstanceEntry::default()
+        })
+    }
+
+    pub(super) fn object_entry(&self, key: ObjectKey, object: &Object) -> ObjectEntry {
         let mapped_by = object
             .mappings
             .iter()
             .filter_map(|mapping| self.instances.get(&mapping.instance))
             .filter_map(|instance| self.devices.get(instance.device))
             .map(|device| device.name().to_owned())
+            .chain(
+                self.held_up
+                    .values()
+                    .filter(|held| held.mapped.contains(&key))
+                    .map(|held| held.device.clone()),
+            )
             .collect();
         let poison = object
             .reservation
@@ -72,7 +97,7 @@ impl Broker {
         };
         let writer = writer.unwrap_or_default();
         ObjectEntry {
-            object: key,
+            object: key.to_string(),
             inode: object.inode,
             kind: object.kind.name().to_owned(),
             writer,
@@ -187,10 +212,20 @@ fn device_state(scope: Scope, device: &Device, instances: &[(InstanceId, &Instan
     }
 }
 
+const fn instance_state(state: InstanceState) -> &'static str {
+    match state {
+        InstanceState::Pausing | InstanceState::Starting | InstanceState::Greeting => "starting",
+        InstanceState::Ready => "ready",
+        InstanceState::Ending | InstanceState::Gone => "ending",
+    }
+}
+
 fn instance_entry(id: InstanceId, instance: &Instance) -> InstanceEntry {
     InstanceEntry {
         instance: id.0,
         domain: instance.domain.0,
+        client: instance.seat().client.map_or(0, client_number),
+        state: instance_state(instance.state).to_owned(),
         pid: instance.pid,
         jobs: instance.tally.jobs,
         in_flight: u64::from(instance.in_flight),

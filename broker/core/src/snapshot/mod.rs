@@ -92,7 +92,7 @@ impl Broker {
                     .objects
                     .iter_from(first)
                     .filter(|(_, object)| sees(scope, object.domain))
-                    .map(|(key, object)| (u64::from(key.index) + 1, (key.to_string(), object)));
+                    .map(|(key, object)| (u64::from(key.index) + 1, (key, object)));
                 let (entries, next) = page(all, max, |(key, object)| self.object_entry(key, object));
                 Snapshot { entries: Entries::Objects(entries), next }
             }

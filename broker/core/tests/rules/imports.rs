@@ -1,14 +1,99 @@
 //! Imports: what comes from strangers, and what it becomes. L5, L2, T10, T13, T27.
 
-use vgem_core::io::{Arrival, Effect, Event, Input, LinkId};
+use vgem_core::io::{Arrival, ArrivalId, Attach, Effect, Event, Input, LinkId};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{Handle, ObjectKey, PorterId};
-use vgem_proto::message::client::{ClientMessage, CloseObject, Export, Imported, OpenPorter};
+use vgem_proto::message::client::{
+    ClientMessage, CloseObject, Export, Import, Imported, OpenPorter, PorterOpened,
+};
 use vgem_proto::rights::{Access, Rights};
 
 use crate::batch::Batch;
 use crate::world::{COPY, DOMAIN, MS, OTHER_DOMAIN, READ, WRITE, World, commit, config};
+
+// What porters do on the stage.
+impl World {
+    /// A client's porter, running.
+    pub(crate) fn porter(&mut self, link: LinkId) -> PorterId {
+        let reply = self.ask_with(link, OpenPorter {}).expect("an answer");
+        let Attach::Channel(porter) = reply.attach else { panic!("{reply:?}") };
+        assert_eq!(reply.message, ClientMessage::PorterOpened(PorterOpened {}));
+        porter
+    }
+
+    /// Memory of a client's own, as its porter brings it.
+    pub(crate) fn foreign(&mut self, len: u64) -> Arrival {
+        self.next_arrival += 1;
+        let arrival = ArrivalId(self.next_arrival);
+        self.arrivals.insert(arrival);
+        Arrival::Memory { arrival, len }
+    }
+
+    /// A process's memory, as its porter brings it.
+    pub(crate) fn process(&mut self) -> Arrival {
+        self.next_arrival += 1;
+        let arrival = ArrivalId(self.next_arrival);
+        self.arrivals.insert(arrival);
+        Arrival::Process { arrival }
+    }
+
+    /// The number of the next request.
+    pub(crate) fn next_request(&self) -> u64 {
+        self.next_request + 1
+    }
+
+    /// The object that what a porter brought is, or became.
+    pub(crate) fn object_of(&self, arrival: &Arrival) -> Option<ObjectKey> {
+        match arrival {
+            Arrival::Object(key) => Some(*key),
+            Arrival::Memory { arrival, .. } => self.taken.get(arrival).copied(),
+            Arrival::Page | Arrival::Process { .. } => None,
+        }
+    }
+
+    /// Sends an Import; gives its number.
+    pub(crate) fn ask_import(&mut self, link: LinkId) -> u64 {
+        self.send(link, Import { name: b"imported".to_vec() }, 0, self.now)
+    }
+
+    pub(crate) fn bring(&mut self, porter: PorterId, request: u64, arrival: Arrival, access: Access) {
+        self.apply(Input::Brought { porter, request, arrival, access });
+    }
+
+    /// Imports what the client's porter brings; gives the answer, if one came.
+    pub(crate) fn try_import(
+        &mut self,
+        link: LinkId,
+        porter: PorterId,
+        arrival: Arrival,
+        access: Access,
+    ) -> Option<ClientMessage> {
+        let request = self.ask_import(link);
+        self.bring(porter, request, arrival, access);
+        self.answer_to(request).map(|reply| reply.message)
+    }
+
+    /// Imports an object that exists.
+    pub(crate) fn import(
+        &mut self,
+        link: LinkId,
+        porter: PorterId,
+        object: ObjectKey,
+        access: Access,
+    ) -> Imported {
+        match self.try_import(link, porter, Arrival::Object(object), access) {
+            Some(ClientMessage::Imported(imported)) => imported,
+            other => panic!("not imported: {other:?}"),
+        }
+    }
+
+    /// A porter's process ends.
+    pub(crate) fn end_porter(&mut self, porter: PorterId) {
+        assert!(self.porters.remove(&porter).is_some(), "ends twice");
+        self.apply(Input::PorterGone { porter });
+    }
+}
 
 /// An owner in one domain with an object, and a client of another with a porter.
 struct Meeting {

@@ -1,6 +1,7 @@
 //! Instances of a client's own, and memory that is no object: L3, L4, T37, T39.
 
-use vgem_core::io::{Arrival, Effect, InstanceEnd, LinkId};
+use vgem_core::io::{Arrival, Effect, InstanceEnd, LinkId, Scope};
+use vgem_core::snapshot::Entries;
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::PUBLISH;
 use vgem_proto::error::ErrorCode;
@@ -12,6 +13,7 @@ use vgem_proto::message::client::{
 };
 use vgem_proto::message::driver::{Stalled, WindowsSet};
 use vgem_proto::rights::Access;
+use vgem_proto::snapshot::Topic;
 use vgem_proto::user_queue::Window;
 
 use crate::batch::Batch;
@@ -469,4 +471,66 @@ fn r7_an_entry_of_an_instance_of_ones_own_is_published_by_a_job_of_the_domains()
     o.world.run_all();
     let lost = ended(&o, opened.timeline, 2).expect("it ended").expect_err("it failed");
     assert_eq!((lost.code, ended(&o, reader.timeline, 2)), (ErrorCode::DeviceLost, Some(Err(lost))));
+}
+
+#[test]
+fn memory_that_comes_for_a_driver_that_is_ending_is_closed() {
+    let mut o = own();
+    let request = o.world.send(o.client, AttachMemory { queue: o.queue, windows: Vec::new() }, 0, LATER);
+    let stalled = Stalled { timeline: o.line, point: Point(7), address: AT + 1, since: o.world.now };
+    o.world.say(o.instance, stalled);
+    assert!(o.world.drivers[&o.instance].killed);
+    let process = o.world.process();
+    o.world.bring(o.porter, request, process, WRITE);
+    assert_eq!(refused(o.world.answer_to(request).expect("an answer").message).code, ErrorCode::Gone);
+    assert_eq!(o.world.arrivals.len(), 0);
+}
+
+// M-172
+#[test]
+fn an_idle_process_that_does_not_end_keeps_what_it_maps_though_its_client_came_again() {
+    let mut o = Own::attached();
+    let object = o.world.object(o.client, 4096);
+    let bind =
+        Bind { queue: o.queue, object, offset: 0, len: 4096, address: 9 * AT, access: WRITE, reserved: Zero };
+    assert!(is_done(&o.asks(bind)));
+    o.world.memory.values_mut().for_each(|memory| memory.exports = 0);
+    o.world.close_queue(o.client, o.queue);
+    o.world.run_all();
+    o.world.drivers.get_mut(&o.instance).expect("it lives").hangs = true;
+    while !o.world.drivers[&o.instance].killed {
+        assert!(o.world.wait_for_deadline());
+    }
+    let again = OpenQueue { device: COPY, depth: 0, priority: 0, reserved: Zero };
+    let request = o.world.send(o.client, again, OPEN_OWN, LATER);
+    o.world.let_ms_pass(1000);
+    let answer = refused(o.world.answer_to(request).expect("an answer").message);
+    assert_eq!(answer.code, ErrorCode::Unavailable);
+    assert_eq!(refused(open_own(&mut o.world, o.client)).code, ErrorCode::Unavailable);
+    o.world.close(o.client, object);
+    assert_eq!((o.world.memory.len(), o.bytes()), (1, 4096 + limits::OWN_BYTES));
+    o.world.release(o.instance);
+    o.world.hang_up(o.client);
+    o.world.let_ms_pass(200_000);
+    assert_eq!((o.world.memory.len(), o.bytes()), (0, 0));
+}
+
+#[test]
+fn who_looks_sees_whom_an_instance_serves_and_that_it_is_held_up() {
+    let mut o = Own::attached();
+    o.world.drivers.get_mut(&o.instance).expect("it lives").hangs = true;
+    let seen = |o: &Own| -> Vec<(bool, String, u32)> {
+        let view = o.world.broker.snapshot(Scope::All, Topic::Devices, 0, 10);
+        let Entries::Devices(devices) = view.entries else { panic!("devices") };
+        let all = devices.into_iter().flat_map(|device| device.instances);
+        all.map(|instance| (instance.client != 0, instance.state, instance.pid)).collect()
+    };
+    let pid = 100 + o.instance.0;
+    assert_eq!(seen(&o), [(true, "ready".to_owned(), pid)]);
+    o.stall();
+    assert_eq!(seen(&o), [(true, "ending".to_owned(), pid)]);
+    o.world.let_ms_pass(1000);
+    assert_eq!(seen(&o), [(true, "held up".to_owned(), pid)]);
+    o.world.release(o.instance);
+    assert_eq!(seen(&o), []);
 }

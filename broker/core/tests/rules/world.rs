@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_core::config::{Bounds, Quotas, Times};
-use vgem_core::io::{Arrival, ArrivalId, Attach, Effect, Event, Input, LinkId, PairId, PeerFacts};
+use vgem_core::io::{ArrivalId, Attach, Effect, Event, Input, LinkId, PairId, PeerFacts};
 use vgem_core::{Broker, Config, Usage};
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
@@ -18,8 +18,8 @@ use vgem_proto::ids::{
 };
 use vgem_proto::message::Head;
 use vgem_proto::message::client::{
-    ClientMessage, CloseObject, CloseQueue, Commit, CreateObject, Explain, Explained, Hello, Import,
-    Imported, OpenPorter, OpenQueue, PorterOpened, QueueOpened, Refused,
+    ClientMessage, CloseObject, CloseQueue, Commit, CreateObject, Explain, Explained, Hello, OpenQueue,
+    QueueOpened, Refused,
 };
 use vgem_proto::message::driver::{DriverMessage, Ready};
 use vgem_proto::rights::{Access, HugePages};
@@ -120,8 +120,8 @@ pub(crate) struct World {
     /// What clients signal in.
     pub(crate) signals: Signals,
     next_link: u64,
-    next_request: u64,
-    next_arrival: u64,
+    pub(crate) next_request: u64,
+    pub(crate) next_arrival: u64,
 }
 
 fn device(name: &str) -> Description {
@@ -588,88 +588,6 @@ impl World {
             Some(ClientMessage::Explained(explained)) => explained,
             other => panic!("not explained: {other:?}"),
         }
-    }
-
-    // Imports.
-
-    /// A client's porter, running.
-    pub(crate) fn porter(&mut self, link: LinkId) -> PorterId {
-        let reply = self.ask_with(link, OpenPorter {}).expect("an answer");
-        let Attach::Channel(porter) = reply.attach else { panic!("{reply:?}") };
-        assert_eq!(reply.message, ClientMessage::PorterOpened(PorterOpened {}));
-        porter
-    }
-
-    /// Memory of a client's own, as its porter brings it.
-    pub(crate) fn foreign(&mut self, len: u64) -> Arrival {
-        self.next_arrival += 1;
-        let arrival = ArrivalId(self.next_arrival);
-        self.arrivals.insert(arrival);
-        Arrival::Memory { arrival, len }
-    }
-
-    /// A process's memory, as its porter brings it.
-    pub(crate) fn process(&mut self) -> Arrival {
-        self.next_arrival += 1;
-        let arrival = ArrivalId(self.next_arrival);
-        self.arrivals.insert(arrival);
-        Arrival::Process { arrival }
-    }
-
-    /// The number of the next request.
-    pub(crate) fn next_request(&self) -> u64 {
-        self.next_request + 1
-    }
-
-    /// The object that what a porter brought is, or became.
-    pub(crate) fn object_of(&self, arrival: &Arrival) -> Option<ObjectKey> {
-        match arrival {
-            Arrival::Object(key) => Some(*key),
-            Arrival::Memory { arrival, .. } => self.taken.get(arrival).copied(),
-            Arrival::Page | Arrival::Process { .. } => None,
-        }
-    }
-
-    /// Sends an Import; gives its number.
-    pub(crate) fn ask_import(&mut self, link: LinkId) -> u64 {
-        self.send(link, Import { name: b"imported".to_vec() }, 0, self.now)
-    }
-
-    pub(crate) fn bring(&mut self, porter: PorterId, request: u64, arrival: Arrival, access: Access) {
-        self.apply(Input::Brought { porter, request, arrival, access });
-    }
-
-    /// Imports what the client's porter brings; gives the answer, if one came.
-    pub(crate) fn try_import(
-        &mut self,
-        link: LinkId,
-        porter: PorterId,
-        arrival: Arrival,
-        access: Access,
-    ) -> Option<ClientMessage> {
-        let request = self.ask_import(link);
-        self.bring(porter, request, arrival, access);
-        self.answer_to(request).map(|reply| reply.message)
-    }
-
-    /// Imports an object that exists.
-    pub(crate) fn import(
-        &mut self,
-        link: LinkId,
-        porter: PorterId,
-        object: ObjectKey,
-        access: Access,
-    ) -> Imported {
-        match self.try_import(link, porter, Arrival::Object(object), access) {
-            Some(ClientMessage::Imported(imported)) => imported,
-            other => panic!("not imported: {other:?}"),
-        }
-    }
-
-    /// A porter's process ends.
-    pub(crate) fn end_porter(&mut self, porter: PorterId) {
-        assert!(self.porters.remove(&porter).is_some(), "ends twice");
-        self.apply(Input::PorterGone { porter });
     }
 
     /// What the broker has for domains to owe.

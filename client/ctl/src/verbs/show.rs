@@ -179,12 +179,24 @@ fn usual(default: Option<String>) -> String {
 }
 
 fn processes(entry: &DeviceEntry) -> Vec<String> {
-    let mut table =
-        Table::new(&[">PROCESS", ">DOMAIN", ">JOBS", ">IN FLIGHT", ">BUSY", ">BYTES", ">STAGED", ">MAPPED"]);
+    let mut table = Table::new(&[
+        ">PROCESS",
+        "STATE",
+        ">DOMAIN",
+        "CLIENT",
+        ">JOBS",
+        ">IN FLIGHT",
+        ">BUSY",
+        ">BYTES",
+        ">STAGED",
+        ">MAPPED",
+    ]);
     for one in &entry.instances {
         table.row([
             one.pid.to_string(),
+            one.state.clone(),
             one.domain.to_string(),
+            if one.client == 0 { "all".to_owned() } else { one.client.to_string() },
             one.jobs.to_string(),
             one.in_flight.to_string(),
             human::time(one.busy_ns),
