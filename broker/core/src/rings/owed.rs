@@ -12,15 +12,17 @@ use vgem_proto::ids::{InstanceId, Time, TimelineKey};
 use super::RingState;
 use crate::broker::Broker;
 use crate::deadlines::Timer;
-use crate::devices::Verdict;
+use crate::devices::{InstanceState, Verdict};
 
 impl Broker {
     /// A ring's thread owes one more answer, when the entry that runs has ended.
     pub(crate) fn ring_owes(&mut self, now: Time, key: TimelineKey) {
         let by = now.after(self.ring_patience_ns(key));
-        let Some(ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.as_mut()) else { return };
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        let Some(ring) = &mut queue.ring else { return };
+        let serves = self.instances.get(&queue.instance).is_some_and(|i| i.state == InstanceState::Ready);
         ring.owes += 1;
-        if ring.answer_by.is_none() {
+        if serves && ring.answer_by.is_none() {
             self.timers.arm(Timer::Ring(key), &mut ring.answer_by, by);
         }
     }

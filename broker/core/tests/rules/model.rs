@@ -1,6 +1,6 @@
 //! Random histories: clients that come, work and die, drivers that run, fail, lag and die, exports that linger
 //! and are imported in other domains, porters that hang, a kernel that takes its time ([`sharing`]), queues on which
-//! clients schedule by themselves ([`ringing`]).
+//! clients schedule by themselves ([`ringing`]), also at instances of their own ([`owning`]).
 //!
 //! After every step the broker's invariants hold (the world checks them), every job was sent with exactly the
 //! waits that [`crate::oracle`] computes, and at the end, when everybody is gone and quiet, every accepted job
@@ -10,6 +10,7 @@
 //! `VGEM_MODEL_HISTORIES` that many of them.
 
 mod heirs;
+mod owning;
 mod promising;
 mod ringing;
 mod sharing;
@@ -22,6 +23,7 @@ use vgem_proto::ids::{
     DomainId, Handle, InstanceId, ObjectKey, Point, PorterId, QueueHandle, TimelineHandle, TimelineKey,
 };
 use vgem_proto::jobs::{DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, WAIT_PROMISE};
+use vgem_proto::limits;
 use vgem_proto::message::client::{ClientMessage, CloseQueue, Done};
 use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::rights::{Rights, WaitKind};
@@ -115,6 +117,9 @@ struct Model {
     rings: u64,
     binds: u64,
     entries: u64,
+    /// Clients' own memory that was handed over, and instances that it held up.
+    memories: u64,
+    held_up: u64,
 }
 
 impl Model {
@@ -125,7 +130,8 @@ impl Model {
         config.bounds.batch_waits = 60;
         config.bounds.spare_pairs = 3;
         config.quotas.jobs = 60;
-        config.quotas.bytes = 40 * 4096;
+        config.bounds.own_instances = 2;
+        config.quotas.bytes = 40 * 4096 + 2 * limits::OWN_BYTES;
         let world = World::with(config);
         let (oracle, members, links) = (Oracle::default(), Vec::new(), BTreeMap::new());
         Self {
@@ -152,12 +158,14 @@ impl Model {
             rings: 0,
             binds: 0,
             entries: 0,
+            memories: 0,
+            held_up: 0,
         }
     }
 
     fn step(&mut self) {
         self.choose_pace();
-        match self.dice.below(180) {
+        match self.dice.below(192) {
             0..5 => self.connect(),
             5..7 => self.hang_up(),
             7..15 => self.create(),
@@ -179,6 +187,7 @@ impl Model {
             131..132 => self.tamper(),
             132..150 => self.promise_something(),
             150..172 => self.ring_something(),
+            172..184 => self.own_something(),
             _ => {
                 self.finish_some(3);
             }
@@ -585,7 +594,7 @@ impl Model {
             for id in self.world.drivers.keys().copied().collect::<Vec<_>>() {
                 moved |= self.hear(id, u64::from(u32::MAX));
             }
-            if !moved && !self.world.wait_for_deadline() {
+            if !moved && !self.world.wait_for_deadline() && !self.release_one() {
                 break;
             }
             self.bury();
@@ -613,8 +622,9 @@ impl Drop for Seed {
 }
 
 /// Runs one history; gives the number of jobs, refused batches, imports, answers to
-/// Observe, timelines, waits for promises, cycles, jobs that ran again, rings, ranges and entries in it.
-fn run(seed: u64, steps: u64) -> [u64; 11] {
+/// Observe, timelines, waits for promises, cycles, jobs that ran again, rings, ranges, entries, memories of clients and
+/// instances that those held up in it.
+fn run(seed: u64, steps: u64) -> [u64; 13] {
     let _told = Seed(seed);
     let mut model = Model::new(seed);
     for _ in 0..steps {
@@ -622,8 +632,13 @@ fn run(seed: u64, steps: u64) -> [u64; 11] {
     }
     let jobs = model.world.broker.counters().jobs;
     let Model { refused, imports, observed, promises, gated, deadlocks, reruns, .. } = model;
-    let Model { rings, binds, entries, .. } = model;
-    let told = [jobs, refused, imports, observed, promises, gated, deadlocks, reruns, rings, binds, entries];
+    let Model { rings, binds, entries, memories, held_up, .. } = model;
+    let [first, second] =
+        [[jobs, refused, imports, observed, promises], [gated, deadlocks, reruns, rings, binds]];
+    let mut told = [0; 13];
+    told.iter_mut()
+        .zip(first.into_iter().chain(second).chain([entries, memories, held_up]))
+        .for_each(|(to, from)| *to = from);
     model.end();
     told
 }
@@ -636,17 +651,17 @@ fn every_job_waits_for_exactly_what_it_must_and_everything_comes_back() {
         run(seed, STEPS);
         return;
     }
-    let mut seen = [0; 11];
+    let mut seen = [0; 13];
     for seed in 0..number("VGEM_MODEL_HISTORIES").unwrap_or(40) {
         for (sum, told) in seen.iter_mut().zip(run(seed, STEPS)) {
             *sum += told;
         }
     }
-    let least = [3000, 100, 200, 200, 200, 100, 20, 50, 80, 60, 40];
+    let least = [3000, 100, 200, 200, 200, 100, 20, 50, 80, 60, 40, 40, 5];
     let enough = seen.iter().zip(least).all(|(seen, least)| *seen >= least);
     assert!(
         enough,
-        "histories of {seen:?} jobs, refusals, imports, observations, timelines, promises, cycles, reruns, rings, ranges \
-         and entries show too little"
+        "histories of {seen:?} jobs, refusals, imports, observations, timelines, promises, cycles, reruns, rings, ranges, \
+         entries, memories and instances held up show too little"
     );
 }

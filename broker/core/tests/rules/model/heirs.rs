@@ -206,7 +206,7 @@ impl Model {
     pub(super) fn bury(&mut self) {
         loop {
             self.take_in();
-            let killed = self.world.drivers.values().filter(|driver| driver.killed);
+            let killed = self.world.drivers.values().filter(|driver| driver.killed && !driver.hangs);
             let mut killed: Vec<InstanceId> = killed.map(|driver| driver.id).collect();
             killed.retain(|id| !self.world.late.contains(id) || !self.dice.one_in(3));
             if killed.is_empty() {

@@ -20,8 +20,10 @@ use super::{Held, Model};
 /// A queue with a ring, or that was to have one, as its member knows it.
 #[derive(Debug)]
 pub(super) struct Ringed {
-    queue: QueueHandle,
+    pub(super) queue: QueueHandle,
     pub(super) timeline: TimelineKey,
+    /// At an instance of the client's own.
+    pub(super) own: bool,
     stage: Stage,
     /// What is bound, by address.
     bound: BTreeMap<u64, (ObjectKey, Access)>,
@@ -65,14 +67,37 @@ impl Model {
     pub(super) fn attach_to(&mut self, place: usize, queue: QueueHandle) {
         let mut queues = self.members[place].queues.iter();
         let (_, timeline, last) = *queues.find(|(other, ..)| *other == queue).expect("a queue of the member");
-        let depth = if self.dice.one_in(2) { 0 } else { 8 };
-        let attach = AttachRing { queue, depth, reserved: Zero };
-        let member = &mut self.members[place];
         if last == 0 {
-            member.queues.retain(|(_, other, _)| *other != timeline);
-            member.rings.push(Ringed { queue, timeline, stage: Stage::Asked, bound: BTreeMap::new() });
+            self.members[place].queues.retain(|(_, other, _)| *other != timeline);
+            self.ask_ring(place, (queue, timeline), false);
+        } else {
+            let attach = AttachRing { queue, depth: 8, reserved: Zero };
+            self.ask_later(self.members[place].link, attach, Pending::Ring(timeline));
         }
+    }
+
+    /// Asks for a ring of a queue that can have one.
+    pub(super) fn ask_ring(
+        &mut self,
+        place: usize,
+        (queue, timeline): (QueueHandle, TimelineKey),
+        own: bool,
+    ) {
+        let depth = if self.dice.one_in(2) { 0 } else { 8 };
+        let ring = Ringed { queue, timeline, own, stage: Stage::Asked, bound: BTreeMap::new() };
+        self.members[place].rings.push(ring);
+        let attach = AttachRing { queue, depth, reserved: Zero };
         self.ask_later(self.members[place].link, attach, Pending::Ring(timeline));
+    }
+
+    /// A queue whose ring could not be: it takes jobs, unless it is at an instance of its client's own.
+    fn ring_failed(&mut self, place: usize, at: usize) {
+        let Ringed { queue, timeline, own, .. } = self.members[place].rings[at];
+        if own {
+            return self.close_ring_of(place, Some(timeline));
+        }
+        self.members[place].rings.swap_remove(at);
+        self.members[place].queues.push((queue, timeline, 0));
     }
 
     fn commit_ring(&mut self, place: usize) {
@@ -189,16 +214,14 @@ impl Model {
                         self.commit_one(place, at);
                     }
                 } else if rings[at].stage == Stage::Asked {
-                    let Ringed { queue, timeline, .. } = rings.swap_remove(at);
-                    self.members[place].queues.push((queue, timeline, 0));
+                    self.ring_failed(place, at);
                 }
             }
             Pending::CommitRing(timeline, from) => {
                 let Some(at) = rings.iter().position(of(timeline)) else { return };
                 match message {
                     ClientMessage::Refused(refused) if refused.code == ErrorCode::System => {
-                        let Ringed { queue, timeline, .. } = rings.swap_remove(at);
-                        self.members[place].queues.push((queue, timeline, 0));
+                        self.ring_failed(place, at);
                     }
                     ClientMessage::Refused(_) if from == Stage::Made => rings[at].stage = Stage::Made,
                     ClientMessage::Refused(_) => {}

@@ -11,6 +11,7 @@ use vgem_proto::message::client::{
 };
 use vgem_proto::rights::{Access, Rights, WaitKind};
 
+use super::owning::may_refuse_own;
 use super::ringing::{Stage as RingStage, may_refuse_ring};
 use super::{Held, Model};
 use crate::oracle::{Accepted, How, Touch};
@@ -22,12 +23,25 @@ pub(super) enum Pending {
     Create,
     Commit(Vec<ObjectKey>),
     OpenQueue,
+    /// At an instance of the client's own.
+    OpenOwn,
+    /// AttachMemory, and SetWindows.
+    Memory,
+    Windows,
     Porter,
     Import(Arrival),
     Ring(TimelineKey),
     CommitRing(TimelineKey, RingStage),
-    Bind { timeline: TimelineKey, address: u64, key: ObjectKey, access: Access },
-    Unbind { timeline: TimelineKey, address: u64 },
+    Bind {
+        timeline: TimelineKey,
+        address: u64,
+        key: ObjectKey,
+        access: Access,
+    },
+    Unbind {
+        timeline: TimelineKey,
+        address: u64,
+    },
 }
 
 impl Pending {
@@ -118,8 +132,18 @@ impl Model {
     }
 
     pub(super) fn ask_later(&mut self, link: LinkId, message: impl Into<ClientMessage>, pending: Pending) {
+        self.ask_flagged(link, message, 0, pending);
+    }
+
+    pub(super) fn ask_flagged(
+        &mut self,
+        link: LinkId,
+        message: impl Into<ClientMessage>,
+        flags: u16,
+        pending: Pending,
+    ) {
         let deadline = self.world.now.after(200 * MS);
-        let request = self.world.send(link, message, 0, deadline);
+        let request = self.world.send(link, message, flags, deadline);
         self.pending.insert(request, (link, pending));
     }
 
@@ -131,7 +155,7 @@ impl Model {
         self.ask_later(link, CreateObject { count, writer, ..create(4096) }, Pending::Create);
     }
 
-    fn some_device(&mut self) -> DeviceId {
+    pub(super) fn some_device(&mut self) -> DeviceId {
         self.dice.pick(&[COPY, ZIP, SEC]).unwrap_or(COPY)
     }
 
@@ -190,7 +214,7 @@ impl Model {
     }
 
     /// A member's porter that runs; asks for one if there is none.
-    fn porter_of(&mut self, place: usize) -> Option<PorterId> {
+    pub(super) fn porter_of(&mut self, place: usize) -> Option<PorterId> {
         let member = &self.members[place];
         let lives = |id: &PorterId| self.world.porters.get(id).is_some_and(|process| !process.killed);
         if let Some(porter) = member.porter.filter(lives) {
@@ -374,6 +398,10 @@ impl Model {
                     self.attach_to(place, opened.queue);
                 }
             }
+            (Pending::OpenOwn, ClientMessage::QueueOpened(opened)) => {
+                self.ask_ring(place, (opened.queue, opened.timeline), true);
+            }
+            (Pending::Memory | Pending::Windows, ClientMessage::Done(_)) => {}
             (Pending::Porter, ClientMessage::PorterOpened(_)) => {
                 let Attach::Channel(porter) = attach else { panic!("{attach:?}") };
                 self.members[place].porter = Some(*porter);
@@ -448,6 +476,7 @@ fn may_refuse(pending: &Pending, code: ErrorCode) -> bool {
             E::NotReady | E::Busy | E::Unavailable | E::System | E::Gone | E::NoSuchHandle | E::Denied
         ),
         Pending::OpenQueue => matches!(code, E::Exhausted | E::Unavailable | E::Late | E::System),
+        Pending::OpenOwn | Pending::Memory | Pending::Windows => may_refuse_own(pending, code),
         Pending::Porter => matches!(code, E::Busy | E::Exhausted | E::Unavailable),
         Pending::Import(_) => matches!(
             code,
