@@ -23,7 +23,7 @@ use vgem_os::mapping::{Mapping, Span, SpanMut};
 use vgem_os::memory;
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::Handle;
-use vgem_proto::message::client::{ClientMessage, Export};
+use vgem_proto::message::client::{ClientMessage, Export, Rewritten};
 use vgem_proto::rights::{Access, Rights};
 
 use crate::access::bounds;
@@ -203,6 +203,12 @@ impl BufferShared {
     pub(crate) fn new(memory: Memory, object: Object, ledger: Arc<Ledger>, facts: Facts) -> Self {
         let core = Arc::clone(&object.core);
         Self { memory, object, core, ledger, facts }
+    }
+
+    /// Tells the broker that these bytes are, or will be, as they should be, though something failed to write them.
+    pub(crate) fn tell_rewritten(&self, range: &Range<u64>) {
+        let (object, offset, len) = (self.handle(), range.start, range.end - range.start);
+        self.core.link.post(&ClientMessage::Rewritten(Rewritten { object, offset, len }));
     }
 
     pub(crate) fn handle(&self) -> Handle {

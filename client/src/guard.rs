@@ -34,7 +34,6 @@
 use std::ops::{Deref, DerefMut};
 
 use vgem_os::mapping::Quiescent;
-use vgem_proto::message::client::{ClientMessage, Rewritten};
 
 use crate::buffer::BufferShared;
 use crate::ledger::Taken;
@@ -65,9 +64,8 @@ impl<'a> Lease<'a> {
     /// Tells the broker that the bytes are, or will be, as they should be, if it thinks otherwise.
     fn heal(&mut self) {
         if std::mem::take(&mut self.taken.poisoned) {
-            let (offset, len) = (self.start as u64, self.len as u64);
-            let object = self.shared.handle();
-            self.shared.core.link.post(&ClientMessage::Rewritten(Rewritten { object, offset, len }));
+            let start = self.start as u64;
+            self.shared.tell_rewritten(&(start..start + self.len as u64));
         }
     }
 }

@@ -227,7 +227,9 @@ fn an_address_that_the_driver_cannot_reach_is_a_fault_with_the_address_and_why()
             let address = rig.src.address() + 2 * PAGE;
             assert_eq!((fault.address, fault.reason), (address, FaultReason::Unbound));
             let said = failure.to_string();
-            let wanted = format!("zip: entry 1 failed: address fault: nothing is bound at {address:#x}, and it is in no window (");
+            let wanted = format!(
+                "zip: entry 1 failed: address fault: nothing is bound at {address:#x}, and it is in no window ("
+            );
             assert!(said.starts_with(&wanted.replace("address fault", failure.code.phrase())), "{said}");
         }
         other => panic!("{other:?}"),

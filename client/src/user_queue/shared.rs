@@ -378,13 +378,14 @@ impl State {
         }
     }
 
-    /// An entry has ended well: what it wrote is good again.
+    /// An entry has ended well: what it wrote is good again, for everybody.
     #[inline]
     fn heal(&self, number: u32) {
         let uses = self.table.get(number).into_iter().flat_map(|slot| slot.uses.iter());
         for one in uses.filter(|one| one.heals) {
             if let Some(bound) = self.bindings.get(one.place) {
                 bound.ledger.heal(&one.range());
+                bound.buffer.tell_rewritten(&one.range());
             }
         }
     }
