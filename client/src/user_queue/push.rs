@@ -226,8 +226,8 @@ impl State {
         not_bound: LocalError,
     ) -> Result<(), LocalError> {
         let lent = self.lents.note(range, access, not_bound)?;
-        if let (Some(number), Some(slot)) = (lent, self.table.get_mut(slot)) {
-            slot.uses.push(Use { place: LENT, access, start: number, end: number, heals: false });
+        if let (Some(start), Some(slot)) = (lent, self.table.get_mut(slot)) {
+            slot.uses.push(Use { place: LENT, access, start, end: start, heals: false });
         }
         Ok(())
     }

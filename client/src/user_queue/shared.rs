@@ -363,7 +363,7 @@ impl State {
             let point = JobPoint::new(Arc::clone(queue), slot.point, 0);
             for one in slot.uses.iter() {
                 if one.place == LENT {
-                    lents.release(one.start, is_ended);
+                    lents.release(one.start, one.access, is_ended);
                     continue;
                 }
                 let Some(bound) = bindings.get_mut(one.place) else { continue };
@@ -397,7 +397,7 @@ impl State {
         let Some(slot) = table.get_mut(number) else { return };
         for one in slot.uses.iter() {
             if one.place == LENT {
-                lents.release(one.start, true);
+                lents.release(one.start, one.access, true);
             } else if let Some(bound) = bindings.get_mut(one.place) {
                 bound.uses = bound.uses.saturating_sub(1);
             }

@@ -20,9 +20,11 @@
 //! **What is not known to have ended.** If the queue goes while entries may still write to lent memory, that memory is
 //! never freed.
 //!
-//! Invariant: a range that is lent is used by entries that were pushed and have not ended, as many as `uses` says, and
-//! its memory is neither read nor freed before that is none.
+//! Invariant: what is lent is used by entries that were pushed and have not ended, as many as `uses` says, and its memory
+//! is neither looked at nor freed before that is none.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::RangeBounds;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -116,44 +118,41 @@ impl From<&Lent> for AddressRange {
 struct Kept {
     number: u64,
     memory: Vec<u8>,
-    /// Operands of entries under way that are written there.
+    /// Operands of entries under way that are read from there, or written there.
     uses: u32,
     /// Something may be written there that nobody will hear of.
     is_doomed: bool,
 }
 
-impl Kept {
-    fn address(&self) -> u64 {
-        self.memory.as_ptr().addr() as u64
-    }
-
-    fn holds(&self, range: &AddressRange) -> bool {
-        let ahead = range.address().wrapping_sub(self.address());
-        let len = self.memory.len() as u64;
-        ahead <= len && range.len() <= len - ahead
-    }
-}
-
-/// All that was lent to one queue, and how far its driver reaches this process's memory.
+/// All that was lent to one queue, by its address, and how far its driver reaches this process's memory.
 #[derive(Debug)]
 pub(crate) struct Lents {
     pub(crate) sva: Sva,
-    kept: Vec<Kept>,
+    kept: BTreeMap<u64, Kept>,
     last: u64,
 }
 
 impl Lents {
     pub(crate) fn new(sva: Sva) -> Self {
-        Self { sva, kept: Vec::new(), last: 0 }
+        Self { sva, kept: BTreeMap::new(), last: 0 }
     }
 
     fn add(&mut self, memory: Vec<u8>) -> u64 {
         self.last += 1;
-        self.kept.push(Kept { number: self.last, memory, uses: 0, is_doomed: false });
+        let address = memory.as_ptr().addr() as u64;
+        self.kept.insert(address, Kept { number: self.last, memory, uses: 0, is_doomed: false });
         self.last
     }
 
-    /// Notes that an entry reads or writes memory of this process; the number of what was lent, if it writes.
+    /// Where the memory begins that was lent and holds a range.
+    fn holder(&mut self, range: &AddressRange) -> Option<(u64, &mut Kept)> {
+        let (&start, kept) = self.kept.range_mut(..=range.address()).next_back()?;
+        let ahead = range.address() - start;
+        let len = kept.memory.len() as u64;
+        (ahead <= len && range.len() <= len - ahead).then_some((start, kept))
+    }
+
+    /// Notes that an entry reads or writes memory of this process; where what was lent begins, if it is in such.
     pub(crate) fn note(
         &mut self,
         range: &AddressRange,
@@ -161,43 +160,46 @@ impl Lents {
         not_bound: LocalError,
     ) -> Result<Option<u64>, LocalError> {
         match (self.sva, access) {
-            (Sva::Off, _) => Err(not_bound),
-            (Sva::Read | Sva::ReadWrite, Access::Read) => Ok(None),
-            (Sva::Read | Sva::ReadWrite, Access::Write) => {
-                let kept = self.kept.iter_mut().find(|kept| kept.holds(range) && !kept.is_doomed);
-                let (address, len) = (range.address(), range.len());
-                let kept = kept.ok_or(LocalError::NotLent { address, len })?;
+            (Sva::Off, _) => return Err(not_bound),
+            (Sva::Read | Sva::ReadWrite, Access::Read | Access::Write) => {}
+        }
+        let (address, len) = (range.address(), range.len());
+        match self.holder(range) {
+            Some((start, kept)) if access == Access::Read || !kept.is_doomed => {
                 kept.uses += 1;
-                Ok(Some(kept.number))
+                Ok(Some(start))
             }
+            _ if access == Access::Read => Ok(None),
+            _ => Err(LocalError::NotLent { address, len }),
         }
     }
 
-    /// An entry has ended that was to write there; or will not be heard of, and may yet.
-    pub(crate) fn release(&mut self, number: u64, is_heard_of: bool) {
-        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.number == number) {
+    /// An entry has ended that used what was lent there; or will not be heard of, and may yet write.
+    pub(crate) fn release(&mut self, start: u64, access: Access, is_heard_of: bool) {
+        if let Some(kept) = self.kept.get_mut(&start) {
             kept.uses = kept.uses.saturating_sub(1);
-            kept.is_doomed |= !is_heard_of;
+            kept.is_doomed |= access == Access::Write && !is_heard_of;
         }
     }
 
-    /// The memory, if no entry may write there.
+    /// The memory, if no entry may use it.
     fn take(&mut self, lent: &Lent) -> Result<Vec<u8>, LocalError> {
-        let (address, len) = (lent.address, lent.len);
-        let at = self.kept.iter().position(|kept| kept.number == lent.number);
-        let at = at.ok_or(LocalError::NotLent { address, len })?;
-        match self.kept.get(at) {
-            Some(Kept { uses, is_doomed, .. }) if *uses > 0 || *is_doomed => {
-                Err(LocalError::BindingUsed { address, len, uses: *uses })
-            }
-            _ => Ok(self.kept.swap_remove(at).memory),
+        let &Lent { address, len, number, .. } = lent;
+        match self.kept.entry(address) {
+            Entry::Occupied(kept) if kept.get().number == number => match kept.get() {
+                Kept { uses, is_doomed, .. } if *uses > 0 || *is_doomed => {
+                    Err(LocalError::BindingUsed { address, len, uses: *uses })
+                }
+                _ => Ok(kept.remove().memory),
+            },
+            _ => Err(LocalError::NotLent { address, len }),
         }
     }
 }
 
 impl Drop for Lents {
     fn drop(&mut self) {
-        for kept in self.kept.drain(..) {
+        for kept in std::mem::take(&mut self.kept).into_values() {
             if kept.uses > 0 || kept.is_doomed {
                 std::mem::forget(kept.memory);
             }
@@ -251,7 +253,7 @@ impl UserQueue {
         Ok(Lent { queue: self.shared.id, number, address, len })
     }
 
-    /// Takes memory back that was lent; waits for entries that are written there.
+    /// Takes memory back that was lent; waits for entries that use it.
     ///
     /// # Errors
     /// The name comes back: [`crate::Error::Timeout`] while entries use it at the deadline, or [`crate::Error::BrokerLost`];
@@ -269,7 +271,7 @@ impl UserQueue {
             Ok(Some(Ok(memory))) => Ok(memory),
             Ok(Some(Err(mistake))) => Err(NotDone::with(lent, mistake)),
             Ok(None) => {
-                let late = self.shared.late("waiting for entries that are written into lent memory");
+                let late = self.shared.late("waiting for entries that use lent memory");
                 Err(NotDone::with(lent, late))
             }
             Err(error) => Err(NotDone::with(lent, error)),
@@ -328,7 +330,7 @@ mod tests {
         let refused = Err(LocalError::NotLent { address: 0x1000, len: 8 });
         assert_eq!(lents.note(&range, Access::Write, missing()), refused);
         let lent = lent(&mut lents, 64);
-        assert_eq!(lents.note(&lent.range(60..64), Access::Write, missing()), Ok(Some(lent.number)));
+        assert_eq!(lents.note(&lent.range(60..64), Access::Write, missing()), Ok(Some(lent.address)));
         let beyond = AddressRange::new(lent.address() + 60, 5);
         assert!(lents.note(&beyond, Access::Write, missing()).is_err());
     }
@@ -340,12 +342,25 @@ mod tests {
         for _ in 0..2 {
             assert!(lents.note(&(&lent).into(), Access::Write, missing()).is_ok());
         }
-        lents.release(lent.number, true);
+        lents.release(lent.address, Access::Write, true);
         let (address, len) = (lent.address, lent.len);
         assert_eq!(lents.take(&lent), Err(LocalError::BindingUsed { address, len, uses: 1 }));
-        lents.release(lent.number, true);
+        lents.release(lent.address, Access::Write, true);
         assert_eq!(lents.take(&lent).map(|memory| memory.as_ptr().addr() as u64), Ok(address));
         assert_eq!(lents.take(&lent), Err(LocalError::NotLent { address, len }));
+    }
+
+    #[test]
+    fn lent_memory_that_is_read_is_waited_for_too_and_harmed_by_no_reader() {
+        let mut lents = Lents::new(Sva::Read);
+        let lent = lent(&mut lents, 64);
+        let (address, len) = (lent.address, lent.len);
+        assert_eq!(lents.note(&lent.range(60..), Access::Read, missing()), Ok(Some(address)));
+        let across = AddressRange::new(address + 60, 8);
+        assert_eq!(lents.note(&across, Access::Read, missing()), Ok(None), "whoever names what was not lent");
+        assert_eq!(lents.take(&lent), Err(LocalError::BindingUsed { address, len, uses: 1 }));
+        lents.release(address, Access::Read, false);
+        assert_eq!(lents.take(&lent).map(|memory| memory.len()), Ok(64));
     }
 
     #[test]
@@ -353,7 +368,7 @@ mod tests {
         let mut lents = Lents::new(Sva::ReadWrite);
         let lent = lent(&mut lents, 64);
         assert!(lents.note(&(&lent).into(), Access::Write, missing()).is_ok());
-        lents.release(lent.number, false);
+        lents.release(lent.address, Access::Write, false);
         assert!(matches!(lents.take(&lent), Err(LocalError::BindingUsed { uses: 0, .. })));
         assert!(matches!(
             lents.note(&(&lent).into(), Access::Write, missing()),
