@@ -15,18 +15,18 @@
 //! A timeline may have a past: an instance that takes over from one that was ended is told value and failures so
 //! far, and goes on in the same pages.
 //!
-//! The points of a ring are signalled by its own thread, which knows nothing of jobs that wait for them here. Who waits
-//! notes the point before he looks for the last time, and that thread looks at the note after it has signalled.
+//! The points of a ring are signalled by its own thread, which knows nothing of jobs that wait for them here. That is the
+//! bargain of interest pages within one process, and the same code: who waits notes the point before he looks for the last
+//! time, and that thread looks at the note after it has signalled.
 //!
 //! Invariants: points only grow, and a point is signalled once (F1); every slot shows what the own slot shows, or is
 //! about to.
 
 mod own;
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vgem_os::fence::protocol::NotNewer;
+use vgem_os::fence::protocol::{NotNewer, Ring};
 use vgem_os::fence::{Failure as SlotFailure, PointState, SignallerFace, Slot};
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, PageId, Point, Time, TimelineKey};
@@ -48,8 +48,6 @@ pub(crate) struct Timeline {
     pub(crate) key: TimelineKey,
     own: OwnSlot,
     places: Mutex<Vec<Shown>>,
-    /// The first point that a job here waits for and that no job signals; as far as nobody waits, `u64::MAX`.
-    awaited: AtomicU64,
 }
 
 /// What a timeline is opened with makes no sense.
@@ -67,7 +65,7 @@ impl Timeline {
     #[cfg(test)]
     pub(crate) fn new(key: TimelineKey) -> Self {
         let own = OwnSlot::new(key.generation, 0, 0, &[]);
-        Self { key, own, places: Mutex::default(), awaited: AtomicU64::new(u64::MAX) }
+        Self { key, own, places: Mutex::default() }
     }
 
     /// A timeline that another instance signalled up to `value`, with the failures so far, oldest first; one more
@@ -89,7 +87,7 @@ impl Timeline {
             |f: &PointFailure| SlotFailure { point: f.point.0, code: f.code.number(), cause: f.cause.0 };
         let failures: Vec<SlotFailure> = failures.iter().map(in_slot).collect();
         let own = OwnSlot::new(key.generation, value.0, at.0, &failures);
-        Ok(Self { key, own, places: Mutex::default(), awaited: AtomicU64::new(u64::MAX) })
+        Ok(Self { key, own, places: Mutex::default() })
     }
 
     /// The last point signalled.
@@ -102,31 +100,21 @@ impl Timeline {
         self.own.state(self.key.generation, point.0)
     }
 
-    /// How a point of a ring stands. If it is pending, whoever signals it will find it awaited.
+    /// How a point of a ring stands. If it is pending, whoever signals it learns that it is waited for. One thread at a time.
     pub(crate) fn await_here(&self, point: Point) -> PointState {
         match self.state(point) {
-            PointState::Pending => {
-                self.awaited.fetch_min(point.0, Ordering::Relaxed);
-                // Against the one in `is_awaited`: either this look finds the point, or that one who awaits it.
-                self.state(point)
-            }
+            PointState::Pending => self.own.await_here(self.key.generation, point.0),
             ended => ended,
         }
     }
 
-    /// Whether a job here may wait for a point up to this one, which was signalled.
-    #[inline]
-    pub(crate) fn is_awaited(&self, point: Point) -> bool {
-        fence(Ordering::SeqCst);
-        self.awaited.load(Ordering::Relaxed) <= point.0
-    }
-
-    /// Forgets who awaits; all of them look again.
+    /// Forgets who waits; all of them look again. Not while one begins to wait.
     pub(crate) fn await_again(&self) {
-        self.awaited.store(u64::MAX, Ordering::Relaxed);
+        self.own.await_again();
     }
 
-    /// Signals the next point, in every slot that shows the timeline. Only the owner of the running job calls it.
+    /// Signals the next point, in every slot that shows the timeline. Only the owner of the running job calls it, or the
+    /// thread of a ring: true if jobs here wait for a point of the ring up to this one.
     ///
     /// # Errors
     /// [`NotNewer`] if the point was signalled already; nothing has changed then.
@@ -135,17 +123,17 @@ impl Timeline {
         point: Point,
         time_ns: u64,
         failure: Option<Failure>,
-    ) -> Result<(), NotNewer> {
+    ) -> Result<bool, NotNewer> {
         let failure =
             failure.map(|f| SlotFailure { point: point.0, code: f.code.number(), cause: f.cause.0 });
         let places = self.places();
-        self.own.signal(point.0, time_ns, failure)?;
+        let here = self.own.signal(point.0, time_ns, failure)?;
         for shown in places.iter() {
             // Refused only if the slot is ahead already, which a single signaller in order cannot make happen.
             let signalled = shown.face.signal(shown.slot, point.0, time_ns, failure);
             debug_assert!(signalled.is_ok(), "{:?} {point:?}: {signalled:?}", self.key);
         }
-        Ok(())
+        Ok(here == Ring::Wake)
     }
 
     /// Shows the timeline in one more slot.
@@ -188,6 +176,8 @@ pub(crate) fn failure_in(state: PointState) -> Option<Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
     use vgem_os::fence::{ObserverFace, PagePair};
 
@@ -374,8 +364,7 @@ mod tests {
                     meet(2 * point - 1);
                     timeline.await_again();
                     meet(2 * point);
-                    signal(&timeline, point, 1, None);
-                    timeline.is_awaited(Point(point))
+                    timeline.signal(Point(point), 1, None).expect("a newer point")
                 };
                 (1..=POINTS).map(signals).collect::<Vec<_>>()
             });

@@ -15,6 +15,7 @@ use vgem_proto::layout::fence_page::{FAILURES, S_VALUE, SLOT_LEN};
 pub(crate) struct OwnSlot {
     words: [AtomicU64; SLOT_LEN / 8],
     halves: [AtomicU32; SLOT_LEN / 4],
+    waiters: Waiters,
 }
 
 /// The first slot of a page, and the only one here.
@@ -28,9 +29,10 @@ impl OwnSlot {
         let own = Self {
             words: [const { AtomicU64::new(0) }; SLOT_LEN / 8],
             halves: [const { AtomicU32::new(0) }; SLOT_LEN / 4],
+            waiters: Waiters::default(),
         };
-        let ring = protocol::publish(&own, &NoInterest, slot(), generation, value, time_ns, failures);
-        debug_assert_eq!(ring, Ring::Quiet, "nobody sleeps here");
+        let ring = protocol::publish(&own, &own.waiters, slot(), generation, value, time_ns, failures);
+        debug_assert_eq!(ring, Ring::Quiet, "nobody waits yet");
         own
     }
 
@@ -46,11 +48,29 @@ impl OwnSlot {
         protocol::state(self, slot(), generation, point)
     }
 
-    /// Signals a point.
-    pub(crate) fn signal(&self, point: u64, time_ns: u64, failure: Option<Failure>) -> Result<(), NotNewer> {
-        let ring = protocol::signal(self, &NoInterest, slot(), point, time_ns, failure)?;
-        debug_assert_eq!(ring, Ring::Quiet, "nobody sleeps here");
-        Ok(())
+    /// Signals a point; `Wake` if somebody in this process waits for it, or for one before.
+    #[inline]
+    pub(crate) fn signal(
+        &self,
+        point: u64,
+        time_ns: u64,
+        failure: Option<Failure>,
+    ) -> Result<Ring, NotNewer> {
+        protocol::signal(self, &self.waiters, slot(), point, time_ns, failure)
+    }
+
+    /// How a point stands. If it is pending, its signal will say `Wake`. One thread at a time.
+    pub(crate) fn await_here(&self, generation: u32, point: u64) -> PointState {
+        let first = protocol::interest_in(&self.waiters, slot());
+        if first == 0 || point < first {
+            protocol::set_interest(&self.waiters, slot(), point);
+        }
+        self.state(generation, point)
+    }
+
+    /// Forgets who waits; all of them look again. Not while one begins to wait.
+    pub(crate) fn await_again(&self) {
+        protocol::clear_interest(&self.waiters, slot());
     }
 
     /// What another slot must be filled with to show the same. Only while nobody signals.
@@ -65,22 +85,40 @@ impl OwnSlot {
     }
 }
 
-/// Nobody sleeps on a private slot: who waits here is looked at when the job ends.
-struct NoInterest;
+/// The first point that somebody in this process waits for, as an interest page has it; 0 is nobody.
+#[derive(Debug, Default)]
+pub(super) struct Waiters(AtomicU64);
 
-impl Page for NoInterest {
+/// It has one word, wherever that is asked for.
+impl Page for Waiters {
     fn load32(&self, _at: usize) -> u32 {
         0
     }
+
+    #[inline]
     fn load64(&self, _at: usize) -> u64 {
-        0
+        self.0.load(Ordering::Relaxed)
     }
+
     fn store32(&self, _at: usize, _value: u32) {}
-    fn store64(&self, _at: usize, _value: u64) {}
+
+    #[inline]
+    fn store64(&self, _at: usize, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     fn release32(&self, _at: usize, _value: u32) {}
-    fn release64(&self, _at: usize, _value: u64) {}
+
+    fn release64(&self, _at: usize, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+
     fn bump32(&self, _at: usize) {}
-    fn fence(&self, _order: Ordering) {}
+
+    #[inline]
+    fn fence(&self, order: Ordering) {
+        fence(order);
+    }
 }
 
 /// Offsets are those of a page. Its header, where the broker would write, is not there and reads as 0.

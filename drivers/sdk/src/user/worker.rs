@@ -312,7 +312,7 @@ impl<E: Engine, P: Platform> Worker<E, P> {
         if self.points == Points::OfRing {
             let signalled = self.timeline.signal(point, ended.0, failure);
             debug_assert!(signalled.is_ok(), "points of a ring come in order: {signalled:?}");
-            if self.timeline.is_awaited(point) {
+            if signalled == Ok(true) {
                 self.instance.entries_ended(self.timeline.key);
             }
         }

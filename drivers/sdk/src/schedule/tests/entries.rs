@@ -20,8 +20,7 @@ fn publication(point: u64, entry: u64) -> Run {
 
 /// Signals entries up to one, as the ring's thread does; whether it found it awaited.
 fn signal(schedule: &mut Schedule, ring: &Timeline, entry: u64, failure: Option<Failure>) -> bool {
-    ring.signal(Point(entry), 1, failure).expect("in order");
-    let is_awaited = ring.is_awaited(Point(entry));
+    let is_awaited = ring.signal(Point(entry), 1, failure).expect("in order");
     if is_awaited {
         schedule.entries_ended(B);
     }

@@ -426,7 +426,9 @@ fn a_job_that_parks_while_the_watcher_sleeps_asks_for_it() {
 fn forgotten(schedule: &Schedule, far: Option<&SignallerFace>) -> DriverWait {
     let Some(face) = far else {
         let timeline = schedule.timeline(B).expect("it is open");
-        (1..=20).for_each(|n| timeline.signal(Point(n), n, Some(BROKEN)).expect("in order"));
+        for n in 1..=20 {
+            timeline.signal(Point(n), n, Some(BROKEN)).expect("in order");
+        }
         return wait(B, 1, PAGE_LOCAL, WaitKind::Data);
     };
     let slot = Slot::new(0).expect("a page has 15 slots");
