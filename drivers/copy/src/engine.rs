@@ -1,5 +1,6 @@
 //! The engine: one function per operation, no state.
 
+use vgem_driver::mapping::{CopyStyle, copy_span};
 use vgem_driver::window::fill_through;
 use vgem_driver::{Engine, JobError, Staging, Task};
 use vgem_proto::describe::Description;
@@ -48,6 +49,11 @@ fn copy_all(task: &mut Task<'_>) -> Result<(), JobError> {
     let input = task.input(copy::INPUT)?;
     let output = task.output(copy::OUTPUT)?;
     let into = output.sub(0, input.len()).ok_or_else(|| too_small(input.len(), output.len()))?;
+    if Mover::is_in_place(task, copy::INPUT, copy::OUTPUT) {
+        copy_span(into, input, CopyStyle::Streaming)?;
+        task.set_len(input.len() as u64);
+        return Ok(());
+    }
     let mut mover = Mover::between(task, copy::INPUT, copy::OUTPUT);
     mover.copy(into, input)?;
     task.add_staged(mover.staged());

@@ -20,9 +20,15 @@ pub(crate) enum Mover {
 }
 
 impl Mover {
+    /// Whether the staging of both operands asks for no window.
+    #[inline]
+    pub(crate) fn is_in_place(task: &Task<'_>, input: u8, output: u8) -> bool {
+        [input, output].iter().all(|operand| task.staging(*operand) == Staging::InPlace)
+    }
+
     /// As the staging of both operands asks for.
     pub(crate) fn between(task: &Task<'_>, input: u8, output: u8) -> Self {
-        match [input, output].iter().all(|operand| task.staging(*operand) == Staging::InPlace) {
+        match Self::is_in_place(task, input, output) {
             true => Self::InPlace,
             false => {
                 // No piece is longer than the input.

@@ -11,6 +11,7 @@
 //! stay: whoever may write an object may punch holes into it, and what is read there are zeros.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vgem_os::mapping::{OutOfRange, Span, SpanMut};
 use vgem_proto::describe::{Description, Touch};
@@ -105,8 +106,19 @@ impl JobError {
         Self::new(ErrorCode::CorruptInput, text)
     }
 
+    #[cold]
+    fn no_operand(number: u8) -> Self {
+        Self::new(ErrorCode::BadOperand, format!("operand {number} is missing"))
+    }
+
+    #[cold]
+    fn read_only(number: u8) -> Self {
+        Self::new(ErrorCode::BadOperand, format!("operand {number} may only be read"))
+    }
+
     /// For pieces whose bounds were computed from the whole, so that they are always inside: a fault.
     #[must_use]
+    #[cold]
     pub fn outside() -> Self {
         Self::fault("a piece was computed outside its operand")
     }
@@ -181,11 +193,67 @@ pub struct Produced {
 pub struct Task<'a> {
     pub(crate) op: u16,
     pub(crate) queue: TimelineKey,
-    pub(crate) deadline: Time,
+    pub(crate) limit: Limit,
     pub(crate) operands: &'a [TaskOperand<'a>],
     pub(crate) params: &'a [ParamValue<'a>],
     pub(crate) touch: &'a [Touch],
-    pub(crate) produced: Produced,
+    pub(crate) produced: Account<'a>,
+}
+
+/// How long a job may take, and from when on.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    pub(crate) run_ns: u64,
+    /// When it began, nanoseconds; 0 while nobody has looked at the clock for it: then it begins when its deadline is
+    /// asked for.
+    pub(crate) began_ns: AtomicU64,
+}
+
+impl Limit {
+    /// None at all.
+    pub(crate) const fn none() -> Self {
+        Self { run_ns: 0, began_ns: AtomicU64::new(u64::MAX) }
+    }
+
+    fn deadline(&self) -> Time {
+        let began_ns = match self.began_ns.load(Ordering::Relaxed) {
+            0 => {
+                let now = vgem_os::clock::now();
+                // Another thread of the engine may have asked first.
+                let first = self.began_ns.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+                first.map_or_else(|known| known, |_| now)
+            }
+            known => known,
+        };
+        Time(began_ns).after(self.run_ns)
+    }
+}
+
+/// Where it is written down what a job leaves behind.
+#[derive(Debug)]
+pub(crate) enum Account<'a> {
+    /// At whoever runs the job: nothing is copied when it has ended.
+    Runner(&'a mut Produced),
+    /// Here.
+    Own(Produced),
+}
+
+impl Account<'_> {
+    #[inline]
+    const fn get(&self) -> &Produced {
+        match self {
+            Self::Runner(produced) => produced,
+            Self::Own(produced) => produced,
+        }
+    }
+
+    #[inline]
+    const fn get_mut(&mut self) -> &mut Produced {
+        match self {
+            Self::Runner(produced) => produced,
+            Self::Own(produced) => produced,
+        }
+    }
 }
 
 impl<'a> Task<'a> {
@@ -201,11 +269,20 @@ impl<'a> Task<'a> {
         touch: &'a [Touch],
     ) -> Self {
         let queue = TimelineKey { index: 0, generation: 1 };
-        Self { op, queue, deadline: Time(u64::MAX), operands, params, touch, produced: Produced::default() }
+        Self {
+            op,
+            queue,
+            limit: Limit::none(),
+            operands,
+            params,
+            touch,
+            produced: Account::Own(Produced::default()),
+        }
     }
 
     /// Which operation.
     #[must_use]
+    #[inline]
     pub fn op(&self) -> u16 {
         self.op
     }
@@ -219,24 +296,30 @@ impl<'a> Task<'a> {
     /// When the job must have ended.
     #[must_use]
     pub fn deadline(&self) -> Time {
-        self.deadline
+        self.limit.deadline()
     }
 
     /// The operand with this number, if the job has it.
     #[must_use]
+    #[inline]
     pub fn operand(&self, number: u8) -> Option<&TaskOperand<'a>> {
-        self.operands.iter().find(|o| o.number == number)
+        // Most often they are in their order.
+        match self.operands.get(usize::from(number)) {
+            Some(operand) if operand.number == number => Some(operand),
+            _ => self.operands.iter().find(|o| o.number == number),
+        }
     }
 
     /// The bytes of an operand, for reading.
     ///
     /// # Errors
     /// [`ErrorCode::BadOperand`] if the job does not have it. The broker refuses such jobs when it is required.
+    #[inline]
     pub fn input(&self, number: u8) -> Result<Span<'a>, JobError> {
         match self.operand(number).map(|o| o.bytes) {
             Some(OperandBytes::Read(span)) => Ok(span),
             Some(OperandBytes::Write(span)) => Ok(span.as_span()),
-            None => Err(JobError::new(ErrorCode::BadOperand, format!("operand {number} is missing"))),
+            None => Err(JobError::no_operand(number)),
         }
     }
 
@@ -244,18 +327,18 @@ impl<'a> Task<'a> {
     ///
     /// # Errors
     /// [`ErrorCode::BadOperand`] if the job does not have it, or only for reading.
+    #[inline]
     pub fn output(&self, number: u8) -> Result<SpanMut<'a>, JobError> {
         match self.operand(number).map(|o| o.bytes) {
             Some(OperandBytes::Write(span)) => Ok(span),
-            Some(OperandBytes::Read(_)) => {
-                Err(JobError::new(ErrorCode::BadOperand, format!("operand {number} may only be read")))
-            }
-            None => Err(JobError::new(ErrorCode::BadOperand, format!("operand {number} is missing"))),
+            Some(OperandBytes::Read(_)) => Err(JobError::read_only(number)),
+            None => Err(JobError::no_operand(number)),
         }
     }
 
     /// How this operand must be touched.
     #[must_use]
+    #[inline]
     pub fn staging(&self, number: u8) -> Staging {
         let foreign = self.operand(number).is_none_or(|o| o.foreign);
         match self.touch.get(usize::from(number)) {
@@ -266,6 +349,7 @@ impl<'a> Task<'a> {
 
     /// A number or choice; 0 if the parameter is absent.
     #[must_use]
+    #[inline]
     pub fn number(&self, param: u16) -> u64 {
         match self.params.get(usize::from(param)) {
             Some(ParamValue::Number(value)) => *value,
@@ -292,32 +376,37 @@ impl<'a> Task<'a> {
     }
 
     /// Says how many bytes were produced.
+    #[inline]
     pub fn set_len(&mut self, bytes: u64) {
-        self.produced.len = bytes;
+        self.produced.get_mut().len = bytes;
     }
 
     /// Says the number the operation defines.
+    #[inline]
     pub fn set_value(&mut self, value: u64) {
-        self.produced.value = value;
+        self.produced.get_mut().value = value;
     }
 
     /// Says the digest; longer than 32 bytes is cut.
     pub fn set_digest(&mut self, digest: &[u8]) {
-        self.produced.digest = [0; 32];
-        for (place, byte) in self.produced.digest.iter_mut().zip(digest) {
+        let place = &mut self.produced.get_mut().digest;
+        *place = [0; 32];
+        for (place, byte) in place.iter_mut().zip(digest) {
             *place = *byte;
         }
     }
 
     /// Counts bytes copied through private windows.
+    #[inline]
     pub fn add_staged(&mut self, bytes: u64) {
-        self.produced.staged = self.produced.staged.saturating_add(bytes);
+        let staged = &mut self.produced.get_mut().staged;
+        *staged = staged.saturating_add(bytes);
     }
 
     /// What the job leaves behind so far.
     #[must_use]
     pub fn produced(&self) -> Produced {
-        self.produced
+        *self.produced.get()
     }
 }
 

@@ -11,6 +11,7 @@
 //! Mappings are let go before the completion leaves, because with it the broker may ask to unmap. A panic in an engine is that job's failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU64;
 
 use vgem_os::clock;
 use vgem_os::mapping::SpanMut;
@@ -20,7 +21,7 @@ use vgem_proto::ids::{CauseId, Time, TimelineKey};
 use vgem_proto::jobs::Completion;
 use vgem_proto::layout::result_cell;
 
-use crate::engine::{Engine, JobError, Produced, Task};
+use crate::engine::{Account, Engine, JobError, Limit, Produced, Task};
 use crate::operands::{self, Held, Prepared, Resolved};
 use crate::platform::Platform;
 use crate::schedule::{Claimed, Pending};
@@ -78,12 +79,13 @@ impl<E: Engine, P: Platform> Instance<E, P> {
             return Err(JobError::new(ErrorCode::NoSuchOperation, format!("operation {}", pending.op)));
         };
         let resolved = operands::resolve(pending, prepared, held)?;
-        let when = When { started, deadline: started.after(pending.run_ns) };
+        let when = When { started: Some(started), run_ns: pending.run_ns };
         self.call(prepared, pending.queue, when, &resolved, produced)
     }
 
     /// Has the engine do what was resolved, on the calling thread, and writes the result cell if there is one. A panic is
-    /// the engine's failure.
+    /// the engine's failure. `produced` says nothing yet.
+    #[inline]
     pub(crate) fn call(
         &self,
         prepared: &Prepared,
@@ -92,29 +94,30 @@ impl<E: Engine, P: Platform> Instance<E, P> {
         resolved: &Resolved<'_>,
         produced: &mut Produced,
     ) -> Result<(), JobError> {
+        let began_ns = AtomicU64::new(when.started.map_or(0, |started| started.0));
         let mut task = Task {
             op: prepared.operation.number,
             queue,
-            deadline: when.deadline,
+            limit: Limit { run_ns: when.run_ns, began_ns },
             operands: &resolved.operands,
             params: &resolved.params,
             touch: &prepared.touch,
-            produced: Produced::default(),
+            produced: Account::Runner(produced),
         };
         let outcome = guarded(&self.engine, &mut task);
-        *produced = task.produced();
         if let Some(cell) = resolved.cell {
-            write_cell(cell, produced, when.started);
+            write_cell(cell, produced, when.started.unwrap_or(Time(0)));
         }
         outcome
     }
 }
 
-/// When a job began, and when it must have ended.
+/// When a job began, and how long it may take, nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct When {
-    pub(crate) started: Time,
-    pub(crate) deadline: Time,
+    /// Always known of one that has a result cell.
+    pub(crate) started: Option<Time>,
+    pub(crate) run_ns: u64,
 }
 
 enum Outcome {
@@ -122,6 +125,7 @@ enum Outcome {
     Own(JobError),
 }
 
+#[inline(never)]
 fn write_cell(cell: SpanMut<'_>, produced: &Produced, started: Time) {
     let write = |word: usize, value: u64| {
         // That a cell operand is 64 aligned bytes was checked.
@@ -144,6 +148,7 @@ pub(crate) fn guarded(engine: &(impl Engine + ?Sized), task: &mut Task<'_>) -> R
     outcome.unwrap_or_else(|panic| Err(panicked(&panic)))
 }
 
+#[cold]
 fn panicked(panic: &Box<dyn std::any::Any + Send>) -> JobError {
     let said = panic
         .downcast_ref::<&str>()

@@ -6,9 +6,9 @@
 
 use vgem_proto::describe::{Description, Operation};
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{Time, TimelineKey};
+use vgem_proto::ids::TimelineKey;
 
-use crate::engine::{Engine, JobError, ParamValue, Produced, Task, TaskOperand};
+use crate::engine::{Account, Engine, JobError, Limit, ParamValue, Produced, Task, TaskOperand};
 use crate::execute::guarded;
 use crate::operands::Operations;
 
@@ -69,10 +69,18 @@ impl Local {
             *place = *value;
         }
         let queue = TimelineKey::default();
-        let (deadline, touch, produced) = (Time(u64::MAX), &prepared.touch, Produced::default());
-        let mut task = Task { op, queue, deadline, operands, params: &all, touch, produced };
+        let mut produced = Produced::default();
+        let mut task = Task {
+            op,
+            queue,
+            limit: Limit::none(),
+            operands,
+            params: &all,
+            touch: &prepared.touch,
+            produced: Account::Runner(&mut produced),
+        };
         guarded(&*self.engine, &mut task)?;
-        Ok(task.produced())
+        Ok(produced)
     }
 }
 

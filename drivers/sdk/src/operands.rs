@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use vgem_os::mapping::{Mapping, SpanMut};
-use vgem_proto::describe::{Description, Direction, Operation, ParamKind, Touch};
+use vgem_proto::describe::{Description, Direction, OperandSpec, Operation, ParamKind, ParamSpec, Touch};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::ObjectKey;
 use vgem_proto::jobs::{DriverOperand, DriverParam, OPERAND_FOREIGN, OPERAND_INDIRECT, ParamSource};
@@ -27,6 +27,59 @@ pub(crate) struct Prepared {
     pub(crate) touch: Vec<Touch>,
     pub(crate) defaults: Vec<Option<u64>>,
     pub(crate) cell: Option<u8>,
+    /// What is asked of each operand.
+    pub(crate) asked: Vec<Asked>,
+    /// The operands and the parameters that must be there: a bit each.
+    pub(crate) required: u64,
+    pub(crate) required_params: u64,
+}
+
+/// What is asked of an operand of an entry.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// Fewest and most bytes.
+    pub(crate) len: (u64, u64),
+    /// Where it begins is a multiple of this.
+    pub(crate) align: u64,
+    pub(crate) access: Access,
+}
+
+impl Asked {
+    fn of(spec: &OperandSpec) -> Self {
+        let cell = result_cell::LEN as u64;
+        let (len, align) = match spec.direction {
+            Direction::Cell => ((cell, cell), cell),
+            Direction::In | Direction::Out | Direction::InOut => (spec.len, u64::from(spec.align.max(1))),
+        };
+        let access = match spec.direction {
+            Direction::In => Access::Read,
+            Direction::Out | Direction::InOut | Direction::Cell => Access::Write,
+        };
+        Self { len, align, access }
+    }
+
+    /// Whether it may begin there.
+    #[inline]
+    pub(crate) const fn is_aligned(&self, offset: u64) -> bool {
+        // Descriptions have powers of two, and those need no division.
+        match self.align.is_power_of_two() {
+            true => offset & (self.align - 1) == 0,
+            false => offset.is_multiple_of(self.align),
+        }
+    }
+}
+
+/// A bit for each number of which it is true.
+fn bits(of: impl Iterator<Item = bool>) -> u64 {
+    (0..u64::BITS).zip(of).fold(0, |all, (number, is_set)| all | u64::from(is_set) << number)
+}
+
+const fn is_required(spec: &ParamSpec) -> bool {
+    match spec.kind {
+        ParamKind::Number { default, .. } => default.is_none(),
+        ParamKind::Choice { default, .. } => default.is_none(),
+        ParamKind::Bytes { required, .. } => required,
+    }
 }
 
 /// All operations of a device, by number.
@@ -38,6 +91,7 @@ impl Operations {
         Self(description.operations.iter().map(Prepared::new).collect())
     }
 
+    #[inline]
     pub(crate) fn by_number(&self, number: u16) -> Option<&Prepared> {
         match self.0.get(usize::from(number)) {
             Some(prepared) if prepared.operation.number == number => Some(prepared),
@@ -59,6 +113,9 @@ impl Prepared {
             touch,
             defaults: defaults.collect(),
             cell: cell.and_then(|at| u8::try_from(at).ok()),
+            asked: operation.operands.iter().map(Asked::of).collect(),
+            required: bits(operation.operands.iter().map(|operand| operand.required)),
+            required_params: bits(operation.params.iter().map(is_required)),
             operation: operation.clone(),
         }
     }

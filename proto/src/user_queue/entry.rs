@@ -248,18 +248,19 @@ impl Entry {
     ///
     /// # Errors
     /// As [`Entry::decode`]; and for a sequence that is not 0, a batch, or a first entry that is chained.
+    #[inline]
     pub fn decode_in_batch(words: &Words, index: u64) -> Result<Self, EntryError> {
         let [first, ..] = *words;
         if super::sequence_of(first) != 0 {
             return Err(EntryError::NotZero { word: 0 });
         }
-        let entry = Self::decode(words)?;
-        match entry.work {
-            Work::Batch(_) => Err(EntryError::Nested),
-            Work::Call(_) if index == 0 && entry.order.contains(Order::CHAIN) => {
+        let entry = Self::decode(words);
+        match &entry {
+            Ok(Self { work: Work::Batch(_), .. }) => Err(EntryError::Nested),
+            Ok(Self { order, .. }) if index == 0 && order.contains(Order::CHAIN) => {
                 Err(EntryError::NothingBefore)
             }
-            Work::Call(_) => Ok(entry),
+            Ok(_) | Err(_) => entry,
         }
     }
 

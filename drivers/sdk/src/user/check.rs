@@ -11,7 +11,7 @@
 
 use vgem_os::mapping::{Span, SpanMut};
 use vgem_proto::codec::Malformed;
-use vgem_proto::describe::{Direction, OperandSpec, Operation, ParamKind, ParamSpec};
+use vgem_proto::describe::{Direction, ParamKind, ParamSpec};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::ObjectKey;
 use vgem_proto::jobs::ParamSource;
@@ -24,7 +24,7 @@ use super::own::OwnMemory;
 use super::space::{AddressFault, AddressSpace, Found};
 use super::stage::Stage;
 use crate::engine::{JobError, OperandBytes, ParamValue, TaskOperand};
-use crate::operands::{Prepared, Resolved, bounded, push};
+use crate::operands::{Asked, Prepared, Resolved, bounded, push};
 
 /// Why an entry did not end well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +57,12 @@ impl Flaw {
     /// The device has no such operation.
     pub(super) fn no_operation(op: u16) -> Self {
         Self::new(ErrorCode::NoSuchOperation, op, format!("the device has no operation {op}"))
+    }
+}
+
+impl From<Box<Self>> for Flaw {
+    fn from(boxed: Box<Self>) -> Self {
+        *boxed
     }
 }
 
@@ -113,16 +119,13 @@ pub(super) struct Given<'a> {
 }
 
 impl Given<'_> {
+    /// Whether it may have parameters.
     #[inline]
-    fn operands(&self) -> impl Iterator<Item = VaOperand> {
-        let inline = (0..).zip(self.call.operands).filter_map(|(number, range)| {
-            let (address, len) = range.map(|range| (range.address(), range.len()))?;
-            Some(VaOperand { address, len, cell: 0, number, cell_word: 0, reserved: vgem_proto::codec::Zero })
-        });
-        inline.chain(self.block.into_iter().flat_map(Block::operands))
+    fn has_params(&self) -> bool {
+        self.block.is_some()
+            || !matches!(self.call.arguments, Arguments::Inline { first: None, second: None })
     }
 
-    #[inline]
     fn params(&self) -> impl Iterator<Item = VaParam> {
         let (first, second) = match self.call.arguments {
             Arguments::Inline { first, second } => (first, second.map(u64::from)),
@@ -146,38 +149,38 @@ pub(super) fn resolve<'s>(
     given: &Given<'_>,
     (bytes, stage): (&'s mut Vec<u8>, &'s mut Stage),
     resolved: &mut Resolved<'s>,
-) -> Result<(), Flaw> {
+) -> Result<(), Box<Flaw>> {
     stage.clear();
-    let operation = &prepared.operation;
     let mut seen = 0u64;
-    for operand in given.operands() {
-        let number = operand.number;
-        let Some(spec) = operation.operands.get(usize::from(number)) else {
-            let text = format!("operand {number}: {} has {}", operation.name, operation.operands.len());
-            return Err(Flaw::new(ErrorCode::BadOperand, number, text));
-        };
-        if !take_note(&mut seen, number.into()) {
-            let text = format!("operand {} is given twice", spec.name);
-            return Err(Flaw::new(ErrorCode::BadOperand, number, text));
-        }
-        if let Some(found) = find_operand(space, spec, &operand, stage).map_err(|flaw| *flaw)? {
-            give(prepared, found, resolved)?;
+    for (number, range) in (0..).zip(&given.call.operands) {
+        if let Some(range) = range {
+            let operand = Named { number, address: range.address(), len: range.len(), cell: None };
+            take_operand(space, prepared, operand, &mut seen, stage, resolved)?;
         }
     }
-    for (number, spec) in (0u8..).zip(&operation.operands) {
-        if spec.required && seen & bit(number.into()) == 0 {
-            let text = format!("operand {} of {} is missing", spec.name, operation.name);
-            return Err(Flaw::new(ErrorCode::BadOperand, number, text));
+    if let Some(block) = given.block {
+        for VaOperand { address, len, cell, number, cell_word, .. } in block.operands() {
+            let cell = (cell != 0).then_some((cell, cell_word));
+            let operand = Named { number, address, len, cell };
+            take_operand(space, prepared, operand, &mut seen, stage, resolved)?;
         }
     }
-    check_params(operation, given)?;
+    if prepared.required & !seen != 0 {
+        return Err(missing_operand(prepared, seen));
+    }
+    let has_params = given.has_params();
+    if has_params || prepared.required_params != 0 {
+        check_params(prepared, given)?;
+    }
     for default in &prepared.defaults {
-        push(&mut resolved.params, default.map_or(ParamValue::Absent, ParamValue::Number))?;
+        push(&mut resolved.params, default.map_or(ParamValue::Absent, ParamValue::Number)).map_err(boxed)?;
     }
-    fill_params(space, given, bytes, resolved)?;
+    if has_params {
+        fill_params(space, given, bytes, resolved)?;
+    }
     match (stage.is_empty(), &space.own) {
         (true, _) | (_, None) => Ok(()),
-        (false, Some(own)) => stage_operands(prepared, own, stage, resolved),
+        (false, Some(own)) => Ok(stage_operands(prepared, own, stage, resolved)?),
     }
 }
 
@@ -205,14 +208,18 @@ fn stage_operands<'s>(
 
 /// Puts an operand where an engine looks for it, or the SDK for the result cell.
 #[inline]
-fn give<'s>(prepared: &Prepared, found: TaskOperand<'s>, resolved: &mut Resolved<'s>) -> Result<(), Flaw> {
+fn give<'s>(
+    prepared: &Prepared,
+    found: TaskOperand<'s>,
+    resolved: &mut Resolved<'s>,
+) -> Result<(), Box<Flaw>> {
     if prepared.cell == Some(found.number) {
         if let OperandBytes::Write(cell) = found.bytes {
             resolved.cell = Some(cell);
         }
         return Ok(());
     }
-    Ok(push(&mut resolved.operands, found)?)
+    resolved.operands.try_push(found).map_err(|_| boxed(Flaw::no_operand(found.number)))
 }
 
 #[inline]
@@ -228,67 +235,103 @@ fn take_note(seen: &mut u64, number: u16) -> bool {
     is_new
 }
 
-/// An operand that is bound; one in the client's own memory is placed on the stage. What is wrong with it is boxed:
-/// this is the way of every entry, and its result fits into registers.
+/// An operand as an entry or its block names it.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    number: u8,
+    address: u64,
+    len: u64,
+    /// The cell that its length comes from, and which word of it.
+    cell: Option<(u64, u8)>,
+}
+
+/// Checks an operand and finds it: one that is bound is resolved, one in the client's own memory placed on the stage.
+/// What is wrong is boxed: this is the way of every entry, and its result fits into a register.
 #[inline]
-fn find_operand<'s>(
+fn take_operand<'s>(
     space: &'s AddressSpace,
-    spec: &OperandSpec,
-    operand: &VaOperand,
+    prepared: &Prepared,
+    operand: Named,
+    seen: &mut u64,
     stage: &mut Stage,
-) -> Result<Option<TaskOperand<'s>>, Box<Flaw>> {
-    check_len(spec, operand.len)?;
-    let access = match spec.direction {
-        Direction::In => Access::Read,
-        Direction::Out | Direction::InOut | Direction::Cell => Access::Write,
+    resolved: &mut Resolved<'s>,
+) -> Result<(), Box<Flaw>> {
+    let Named { number, address, len, cell } = operand;
+    let Some(asked) = prepared.asked.get(usize::from(number)) else {
+        return Err(no_such_operand(prepared, number));
     };
-    let number = operand.number;
-    let range = operand.range().map_err(boxed)?;
-    let reached = match space.find(range, access).map_err(boxed)? {
-        Some(Found::Bound(reached)) => reached,
-        Some(Found::Own(_)) => {
-            check_align(spec, range.address())?;
-            let len = indirect_len(space, operand)?.unwrap_or(range.len());
-            stage
-                .place(number, spec.direction, VaRange::new(range.address(), len).map_err(boxed)?)
-                .map_err(boxed)?;
-            return Ok(None);
-        }
+    if !take_note(seen, number.into()) {
+        return Err(given_twice(prepared, number));
+    }
+    if len < asked.len.0 || len > asked.len.1 {
+        return Err(bad_len(prepared, asked, operand));
+    }
+    let range = VaRange::new(address, len).map_err(boxed)?;
+    let Some(bound) = space.holder(range, asked.access) else {
+        return take_elsewhere(space, prepared, operand, stage, resolved);
+    };
+    let offset = bound.offset_of(address);
+    if !asked.is_aligned(offset) {
+        return Err(bad_align(prepared, asked, number, offset));
+    }
+    let len = match cell {
+        None => len,
+        Some(cell) => indirect_len(space, operand, cell)?,
+    };
+    let bytes = match asked.access {
+        Access::Read => bound.read(offset, len).map(OperandBytes::Read),
+        Access::Write => bound.write(offset, len).map(OperandBytes::Write),
+    };
+    let Some(bytes) = bytes else { return Err(boxed(JobError::outside())) };
+    let (object, foreign) = (bound.object, bound.foreign);
+    give(prepared, TaskOperand { number, bytes, object, offset, foreign }, resolved)
+}
+
+/// The same for one that is not bound: it has no bytes, or they are in the client's own memory, or cannot be reached.
+#[cold]
+#[inline(never)]
+fn take_elsewhere<'s>(
+    space: &'s AddressSpace,
+    prepared: &Prepared,
+    operand: Named,
+    stage: &mut Stage,
+    resolved: &mut Resolved<'s>,
+) -> Result<(), Box<Flaw>> {
+    let Named { number, address, len, cell } = operand;
+    let (Some(asked), Some(spec)) =
+        (prepared.asked.get(usize::from(number)), prepared.operation.operands.get(usize::from(number)))
+    else {
+        return Err(no_such_operand(prepared, number));
+    };
+    let range = VaRange::new(address, len).map_err(boxed)?;
+    match space.find(range, asked.access).map_err(boxed)? {
         None => {
-            let bytes = match access {
+            let bytes = match asked.access {
                 Access::Read => OperandBytes::Read(Span::of_slice(&[])),
                 Access::Write => OperandBytes::Write(SpanMut::of_slice(&mut [])),
             };
             let object = ObjectKey::default();
-            return Ok(Some(TaskOperand { number, bytes, object, offset: 0, foreign: false }));
+            give(prepared, TaskOperand { number, bytes, object, offset: 0, foreign: false }, resolved)
         }
-    };
-    check_align(spec, reached.offset)?;
-    let (object, offset, foreign) = (reached.object, reached.offset, reached.foreign);
-    let outside = JobError::outside;
-    let len = indirect_len(space, operand)?;
-    let len = len.map(|len| usize::try_from(len).map_err(|_| boxed(outside()))).transpose()?;
-    let bytes = match access {
-        Access::Read => {
-            let all = reached.read().map_err(boxed)?;
-            OperandBytes::Read(all.sub(0, len.unwrap_or(all.len())).ok_or_else(|| boxed(outside()))?)
+        Some(Found::Own(_)) => {
+            if !asked.is_aligned(address) {
+                return Err(bad_align(prepared, asked, number, address));
+            }
+            let len = cell.map_or(Ok(len), |cell| indirect_len(space, operand, cell))?;
+            let range = VaRange::new(address, len).map_err(boxed)?;
+            Ok(stage.place(number, spec.direction, range)?)
         }
-        Access::Write => {
-            let all = reached.write().map_err(boxed)?;
-            OperandBytes::Write(all.sub(0, len.unwrap_or(all.len())).ok_or_else(|| boxed(outside()))?)
-        }
-    };
-    Ok(Some(TaskOperand { number, bytes, object, offset, foreign }))
+        // What is bound was found before.
+        Some(Found::Bound(_)) => Err(boxed(JobError::outside())),
+    }
 }
 
-/// The length that a result cell says, if the operand's comes from one.
-#[inline]
-fn indirect_len(space: &AddressSpace, operand: &VaOperand) -> Result<Option<u64>, Flaw> {
-    if operand.cell == 0 {
-        return Ok(None);
-    }
-    let len = read_cell(space, operand.cell, operand.cell_word)?;
-    within_limit(len, operand.len, || format!("length of operand {}", operand.number)).map(Some)
+/// The length that a result cell says of an operand.
+#[cold]
+#[inline(never)]
+fn indirect_len(space: &AddressSpace, operand: Named, (cell, word): (u64, u8)) -> Result<u64, Box<Flaw>> {
+    let len = read_cell(space, cell, word)?;
+    Ok(within_limit(len, operand.len, || format!("length of operand {}", operand.number))?)
 }
 
 #[cold]
@@ -296,27 +339,45 @@ fn boxed(why: impl Into<Flaw>) -> Box<Flaw> {
     Box::new(why.into())
 }
 
-#[inline]
-fn check_len(spec: &OperandSpec, len: u64) -> Result<(), Flaw> {
-    let cell = result_cell::LEN as u64;
-    let (min, max) = if spec.direction == Direction::Cell { (cell, cell) } else { spec.len };
-    if (min..=max).contains(&len) {
-        return Ok(());
-    }
-    let text = format!("operand {} has {min} to {max} bytes, not {len}", spec.name);
-    Err(Flaw::new(ErrorCode::OutOfRange, len, text))
+#[cold]
+fn no_such_operand(prepared: &Prepared, number: u8) -> Box<Flaw> {
+    let operation = &prepared.operation;
+    let text = format!("operand {number}: {} has {}", operation.name, operation.operands.len());
+    boxed(Flaw::new(ErrorCode::BadOperand, number, text))
+}
+
+/// What an operand is called.
+fn name(prepared: &Prepared, number: u8) -> &str {
+    prepared.operation.operands.get(usize::from(number)).map_or("?", |spec| spec.name.as_str())
+}
+
+#[cold]
+fn given_twice(prepared: &Prepared, number: u8) -> Box<Flaw> {
+    let text = format!("operand {} is given twice", name(prepared, number));
+    boxed(Flaw::new(ErrorCode::BadOperand, number, text))
+}
+
+/// The first operand that must be there and was not seen.
+#[cold]
+fn missing_operand(prepared: &Prepared, seen: u64) -> Box<Flaw> {
+    let number = u8::try_from((prepared.required & !seen).trailing_zeros()).unwrap_or(u8::MAX);
+    let text = format!("operand {} of {} is missing", name(prepared, number), prepared.operation.name);
+    boxed(Flaw::new(ErrorCode::BadOperand, number, text))
+}
+
+#[cold]
+fn bad_len(prepared: &Prepared, asked: &Asked, Named { number, len, .. }: Named) -> Box<Flaw> {
+    let (min, max) = asked.len;
+    let text = format!("operand {} has {min} to {max} bytes, not {len}", name(prepared, number));
+    boxed(Flaw::new(ErrorCode::OutOfRange, len, text))
 }
 
 /// As of a job's: where the operand begins in its object, whatever it is bound at; in the client's own memory its address.
-#[inline]
-fn check_align(spec: &OperandSpec, offset: u64) -> Result<(), Flaw> {
-    let is_cell = spec.direction == Direction::Cell;
-    let align = if is_cell { result_cell::LEN as u64 } else { u64::from(spec.align.max(1)) };
-    if offset.is_multiple_of(align) {
-        return Ok(());
-    }
-    let text = format!("operand {} begins at a multiple of {align}, not at {offset}", spec.name);
-    Err(Flaw::new(ErrorCode::Misaligned, offset, text))
+#[cold]
+fn bad_align(prepared: &Prepared, asked: &Asked, number: u8, offset: u64) -> Box<Flaw> {
+    let (name, align) = (name(prepared, number), asked.align);
+    let text = format!("operand {name} begins at a multiple of {align}, not at {offset}");
+    boxed(Flaw::new(ErrorCode::Misaligned, offset, text))
 }
 
 /// A word of a result cell, read once.
@@ -348,7 +409,8 @@ fn within_limit(value: u64, limit: u64, what: impl Fn() -> String) -> Result<u64
     bounded(value, limit, what).map_err(|error| Flaw { value, ..error.into() })
 }
 
-fn check_params(operation: &Operation, given: &Given<'_>) -> Result<(), Flaw> {
+fn check_params(prepared: &Prepared, given: &Given<'_>) -> Result<(), Flaw> {
+    let operation = &prepared.operation;
     let (mut seen, mut bytes) = (0u64, 0u64);
     for param in given.params() {
         if param.source == ParamSource::Bytes {
@@ -372,21 +434,14 @@ fn check_params(operation: &Operation, given: &Given<'_>) -> Result<(), Flaw> {
         }
         check_param(spec, &param)?;
     }
-    for (number, spec) in (0u16..).zip(&operation.params) {
-        if is_required(spec) && seen & bit(number) == 0 {
-            let text = format!("parameter {} of {} is missing", spec.name, operation.name);
-            return Err(Flaw::new(ErrorCode::BadParameter, number, text));
-        }
+    let missing = prepared.required_params & !seen;
+    if missing == 0 {
+        return Ok(());
     }
-    Ok(())
-}
-
-const fn is_required(spec: &ParamSpec) -> bool {
-    match spec.kind {
-        ParamKind::Number { default, .. } => default.is_none(),
-        ParamKind::Choice { default, .. } => default.is_none(),
-        ParamKind::Bytes { required, .. } => required,
-    }
+    let number = missing.trailing_zeros();
+    let name = operation.params.get(number as usize).map_or("?", |spec| spec.name.as_str());
+    let text = format!("parameter {name} of {} is missing", operation.name);
+    Err(Flaw::new(ErrorCode::BadParameter, number, text))
 }
 
 fn check_param(spec: &ParamSpec, param: &VaParam) -> Result<(), Flaw> {
@@ -417,7 +472,6 @@ fn within(spec: &ParamSpec, value: u64, min: u64, max: u64) -> Result<(), Flaw> 
 }
 
 /// Puts the values of parameters that were checked in the place of their defaults.
-#[inline]
 fn fill_params<'s>(
     space: &'s AddressSpace,
     given: &Given<'_>,

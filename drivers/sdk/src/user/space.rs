@@ -44,6 +44,28 @@ pub(crate) struct BoundRange {
     pub(crate) mapping: Arc<Mapping>,
 }
 
+impl BoundRange {
+    /// Where the byte at one of its addresses is in the object.
+    #[inline]
+    pub(crate) const fn offset_of(&self, address: u64) -> u64 {
+        self.offset + (address - self.addresses.address())
+    }
+
+    /// Bytes of the object, to read; always there for those of the range.
+    #[inline]
+    pub(crate) fn read(&self, offset: u64, len: u64) -> Option<Span<'_>> {
+        let (at, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
+        self.mapping.span().sub(at, len)
+    }
+
+    /// Bytes of the object, to write; always there for those of a range that may be written.
+    #[inline]
+    pub(crate) fn write(&self, offset: u64, len: u64) -> Option<SpanMut<'_>> {
+        let (at, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
+        self.mapping.span_mut().ok()?.sub(at, len)
+    }
+}
+
 /// Why a range is not bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotBound {
@@ -94,12 +116,8 @@ const fn words(reason: FaultReason) -> &'static str {
 pub(crate) struct Reached<'a> {
     mapping: &'a Mapping,
     len: usize,
-    /// The object they belong to.
-    pub(crate) object: ObjectKey,
     /// The first of them in the object.
     pub(crate) offset: u64,
-    /// Whether another domain may write them.
-    pub(crate) foreign: bool,
 }
 
 impl<'a> Reached<'a> {
@@ -110,16 +128,6 @@ impl<'a> Reached<'a> {
     pub(crate) fn read(&self) -> Result<Span<'a>, JobError> {
         let at = usize::try_from(self.offset).ok();
         at.and_then(|at| self.mapping.span().sub(at, self.len)).ok_or_else(JobError::outside)
-    }
-
-    /// The bytes, to write, if they were reached for writing.
-    ///
-    /// # Errors
-    /// As [`Reached::read`].
-    pub(crate) fn write(&self) -> Result<SpanMut<'a>, JobError> {
-        let all = self.mapping.span_mut().map_err(|error| JobError::fault(error.to_string()))?;
-        let at = usize::try_from(self.offset).ok();
-        at.and_then(|at| all.sub(at, self.len)).ok_or_else(JobError::outside)
     }
 }
 
@@ -184,6 +192,17 @@ impl AddressSpace {
         is_there
     }
 
+    /// The range that holds all of these addresses, of which there is one at least, and allows the access; where there is
+    /// none, [`AddressSpace::find`] says why.
+    #[inline]
+    pub(crate) fn holder(&self, wanted: VaRange, access: Access) -> Option<&BoundRange> {
+        let first = wanted.address();
+        let at = self.ranges.partition_point(|range| range.addresses.address() <= first);
+        let range = self.ranges.get(at.checked_sub(1)?)?;
+        let holds = !wanted.is_empty() && wanted.end() <= range.addresses.end();
+        (holds && (access == Access::Read || range.access == Access::Write)).then_some(range)
+    }
+
     /// What addresses mean. What is bound is not looked at for none of them: nothing then.
     ///
     /// # Errors
@@ -210,9 +229,7 @@ impl AddressSpace {
             return fault(range.addresses.end(), FaultReason::Unbound);
         }
         let Ok(len) = usize::try_from(wanted.len()) else { return fault(first, FaultReason::Unbound) };
-        let offset = range.offset + (first - range.addresses.address());
-        let (object, foreign) = (range.object, range.foreign);
-        Ok(Some(Reached { mapping: &range.mapping, len, object, offset, foreign }))
+        Ok(Some(Reached { mapping: &range.mapping, len, offset: range.offset_of(first) }))
     }
 
     /// Where addresses lead, as [`AddressSpace::reach`] does, or else to the client's own memory.

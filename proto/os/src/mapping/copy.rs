@@ -23,6 +23,7 @@ pub enum CopyStyle {
 ///
 /// # Errors
 /// [`OutOfRange::Lengths`] if the lengths differ; nothing is copied.
+#[inline]
 pub fn copy_span(dst: SpanMut<'_>, src: Span<'_>, style: CopyStyle) -> Result<(), OutOfRange> {
     if dst.len() != src.len() {
         return Err(OutOfRange::Lengths { from: src.len(), into: dst.len() });

@@ -45,7 +45,12 @@ fn an_address_is_a_byte_of_the_object_that_is_bound_there() {
     let mut bytes = [0; 4];
     reached.read().expect("inside").copy_to(0, &mut bytes).expect("all of it");
     assert_eq!((reached.offset, &bytes), (40, b"here"));
-    assert_eq!(reached.write().expect("inside").len(), 4);
+    let holder = space.holder(addresses(0x7000_0000_1008, 4), Access::Write).expect("bound");
+    assert_eq!(
+        holder.read(40, 4).map(|bytes| bytes.as_ptr()),
+        reached.read().ok().map(|bytes| bytes.as_ptr())
+    );
+    assert_eq!(holder.write(40, 4).map(|bytes| bytes.len()), Some(4));
 }
 
 // M-167
@@ -183,7 +188,11 @@ fn whatever_is_bound_and_unbound_every_address_is_what_a_naive_model_says() {
                     }
                 }
                 _ => {
-                    let reached = space.reach(addresses(address as u64, len as u64), may);
+                    let wanted = addresses(address as u64, len as u64);
+                    let holder = space.holder(wanted, may).map(|range| range.offset_of(address as u64));
+                    assert_eq!(holder, model.reach(address, len, may).ok(), "{address} {len} {may:?}");
+                    assert!(space.holder(addresses(address as u64, 0), may).is_none(), "of no bytes");
+                    let reached = space.reach(wanted, may);
                     let reached = reached.map(|r| r.expect("some bytes").offset);
                     let reached = reached.map_err(|fault| (fault.address, fault.reason));
                     assert_eq!(reached, model.reach(address, len, may), "{address} {len} {may:?}");
