@@ -305,9 +305,8 @@ impl UserQueue {
             After::Chained => Order::CHAIN,
             After::Barrier => Order::BARRIER,
         };
-        let (mut ticket, id) = (None, self.shared.id);
-        self.push_with(until, |state| state.push_batch(id, entries, order, |told| ticket = Some(told)))?;
-        Ok(ticket.expect("what was pushed has a ticket"))
+        let id = self.shared.id;
+        self.push_with(until, |state| state.push_batch(id, entries, order))
     }
 
     #[inline]
@@ -380,8 +379,10 @@ impl UserQueue {
     pub fn try_take(&self, ticket: Ticket) -> Result<Option<EntryDone>> {
         self.check(ticket)?;
         let mut state = self.shared.state();
-        state.take_in();
-        let ended = self.take(&mut state, ticket);
+        let mut ended = self.take(&mut state, ticket);
+        while ended.is_none() && state.take_one() {
+            ended = self.take(&mut state, ticket);
+        }
         drop(state);
         ended.map(|ended| self.shared.judged(ended?, Asks::Nobody)).transpose()
     }
@@ -438,8 +439,10 @@ impl UserQueue {
     /// As there, the deadline aside.
     pub fn try_reap(&self) -> Result<Option<Reaped>> {
         let mut state = self.shared.state();
-        state.take_in();
-        let taken = self.take_any(&mut state);
+        let taken = self.take_any(&mut state).or_else(|| {
+            state.take_in();
+            self.take_any(&mut state)
+        });
         let over = state.over.clone().filter(|_| taken.is_none());
         drop(state);
         match over {

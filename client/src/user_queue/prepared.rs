@@ -195,7 +195,13 @@ impl Prepared {
     /// The entry as it travels, if it needs nothing of the arena.
     #[inline]
     pub(crate) fn entry(&self, user: u64) -> Entry {
-        Entry { user, order: self.order, work: Work::Call(self.call) }
+        self.entry_of(user, &self.call)
+    }
+
+    /// The entry with this call in place of its own.
+    #[inline]
+    pub(crate) const fn entry_of(&self, user: u64, call: &Call) -> Entry {
+        Entry { user, order: self.order, work: Work::Call(*call) }
     }
 }
 

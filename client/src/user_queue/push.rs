@@ -53,8 +53,20 @@ impl State {
     #[inline]
     pub(crate) fn push_one(&mut self, queue: u64, prepared: &Prepared) -> Result<Ticket, NotPushed> {
         self.check(1)?;
-        let (slot, entry) = self.stage(queue, prepared)?;
-        match self.producer.push(&entry) {
+        let slot = self.stage(queue, prepared)?;
+        match prepared.extra {
+            None => self.put(queue, slot, &prepared.entry(u64::from(slot))),
+            Some(_) => {
+                let call = self.calls.pop().unwrap_or(prepared.call);
+                self.put(queue, slot, &prepared.entry_of(u64::from(slot), &call))
+            }
+        }
+    }
+
+    /// Puts the entry of a slot into the ring.
+    #[inline]
+    fn put(&mut self, queue: u64, slot: u32, entry: &Entry) -> Result<Ticket, NotPushed> {
+        match self.producer.push(entry) {
             Ok(pushed) => {
                 self.counters.pushed += 1;
                 self.counters.doorbells += u64::from(pushed.woke == Woke::Sleeper);
@@ -83,14 +95,27 @@ impl State {
         self.check(entries.len())?;
         for prepared in entries {
             match self.stage(queue, prepared) {
-                Ok((_, entry)) => self.staged.push(entry),
+                Ok(slot) => self.staged.push(slot),
                 Err(why) => {
                     self.unstage();
                     return Err(why);
                 }
             }
         }
-        self.submit_staged(queue, &mut told)
+        if let Err(end) = self.submit(entries) {
+            // Those that are in the ring are lost; those that are not never were.
+            self.unstage();
+            self.over_with(end.clone());
+            return Err(NotPushed::Over(end));
+        }
+        for slot in &self.staged {
+            if let Some(known) = self.table.get(*slot) {
+                told(Ticket { queue, slot: *slot, point: known.point });
+            }
+        }
+        self.staged.clear();
+        self.calls.clear();
+        Ok(())
     }
 
     /// Pushes one entry that is a batch of these.
@@ -99,16 +124,13 @@ impl State {
         queue: u64,
         entries: &[Prepared],
         order: Order,
-        mut told: impl FnMut(Ticket),
-    ) -> Result<(), NotPushed> {
+    ) -> Result<Ticket, NotPushed> {
         self.check(1)?;
-        if let Err(why) = self.stage_batch(queue, entries, order) {
-            self.unstage();
-            return Err(why);
-        }
-        self.submit_staged(queue, &mut told)
+        let (slot, batch) = self.stage_batch(queue, entries)?;
+        self.put(queue, slot, &Entry { user: u64::from(slot), order, work: Work::Batch(batch) })
     }
 
+    #[inline]
     fn check(&mut self, count: usize) -> Result<(), NotPushed> {
         if let Some(end) = &self.over {
             return Err(NotPushed::Over(end.clone()));
@@ -120,33 +142,16 @@ impl State {
         if self.table.room() < count { Err(NotPushed::Full(Lack::Slots)) } else { Ok(()) }
     }
 
-    fn submit_staged(&mut self, queue: u64, told: &mut impl FnMut(Ticket)) -> Result<(), NotPushed> {
-        let submitted = self.submit();
-        if let Err(end) = submitted {
-            // Those that are in the ring are lost; those that are not never were.
-            self.unstage();
-            self.over_with(end.clone());
-            return Err(NotPushed::Over(end));
-        }
-        for entry in &self.staged {
-            let slot = u32::try_from(entry.user).unwrap_or(u32::MAX);
-            if let Some(known) = self.table.get(slot) {
-                told(Ticket { queue, slot, point: known.point });
-            }
-        }
-        self.staged.clear();
-        Ok(())
-    }
-
     /// Gives everything back that is staged and not in the ring.
     #[cold]
     fn unstage(&mut self) {
-        while let Some(entry) = self.staged.pop() {
-            let slot = u32::try_from(entry.user).unwrap_or(u32::MAX);
+        while let Some(slot) = self.staged.pop() {
             self.abandon(slot);
         }
+        self.calls.clear();
     }
 
+    #[cold]
     fn abandon(&mut self, slot: u32) {
         if self.table.get(slot).is_some_and(|known| known.point.0 == 0) {
             self.release(slot);
@@ -154,18 +159,22 @@ impl State {
         }
     }
 
+    /// Makes ready for an entry all but its place in the ring; its slot. What one with a piece of the arena asks for is the
+    /// last of `calls` then.
     #[inline]
-    fn stage(&mut self, queue: u64, prepared: &Prepared) -> Result<(u32, Entry), NotPushed> {
+    fn stage(&mut self, queue: u64, prepared: &Prepared) -> Result<u32, NotPushed> {
         if prepared.queue != queue {
             return Err(LocalError::OtherQueue { what: "prepared entry" }.into());
         }
         let slot = self.table.open().ok_or(NotPushed::Full(Lack::Slots))?;
-        let staged = self.note_all(slot, prepared).map_err(NotPushed::Wrong).and_then(|()| {
-            let entry = prepared.entry(u64::from(slot));
-            if prepared.extra.is_some() { self.with_piece(slot, prepared, entry) } else { Ok(entry) }
-        });
+        let noted = self.note_all(slot, prepared).map_err(NotPushed::Wrong);
+        let staged = if prepared.extra.is_some() {
+            noted.and_then(|()| self.with_piece(slot, prepared))
+        } else {
+            noted
+        };
         match staged {
-            Ok(entry) => Ok((slot, entry)),
+            Ok(()) => Ok(slot),
             Err(why) => {
                 self.abandon(slot);
                 Err(why)
@@ -233,8 +242,8 @@ impl State {
     }
 
     /// Takes a piece of the arena for an entry's cell, block and bytes.
-    fn with_piece(&mut self, slot: u32, prepared: &Prepared, mut entry: Entry) -> Result<Entry, NotPushed> {
-        let Some(extra) = &prepared.extra else { return Ok(entry) };
+    fn with_piece(&mut self, slot: u32, prepared: &Prepared) -> Result<(), NotPushed> {
+        let Some(extra) = &prepared.extra else { return Ok(()) };
         let has_cell = extra.result.is_some();
         let cell_len = if has_cell { LINE } else { 0 };
         let piece = self.take_piece(cell_len + extra.len())?;
@@ -245,8 +254,8 @@ impl State {
             self.arena.clear_cell(piece);
         }
         let call = self.write_extra(prepared, piece.offset() + cell_len, Some(piece))?;
-        entry.work = Work::Call(call);
-        Ok(entry)
+        self.calls.push(call);
+        Ok(())
     }
 
     fn take_piece(&mut self, bytes: usize) -> Result<Piece, NotPushed> {
@@ -298,7 +307,7 @@ impl State {
         Ok(call)
     }
 
-    fn stage_batch(&mut self, queue: u64, entries: &[Prepared], order: Order) -> Result<(), NotPushed> {
+    fn stage_batch(&mut self, queue: u64, entries: &[Prepared]) -> Result<(u32, Batch), NotPushed> {
         let count = entries.len();
         if count == 0 {
             return Err(LocalError::Missing { op: "a batch".into(), what: "an entry".into() }.into());
@@ -318,10 +327,7 @@ impl State {
         }
         let slot = self.table.open().ok_or(NotPushed::Full(Lack::Slots))?;
         match self.write_batch(slot, entries) {
-            Ok(batch) => {
-                self.staged.push(Entry { user: u64::from(slot), order, work: Work::Batch(batch) });
-                Ok(())
-            }
+            Ok(batch) => Ok((slot, batch)),
             Err(why) => {
                 self.abandon(slot);
                 Err(why)

@@ -23,11 +23,12 @@ use vgem_os::ring::{Corruption, Producer, PushError, Reaper, Reason};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{CauseId, Point};
 use vgem_proto::rights::Access;
-use vgem_proto::user_queue::{Completion, Entry};
+use vgem_proto::user_queue::{Call, Completion};
 
 use super::arena::Arena;
 use super::binding::{Bindings, Bound};
 use super::outcome::{EntryDone, EntryFailure, QueueEnd};
+use super::prepared::Prepared;
 use super::range::AddressRange;
 use super::sva::{Lents, Sva};
 use super::table::{LENT, State as At, Table};
@@ -66,8 +67,10 @@ pub(crate) struct State {
     pub(crate) bindings: Bindings,
     pub(crate) lents: Lents,
     pub(crate) arena: Arena,
-    /// Entries that are about to be put into the ring, and their slots.
-    pub(crate) staged: Vec<Entry>,
+    /// Slots of entries that are about to be put into the ring, in order.
+    pub(crate) staged: Vec<u32>,
+    /// Of those that have a piece of the arena, in order: what they ask for.
+    pub(crate) calls: Vec<Call>,
     pub(crate) over: Option<QueueEnd>,
     pub(crate) counters: UserQueueCounters,
     queue: Arc<QueueShared>,
@@ -97,6 +100,7 @@ impl Shared {
             lents: Lents::new(sva),
             arena,
             staged: Vec::with_capacity(depth as usize),
+            calls: Vec::new(),
             over: None,
             counters: UserQueueCounters::default(),
             queue: Arc::clone(queue),
@@ -142,9 +146,14 @@ impl Shared {
     ) -> Result<Option<T>> {
         let mut state = self.state();
         loop {
-            state.take_in();
-            if let Some(found) = look(&mut state) {
-                return Ok(Some(found));
+            // One completion at a time: the slot behind the last is still with the other core, and costs as much as a wait.
+            loop {
+                if let Some(found) = look(&mut state) {
+                    return Ok(Some(found));
+                }
+                if !state.take_one() {
+                    break;
+                }
             }
             // Nothing comes any more, and what is looked for is not there.
             if state.over.is_some() || deadline.passed() {
@@ -197,7 +206,6 @@ impl Shared {
             Ok(None) => Ok(()),
             Err(error) => state.no_more(error),
         };
-        state.take_in();
         if state.followers > 0 {
             self.progress.notify_all();
         }
@@ -297,22 +305,27 @@ impl State {
     /// Takes in every completion that is there.
     #[inline]
     pub(crate) fn take_in(&mut self) {
-        while self.over.is_none()
-            && let Some(reaper) = &mut self.reaper
-        {
-            match reaper.reap() {
-                Ok(Some(completion)) => self.end(&completion),
-                Ok(None) => return,
-                Err(error) => {
-                    // Looking does not sleep, so the system refuses nothing.
-                    drop(self.no_more(error));
-                    return;
-                }
-            }
+        while self.take_one() {}
+    }
+
+    /// Takes in the next completion, if it is there.
+    #[inline]
+    pub(crate) fn take_one(&mut self) -> bool {
+        if self.over.is_some() {
+            return false;
         }
+        let Some(reaper) = &mut self.reaper else { return false };
+        match reaper.reap() {
+            Ok(Some(completion)) => self.end(&completion),
+            Ok(None) => return false,
+            // Looking does not sleep, so the system refuses nothing.
+            Err(error) => drop(self.no_more(error)),
+        }
+        true
     }
 
     /// An entry has ended.
+    #[inline]
     fn end(&mut self, completion: &Completion) {
         if self.over.is_some() {
             return;
@@ -328,13 +341,13 @@ impl State {
             self.heal(number);
         }
         self.release(number);
-        let mut forgotten = false;
-        if let Some(slot) = self.table.get_mut(number) {
+        let Some(slot) = self.table.get_mut(number) else { return };
+        // Nobody asks how one ended that is forgotten: nothing is written down.
+        let forgotten = slot.forgotten && completion.failure.is_none();
+        if !forgotten {
             slot.completion = *completion;
-            forgotten = slot.forgotten && completion.failure.is_none();
-        }
-        self.table.end(number, At::Ended);
-        if forgotten {
+            self.table.end(number, At::Ended);
+        } else {
             self.table.close(number);
         }
     }
@@ -471,23 +484,28 @@ impl State {
         ended
     }
 
-    /// Puts what is staged into the ring, whose slots in the table are `slots`, in order; there is room for all.
+    /// Puts what is staged into the ring: of each entry its slot is. There is room for all.
     #[inline]
-    pub(crate) fn submit(&mut self) -> Result<(), QueueEnd> {
-        let mut put = 0;
-        while let Some(rest) = self.staged.get(put..).filter(|rest| !rest.is_empty()) {
-            match self.producer.push_many(rest) {
+    pub(crate) fn submit(&mut self, entries: &[Prepared]) -> Result<(), QueueEnd> {
+        let Self { producer, table, staged, calls, counters, .. } = self;
+        let (mut left, mut calls) = (&staged[..], calls.iter());
+        let mut next = staged.iter().zip(entries).map(|(slot, prepared)| {
+            let own = if prepared.extra.is_some() { calls.next() } else { None };
+            prepared.entry_of(u64::from(*slot), own.unwrap_or(&prepared.call)).encode()
+        });
+        while !left.is_empty() {
+            match producer.push_each(left.len(), || next.next().unwrap_or_default()) {
                 Ok(pushed) => {
                     let first = pushed.point.0 + 1 - pushed.count as u64;
-                    for (entry, point) in rest.iter().zip(first..) {
-                        let number = u32::try_from(entry.user).unwrap_or(u32::MAX);
-                        if let Some(slot) = self.table.get_mut(number) {
+                    let (put, rest) = left.split_at_checked(pushed.count).unwrap_or((left, &[]));
+                    for (slot, point) in put.iter().zip(first..) {
+                        if let Some(slot) = table.get_mut(*slot) {
                             slot.point = Point(point);
                         }
                     }
-                    put += pushed.count;
-                    self.counters.pushed += pushed.count as u64;
-                    self.counters.doorbells += u64::from(pushed.woke == Woke::Sleeper);
+                    left = rest;
+                    counters.pushed += pushed.count as u64;
+                    counters.doorbells += u64::from(pushed.woke == Woke::Sleeper);
                 }
                 Err(error) => return Err(self.no_more_entries(error)),
             }

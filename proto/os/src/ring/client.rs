@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vgem_proto::ids::Point;
-use vgem_proto::user_queue::{Completion, Depth, Entry};
+use vgem_proto::user_queue::{Completion, Depth, Entry, Words};
 
 use super::credit::ClientCredit;
 use super::memory::MappedRing;
@@ -105,12 +105,26 @@ impl Producer {
     /// [`PushError`] if not even the first was submitted. Of no entries none is submitted, which is no error.
     #[inline]
     pub fn push_many(&mut self, entries: &[Entry]) -> Result<Pushed, PushError> {
+        let mut entries_left = entries.iter();
+        self.push_each(entries.len(), || entries_left.next().map(Entry::encode).unwrap_or_default())
+    }
+
+    /// As [`Producer::push_many`], of `wanted` entries that are asked for one by one, as they are put into the ring: only
+    /// as many as there is room for.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn push_each(
+        &mut self,
+        wanted: usize,
+        mut entry: impl FnMut() -> Words,
+    ) -> Result<Pushed, PushError> {
         if let Some(over) = protocol::over(&*self.ring) {
             return Err(over.into());
         }
         let reaped = || self.counts.reaped.0.load(Ordering::Acquire);
-        let wanted = entries.len() as u64;
-        let room = self.credit.room(&*self.ring, self.sender.next(), wanted, reaped);
+        let room = self.credit.room(&*self.ring, self.sender.next(), wanted as u64, reaped);
         if room == 0 && wanted > 0 {
             return Err(PushError::Full);
         }
@@ -118,8 +132,8 @@ impl Producer {
         // Before the driver can answer the first of them.
         let last = self.sender.next() - 1 + room;
         self.counts.submitted.0.store(last, Ordering::Release);
-        for entry in entries.iter().take(count) {
-            self.sender.put(&*self.ring, &entry.encode());
+        for _ in 0..count {
+            self.sender.put(&*self.ring, &entry());
         }
         Ok(Pushed { point: Point(last), count, woke: self.ring() })
     }
