@@ -11,6 +11,8 @@
 //! import_ms = 1000
 //! [restart]
 //! pause_ms = 100
+//! [control]
+//! bus = "session"
 //! [devices.blk]
 //! roots = ["/srv/data"]
 //! executors = 2
@@ -54,6 +56,8 @@ pub struct Config {
     pub restart: Restart,
     /// Devices, by name.
     pub devices: BTreeMap<String, Device>,
+    /// The front on a message bus.
+    pub control: Control,
 }
 
 /// What one domain may hold at a time; what is not said is as [`Quotas::default`] has it.
@@ -111,6 +115,44 @@ pub struct Restart {
     pub within_ms: Option<u64>,
     /// How long it then counts as failed, milliseconds.
     pub failed_ms: Option<u64>,
+}
+
+/// The front on a message bus.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    /// Which bus it is on; without a word the system's in system mode, if it is there, and none for one user.
+    pub bus: Option<Bus>,
+}
+
+/// A message bus.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Bus {
+    /// The system's.
+    System,
+    /// The user's session.
+    Session,
+    /// None at all: control is not started.
+    None,
+    /// One at this address: `unix:` and what follows.
+    At(String),
+}
+
+impl TryFrom<String> for Bus {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "system" => Ok(Self::System),
+            "session" => Ok(Self::Session),
+            "none" => Ok(Self::None),
+            address if address.starts_with("unix:") => Ok(Self::At(text)),
+            other => Err(format!(
+                "control.bus: {other:?} is no bus; say \"system\", \"session\", \"none\" or an address \"unix:path=..\""
+            )),
+        }
+    }
 }
 
 /// One device.
@@ -202,6 +244,7 @@ impl Config {
         replace(&mut mine.losses, theirs.losses);
         replace(&mut mine.within_ms, theirs.within_ms);
         replace(&mut mine.failed_ms, theirs.failed_ms);
+        replace(&mut self.control.bus, other.control.bus);
         for (name, device) in other.devices {
             let mine = self.devices.entry(name).or_default();
             replace(&mut mine.roots, device.roots);
@@ -295,6 +338,19 @@ fn unreadable(path: &Path, e: &std::io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bus_is_one_of_three_words_or_an_address() {
+        let bus = |text: &str| {
+            let text = format!("[control]\nbus = {text:?}\n");
+            Config::parse(Path::new("f"), &text).map(|config| config.control.bus)
+        };
+        assert_eq!(bus("system"), Ok(Some(Bus::System)));
+        assert_eq!(bus("none"), Ok(Some(Bus::None)));
+        assert_eq!(bus("unix:path=/b"), Ok(Some(Bus::At("unix:path=/b".into()))));
+        let refused = bus("sytem").expect_err("a typing mistake").to_string();
+        assert!(refused.contains("line 2") && refused.contains("\"sytem\" is no bus"), "{refused}");
+    }
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(Path::new("v.toml"), text).map_err(|e| e.to_string())

@@ -4,6 +4,7 @@
 //!   vgemd ──► keeper ──starts──► vgemd --role broker     the rules, confined; clients and drivers talk to it
 //!                │    ──starts──► vgem-driver-*          one process per (device, domain), when the broker asks
 //!                │    ──starts──► vgemd --role porter    one per client that imports: takes its fds, expendable
+//!                │    ──starts──► vgem-control           the front on a message bus, if there is to be one
 //!                └ holds: the lock, the directory, duplicates of every committed object, the pins
 //! ```
 //!
@@ -17,8 +18,6 @@
 //! | `keeper` | the role that starts, watches and ends the others; parses nothing a client sent |
 //! | `broker` | the role that carries out what `vgem-core` decides |
 //! | `porter` | the role that takes fds from a stranger, so that the broker never does |
-//!
-//! One more role will stand beside these: control, the D-Bus front, started by the keeper as the others are.
 //!
 //! What is not here: rules. Who may do what, and when memory is free, is decided by `vgem-core`; this crate
 //! moves messages and fds, and does to the kernel what it is told.

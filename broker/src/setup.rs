@@ -21,6 +21,8 @@ pub struct Setup {
     pub prestart: Option<u32>,
     /// What the keeper found out about machine and process, one line per feature, for tools.
     pub features: Vec<String>,
+    /// Which bus there will be a control for; none if there will be none.
+    pub control: Option<String>,
     /// How much the keeper may pin, bytes; none is as much as there is.
     pub pin_limit: Option<u64>,
 }

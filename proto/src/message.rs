@@ -1,9 +1,10 @@
 //! The message tables: one row gives a message's number, name, sender, fds and fields.
 //!
 //! Opcodes, structs, encoding, decoding and the rows that SPEC.md and the tests read all come from the tables at
-//! the end of this file. There are four links: client and broker ([`client`]), driver and broker ([`driver`]),
-//! keeper and broker ([`keeper`]), porter and both its client and the broker ([`porter`]). Opcode spaces are separate. A message that answers a request carries the
-//! request's id; messages of the broker's own accord carry id 0.
+//! the end of this file. There are five links: client and broker ([`client`]), driver and broker ([`driver`]),
+//! keeper and broker ([`keeper`]), porter and both its client and the broker ([`porter`]), control and broker
+//! ([`control`]). Opcode spaces are separate. A message that answers a request carries the request's id; messages of the
+//! broker's own accord carry id 0.
 
 use crate::codec::{Field, HEAD_LEN, Malformed, Reader, Writer};
 use crate::ids::Time;
@@ -21,6 +22,8 @@ pub enum Sender {
     Keeper,
     /// A porter.
     Porter,
+    /// Control.
+    Control,
 }
 
 /// One row of a message table.
@@ -293,6 +296,7 @@ pub const PROMISE_REPLY: u16 = 1;
 pub const OPEN_OWN: u16 = 1;
 
 pub mod client;
+pub mod control;
 pub mod driver;
 pub mod keeper;
 pub mod porter;

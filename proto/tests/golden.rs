@@ -1,6 +1,6 @@
 //! Golden vectors: bytes that every version of this protocol must read and write, for every message of every link.
 //!
-//! `golden/client.hex`, `driver.hex`, `keeper.hex` and `porter.hex` have one good message per row of the tables; `bad.hex` has
+//! `golden/client.hex`, `driver.hex`, `keeper.hex`, `porter.hex` and `control.hex` have one good message per row of the tables; `bad.hex` has
 //! bytes that are refused, with the reason; `size_first.hex` has bytes of shorter and longer versions with what
 //! they mean; `descriptions.hex` has descriptions, good and bad. To write the good ones anew after a change of
 //! the wire, run this with `GOLDEN=write`, and read the difference.

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use vgem_core::config::Quotas;
-use vgem_core::io::{Effect, Effects, Input, LinkId, PeerFacts};
+use vgem_core::io::{Effect, Effects, Input, LinkId, PeerFacts, Way};
 use vgem_core::{Broker, Config};
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::{DeviceId, DomainId, Handle, Time};
@@ -39,7 +39,7 @@ impl Stage {
         let broker = Broker::new(Config { quotas, ..Config::default() });
         let (effects, inputs) = (Effects::new(), Vec::new());
         let mut stage = Self { broker, now: Time(1), object: Handle(0), effects, inputs };
-        let peer = PeerFacts { uid: 1, pid: 1, domain: DomainId(1), token: [0; 2] };
+        let peer = PeerFacts { way: Way::Socket, uid: 1, pid: 1, domain: DomainId(1), token: [0; 2] };
         stage.apply(Input::Connected { link: LINK, peer });
         stage.ask(Hello { version_min: 1, version_max: 1, reserved: Zero, features: 0, name: Vec::new() });
         for _ in 0..objects {

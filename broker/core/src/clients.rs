@@ -10,7 +10,7 @@ use vgem_proto::rights::Rights;
 
 use crate::accounts::Charge;
 use crate::import::Hands;
-use crate::io::{LinkId, PairId, PeerFacts};
+use crate::io::{LinkId, PairId, PeerFacts, Way};
 use crate::policy::Subject;
 use crate::tables::{HandleTable, Table};
 use crate::timelines::{Signals, TimelineHeld};
@@ -75,7 +75,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn subject(&self) -> Subject {
-        Subject { uid: self.peer.uid, domain: self.peer.domain }
+        let is_admin = self.peer.uid == 0 && self.peer.way == Way::Socket;
+        Subject { is_admin, domain: self.peer.domain }
     }
 
     pub(crate) fn take_page(&mut self) -> PageId {

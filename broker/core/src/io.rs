@@ -51,9 +51,20 @@ pub enum Arrival {
     Page,
 }
 
-/// What the kernel says about the process behind a connection.
+/// By which way a connection came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Its process connected: the kernel says who it is.
+    Socket,
+    /// Control asked for it: a message bus says who it is. It never administers, whoever it is (M-206).
+    Bus,
+}
+
+/// What the kernel says about the process behind a connection, or a message bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerFacts {
+    /// How it came.
+    pub way: Way,
     /// Its user.
     pub uid: u32,
     /// Its process, for people; never proof.

@@ -14,7 +14,8 @@ use crate::objects::Kind;
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Subject {
-    pub(crate) uid: u32,
+    /// It may see what is other domains'.
+    pub(crate) is_admin: bool,
     pub(crate) domain: DomainId,
 }
 
@@ -167,9 +168,9 @@ fn lacks(rights: Rights, needed: Rights) -> Refusal {
     Refusal::new(ErrorCode::Denied, text).with(u64::from(needed.bits()), u64::from(rights.bits()))
 }
 
-/// How much of the state `subject` may look at: root everything, others their own domain.
+/// How much of the state `subject` may look at: who administers everything, others their own domain.
 pub(crate) fn scope(subject: Subject) -> Scope {
-    if subject.uid == 0 { Scope::All } else { Scope::Domain(subject.domain) }
+    if subject.is_admin { Scope::All } else { Scope::Domain(subject.domain) }
 }
 
 #[cfg(test)]
@@ -195,9 +196,9 @@ mod tests {
     }
 
     #[test]
-    fn only_root_sees_other_domains() {
+    fn only_who_administers_sees_other_domains() {
         let domain = DomainId(4);
-        assert_eq!(scope(Subject { uid: 0, domain }), Scope::All);
-        assert_eq!(scope(Subject { uid: 9, domain }), Scope::Domain(domain));
+        assert_eq!(scope(Subject { is_admin: true, domain }), Scope::All);
+        assert_eq!(scope(Subject { is_admin: false, domain }), Scope::Domain(domain));
     }
 }

@@ -1,7 +1,7 @@
 //! Clients: letting them in, reading their requests, answering, letting them go.
 
 use tracing::{Level, debug, info, warn};
-use vgem_core::io::{Attach, BadRequest, Input, LinkId, PeerFacts};
+use vgem_core::io::{Attach, BadRequest, Input, LinkId, PeerFacts, Way};
 use vgem_os::clock;
 use vgem_os::peer::PeerIdentity;
 use vgem_os::seqpacket::{Packet as Received, Socket};
@@ -30,8 +30,9 @@ pub(super) struct Client {
     link: Link,
     /// The fds on their way to it.
     on_way: Unread,
+    domain: DomainId,
     // Held for the life of the connection: the process itself, not a number that may be used again.
-    peer: PeerIdentity,
+    _peer: PeerIdentity,
 }
 
 impl Client {
@@ -50,8 +51,8 @@ impl Client {
     }
 
     /// Its domain.
-    pub(super) fn domain(&self) -> DomainId {
-        domain_of(self.peer.uid)
+    pub(super) const fn domain(&self) -> DomainId {
+        self.domain
     }
 }
 
@@ -102,11 +103,23 @@ impl Shell {
             }
             return Ok(());
         }
-        let facts = PeerFacts { uid: peer.uid, pid: peer.pid.unsigned_abs(), domain, token: random()? };
+        let (uid, pid) = (peer.uid, peer.pid.unsigned_abs());
+        let facts = PeerFacts { way: Way::Socket, uid, pid, domain, token: random()? };
+        self.connected(socket, peer, facts)
+    }
+
+    /// Has a connection served from now on. `peer`: who is at its other end, as the kernel says.
+    pub(super) fn connected(
+        &mut self,
+        socket: Socket,
+        peer: PeerIdentity,
+        facts: PeerFacts,
+    ) -> Result<(), OsError> {
         let id = LinkId(self.next_link);
         let link = Link::new(socket, Source::Client(id), CLIENT_BYTES, &self.poller)?;
         self.next_link += 1;
-        self.clients.insert(id, Client { link, on_way: Unread::default(), peer });
+        let domain = facts.domain;
+        self.clients.insert(id, Client { link, on_way: Unread::default(), domain, _peer: peer });
         self.turns.connected(domain);
         self.happen(Input::Connected { link: id, peer: facts });
         Ok(())

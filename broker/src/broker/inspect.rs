@@ -51,6 +51,7 @@ impl Shell {
             status.uptime_ns = clock::now().saturating_sub(self.began);
             status.pinned_bytes = self.memory.pinning().pinned;
             status.features = self.features.lines(self.memory.pinning(), self.porters.count());
+            status.features.push(format!("control: {}", self.control.feature()));
         }
     }
 }

@@ -121,6 +121,10 @@ impl Shell {
                 tracing::debug!("{} has ended: {}", exited.porter, exited.status);
                 self.porter_gone(exited.porter);
             }
+            KeeperMessage::ControlStarted(started) => self.control_started(started.pid, fds),
+            KeeperMessage::ControlExited(exited) => {
+                self.control_exited(String::from_utf8_lossy(&exited.text).into_owned());
+            }
             KeeperMessage::Stop(_) => self.end(Ok(())),
             other => tracing::error!("the keeper sent {} out of turn", other.row().name),
         }

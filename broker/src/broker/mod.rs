@@ -27,6 +27,7 @@
 
 mod carry;
 mod clients;
+mod control;
 mod events;
 mod features;
 mod gate;
@@ -94,6 +95,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     debug!("{confined:?}");
     shell.features =
         Features::found(told.setup.features, told.setup.pin_limit, &lease, refuses_fds, &confined);
+    shell.control = control::Control::awaited(told.setup.control, told.setup.prestart);
     shell.begin(&confined, told.setup.prestart);
     info!("serves, confined: landlock {:?}, {} capabilities left", confined.landlock, confined.caps.len());
     serve::serve(&mut shell)

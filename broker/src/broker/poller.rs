@@ -29,6 +29,8 @@ pub(super) enum Source {
     Listener,
     /// The link to the keeper.
     Keeper,
+    /// The link to control.
+    Control,
     /// Closed exports.
     Watcher,
     /// A client's connection. Numbers stay below 2^61: at a million connections a second, for 70000 years.
@@ -66,7 +68,7 @@ pub(super) enum Interest {
 impl Source {
     /// Whether it asks for work, where the others tell of work that is done.
     pub(super) const fn asks(self) -> bool {
-        matches!(self, Self::Client(_) | Self::Porter(_) | Self::Listener)
+        matches!(self, Self::Client(_) | Self::Porter(_) | Self::Control | Self::Listener)
     }
 
     fn pack(self) -> EventData {
@@ -74,6 +76,7 @@ impl Source {
             Self::Listener => (0, 0),
             Self::Keeper => (1, 0),
             Self::Watcher => (2, 0),
+            Self::Control => (2, 1),
             Self::Client(link) => (3, link.0),
             Self::Instance(instance) => (4, u64::from(instance.0)),
             Self::Process(instance) => (5, u64::from(instance.0)),
@@ -90,6 +93,7 @@ impl Source {
         match raw >> NUMBER_BITS {
             0 => Some(Self::Listener),
             1 => Some(Self::Keeper),
+            2 if number == 1 => Some(Self::Control),
             2 => Some(Self::Watcher),
             3 => Some(Self::Client(LinkId(number))),
             4 => small.map(InstanceId).map(Self::Instance),

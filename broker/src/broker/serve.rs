@@ -104,6 +104,14 @@ fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness) {
                 shell.happen(hint);
             }
         }
+        Source::Control => {
+            if readiness.writable {
+                shell.control_writable();
+            }
+            if readiness.readable {
+                shell.control_ready();
+            }
+        }
         Source::Listener => shell.accept(),
     }
     // Connections that ended on the way.

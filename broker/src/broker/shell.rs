@@ -20,6 +20,7 @@ use vgem_proto::limits;
 use vgem_proto::message::keeper::Serving;
 
 use super::clients::Client;
+use super::control::Control;
 use super::events::{Limiter, Monitors};
 use super::features::Features;
 use super::gate::Gate;
@@ -70,6 +71,7 @@ pub(super) struct Shell {
     pub(super) pairs: HashMap<PairId, Pair>,
     pub(super) rings: HashMap<TimelineKey, Ring>,
     pub(super) porters: Porters,
+    pub(super) control: Control,
     pub(super) monitors: Monitors,
     pub(super) limiter: Limiter,
     /// Where messages are received, one at a time.
@@ -113,6 +115,7 @@ impl Shell {
             pairs: HashMap::new(),
             rings: HashMap::new(),
             porters: Porters::new()?,
+            control: Control::default(),
             monitors: Monitors::default(),
             limiter: Limiter::default(),
             buffer: vec![0; limits::MESSAGE_LEN],

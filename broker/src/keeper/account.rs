@@ -1,7 +1,7 @@
-//! The accounts that broker, drivers and porters run under when the machine is served.
+//! The accounts that broker, drivers, porters and control run under when the machine is served.
 //!
 //! The broker's memory files belong to an account that no client and no driver has: that is what keeps a read-only
-//! export read-only. So there are two, `vgemd` and `vgemd-driver`, which packaging makes. Where they are missing
+//! export read-only. So there are three, `vgemd`, `vgemd-driver` and `vgemd-control`, which packaging makes. Where they are missing
 //! the roles run as the keeper does, and that is said in the log and to `doctor`.
 //!
 //! A process changes its account itself, between the keeper's fork and the program's start: the keeper starts
@@ -21,6 +21,7 @@ use crate::exit::{Exit, Failure};
 
 const BROKER: &str = "vgemd";
 const DRIVER: &str = "vgemd-driver";
+const CONTROL: &str = "vgemd-control";
 
 /// A user and its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(super) struct Accounts {
     pub(super) broker: Option<Account>,
     /// The drivers, and the porters (see there for why).
     pub(super) driver: Option<Account>,
+    /// Control: nobody else's, so that what meets callers over a bus can reach neither memory files nor drivers.
+    pub(super) control: Option<Account>,
 }
 
 impl Accounts {
@@ -44,8 +47,10 @@ impl Accounts {
         if mode != Mode::System {
             return Self::default();
         }
-        let accounts = Self { broker: lookup(BROKER), driver: lookup(DRIVER) };
-        for (name, found) in [(BROKER, accounts.broker), (DRIVER, accounts.driver)] {
+        let accounts = Self { broker: lookup(BROKER), driver: lookup(DRIVER), control: lookup(CONTROL) };
+        for (name, found) in
+            [(BROKER, accounts.broker), (DRIVER, accounts.driver), (CONTROL, accounts.control)]
+        {
             if found.is_none() {
                 tracing::warn!("no user {name}: its processes run as root; install packaging/vgemd.sysusers");
             }
@@ -58,7 +63,8 @@ impl Accounts {
         let say = |name, account: Option<Account>| {
             account.map_or(format!("{name} as the keeper"), |a| format!("{name} as uid {}", a.uid))
         };
-        format!("accounts: {}, {}", say("broker", self.broker), say("drivers and porters", self.driver))
+        let (broker, drivers) = (say("broker", self.broker), say("drivers and porters", self.driver));
+        format!("accounts: {broker}, {drivers}, {}", say("control", self.control))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The keeper's children: the broker, the driver instances, the porters.
+//! The keeper's children: the broker, the driver instances, the porters, control.
 //!
 //! Each is known by its pidfd, is waited for exactly once, and never for longer than was said: a process that the
 //! kernel cannot end now is left behind with a line in the log, and the keeper goes on. However many such processes
@@ -20,13 +20,15 @@ use super::wishes::wait_undisturbed;
 /// How long processes that were killed may take to be gone, all of them together.
 const KILLED_END: Duration = Duration::from_secs(1);
 
-/// A child that the broker asked for.
+/// A child beside the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Who {
     /// A driver instance.
     Instance(InstanceId),
     /// A porter.
     Porter(PorterId),
+    /// Control.
+    Control,
 }
 
 /// A child that has ended.
@@ -96,7 +98,7 @@ impl Family {
     }
 
     /// Ends everybody else: waits for the instances, whose links are closed, and kills those that take too long, and
-    /// the porters, which have nothing to bring to an end.
+    /// the porters and control, which have nothing to bring to an end.
     pub(super) fn others_end(&mut self, within: Duration) {
         let deadline = clock::deadline_in(nanos(within));
         for (who, child) in &mut self.others {
@@ -131,6 +133,7 @@ impl fmt::Display for Who {
         match self {
             Self::Instance(instance) => instance.fmt(f),
             Self::Porter(porter) => porter.fmt(f),
+            Self::Control => f.write_str("control"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The keeper: starts the broker, the drivers and the porters, watches them, ends them, and holds what must outlive
+//! The keeper: starts the broker, the drivers, the porters and control, watches them, ends them, and holds what must outlive
 //! them.
 //!
 //! ```text
@@ -19,9 +19,11 @@
 //! - No child outlives it: every one is killed by the kernel with it, and ended and reaped by it when it ends.
 //! - What it made in the file system is removed when it ends, also on the way out of a failed start.
 //! - A `Drop` is always answered, also for an object it never kept.
+//! - Control, the front on a message bus, is nobody's prerequisite: however it ends, it is started again, ever more seldom.
 //! - It never waits for a porter: one that the kernel cannot end is left behind, and all such together take a second.
 
 mod account;
+mod control;
 mod drivers;
 mod family;
 mod features;
@@ -128,6 +130,7 @@ struct Keeper {
     family: Family,
     instances: instances::Instances,
     porters: porters::Porters,
+    control: control::Control,
 }
 
 impl Keeper {
@@ -137,9 +140,12 @@ impl Keeper {
             Stop::Failure(Failure::new(Exit::Internal, format!("the broker {how}")))
         };
         loop {
+            if let Err(e) = self.control.start_if_due(&mut self.family, &self.link) {
+                return broker(&e);
+            }
             // The link comes last, so that the end of a child is seen also while the broker has much to say.
             let fds: Vec<_> = self.family.fds().chain([self.link.as_fd()]).collect();
-            let ready = match wishes.wait(&fds, None) {
+            let ready = match wishes.wait(&fds, self.control.due()) {
                 Ok(ready) => ready,
                 Err(stop) => return stop,
             };
@@ -154,6 +160,7 @@ impl Keeper {
                         Member::Other(Who::Porter(porter), status) => {
                             porters::Porters::exited(porter, status, &self.link)
                         }
+                        Member::Other(Who::Control, status) => self.control.exited(status, &self.link),
                     };
                     if let Err(e) = told {
                         return broker(&e);

@@ -20,6 +20,7 @@ use vgem_proto::ids::DeviceId;
 use vgem_proto::message::keeper::{Device, KeeperMessage, Serve, Setup as SetupMessage};
 
 use super::account::{Accounts, dressed, own_program};
+use super::control::Control;
 use super::drivers::Driver;
 use super::family::{Family, nanos};
 use super::instances::Instances;
@@ -71,6 +72,8 @@ pub(super) fn broker(
     listener: Listener,
     wishes: &Wishes,
 ) -> Result<Keeper, Stop> {
+    let programs = drivers.values().next().and_then(|one| one.program.parent()).unwrap_or(Path::new("/"));
+    let programs = programs.to_owned();
     let (ours, theirs) = Socket::pair()?;
     let args = vec!["--role".into(), "broker".into(), "--log".into(), filter.into()];
     let (program, args) = dressed(accounts.broker, own_program()?, args)?;
@@ -84,6 +87,7 @@ pub(super) fn broker(
     }
     .start()?;
     let mut family = Family::new(child);
+    let control = Control::new(config.control.bus.as_ref(), mode, &programs, accounts.control, filter);
     let setup = Setup {
         quota: config.quota,
         times: config.times,
@@ -94,6 +98,7 @@ pub(super) fn broker(
         },
         features: features::lines(&accounts),
         pin_limit: features::pin_limit(),
+        control: control.bus(),
     };
     let told = Link::new(ours).map_err(Stop::from).and_then(|mut link| {
         tell(&mut link, &setup, &drivers, wishes)?;
@@ -105,6 +110,7 @@ pub(super) fn broker(
             family,
             instances: Instances::new(drivers, accounts.driver),
             porters: Porters::new(accounts.driver, filter),
+            control,
         }),
         Err(Stop::Failure(failure)) => {
             let status = family.kill_all();

@@ -60,6 +60,7 @@ impl Rig {
                 link: Link::new(theirs).expect("a link"),
                 family: Family::new(launch.start().expect("a shell")),
                 instances: instances::Instances::new(drivers, None),
+                control: control::Control::none(),
                 porters: porters::Porters {
                     account: None,
                     program: || Ok("/bin/sh".into()),

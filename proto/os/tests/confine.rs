@@ -221,6 +221,29 @@ fn a_confined_root_porter_keeps_no_capability_needs_root() {
 }
 
 #[test]
+fn control_connects_and_makes_pipes_and_opens_and_starts_nothing() {
+    let part = || {
+        let caps = confine::control(Demand::BestEffort).unwrap().caps;
+        // The kernel looks for it, and that is all that is asked here.
+        let connects = Socket::connect("/nonexistent/bus").map(drop).map_err(|error| error.errno());
+        let piped = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).is_ok();
+        let thread = std::thread::Builder::new().spawn(|| ()).is_ok();
+        let network = rustix::net::AddressFamily::INET;
+        let answers = [
+            open("/proc/self/status", OFlags::RDONLY),
+            rustix::net::socket(network, rustix::net::SocketType::STREAM, None).map(drop),
+            rustix::fs::memfd_create("control", rustix::fs::MemfdFlags::CLOEXEC).map(drop),
+        ];
+        let kinds: std::collections::BTreeSet<_> =
+            answers.iter().map(|answer| format!("{answer:?}")).collect();
+        format!("{caps:?} {connects:?} {piped} {thread} {kinds:?}")
+    };
+    let refused = std::collections::BTreeSet::from([format!("{:?}", Err::<(), _>(Errno::NOSYS))]);
+    let expected = format!("[] {:?} true true {refused:?}", Err::<(), _>(Errno::NOENT));
+    confined("control_connects_and_makes_pipes_and_opens_and_starts_nothing", part, &expected);
+}
+
+#[test]
 fn a_driver_opens_only_what_it_was_allowed() {
     if let Some(side) = support::peer_side() {
         let home = PathBuf::from(side.hear());

@@ -85,6 +85,18 @@ message_table! {
     } []
     /// End in an orderly way.
     30 Stop since 1 from Keeper fds [] flags 0 {} []
+    /// Control runs: the broker's end of its link. It takes the place of one before.
+    31 ControlStarted since 1 from Keeper fds ["link"] flags 0 {
+        /// Its process.
+        pid: u32,
+        /// Zero.
+        reserved: Zero<4>,
+    } []
+    /// Control's process has ended, or could not be started; it will be tried again.
+    32 ControlExited since 1 from Keeper fds [] flags 0 {} [
+        /// How, in words.
+        text: u8, max limits::TEXT_LEN;
+    ]
 
     /// The broker is confined and serves.
     100 Serving since 1 from Broker fds [] flags 0 {} []

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use vgem_proto::codec::Malformed;
 use vgem_proto::ids::Time;
 use vgem_proto::message::client::{self, ClientMessage};
+use vgem_proto::message::control::{self, ControlMessage};
 use vgem_proto::message::driver::{self, DriverMessage};
 use vgem_proto::message::keeper::{self, KeeperMessage};
 use vgem_proto::message::porter::{self, PorterMessage};
@@ -24,6 +25,7 @@ pub(crate) enum Message {
     Driver(DriverMessage),
     Keeper(KeeperMessage),
     Porter(PorterMessage),
+    Control(ControlMessage),
 }
 
 /// Which link a message travels on.
@@ -33,10 +35,11 @@ pub(crate) enum Link {
     Driver,
     Keeper,
     Porter,
+    Control,
 }
 
 impl Link {
-    pub(crate) const ALL: [Self; 4] = [Self::Client, Self::Driver, Self::Keeper, Self::Porter];
+    pub(crate) const ALL: [Self; 5] = [Self::Client, Self::Driver, Self::Keeper, Self::Porter, Self::Control];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -44,6 +47,7 @@ impl Link {
             Self::Driver => "driver",
             Self::Keeper => "keeper",
             Self::Porter => "porter",
+            Self::Control => "control",
         }
     }
 
@@ -57,6 +61,7 @@ impl Link {
             Self::Driver => driver::TABLE,
             Self::Keeper => keeper::TABLE,
             Self::Porter => porter::TABLE,
+            Self::Control => control::TABLE,
         }
     }
 
@@ -71,6 +76,9 @@ impl Link {
             Self::Driver => DriverMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Driver(m))),
             Self::Keeper => KeeperMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Keeper(m))),
             Self::Porter => PorterMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Porter(m))),
+            Self::Control => {
+                ControlMessage::decode(bytes, sender, fds).map(|(h, m)| (h, Message::Control(m)))
+            }
         }
     }
 
@@ -88,6 +96,7 @@ impl Message {
             Self::Driver(message) => message.row(),
             Self::Keeper(message) => message.row(),
             Self::Porter(message) => message.row(),
+            Self::Control(message) => message.row(),
         }
     }
 
@@ -97,6 +106,7 @@ impl Message {
             Self::Driver(message) => message.fds(),
             Self::Keeper(message) => message.fds(),
             Self::Porter(message) => message.fds(),
+            Self::Control(message) => message.fds(),
         }
     }
 
@@ -106,6 +116,7 @@ impl Message {
             Self::Driver(message) => message.encode(request, deadline, flags),
             Self::Keeper(message) => message.encode(request, deadline, flags),
             Self::Porter(message) => message.encode(request, deadline, flags),
+            Self::Control(message) => message.encode(request, deadline, flags),
         }
     }
 }
@@ -134,6 +145,7 @@ impl Sample {
             Message::Driver(_) => Link::Driver,
             Message::Keeper(_) => Link::Keeper,
             Message::Porter(_) => Link::Porter,
+            Message::Control(_) => Link::Control,
         }
     }
 }
@@ -145,11 +157,13 @@ pub(crate) fn sender_name(sender: Sender) -> &'static str {
         Sender::Driver => "driver",
         Sender::Keeper => "keeper",
         Sender::Porter => "porter",
+        Sender::Control => "control",
     }
 }
 
 pub(crate) fn sender_named(name: &str) -> Sender {
-    let all = [Sender::Client, Sender::Broker, Sender::Driver, Sender::Keeper, Sender::Porter];
+    let all =
+        [Sender::Client, Sender::Broker, Sender::Driver, Sender::Keeper, Sender::Porter, Sender::Control];
     *all.iter().find(|sender| sender_name(**sender) == name).unwrap_or_else(|| panic!("no sender {name:?}"))
 }
 

@@ -14,7 +14,9 @@ use vgem_proto::jobs::{
     OPERAND_INDIRECT, ObservedPoint, Operand, Param, ParamSource, PointFailure, PoisonedRange, ShownTimeline,
     WAIT_FOR_SUBMIT, WAIT_PROMISE, Wait,
 };
-use vgem_proto::message::{PROMISE_REPLY, SUBMIT_REPLY, client as c, driver as d, keeper as k, porter as p};
+use vgem_proto::message::{
+    PROMISE_REPLY, SUBMIT_REPLY, client as c, control as o, driver as d, keeper as k, porter as p,
+};
 use vgem_proto::rights::{Access, HugePages, Rights, TimelineRights, WaitKind};
 use vgem_proto::snapshot::Topic;
 use vgem_proto::user_queue::Window;
@@ -28,6 +30,7 @@ pub(crate) fn of(link: Link) -> Vec<Sample> {
         Link::Driver => driver(),
         Link::Keeper => keeper(),
         Link::Porter => porter(),
+        Link::Control => control(),
     }
 }
 
@@ -405,6 +408,8 @@ fn keeper() -> Vec<Sample> {
     add(k::PorterFailed { porter, text: text("no such account") }.into());
     add(k::PorterExited { porter, status: -9, reserved: Zero }.into());
     add(k::Stop {}.into());
+    add(k::ControlStarted { pid: 323, reserved: Zero }.into());
+    add(k::ControlExited { text: text("exit status: 1") }.into());
     add(k::Serving {}.into());
     add(k::StartInstance { instance, device, domain }.into());
     add(k::KillInstance { instance }.into());
@@ -426,5 +431,20 @@ fn porter() -> Vec<Sample> {
     add(p::BroughtProcess { access: Access::Write, reserved: Zero }.into());
     let (code, words) = (ErrorCode::Misaligned, text("5000 bytes are no whole pages"));
     add(p::Unfit { value: 5000, limit: 4096, code, reserved: Zero, text: words }.into());
+    samples
+}
+
+fn control() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let mut add = |message: o::ControlMessage| {
+        let sample =
+            Sample { request: 0x61, deadline: Time(0), flags: 0, message: Message::Control(message) };
+        samples.push(sample);
+    };
+    add(o::OpenSession { uid: 1000, pid: 4321 }.into());
+    add(o::SessionOpened {}.into());
+    let words = text("the daemon serves uid 1000 alone");
+    let code = ErrorCode::Denied;
+    add(o::SessionRefused { value: 1001, limit: 1000, code, reserved: Zero, text: words }.into());
     samples
 }

@@ -31,6 +31,7 @@ mod refusals;
 mod reservations;
 mod rings;
 mod sealed;
+mod sessions;
 mod several;
 mod signals;
 mod succession;

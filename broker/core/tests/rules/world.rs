@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vgem_core::config::{Bounds, Quotas, Times};
-use vgem_core::io::{ArrivalId, Attach, Effect, Event, Input, LinkId, PairId, PeerFacts};
+use vgem_core::io::{ArrivalId, Attach, Effect, Event, Input, LinkId, PairId, PeerFacts, Way};
 use vgem_core::{Broker, Config, Usage};
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
@@ -468,9 +468,13 @@ impl World {
     // Clients.
 
     pub(crate) fn connect(&mut self, domain: DomainId) -> LinkId {
+        self.connect_by(Way::Socket, domain)
+    }
+
+    pub(crate) fn connect_by(&mut self, way: Way, domain: DomainId) -> LinkId {
         self.next_link += 1;
         let link = LinkId(self.next_link);
-        let peer = PeerFacts { uid: domain.0, pid: 1, domain, token: [1, 2] };
+        let peer = PeerFacts { way, uid: domain.0, pid: 1, domain, token: [1, 2] };
         self.links.insert(link);
         self.apply(Input::Connected { link, peer });
         link

@@ -101,6 +101,15 @@ pub fn porter(landlock: Demand) -> Result<Confined> {
     confine(&spec, caps::Keep::Nothing, syscalls::Role::Porter)
 }
 
+/// Confines control: it opens no path, keeps no capability, and can connect to Unix sockets, which a bus is.
+///
+/// # Errors
+/// As [`broker`].
+pub fn control(landlock: Demand) -> Result<Confined> {
+    let spec = ConfineSpec { no_open: true, landlock, ..ConfineSpec::default() };
+    confine(&spec, caps::Keep::Nothing, syscalls::Role::Control)
+}
+
 fn confine(spec: &ConfineSpec, keep: caps::Keep, role: syscalls::Role) -> Result<Confined> {
     let other_threads = has_other_threads()?;
     rustix::thread::set_no_new_privs(true).attempt("prctl(PR_SET_NO_NEW_PRIVS)")?;

@@ -24,6 +24,7 @@ pub(super) enum Role {
     Broker,
     Driver,
     Porter,
+    Control,
 }
 
 type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
@@ -212,6 +213,9 @@ const DRIVER: &[libc::c_long] = &[
     libc::SYS_mkdirat,
 ];
 
+/// What control alone needs: to connect to a bus, and pipes that say when a job has ended.
+const CONTROL: &[libc::c_long] = &[libc::SYS_connect, libc::SYS_pipe2, libc::SYS_pidfd_open];
+
 const IO_URING: &[libc::c_long] =
     &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
@@ -290,6 +294,7 @@ fn allowed(spec: &ConfineSpec, role: Role) -> Result<Rules> {
     let own = match role {
         Role::Broker => BROKER,
         Role::Driver => DRIVER,
+        Role::Control => CONTROL,
         Role::Porter => return porter(),
     };
     let mut lists = vec![LIFE, TALK, OLDER, own];

@@ -1,0 +1,169 @@
+//! Control's link: sessions for those who call over a message bus.
+//!
+//! ```text
+//!   ControlStarted ─► up ── it sends what it must not, or ends ─► down ── ControlStarted ─► up
+//!                      └── OpenSession ─► a pair of sockets: one end is a connection, the other goes to control
+//! ```
+//!
+//! Whoever has the other end of this link may name anybody, so there is only one, which the keeper makes and hands to
+//! the process it starts. What is opened so belongs to the user that is named, and never administers; see chapter 18 of
+//! `proto/SPEC.md`. It is read like a client, a few messages at a time, and a session is a connection like any other: it
+//! stays when control goes, if somebody else has it.
+
+use std::os::fd::OwnedFd;
+
+use tracing::{debug, info, warn};
+use vgem_core::io::{PeerFacts, Way};
+use vgem_os::OsError;
+use vgem_os::seqpacket::{Packet as Received, Socket};
+use vgem_proto::codec::Zero;
+use vgem_proto::error::{ErrorCode, Refusal};
+use vgem_proto::ids::Time;
+use vgem_proto::limits;
+use vgem_proto::message::Sender;
+use vgem_proto::message::control::{ControlMessage, OpenSession, SessionOpened, SessionRefused};
+
+use super::carry::random;
+use super::link::Link;
+use super::outbox::{CLIENT_BYTES, Packet};
+use super::poller::{Source, TURN};
+use super::shell::{Shell, domain_of};
+
+/// The other end of control's link, if it lives.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    /// Which bus it is to be on; none if there is to be no control.
+    bus: Option<String>,
+    /// The one user that the daemon serves.
+    only: Option<u32>,
+    link: Option<Link>,
+    pid: u32,
+    /// How the last one ended.
+    ended: Option<String>,
+}
+
+impl Control {
+    /// That is still to come.
+    pub(super) fn awaited(bus: Option<String>, only: Option<u32>) -> Self {
+        Self { bus, only, ..Self::default() }
+    }
+
+    /// For `doctor`.
+    pub(super) fn feature(&self) -> String {
+        match (&self.bus, &self.link, &self.ended) {
+            (None, ..) => "off: [control] bus is \"none\", or says nothing and there is no bus".into(),
+            (Some(bus), Some(_), _) => format!("runs, for {bus}, process {}", self.pid),
+            (Some(bus), None, None) => format!("is being started, for {bus}"),
+            (Some(bus), None, Some(how)) => {
+                format!("degraded, it ended ({how}) and will be started again for {bus}; see what it logs")
+            }
+        }
+    }
+}
+
+impl Shell {
+    /// Control runs.
+    pub(super) fn control_started(&mut self, pid: u32, fds: Vec<OwnedFd>) {
+        let Some(link) = fds.into_iter().next() else { return };
+        match Link::new(Socket::from(link), Source::Control, CLIENT_BYTES, &self.poller) {
+            Ok(link) => {
+                info!("control runs as process {pid}");
+                self.control.link = Some(link);
+                self.control.pid = pid;
+            }
+            Err(e) => warn!("control is not heard: {e}"),
+        }
+    }
+
+    /// Control's process has ended. Its sessions end where nobody else has them.
+    pub(super) fn control_exited(&mut self, how: String) {
+        self.control.link = None;
+        self.control.ended = Some(how);
+    }
+
+    /// Takes what control has sent, as far as its turn goes.
+    pub(super) fn control_ready(&mut self) {
+        for turn in 0..TURN {
+            let Some(link) = &mut self.control.link else { return };
+            let decoded = match link.take(&mut self.buffer, turn == 0) {
+                Ok(Some(Received::Data { len })) => {
+                    let bytes = self.buffer.get(..len).unwrap_or_default();
+                    ControlMessage::decode(bytes, Sender::Control, 0).map_err(|e| e.to_string())
+                }
+                Ok(Some(Received::TooLong { len })) => Err(format!("a message of {len} bytes")),
+                Ok(Some(Received::Closed)) => return self.control_lost("it closed its link"),
+                Ok(None) => return,
+                Err(e) => return self.control_lost(&e.to_string()),
+            };
+            match decoded {
+                Ok((head, ControlMessage::OpenSession(open))) => self.open_session(head.request, open),
+                Ok((_, other)) => return self.control_lost(&format!("it sent {}", other.row().name)),
+                Err(what) => return self.control_lost(&format!("it sent nonsense: {what}")),
+            }
+        }
+    }
+
+    /// Sends what waits for control.
+    pub(super) fn control_writable(&mut self) {
+        let flushed = self.control.link.as_mut().map_or(Ok(()), |link| link.flush(&self.poller));
+        if let Err(e) = flushed {
+            self.control_lost(&e.to_string());
+        }
+    }
+
+    /// Without its link control ends, and the keeper starts another.
+    fn control_lost(&mut self, why: &str) {
+        debug!("control's link is closed: {why}");
+        self.control_exited(why.to_owned());
+    }
+
+    fn open_session(&mut self, request: u64, open: OpenSession) {
+        let packet = match self.session(open) {
+            Ok(session) => Packet {
+                bytes: SessionOpened {}.encode(request, Time(0), 0),
+                fds: vec![session],
+                instead: None,
+            },
+            Err(refusal) => Packet::plain(refused(&refusal).encode(request, Time(0), 0)),
+        };
+        let Some(link) = &mut self.control.link else { return };
+        match link.send(packet, &self.poller) {
+            Ok(true) => {
+                // What the kernel would not send is closed: the session ends, and control asks nobody twice.
+                link.lost();
+            }
+            Ok(false) => self.control_lost("it does not read its answers"),
+            Err(e) => self.control_lost(&e.to_string()),
+        }
+    }
+
+    /// Makes a session of somebody (M-205); its other end.
+    fn session(&mut self, OpenSession { uid, pid }: OpenSession) -> Result<OwnedFd, Refusal> {
+        if let Some(only) = self.control.only.filter(|only| *only != uid) {
+            let text = format!("uid {uid}: the daemon serves uid {only} alone");
+            return Err(Refusal::new(ErrorCode::Denied, text).with(uid.into(), only.into()));
+        }
+        let domain = domain_of(uid);
+        if !self.lingering.admits(domain) {
+            let text = "too many connections before this one left their fds unread";
+            return Err(Refusal::new(ErrorCode::Exhausted, text));
+        }
+        self.pair(uid, pid).map_err(|e| Refusal::new(ErrorCode::System, e.to_string()))
+    }
+
+    fn pair(&mut self, uid: u32, pid: u32) -> Result<OwnedFd, OsError> {
+        let (ours, theirs) = Socket::pair()?;
+        // As every connection: a client sends no fds.
+        ours.set_pass_rights(false)?;
+        let peer = ours.peer()?;
+        let facts = PeerFacts { way: Way::Bus, uid, pid, domain: domain_of(uid), token: random()? };
+        self.connected(ours, peer, facts)?;
+        Ok(theirs.into())
+    }
+}
+
+fn refused(refusal: &Refusal) -> SessionRefused {
+    let mut text = refusal.text.clone().into_bytes();
+    text.truncate(limits::TEXT_LEN);
+    SessionRefused { value: refusal.value, limit: refusal.limit, code: refusal.code, reserved: Zero, text }
+}
