@@ -28,7 +28,7 @@ use vgem_os::OsError;
 use vgem_os::seqpacket::Socket;
 use vgem_proto::ids::{CauseId, DomainId};
 use vgem_proto::message::client::ClientMessage;
-use vgem_proto::snapshot::{Status, Topic};
+use vgem_proto::snapshot::{ClientEntry, DeviceEntry, ObjectEntry, Status, Topic};
 
 use crate::batch::{Batch, Submitted};
 use crate::cell::Cells;
@@ -248,6 +248,40 @@ impl Client {
         let mut entries = Vec::new();
         core::inspected(&self.call(core::inspect(Topic::Status, 0)).await?, &mut entries)?;
         entries.into_iter().next().ok_or_else(|| Error::Protocol("a status without entry".into()))
+    }
+
+    /// As [`crate::Client::device_entries`].
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn device_entries(&self) -> Result<Vec<DeviceEntry>> {
+        self.inspect(Topic::Devices).await
+    }
+
+    /// As [`crate::Client::object_entries`].
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn object_entries(&self) -> Result<Vec<ObjectEntry>> {
+        self.inspect(Topic::Objects).await
+    }
+
+    /// As [`crate::Client::client_entries`].
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn client_entries(&self) -> Result<Vec<ClientEntry>> {
+        self.inspect(Topic::Clients).await
+    }
+
+    async fn inspect<T: serde::de::DeserializeOwned>(&self, topic: Topic) -> Result<Vec<T>> {
+        let (mut entries, mut cursor) = (Vec::new(), 0);
+        loop {
+            cursor = core::inspected(&self.call(core::inspect(topic, cursor)).await?, &mut entries)?;
+            if cursor == 0 {
+                return Ok(entries);
+            }
+        }
     }
 
     /// What this client did since it connected.
