@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("vgem-os", "proto/os", &["vgem-proto"]),
     ("vgem-core", "broker/core", &["vgem-proto"]),
     ("vgemd", "broker", &["vgem-proto", "vgem-os", "vgem-core"]),
+    ("vgem-control", "broker/control", &["vgem-proto", "vgem-os", "vgem"]),
     ("vgem", "client", &["vgem-proto", "vgem-os"]),
     ("vgemctl", "client/ctl", &["vgem-proto", "vgem"]),
     (

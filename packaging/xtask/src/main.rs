@@ -8,6 +8,7 @@
 mod bench;
 mod cargo;
 mod check;
+mod dbus_xml;
 mod demo;
 mod fuzz;
 mod install;
@@ -32,6 +33,7 @@ enum Command {
     Fuzz(fuzz::Options),
     Check(check::Options),
     Install(install::Options),
+    DbusXml(dbus_xml::Options),
 }
 
 fn main() -> ExitCode {
@@ -53,5 +55,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Check(options) => check::run(&workspace, &options),
         Command::Install(options) => install::run(&workspace, &options),
+        Command::DbusXml(options) => dbus_xml::run(&workspace, &options),
     }
 }

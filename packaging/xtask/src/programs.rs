@@ -12,9 +12,16 @@ use crate::cargo::{cargo, finish, forget_this_package};
 use crate::prerequisites::{self, Use};
 use crate::workspace::{Profile, Workspace};
 
-/// The daemon, the command line and the drivers: each a package with one program of its name.
-pub(crate) const PROGRAMS: [&str; 6] =
-    ["vgemd", "vgemctl", "vgem-driver-copy", "vgem-driver-zip", "vgem-driver-sec", "vgem-driver-blk"];
+/// The daemon, the command line, control and the drivers: each a package with one program of its name.
+pub(crate) const PROGRAMS: [&str; 7] = [
+    "vgemd",
+    "vgemctl",
+    "vgem-control",
+    "vgem-driver-copy",
+    "vgem-driver-zip",
+    "vgem-driver-sec",
+    "vgem-driver-blk",
+];
 
 /// The variable that tells tests, examples and benches where [`PROGRAMS`] are.
 pub(crate) const BIN_DIR: &str = "VGEM_BIN_DIR";
