@@ -16,10 +16,13 @@ use crate::{processes, programs};
 pub const BROKER_UID: u32 = 64_101;
 /// The account of drivers and porters.
 pub const DRIVER_UID: u32 = 64_102;
+/// The account of control.
+pub const CONTROL_UID: u32 = 64_103;
 /// Two users that nothing else on a machine is.
 pub const USERS: [u32; 2] = [64_201, 64_202];
 
-const PROGRAMS: [&str; 4] = ["vgemd", "vgem-driver-copy", "vgem-driver-zip", "vgem-driver-sec"];
+const PROGRAMS: [&str; 5] =
+    ["vgemd", "vgem-control", "vgem-driver-copy", "vgem-driver-zip", "vgem-driver-sec"];
 
 /// What to start.
 #[derive(Debug, Clone, Default)]
@@ -133,15 +136,17 @@ fn open_to_all(dir: &Path) {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("a directory of ours");
 }
 
-/// The machine's accounts with those of the daemon.
-fn accounts() -> String {
+/// The machine's accounts with those of the daemon, and the users.
+pub(crate) fn accounts() -> String {
     let machine = std::fs::read_to_string("/etc/passwd").expect("it is on every Linux");
     let mut text: String = machine
         .lines()
-        .filter(|line| !line.starts_with("vgemd:") && !line.starts_with("vgemd-driver:"))
+        .filter(|line| !["vgemd:", "vgemd-driver:", "vgemd-control:"].iter().any(|own| line.starts_with(own)))
         .flat_map(|line| [line, "\n"])
         .collect();
-    for (name, uid) in [("vgemd", BROKER_UID), ("vgemd-driver", DRIVER_UID)] {
+    let daemons = [("vgemd", BROKER_UID), ("vgemd-driver", DRIVER_UID), ("vgemd-control", CONTROL_UID)];
+    let users = [("vgem-test-a", USERS[0]), ("vgem-test-b", USERS[1])];
+    for (name, uid) in daemons.into_iter().chain(users) {
         text.push_str(&format!("{name}:x:{uid}:{uid}::/:/bin/false\n"));
     }
     text

@@ -5,6 +5,7 @@
 
 pub mod attacker;
 pub mod audit;
+pub mod bus;
 pub mod cgroups;
 pub mod chance;
 pub mod chaos;
