@@ -3,8 +3,9 @@
 //! ```text
 //! PREFIX/bin/vgemctl
 //! PREFIX/bin/vgemd -> ../libexec/vgemd/vgemd
-//! PREFIX/libexec/vgemd/{vgemd,vgem-driver-*}      the daemon finds its drivers beside itself
+//! PREFIX/libexec/vgemd/{vgemd,vgem-control,vgem-driver-*}    the daemon finds the others beside itself
 //! PREFIX/lib/{systemd/system,sysusers.d,tmpfiles.d}/
+//! PREFIX/share/dbus-1/{system.d,interfaces}/       who may be it on the system's bus, and what it serves there
 //! PREFIX/share/doc/vgemd/{vgemd.toml,licences}     an example; nothing in /etc is touched
 //! ```
 
@@ -52,6 +53,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
         (packaging.join("vgemd.sysusers"), "lib/sysusers.d/vgemd.conf"),
         (packaging.join("vgemd.tmpfiles"), "lib/tmpfiles.d/vgemd.conf"),
         (packaging.join("vgemd.toml"), "share/doc/vgemd/vgemd.toml"),
+        (packaging.join("dbus/org.vgemd.Broker1.conf"), "share/dbus-1/system.d/org.vgemd.Broker1.conf"),
+        (packaging.join("dbus/org.vgemd.Broker1.xml"), "share/dbus-1/interfaces/org.vgemd.Broker1.xml"),
         (workspace.root().join("LICENSE-APACHE"), "share/doc/vgemd/LICENSE-APACHE"),
         (workspace.root().join("LICENSE-MIT"), "share/doc/vgemd/LICENSE-MIT"),
     ] {
