@@ -338,6 +338,11 @@ pub struct AwaitedEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// The configuration was read again, and is in force.
+    PolicyChanged {
+        /// Domains with a name.
+        domains: u64,
+    },
     /// A client came.
     ClientConnected {
         /// Its number.

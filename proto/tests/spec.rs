@@ -179,6 +179,7 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("RING_BINDS", limits::RING_BINDS as u64),
         ("RING_WINDOWS", limits::RING_WINDOWS as u64),
         ("OWN_BYTES", limits::OWN_BYTES),
+        ("OPERATIONS", limits::OPERATIONS as u64),
     ];
     let part = part("limits");
     let table = part.table();

@@ -43,6 +43,7 @@ pub(crate) struct ObjectHandle {
 pub(crate) struct Client {
     pub(crate) link: LinkId,
     pub(crate) peer: PeerFacts,
+    pub(crate) is_admin: bool,
     pub(crate) name: String,
     pub(crate) standing: Standing,
     pub(crate) objects: HandleTable<ObjectHandle>,
@@ -75,7 +76,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn subject(&self) -> Subject {
-        Subject { uid: self.peer.uid, domain: self.peer.domain }
+        Subject { is_admin: self.is_admin, domain: self.peer.domain }
     }
 
     pub(crate) fn take_page(&mut self) -> PageId {

@@ -18,6 +18,8 @@ use vgem_proto::rights::{Access, HugePages};
 use vgem_proto::snapshot::Topic;
 use vgem_proto::user_queue::Depth;
 
+use crate::config::Policy;
+
 /// A client's connection as the shell numbers it. Never used twice while the broker lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u64);
@@ -133,6 +135,8 @@ pub enum Input {
         /// What was wrong.
         fault: BadRequest,
     },
+    /// The configuration was read again.
+    Policy(Box<Policy>),
     /// A client's connection is gone, for whatever reason.
     Hangup {
         /// The connection.

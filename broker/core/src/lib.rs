@@ -29,6 +29,7 @@ mod cycles;
 mod deadlines;
 mod devices;
 mod drivers;
+mod domains;
 mod due;
 mod gates;
 mod holdings;

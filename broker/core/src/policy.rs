@@ -3,10 +3,13 @@
 //! A grant is proof that policy was asked. The functions that change something take one; nobody else can make
 //! it, and it says for whom and for what it holds. Rights of handles are checked here too: they only shrink.
 
+use vgem_proto::describe::Operation;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{DomainId, ObjectKey, TimelineKey};
 use vgem_proto::rights::{Access, Rights, TimelineRights};
 
+use crate::devices::Device;
+use crate::domains::Allowed;
 use crate::import::tampered_with;
 use crate::io::Scope;
 use crate::objects::Kind;
@@ -14,7 +17,8 @@ use crate::objects::Kind;
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Subject {
-    pub(crate) uid: u32,
+    /// It may see and change what is other domains'.
+    pub(crate) is_admin: bool,
     pub(crate) domain: DomainId,
 }
 
@@ -105,6 +109,38 @@ pub(crate) fn authorise(subject: Subject, action: Action) -> Result<Grant, Refus
     }
 }
 
+/// Asks whether a domain may use a device; `domain` is its name.
+pub(crate) fn authorise_device(
+    allowed: &Allowed,
+    device: &Device,
+    domain: impl FnOnce() -> String,
+) -> Result<(), Refusal> {
+    match allowed {
+        Allowed::Whole | Allowed::Operations(_) => Ok(()),
+        Allowed::Nothing => {
+            let text = format!("device {}: domain {} may not use it", device.name(), domain());
+            Err(Refusal::new(ErrorCode::Denied, text).with(u64::from(device.id.0), 0))
+        }
+    }
+}
+
+/// Asks whether a domain may use an operation of a device; `domain` is its name.
+pub(crate) fn authorise_operation(
+    allowed: &Allowed,
+    device: &Device,
+    operation: &Operation,
+    domain: impl FnOnce() -> String,
+) -> Result<(), Refusal> {
+    match allowed {
+        Allowed::Whole => return Ok(()),
+        Allowed::Operations(some) if some.contains(&operation.number) => return Ok(()),
+        Allowed::Operations(_) | Allowed::Nothing => {}
+    }
+    let (name, number) = (device.name(), u64::from(operation.number));
+    let text = format!("operation {} of device {name}: domain {} may not use it", operation.name, domain());
+    Err(Refusal::new(ErrorCode::Denied, text).with(number, 0))
+}
+
 /// Asks whether a handle with `rights` allows a job `access` to `object`.
 #[inline]
 pub(crate) fn authorise_use(object: ObjectKey, rights: Rights, access: Access) -> Result<UseGrant, Refusal> {
@@ -167,9 +203,9 @@ fn lacks(rights: Rights, needed: Rights) -> Refusal {
     Refusal::new(ErrorCode::Denied, text).with(u64::from(needed.bits()), u64::from(rights.bits()))
 }
 
-/// How much of the state `subject` may look at: root everything, others their own domain.
+/// How much of the state `subject` may look at: who administers everything, others their own domain.
 pub(crate) fn scope(subject: Subject) -> Scope {
-    if subject.uid == 0 { Scope::All } else { Scope::Domain(subject.domain) }
+    if subject.is_admin { Scope::All } else { Scope::Domain(subject.domain) }
 }
 
 #[cfg(test)]
@@ -195,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn only_root_sees_other_domains() {
+    fn only_who_administers_sees_other_domains() {
         let domain = DomainId(4);
-        assert_eq!(scope(Subject { uid: 0, domain }), Scope::All);
-        assert_eq!(scope(Subject { uid: 9, domain }), Scope::Domain(domain));
+        assert_eq!(scope(Subject { is_admin: true, domain }), Scope::All);
+        assert_eq!(scope(Subject { is_admin: false, domain }), Scope::Domain(domain));
     }
 }

@@ -16,7 +16,7 @@ use super::carry::random;
 use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Instead, Packet};
 use super::poller::{Source, TURN, TURN_BYTES};
-use super::shell::{Shell, domain_of};
+use super::shell::Shell;
 use super::unread::Unread;
 
 /// Connections let in before others have their turn.
@@ -30,8 +30,9 @@ pub(super) struct Client {
     link: Link,
     /// The fds on their way to it.
     on_way: Unread,
+    domain: DomainId,
     // Held for the life of the connection: the process itself, not a number that may be used again.
-    peer: PeerIdentity,
+    _peer: PeerIdentity,
 }
 
 impl Client {
@@ -50,8 +51,8 @@ impl Client {
     }
 
     /// Its domain.
-    pub(super) fn domain(&self) -> DomainId {
-        domain_of(self.peer.uid)
+    pub(super) const fn domain(&self) -> DomainId {
+        self.domain
     }
 }
 
@@ -95,7 +96,7 @@ impl Shell {
 
     fn let_in(&mut self, socket: Socket) -> Result<(), OsError> {
         let peer = socket.peer()?;
-        let domain = domain_of(peer.uid);
+        let domain = self.core.home_of(peer.uid, &peer.groups);
         if !self.lingering.admits(domain) {
             if self.may_log(Some(domain), Level::INFO) {
                 info!("a connection of {domain} is refused: too many before it left their fds unread");
@@ -106,7 +107,7 @@ impl Shell {
         let id = LinkId(self.next_link);
         let link = Link::new(socket, Source::Client(id), CLIENT_BYTES, &self.poller)?;
         self.next_link += 1;
-        self.clients.insert(id, Client { link, on_way: Unread::default(), peer });
+        self.clients.insert(id, Client { link, on_way: Unread::default(), domain, _peer: peer });
         self.turns.connected(domain);
         self.happen(Input::Connected { link: id, peer: facts });
         Ok(())

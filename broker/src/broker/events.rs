@@ -222,7 +222,7 @@ fn level(event: &Event) -> Level {
         | Event::ObjectOrphaned { .. }
         | Event::ObjectFreed { .. }
         | Event::Refused { .. } => Level::DEBUG,
-        Event::InstanceReady { .. } => Level::INFO,
+        Event::InstanceReady { .. } | Event::PolicyChanged { .. } => Level::INFO,
         Event::ObjectTampered { .. }
         | Event::PorterStalled { .. }
         | Event::InstanceLost { .. }
@@ -286,6 +286,7 @@ fn log(event: &Event) {
         Event::PorterStalled { client, pid } => {
             warn!("process {pid}, the porter of client {client}, is held by what it was handed: killed");
         }
+        Event::PolicyChanged { domains } => info!("another policy is in force, with {domains} domains of its own"),
         Event::InstanceReady { instance, device } => info!("instance:{instance} of {device:?} is ready"),
         Event::InstanceLost { instance, device, why, jobs } => {
             warn!("instance:{instance} of {device:?} is lost with {jobs} jobs: {why:?}");

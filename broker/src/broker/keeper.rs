@@ -121,6 +121,10 @@ impl Shell {
                 tracing::debug!("{} has ended: {}", exited.porter, exited.status);
                 self.porter_gone(exited.porter);
             }
+            KeeperMessage::Policy(policy) => match serde_json::from_slice(&policy.json) {
+                Ok(said) => self.happen(Input::Policy(Box::new(self.given.policy(&said)))),
+                Err(e) => self.end(Err(nonsense(e))),
+            },
             KeeperMessage::Stop(_) => self.end(Ok(())),
             other => tracing::error!("the keeper sent {} out of turn", other.row().name),
         }

@@ -15,11 +15,12 @@ use vgem_os::ring::KeeperRing;
 use vgem_os::selftest::LeaseSupport;
 use vgem_os::seqpacket::{Listener, Socket};
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{CauseId, DomainId, InstanceId, Time, TimelineKey};
+use vgem_proto::ids::{CauseId, InstanceId, Time, TimelineKey};
 use vgem_proto::limits;
 use vgem_proto::message::keeper::Serving;
 
 use super::clients::Client;
+use super::Given;
 use super::events::{Limiter, Monitors};
 use super::features::Features;
 use super::gate::Gate;
@@ -55,6 +56,7 @@ pub(super) struct Ring {
 #[derive(Debug)]
 pub(super) struct Shell {
     pub(super) core: Broker,
+    pub(super) given: Given,
     pub(super) poller: Poller,
     pub(super) keeper: Link,
     pub(super) listener: Listener,
@@ -89,6 +91,7 @@ pub(super) struct Shell {
 impl Shell {
     pub(super) fn new(
         core: Broker,
+        given: Given,
         keeper: Socket,
         listener: Listener,
         lease: LeaseSupport,
@@ -100,6 +103,7 @@ impl Shell {
         let keeper = Link::new(keeper, Source::Keeper, usize::MAX, &poller)?;
         Ok(Self {
             core,
+            given,
             poller,
             keeper,
             listener,
@@ -131,7 +135,10 @@ impl Shell {
     pub(super) fn begin(&mut self, _proof: &Confined, prestart: Option<u32>) {
         self.ask_keeper(&Serving {}.into(), Vec::new());
         match prestart {
-            Some(uid) => self.happen(Input::Prestart { domain: domain_of(uid) }),
+            Some(uid) => {
+                let domain = self.core.home_of(uid, &[]);
+                self.happen(Input::Prestart { domain });
+            }
             // Core may want pages made before the first client comes.
             None => self.happen(Input::Tick),
         }
@@ -177,9 +184,4 @@ impl Shell {
             pair.face.kill_page(ErrorCode::BrokerLost.number(), CauseId::NONE.0);
         }
     }
-}
-
-/// The domain of a user: its own.
-pub(super) const fn domain_of(uid: u32) -> DomainId {
-    DomainId(uid)
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use vgem_os::clock;
 use vgem_os::process::Launch;
 use vgem_os::seqpacket::{Listener, Socket};
+use vgem_proto::describe::Description;
 use vgem_proto::ids::DeviceId;
 use vgem_proto::message::keeper::{Device, KeeperMessage, Serve, Setup as SetupMessage};
 
@@ -28,7 +29,7 @@ use super::porters::Porters;
 use super::wishes::Wishes;
 use super::{Keeper, Stop, features};
 use crate::cli::{Cli, Mode};
-use crate::config::Config;
+use crate::config::{Config, Files, Policy};
 use crate::exit::{Exit, Failure};
 use crate::setup::Setup;
 
@@ -40,9 +41,9 @@ pub(crate) const BROKER_LISTENER: i32 = 4;
 const BROKER_START: Duration = Duration::from_secs(10);
 
 /// Reads the configuration of a mode.
-pub(super) fn config(cli: &Cli, mode: Mode) -> Result<Config, Failure> {
+pub(super) fn files(cli: &Cli, mode: Mode) -> Files {
     if let Some(file) = &cli.config {
-        return Config::read(file, true);
+        return Files::read(file, true);
     }
     let usual = match mode {
         Mode::System => Some(PathBuf::from("/etc")),
@@ -53,7 +54,25 @@ pub(super) fn config(cli: &Cli, mode: Mode) -> Result<Config, Failure> {
         // Its process says what it wants; what a user configured for a daemon is not meant for it.
         Mode::Embedded(_) => None,
     };
-    usual.map_or(Ok(Config::default()), |dir| Config::read(&dir.join("vgemd/vgemd.toml"), false))
+    usual.map(|dir| Files::read(&dir.join("vgemd/vgemd.toml"), false)).unwrap_or_default()
+}
+
+/// The policy that files say, if nothing in them is wrong.
+pub(super) fn policy(files: &Files) -> Result<Policy, Failure> {
+    let mut mistakes = files.mistakes.clone();
+    match Policy::of(files) {
+        Ok(policy) if mistakes.0.is_empty() => policy.json().map(|_| policy),
+        Ok(_) => Err(mistakes.into()),
+        Err(more) => {
+            mistakes.0.extend(more);
+            Err(mistakes.into())
+        }
+    }
+}
+
+/// The devices, as their drivers describe them.
+pub(super) fn descriptions(drivers: &BTreeMap<DeviceId, Driver>) -> Vec<Description> {
+    drivers.values().filter_map(|driver| Description::decode(&driver.description).ok()).collect()
 }
 
 /// What every child may see of our environment.
@@ -64,7 +83,7 @@ pub(super) fn environment() -> Vec<(OsString, OsString)> {
 /// Starts the broker and waits until it serves.
 pub(super) fn broker(
     filter: &str,
-    config: &Config,
+    (config, policy): (&Config, Policy),
     mode: Mode,
     accounts: Accounts,
     drivers: BTreeMap<DeviceId, Driver>,
@@ -85,7 +104,7 @@ pub(super) fn broker(
     .start()?;
     let mut family = Family::new(child);
     let setup = Setup {
-        quota: config.quota,
+        policy,
         times: config.times,
         restart: config.restart,
         prestart: match mode {

@@ -66,7 +66,9 @@ impl Rig {
                     args: vec!["-c".into(), porter.into()],
                 },
             };
-            let why = keeper.watch(&Wishes::new(None).expect("signals can be caught"));
+            let why = keeper.watch(&Wishes::new(None).expect("signals can be caught"), &|| {
+                unreachable!("nobody asks for it")
+            });
             keeper.family.kill_all();
             why
         });

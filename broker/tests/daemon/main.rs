@@ -6,6 +6,7 @@ mod events;
 mod hostile;
 mod import;
 mod objects;
+mod policy;
 mod porter;
 mod timelines;
 

@@ -19,6 +19,11 @@ message_table! {
     ]
     /// All devices are told; serve.
     3 Serve since 1 from Keeper fds [] flags 0 {} []
+    /// The configuration was read again: who may hold and use what, as JSON.
+    4 Policy since 1 from Keeper fds [] flags 0 {} [
+        /// The policy (`vgemd::config`).
+        json: u8, max limits::MESSAGE_LEN - 1024;
+    ]
     /// An instance runs: the broker's end of its link, and its pidfd.
     11 InstanceStarted since 1 from Keeper fds ["link" "pidfd"] flags 0 {
         /// The instance.

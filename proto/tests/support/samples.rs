@@ -291,6 +291,7 @@ fn driver() -> Vec<Sample> {
     let since = Time(0x6162_6364);
     add(d::Stalled { timeline, point: Point(3), address, since }.into());
     add(d::Start { instance: InstanceId(5), domain: DomainId(1000) }.into());
+    add(d::Forbid { operations: vec![1, 7, 9] }.into());
     add(d::Map { object: OBJECT, len: 0x20_3000, access: Access::Write, reserved: Zero }.into());
     add(d::Unmap { object: OBJECT }.into());
     add(d::SignalPage { page: PageId(2) }.into());
@@ -393,6 +394,7 @@ fn keeper() -> Vec<Sample> {
     };
     let (instance, device, domain) = (InstanceId(5), DeviceId(3), DomainId(1000));
     add(k::Setup { json: text("{\"quotas\":{}}") }.into());
+    add(k::Policy { json: text("{\"quota\":{}}") }.into());
     add(k::Device { device, description: description().encode() }.into());
     add(k::Serve {}.into());
     add(k::InstanceStarted { instance, pid: 321, reserved: Zero }.into());

@@ -84,6 +84,10 @@ impl Broker {
             Topic::Status => Snapshot { entries: Entries::Status(Box::new(self.status())), next: 0 },
             Topic::Devices => {
                 let all = (1u64..).zip(&self.devices).skip(first);
+                let all = all.filter(|(after, _)| match scope {
+                    Scope::All => true,
+                    Scope::Domain(domain) => self.may_see(domain, usize::try_from(*after - 1).unwrap_or(0)),
+                });
                 let (entries, next) = page(all, max, |device| self.device_entry(scope, device));
                 Snapshot { entries: Entries::Devices(entries), next }
             }

@@ -26,6 +26,7 @@ mod obligations;
 mod oracle;
 mod outcomes;
 mod own;
+mod policies;
 mod priorities;
 mod refusals;
 mod reservations;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use vgem_core::config::{Bounds, Quotas, Times};
+use vgem_core::config::{Bounds, Policy, Times};
 use vgem_core::io::{ArrivalId, Attach, Effect, Event, Input, LinkId, PairId, PeerFacts};
 use vgem_core::{Broker, Config, Usage};
 use vgem_proto::codec::Zero;
@@ -150,8 +150,7 @@ fn device(name: &str) -> Description {
 pub(crate) fn config() -> Config {
     Config {
         devices: vec![(COPY, device("copy")), (ZIP, device("zip")), (SEC, device("sec"))],
-        quotas: Quotas::default(),
-        domains: Vec::new(),
+        policy: Policy::default(),
         times: Times::default(),
         bounds: Bounds::default(),
     }

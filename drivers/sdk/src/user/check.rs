@@ -54,6 +54,12 @@ impl Flaw {
         Self::new(ErrorCode::Cancelled, 0u64, why.into())
     }
 
+    /// The client's domain may not use the operation.
+    pub(super) fn forbidden(operation: &Operation) -> Self {
+        let text = format!("operation {}: this domain may not use it", operation.name);
+        Self::new(ErrorCode::Denied, operation.number, text)
+    }
+
     /// The device has no such operation.
     pub(super) fn no_operation(op: u16) -> Self {
         Self::new(ErrorCode::NoSuchOperation, op, format!("the device has no operation {op}"))
