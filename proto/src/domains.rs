@@ -16,6 +16,9 @@ pub const FIRST_NAMED: DomainId = DomainId(0xF000_0000);
 /// Domains with a name that there may be at a time.
 pub const NAMED_MOST: usize = 1024;
 
+/// Quotas in one message: each kind at most once.
+pub const QUOTAS_MOST: usize = 64;
+
 /// Bytes of the text that says what a domain may use.
 pub const USES_LEN: usize = 4096;
 
@@ -102,8 +105,7 @@ impl Field for QuotaKind {
     }
     fn take(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let number = u32::take(r)?;
-        Self::from_number(number)
-            .ok_or(Malformed::BadValue { field: "quota", value: u64::from(number) })
+        Self::from_number(number).ok_or(Malformed::BadValue { field: "quota", value: u64::from(number) })
     }
 }
 

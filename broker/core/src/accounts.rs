@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use vgem_proto::domains::QuotaKind;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{DomainId, Time};
 
@@ -114,6 +115,25 @@ impl Usage {
         }
     }
 
+    /// As [`QuotaKind`] has it; what a rate is of is not held.
+    pub(crate) fn of_kind(&self, kind: QuotaKind) -> u64 {
+        match kind {
+            QuotaKind::Bytes => self.bytes,
+            QuotaKind::Objects => self.objects,
+            QuotaKind::Handles => self.handles,
+            QuotaKind::Queues => self.queues,
+            QuotaKind::Jobs => self.jobs,
+            QuotaKind::Connections => self.connections,
+            QuotaKind::Exports => self.exports,
+            QuotaKind::Porters => self.porters,
+            QuotaKind::Monitors => self.monitors,
+            QuotaKind::Pages => self.pages,
+            QuotaKind::Timelines => self.timelines,
+            QuotaKind::Rings => self.rings,
+            QuotaKind::Requests => 0,
+        }
+    }
+
     pub(crate) fn of_mut(&mut self, resource: Resource) -> &mut u64 {
         match resource {
             Resource::Bytes => &mut self.bytes,
@@ -214,7 +234,7 @@ pub(crate) struct Accounts {
     accounts: BTreeMap<DomainId, Account>,
     paces: BTreeMap<DomainId, Pace>,
     quotas: Quotas,
-    /// Those of domains with a name.
+    /// Those of domains that have their own.
     own: BTreeMap<DomainId, Quotas>,
     capacity: Capacity,
     /// Files that all domains together cost.
@@ -239,6 +259,12 @@ impl Accounts {
         }
     }
 
+    /// Takes quotas of their own from domains with lower numbers.
+    pub(crate) fn forget_quotas_below(&mut self, first: DomainId) {
+        let all: Vec<DomainId> = self.own.range(..first).map(|(domain, _)| *domain).collect();
+        all.into_iter().for_each(|domain| self.set_quotas(domain, None));
+    }
+
     /// Quotas of a domain's own; `None` are those of everybody. What it holds stays, also above a lower quota.
     pub(crate) fn set_quotas(&mut self, domain: DomainId, quotas: Option<Quotas>) {
         match quotas {
@@ -255,16 +281,18 @@ impl Accounts {
         self.accounts.get(&domain).map(|account| account.used).unwrap_or_default()
     }
 
-    /// What domains with a name may have of the capacity, all but `but`: their quotas, or what they hold above them.
+    /// What domains with quotas of their own may have of the capacity, all but `but`: their quotas, or what they hold above them.
     fn promised(&self, resource: Resource, but: Option<DomainId>) -> u64 {
         let own = self.own.iter().filter(|(domain, _)| Some(**domain) != but);
-        let each = own.map(|(domain, quotas)| limit_of(quotas, resource).max(self.used(*domain).of(resource)));
+        let each =
+            own.map(|(domain, quotas)| limit_of(quotas, resource).max(self.used(*domain).of(resource)));
         each.fold(0, u64::saturating_add)
     }
 
-    /// What domains without a name hold.
-    fn shared(&self, resource: Resource) -> u64 {
-        let shared = self.accounts.iter().filter(|(domain, _)| !self.own.contains_key(domain));
+    /// What domains without quotas of their own hold, all but `but`.
+    fn shared(&self, resource: Resource, but: Option<DomainId>) -> u64 {
+        let is_shared = |domain: DomainId| !self.own.contains_key(&domain) && Some(domain) != but;
+        let shared = self.accounts.iter().filter(|(domain, _)| is_shared(**domain));
         shared.fold(0, |sum, (_, account)| sum.saturating_add(account.used.of(resource)))
     }
 
@@ -285,12 +313,13 @@ impl Accounts {
         }
     }
 
-    /// Whether a domain with a name can be promised these quotas: with those of all others, and what the rest holds, they
+    /// Whether a domain can be promised these quotas: with those of all others, and what the rest holds, they
     /// are no more than the capacity.
     pub(crate) fn find_capacity(&self, domain: DomainId, quotas: &Quotas) -> Result<(), Refusal> {
         for resource in [Resource::Bytes, Resource::Connections] {
             let Some(most) = self.most(resource) else { continue };
-            let others = self.promised(resource, Some(domain)).saturating_add(self.shared(resource));
+            let but = Some(domain);
+            let others = self.promised(resource, but).saturating_add(self.shared(resource, but));
             let wanted = others.saturating_add(limit_of(quotas, resource));
             if wanted > most {
                 let text = format!(
@@ -310,7 +339,7 @@ impl Accounts {
         if self.own.contains_key(&domain) {
             return Ok(());
         }
-        let used = self.shared(resource).saturating_add(self.promised(resource, None));
+        let used = self.shared(resource, None).saturating_add(self.promised(resource, None));
         let wanted = used.saturating_add(amount);
         if wanted <= most {
             return Ok(());
@@ -488,7 +517,10 @@ mod tests {
     const D: DomainId = DomainId(7);
 
     fn accounts() -> Accounts {
-        Accounts::new(Quotas { objects: 3, requests_per_s: Some(2), ..Quotas::default() }, Capacity::default())
+        Accounts::new(
+            Quotas { objects: 3, requests_per_s: Some(2), ..Quotas::default() },
+            Capacity::default(),
+        )
     }
 
     #[test]
@@ -519,7 +551,8 @@ mod tests {
 
     #[test]
     fn a_domain_never_takes_the_last_files() {
-        let mut accounts = Accounts::new(Quotas::default(), Capacity { files: Some(100), ..Capacity::default() });
+        let mut accounts =
+            Accounts::new(Quotas::default(), Capacity { files: Some(100), ..Capacity::default() });
         let mut take = |domain| {
             let held = (0..200).take_while(|_| {
                 let charge = accounts.charge(DomainId(domain), Resource::Objects, 1);
@@ -532,7 +565,8 @@ mod tests {
 
     #[test]
     fn files_come_back_with_what_cost_them() {
-        let mut accounts = Accounts::new(Quotas::default(), Capacity { files: Some(20), ..Capacity::default() });
+        let mut accounts =
+            Accounts::new(Quotas::default(), Capacity { files: Some(20), ..Capacity::default() });
         for _ in 0..100 {
             let porter = accounts.charge(D, Resource::Porters, 2).unwrap();
             let refusal = accounts.charge(D, Resource::Connections, 3).unwrap_err();

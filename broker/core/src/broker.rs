@@ -41,8 +41,8 @@ use crate::commits::Committing;
 use crate::config::Config;
 use crate::creations::Creation;
 use crate::deadlines::Timers;
-use crate::domains::Domains;
 use crate::devices::{Device, Instance, InstanceState};
+use crate::domains::Domains;
 use crate::io::{Attach, Effect, Effects, Event, Input, LinkId};
 use crate::objects::Object;
 use crate::opening::Openings;
@@ -210,6 +210,8 @@ impl Broker {
             Input::RingChecked { timeline, populated } => self.ring_checked(now, timeline, populated),
             Input::PairMade { pair, outcome } => self.pair_made(now, pair, outcome),
             Input::Policy(policy) => self.replace_policy(*policy),
+            Input::DoorOpened { domain, path } => self.door_opened(domain, path),
+            Input::DoorFailed { domain, why } => self.door_failed(domain, &why),
             Input::Prestart { domain } => self.prestart(now, domain),
             Input::InstanceStarted { instance, pid } => self.instance_started(now, instance, pid),
             Input::InstanceFailed { instance, why } => self.instance_failed(now, instance, &why),

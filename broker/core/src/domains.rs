@@ -5,6 +5,7 @@
 //!                   ▲                                         │
 //!                   └──────── configured again ───────────────┘
 //! ```
+//! Those with a socket of their own ([`crate::admin`]) begin as Opening, and may be Closed before they are gone.
 //!
 //! A user's own domain has the user's number, the rules of everybody, and no row here: it is there while it owes
 //! something. A domain with a *name* has a row and a number that no user has and that is never given twice; it has rules
@@ -29,6 +30,7 @@ use crate::broker::Broker;
 use crate::config::{NamedDomain, Policy, Rules, Uses};
 use crate::devices::{Device, InstanceState};
 use crate::io::{Attach, Effect, Event};
+use crate::objects::Awaiting;
 use crate::policy;
 
 /// The domain of users whose number is one of domains with a name: there is none.
@@ -37,10 +39,14 @@ const NOBODYS: DomainId = DomainId(u32::MAX);
 /// Where a domain with a name is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum DomainState {
+    /// Its socket is being made.
+    Opening,
     /// Clients come and go.
     Open,
     /// Nobody new comes in.
     Draining,
+    /// Everybody was told to go.
+    Closed,
     /// There is no such domain.
     Gone,
 }
@@ -48,8 +54,14 @@ pub(crate) enum DomainState {
 /// What can happen to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum DomainEvent {
+    /// The keeper has made its socket.
+    Made,
+    /// It is in the configuration that was read.
     Configured,
-    LeftOut,
+    /// It is not, or who administers wants that nobody new comes.
+    Drain,
+    Close,
+    /// It owes nothing.
     Empty,
 }
 
@@ -59,17 +71,23 @@ impl DomainState {
         use DomainEvent as E;
         use DomainState as S;
         match (self, event) {
-            (S::Open | S::Draining, E::Configured) => Some(S::Open),
-            (S::Open, E::LeftOut) => Some(S::Draining),
-            (S::Draining, E::Empty) => Some(S::Gone),
-            (S::Open | S::Draining | S::Gone, E::Configured | E::LeftOut | E::Empty) => None,
+            (S::Opening, E::Made) | (S::Open | S::Draining, E::Configured) => Some(S::Open),
+            (S::Open, E::Drain) => Some(S::Draining),
+            (S::Opening | S::Open | S::Draining, E::Close) => Some(S::Closed),
+            (S::Draining | S::Closed, E::Empty) => Some(S::Gone),
+            (
+                S::Opening | S::Open | S::Draining | S::Closed | S::Gone,
+                E::Made | E::Configured | E::Drain | E::Close | E::Empty,
+            ) => None,
         }
     }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Opening => "opening",
             Self::Open => "open",
             Self::Draining => "draining",
+            Self::Closed => "closed",
             Self::Gone => "gone",
         }
     }
@@ -118,12 +136,32 @@ fn allowed(uses: &Uses, device: &Device) -> Allowed {
     }
 }
 
+/// Where a domain with a name comes from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// The configuration.
+    Configured,
+    /// Who administers; its clients come through a socket of its own.
+    Socket(Socket),
+}
+
+/// A domain's own socket.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    /// With this client it ends.
+    pub(crate) creator: Option<ClientKey>,
+    /// Where it is, once it is.
+    pub(crate) path: String,
+    /// Who waits for that.
+    pub(crate) asker: Option<Awaiting>,
+}
+
 /// A domain with a name.
 #[derive(Debug)]
 pub(crate) struct Domain {
     pub(crate) name: String,
     pub(crate) state: DomainState,
-    pub(crate) uses: Uses,
+    pub(crate) origin: Origin,
     allowance: Allowance,
     uids: BTreeSet<u32>,
     groups: BTreeSet<u32>,
@@ -179,9 +217,31 @@ impl Domains {
         Some(self.allowance(domain)).filter(|allowance| allowance.is_restricted)
     }
 
-    /// Whether this user administers, in a domain of its own or of the configuration.
-    pub(crate) fn is_admin(&self, uid: u32) -> bool {
-        uid == 0 || self.owner == Some(uid)
+    /// Whether this user administers: nobody does who came through the socket of a domain, root of a container included.
+    pub(crate) fn is_admin(&self, uid: u32, domain: DomainId) -> bool {
+        let has_socket = self.get(domain).is_some_and(|domain| matches!(domain.origin, Origin::Socket(_)));
+        !has_socket && (uid == 0 || self.owner == Some(uid))
+    }
+
+    /// The number of the next domain; none are left after the last.
+    pub(crate) fn next_number(&self) -> Option<DomainId> {
+        Some(self.next).filter(|next| *next < NOBODYS)
+    }
+
+    /// Takes a domain with a socket in.
+    pub(crate) fn enter(
+        &mut self,
+        id: DomainId,
+        name: &str,
+        rules: &Rules,
+        origin: Origin,
+        devices: &[Device],
+    ) {
+        self.next = self.next.max(DomainId(id.0.saturating_add(1)));
+        let (name, state) = (name.to_owned(), DomainState::Opening);
+        let allowance = Allowance::new(&rules.uses, devices);
+        let (uids, groups) = (BTreeSet::new(), BTreeSet::new());
+        self.named.insert(id, Domain { name, state, origin, allowance, uids, groups });
     }
 
     /// The domain of a user in some groups: that of the user, else that of a group, else its own.
@@ -198,19 +258,24 @@ impl Domains {
 
     /// Takes a domain of the configuration over, whether there is one of this name or not.
     fn configure(&mut self, named: &NamedDomain, devices: &[Device], accounts: &mut Accounts) {
+        let there = self.by_name(&named.name).and_then(|id| self.named.get(&id));
+        if there.is_some_and(|domain| matches!(domain.origin, Origin::Socket(_))) {
+            return;
+        }
         let id = self.by_name(&named.name).unwrap_or_else(|| {
             let id = self.next;
             self.next = DomainId(id.0.saturating_add(1));
             id
         });
         let allowance = Allowance::new(&named.rules.uses, devices);
-        let state = self.named.get(&id).map_or(Some(DomainState::Open), |domain| {
-            domain.state.after(DomainEvent::Configured)
-        });
+        let state = self
+            .named
+            .get(&id)
+            .map_or(Some(DomainState::Open), |domain| domain.state.after(DomainEvent::Configured));
         let Some(state) = state else { return };
-        let (name, uses) = (named.name.clone(), named.rules.uses.clone());
+        let (name, origin) = (named.name.clone(), Origin::Configured);
         let (uids, groups) = (named.uids.clone(), named.groups.clone());
-        self.named.insert(id, Domain { name, state, uses, allowance, uids, groups });
+        self.named.insert(id, Domain { name, state, origin, allowance, uids, groups });
         accounts.set_quotas(id, Some(named.rules.quotas));
     }
 }
@@ -229,9 +294,10 @@ impl Broker {
         }
         match self.domains.get(domain).map(|found| (found.state, &found.name)) {
             Some((DomainState::Open, _)) => Ok(()),
-            Some((DomainState::Draining | DomainState::Gone, name)) => {
-                Err(Refusal::new(ErrorCode::Gone, format!("domain {name} takes no more clients")))
-            }
+            Some((
+                DomainState::Opening | DomainState::Draining | DomainState::Closed | DomainState::Gone,
+                name,
+            )) => Err(Refusal::new(ErrorCode::Gone, format!("domain {name} takes no more clients"))),
             None => {
                 let text = format!("users from {} on have no domain of their own", FIRST_NAMED.0);
                 Err(Refusal::new(ErrorCode::Denied, text).with(u64::from(uid), u64::from(FIRST_NAMED.0)))
@@ -243,7 +309,8 @@ impl Broker {
     pub(crate) fn find_allowed_device(&self, client: ClientKey, id: DeviceId) -> Result<usize, Refusal> {
         let place = self.find_device(id)?;
         let domain = self.find_client(client)?.peer.domain;
-        let (Some(device), Some(allowance)) = (self.devices.get(place), self.domains.restriction(domain)) else {
+        let (Some(device), Some(allowance)) = (self.devices.get(place), self.domains.restriction(domain))
+        else {
             return Ok(place);
         };
         let of = || self.domains.name_of(domain);
@@ -262,10 +329,12 @@ impl Broker {
         self.domains.usual = Allowance::new(&new.defaults.uses, &self.devices);
         let is_same_for_most = before == self.domains.usual;
         self.accounts.replace(new.defaults.quotas, new.capacity);
+        self.accounts.forget_quotas_below(FIRST_NAMED);
         self.domains.defaults = new.defaults;
         for domain in self.domains.named.values_mut() {
-            if new.domains.iter().all(|named| named.name != domain.name)
-                && let Some(next) = domain.state.after(DomainEvent::LeftOut)
+            if matches!(domain.origin, Origin::Configured)
+                && new.domains.iter().all(|named| named.name != domain.name)
+                && let Some(next) = domain.state.after(DomainEvent::Drain)
             {
                 domain.state = next;
             }
@@ -315,12 +384,13 @@ impl Broker {
 
     /// Forgets domains that nobody may enter any more and that owe nothing.
     pub(crate) fn forget_empty_domains(&mut self) {
-        let accounts = &mut self.accounts;
+        let (accounts, out) = (&mut self.accounts, &mut self.out);
         self.domains.named.retain(|id, domain| {
-            let is_empty = domain.state != DomainState::Open && !accounts.has(*id);
-            let next = domain.state.after(DomainEvent::Empty).filter(|_| is_empty);
+            let next = domain.state.after(DomainEvent::Empty).filter(|_| !accounts.has(*id));
             if next.is_some() {
                 accounts.set_quotas(*id, None);
+                let event = Event::DomainGone { name: domain.name.clone() };
+                out.push(Effect::Log { domain: None, event });
             }
             next.is_none()
         });
@@ -338,18 +408,23 @@ mod tests {
         use DomainEvent as E;
         use DomainState as S;
         let mut table = String::new();
-        for state in [S::Open, S::Draining, S::Gone] {
-            for event in [E::Configured, E::LeftOut, E::Empty] {
+        for state in [S::Opening, S::Open, S::Draining, S::Closed, S::Gone] {
+            for event in [E::Made, E::Configured, E::Drain, E::Close, E::Empty] {
                 if let Some(next) = state.after(event) {
                     table.push_str(&format!("{state:?} --{event:?}--> {next:?}\n"));
                 }
             }
         }
         insta::assert_snapshot!(table, @r"
+        Opening --Made--> Open
+        Opening --Close--> Closed
         Open --Configured--> Open
-        Open --LeftOut--> Draining
+        Open --Drain--> Draining
+        Open --Close--> Closed
         Draining --Configured--> Open
+        Draining --Close--> Closed
         Draining --Empty--> Gone
+        Closed --Empty--> Gone
         ");
     }
 }

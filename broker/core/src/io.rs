@@ -137,6 +137,20 @@ pub enum Input {
     },
     /// The configuration was read again.
     Policy(Box<Policy>),
+    /// A domain has its listening socket; whoever comes through it is in that domain.
+    DoorOpened {
+        /// The domain.
+        domain: DomainId,
+        /// Where the socket is.
+        path: String,
+    },
+    /// A domain cannot have a listening socket.
+    DoorFailed {
+        /// The domain.
+        domain: DomainId,
+        /// Why.
+        why: String,
+    },
     /// A client's connection is gone, for whatever reason.
     Hangup {
         /// The connection.
@@ -700,6 +714,18 @@ pub enum Effect {
         link: LinkId,
         /// What it may see.
         scope: Scope,
+    },
+    /// Have the keeper make a listening socket for a domain; [`Input::DoorOpened`] or [`Input::DoorFailed`] follows.
+    OpenDoor {
+        /// The domain.
+        domain: DomainId,
+        /// Its name.
+        name: String,
+    },
+    /// Let nobody in through the listening socket of a domain any more, and have the keeper take it away.
+    CloseDoor {
+        /// The domain.
+        domain: DomainId,
     },
     /// Have the keeper start a porter; PorterStarted or PorterFailed follows.
     StartPorter {

@@ -33,6 +33,8 @@ pub(crate) enum Action {
     Monitor,
     CreateTimeline,
     ImportTimeline,
+    /// What is other domains'.
+    Administer,
 }
 
 /// Proof that a subject may act.
@@ -95,9 +97,13 @@ pub(crate) fn authorise_timeline(
 
 /// Asks whether `subject` may do `action`.
 ///
-/// In this version every client may use what its own domain pays for.
+/// Every client may use what its own domain pays for.
 pub(crate) fn authorise(subject: Subject, action: Action) -> Result<Grant, Refusal> {
     match action {
+        Action::Administer if !subject.is_admin => {
+            let text = "for root, or whom the daemon serves alone, and not through a domain's own socket";
+            Err(Refusal::new(ErrorCode::Denied, text))
+        }
         Action::CreateObject
         | Action::OpenQueue
         | Action::Submit
@@ -105,7 +111,8 @@ pub(crate) fn authorise(subject: Subject, action: Action) -> Result<Grant, Refus
         | Action::Import
         | Action::Monitor
         | Action::CreateTimeline
-        | Action::ImportTimeline => Ok(Grant { domain: subject.domain }),
+        | Action::ImportTimeline
+        | Action::Administer => Ok(Grant { domain: subject.domain }),
     }
 }
 

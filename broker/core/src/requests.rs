@@ -54,7 +54,7 @@ impl Broker {
         let key = self.clients.insert(Client {
             link,
             peer,
-            is_admin: self.domains.is_admin(peer.uid),
+            is_admin: self.domains.is_admin(peer.uid, peer.domain),
             name: String::new(),
             standing: Standing::Silent { until },
             objects: HandleTable::new(),
@@ -149,6 +149,11 @@ impl Broker {
             ClientMessage::Explain(explain) => self.explain(asker, explain.cause),
             ClientMessage::Inspect(inspect) => self.inspect(asker, &inspect),
             ClientMessage::Monitor(_) => self.monitor(asker),
+            ClientMessage::CreateDomain(create) => self.create_domain(asker, head.flags, &create),
+            ClientMessage::DrainDomain(drain) => self.drain_domain(asker, drain.domain),
+            ClientMessage::CloseDomain(close) => self.close_domain(asker, close.domain),
+            ClientMessage::SetQuota(set) => self.set_quota(asker, &set),
+            ClientMessage::Disconnect(disconnect) => self.disconnect(asker, disconnect.client),
             ClientMessage::OpenPorter(_) => self.open_porter(now, asker),
             ClientMessage::Import(import) => self.import(now, asker, import.name),
             ClientMessage::Observe(observe) => self.observe(asker, &observe),
@@ -189,6 +194,7 @@ impl Broker {
             | ClientMessage::Accepted(_)
             | ClientMessage::Cancelling(_)
             | ClientMessage::Explained(_)
+            | ClientMessage::DomainCreated(_)
             | ClientMessage::PorterOpened(_)
             | ClientMessage::Imported(_)
             | ClientMessage::Observed(_)

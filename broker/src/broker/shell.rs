@@ -15,12 +15,12 @@ use vgem_os::ring::KeeperRing;
 use vgem_os::selftest::LeaseSupport;
 use vgem_os::seqpacket::{Listener, Socket};
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{CauseId, InstanceId, Time, TimelineKey};
+use vgem_proto::ids::{CauseId, DomainId, InstanceId, Time, TimelineKey};
 use vgem_proto::limits;
 use vgem_proto::message::keeper::Serving;
 
-use super::clients::Client;
 use super::Given;
+use super::clients::Client;
 use super::events::{Limiter, Monitors};
 use super::features::Features;
 use super::gate::Gate;
@@ -52,6 +52,13 @@ pub(super) struct Ring {
     pub(super) inode: Inode,
 }
 
+/// A listening socket, and how fast it lets in.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) listener: Listener,
+    pub(super) gate: Gate,
+}
+
 /// What the role owns.
 #[derive(Debug)]
 pub(super) struct Shell {
@@ -59,8 +66,8 @@ pub(super) struct Shell {
     pub(super) given: Given,
     pub(super) poller: Poller,
     pub(super) keeper: Link,
-    pub(super) listener: Listener,
-    pub(super) gate: Gate,
+    /// Where clients come in: for everybody, and of domains.
+    pub(super) doors: BTreeMap<Option<DomainId>, Door>,
     pub(super) turns: Turns,
     pub(super) clients: HashMap<LinkId, Client>,
     pub(super) lingering: Lingering,
@@ -98,7 +105,8 @@ impl Shell {
     ) -> Result<Self, Failure> {
         let poller = Poller::new()?;
         let memory = Memory::new(&lease)?;
-        poller.add(&listener, Source::Listener)?;
+        poller.add(&listener, Source::Listener(None))?;
+        let doors = BTreeMap::from([(None, Door { listener, gate: Gate::default() })]);
         poller.add(memory.watcher(), Source::Watcher)?;
         let keeper = Link::new(keeper, Source::Keeper, usize::MAX, &poller)?;
         Ok(Self {
@@ -106,8 +114,7 @@ impl Shell {
             given,
             poller,
             keeper,
-            listener,
-            gate: Gate::default(),
+            doors,
             turns: Turns::default(),
             clients: HashMap::new(),
             lingering: Lingering::default(),

@@ -272,7 +272,9 @@ impl Quota {
             timelines: self.timelines.unwrap_or(usual.timelines),
             exports: self.exports.unwrap_or(usual.exports),
             rings: self.rings.unwrap_or(usual.rings),
-            requests_per_s: self.requests_per_s.map_or(usual.requests_per_s, |most| (most > 0).then_some(most)),
+            requests_per_s: self
+                .requests_per_s
+                .map_or(usual.requests_per_s, |most| (most > 0).then_some(most)),
         }
     }
 }

@@ -65,10 +65,16 @@ impl Policy {
             }
         }
         if domains.len() > NAMED_MOST {
-            mistakes.push(files.mistake("domains", format!("{} domains, the limit is {NAMED_MOST}", domains.len())));
+            mistakes.push(
+                files.mistake("domains", format!("{} domains, the limit is {NAMED_MOST}", domains.len())),
+            );
         }
-        let policy =
-            Self { quota: config.quota, defaults: config.defaults.clone(), domains, capacity: config.capacity };
+        let policy = Self {
+            quota: config.quota,
+            defaults: config.defaults.clone(),
+            domains,
+            capacity: config.capacity,
+        };
         mistakes.extend(policy.promises_too_much(files));
         if mistakes.is_empty() { Ok(policy) } else { Err(mistakes) }
     }
@@ -76,7 +82,8 @@ impl Policy {
     /// Quotas of domains with a name are promised, so together they are within the capacity.
     fn promises_too_much(&self, files: &Files) -> Vec<Mistake> {
         let quotas = || self.domains.iter().map(|domain| self.quota.with(domain.quota).quotas());
-        let sum = |of: fn(&vgem_core::config::Quotas) -> u64| quotas().map(|q| of(&q)).fold(0, u64::saturating_add);
+        let sum =
+            |of: fn(&vgem_core::config::Quotas) -> u64| quotas().map(|q| of(&q)).fold(0, u64::saturating_add);
         let capacity = self.core().capacity;
         let mut mistakes = Vec::new();
         for (key, most, promised) in [
@@ -98,7 +105,10 @@ impl Policy {
     pub fn json(&self) -> Result<Vec<u8>, Failure> {
         let json = serde_json::to_vec(self).map_err(|e| Failure::new(Exit::Internal, e.to_string()))?;
         if json.len() > JSON_LEN {
-            let text = format!("[domains]: {} bytes as JSON, the limit is {JSON_LEN}; name groups, not users", json.len());
+            let text = format!(
+                "[domains]: {} bytes as JSON, the limit is {JSON_LEN}; name groups, not users",
+                json.len()
+            );
             return Err(Failure::new(Exit::Config, text));
         }
         Ok(json)
@@ -261,7 +271,8 @@ mod tests {
 
     #[test]
     fn a_user_is_in_one_domain_and_has_no_number_of_a_domain() {
-        let said = said("[domains.a]\nuids = [3]\n[domains.b]\nuids = [3]\n[domains.c]\nuids = [4026531840]\n");
+        let said =
+            said("[domains.a]\nuids = [3]\n[domains.b]\nuids = [3]\n[domains.c]\nuids = [4026531840]\n");
         let expected = [
             "v.toml: line 6: domains.c.uids: users from 4026531840 on are in no domain: 4026531840",
             "v.toml: line 4: domains.b.uids: uid 3 is in domain a, too",
@@ -280,7 +291,8 @@ mod tests {
 
     #[test]
     fn devices_and_operations_that_there_are_not_are_found() {
-        let files = files("[defaults]\ndevices = [\"zpi\"]\n[domains.a.operations]\nzip = [\"x\"]\nqat = []\n");
+        let files =
+            files("[defaults]\ndevices = [\"zpi\"]\n[domains.a.operations]\nzip = [\"x\"]\nqat = []\n");
         let zip = Description::new("zip", "", 1).operation(Operation::new(0, "compress", ""));
         let policy = Policy::of(&files).expect("right");
         let said: Vec<String> = policy.unknown(&files, &[zip]).iter().map(ToString::to_string).collect();

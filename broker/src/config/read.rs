@@ -241,7 +241,10 @@ mod tests {
         let zip = Device { executors: Some(1), roots: Some(vec!["/".into()]) };
         assert_eq!((files.config.quota, files.config.devices["zip"].clone()), (quota, zip));
         let at = files.mistake("domains.a.uids", "four");
-        assert_eq!(at.to_string(), format!("{}: line 4: domains.a.uids: four", drop_ins.join("20.toml").display()));
+        assert_eq!(
+            at.to_string(),
+            format!("{}: line 4: domains.a.uids: four", drop_ins.join("20.toml").display())
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@
 //! - It never waits for a porter: one that the kernel cannot end is left behind, and all such together take a second.
 
 mod account;
+mod doors;
 mod drivers;
 mod family;
 mod features;
@@ -131,7 +132,8 @@ fn keep(cli: &Cli, mode: Mode, filter: &str, wishes: &Wishes) -> Result<(), Stop
         tracing::warn!("{mistake}");
     }
     let listener = place.listen(mode)?;
-    let mut keeper = start::broker(filter, (config, policy), mode, accounts, drivers, listener, wishes)?;
+    let mut keeper =
+        start::broker(filter, (config, policy), mode, accounts, drivers, (listener, place.dir()), wishes)?;
     info!("serving on {}", place.socket().display());
     systemd::tell("READY=1");
     let why = match wishes.ready() {
@@ -149,6 +151,7 @@ struct Keeper {
     family: Family,
     instances: instances::Instances,
     porters: porters::Porters,
+    doors: doors::Doors,
 }
 
 impl Keeper {
@@ -225,6 +228,8 @@ impl Keeper {
                         self.porters.start(start.porter, &mut self.family, &self.link)?;
                     }
                     KeeperMessage::KillPorter(kill) => porters::Porters::kill(kill.porter, &self.family),
+                    KeeperMessage::OpenDoor(open) => self.doors.open(open.domain, &open.name, &self.link)?,
+                    KeeperMessage::CloseDoor(close) => self.doors.close(close.domain),
                     other => self.instances.carry_out(other, fds, &mut self.family, &self.link)?,
                 }
                 Ok(true)

@@ -21,6 +21,7 @@ use vgem_proto::ids::DeviceId;
 use vgem_proto::message::keeper::{Device, KeeperMessage, Serve, Setup as SetupMessage};
 
 use super::account::{Accounts, dressed, own_program};
+use super::doors::Doors;
 use super::drivers::Driver;
 use super::family::{Family, nanos};
 use super::instances::Instances;
@@ -87,7 +88,7 @@ pub(super) fn broker(
     mode: Mode,
     accounts: Accounts,
     drivers: BTreeMap<DeviceId, Driver>,
-    listener: Listener,
+    (listener, dir): (Listener, &Path),
     wishes: &Wishes,
 ) -> Result<Keeper, Stop> {
     let (ours, theirs) = Socket::pair()?;
@@ -124,6 +125,7 @@ pub(super) fn broker(
             family,
             instances: Instances::new(drivers, accounts.driver),
             porters: Porters::new(accounts.driver, filter),
+            doors: Doors::below(dir),
         }),
         Err(Stop::Failure(failure)) => {
             let status = family.kill_all();

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod common;
+mod domains;
 mod events;
 mod hostile;
 mod import;

@@ -64,10 +64,14 @@ fn everything_that_is_wrong_is_said_with_file_line_and_key() {
 
 #[test]
 fn devices_and_operations_that_there_are_not_are_wrong_when_looked_for() {
-    let (code, said) = check("[defaults]\ndevices = [\"fake\", \"zpi\"]\n[defaults.operations]\nfake = [\"x\"]\n");
+    let (code, said) =
+        check("[defaults]\ndevices = [\"fake\", \"zpi\"]\n[defaults.operations]\nfake = [\"x\"]\n");
     assert_eq!(code, 78);
     assert!(said.contains("v.toml: line 2: defaults.devices: there is no device zpi"), "{said}");
-    assert!(said.contains("v.toml: line 4: defaults.operations.fake: device fake has no operation x"), "{said}");
+    assert!(
+        said.contains("v.toml: line 4: defaults.operations.fake: device fake has no operation x"),
+        "{said}"
+    );
     assert_eq!(check("[defaults]\ndevices = [\"fake\"]\n").0, 0);
 }
 

@@ -2,7 +2,9 @@
 
 message_table! {
     enum KeeperMessage;
-    uses {}
+    uses {
+        use crate::domains;
+    }
 
     /// First message: the configuration, as JSON.
     1 Setup since 1 from Keeper fds [] flags 0 {} [
@@ -88,6 +90,22 @@ message_table! {
         /// Zero.
         reserved: Zero<4>,
     } []
+    /// A domain has its listening socket.
+    27 DoorOpened since 1 from Keeper fds ["listener"] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } [
+        /// Where the socket is.
+        path: u8, max limits::TEXT_LEN;
+    ]
+    /// A domain cannot have a listening socket.
+    28 DoorFailed since 1 from Keeper fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } [
+        /// Why, in words.
+        text: u8, max limits::TEXT_LEN;
+    ]
     /// End in an orderly way.
     30 Stop since 1 from Keeper fds [] flags 0 {} []
 
@@ -128,5 +146,18 @@ message_table! {
     125 KillPorter since 1 from Broker fds [] flags 0 {
         /// The porter.
         porter: PorterId,
+    } []
+    /// Make a listening socket for a domain.
+    127 OpenDoor since 1 from Broker fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } [
+        /// Its name.
+        name: u8, max domains::NAME_LEN;
+    ]
+    /// Take the listening socket of a domain away.
+    128 CloseDoor since 1 from Broker fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
     } []
 }

@@ -4,6 +4,7 @@
 
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
+use vgem_proto::domains::{QuotaKind, QuotaLimit};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{
     CauseId, ClientKey, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, Point, PorterId,
@@ -14,7 +15,9 @@ use vgem_proto::jobs::{
     OPERAND_INDIRECT, ObservedPoint, Operand, Param, ParamSource, PointFailure, PoisonedRange, ShownTimeline,
     WAIT_FOR_SUBMIT, WAIT_PROMISE, Wait,
 };
-use vgem_proto::message::{PROMISE_REPLY, SUBMIT_REPLY, client as c, driver as d, keeper as k, porter as p};
+use vgem_proto::message::{
+    DOMAIN_STAYS, PROMISE_REPLY, SUBMIT_REPLY, client as c, driver as d, keeper as k, porter as p,
+};
 use vgem_proto::rights::{Access, HugePages, Rights, TimelineRights, WaitKind};
 use vgem_proto::snapshot::Topic;
 use vgem_proto::user_queue::Window;
@@ -179,6 +182,16 @@ fn client() -> Vec<Sample> {
     add(0, c::Event { lost: 3, json: text(event) }.into());
     // Last, as what is added is, so that the vectors before stay as they are.
     add(0, c::CommitRing { queue: QueueHandle(5) }.into());
+    let quotas = vec![QuotaLimit::new(QuotaKind::Bytes, 1 << 30), QuotaLimit::new(QuotaKind::Rings, 0)];
+    let create =
+        c::CreateDomain { name: text("stage-2"), quotas: quotas.clone(), uses: text("copy\nzip/compress") };
+    add(DOMAIN_STAYS, create.into());
+    let domain = DomainId(0xF000_0001);
+    add(0, c::DrainDomain { domain }.into());
+    add(0, c::CloseDomain { domain }.into());
+    add(0, c::SetQuota { domain, quotas }.into());
+    add(0, c::Disconnect { client: 7 }.into());
+    add(0, c::DomainCreated { domain, path: text("/run/vgemd/domains/stage-2/vgemd.sock") }.into());
     samples
 }
 
@@ -394,6 +407,11 @@ fn keeper() -> Vec<Sample> {
     };
     let (instance, device, domain) = (InstanceId(5), DeviceId(3), DomainId(1000));
     add(k::Setup { json: text("{\"quotas\":{}}") }.into());
+    let door = DomainId(0xF000_0001);
+    add(k::DoorOpened { domain: door, path: text("/run/vgemd/domains/a/vgemd.sock") }.into());
+    add(k::DoorFailed { domain: door, text: text("no room") }.into());
+    add(k::OpenDoor { domain: door, name: text("a") }.into());
+    add(k::CloseDoor { domain: door }.into());
     add(k::Policy { json: text("{\"quota\":{}}") }.into());
     add(k::Device { device, description: description().encode() }.into());
     add(k::Serve {}.into());

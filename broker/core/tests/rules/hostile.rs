@@ -335,7 +335,7 @@ fn atk_t16_a_client_that_reads_while_it_asks_for_more_is_not_late() {
 #[test]
 fn atk_one_domain_never_takes_the_last_open_files() {
     let mut config = config();
-    config.bounds.files = Some(64);
+    config.policy.capacity.files = Some(64);
     let mut world = World::with(config);
     let client = world.client();
     let refused = (0..64).find_map(|_| match world.ask(client, crate::world::create(4096)) {

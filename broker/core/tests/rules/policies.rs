@@ -129,7 +129,10 @@ fn a_user_is_in_the_domain_that_names_it_else_its_groups_else_its_own() {
     let world = World::with(Config { policy, ..config() });
     let home = |uid, groups: &[u32]| world.broker.home_of(uid, groups).0;
     let other = STAGE.0 + 1;
-    assert_eq!([home(7, &[]), home(8, &[70]), home(9, &[1, 70]), home(9, &[1])], [STAGE.0, other, STAGE.0, 9]);
+    assert_eq!(
+        [home(7, &[]), home(8, &[70]), home(9, &[1, 70]), home(9, &[1])],
+        [STAGE.0, other, STAGE.0, 9]
+    );
 }
 
 // M-190
@@ -170,7 +173,7 @@ fn the_rules_of_everybody_can_change_too() {
     let defaults = Rules { uses: only_first(), ..Rules::default() };
     world.apply(Input::Policy(Box::new(Policy { defaults, ..Policy::default() })));
     assert_eq!(world.drivers[&world.instance_of(COPY, DOMAIN)].forbidden, Some(vec![7, ONCE]));
-    world.apply(Input::Policy(Box::new(Policy::default())));
+    world.apply(Input::Policy(Box::default()));
     assert_eq!(world.drivers[&world.instance_of(COPY, DOMAIN)].forbidden, Some(vec![]));
 }
 

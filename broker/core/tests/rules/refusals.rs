@@ -287,7 +287,11 @@ fn more_unfinished_writes_than_an_object_may_have() {
 #[test]
 fn more_than_a_quota_allows() {
     let mut config = config();
-    (config.policy.defaults.quotas.bytes, config.policy.defaults.quotas.objects, config.policy.defaults.quotas.handles) = (10_000, 2, 2);
+    (
+        config.policy.defaults.quotas.bytes,
+        config.policy.defaults.quotas.objects,
+        config.policy.defaults.quotas.handles,
+    ) = (10_000, 2, 2);
     config.policy.defaults.quotas.queues = 1;
     let mut world = World::with(config);
     let client = world.client();

@@ -85,6 +85,8 @@ pub(crate) struct World {
     pub(crate) links: BTreeSet<LinkId>,
     pub(crate) disconnected: BTreeSet<LinkId>,
     pub(crate) pairs: BTreeSet<PairId>,
+    /// Domains with a listening socket.
+    pub(crate) doors: BTreeSet<DomainId>,
     /// Timelines whose signaller has not shown in all places what it has signalled.
     pub(crate) hidden: BTreeSet<TimelineKey>,
     /// How often the shell was to show for a client what that did not.
@@ -174,6 +176,7 @@ impl World {
             links: BTreeSet::new(),
             disconnected: BTreeSet::new(),
             pairs: BTreeSet::new(),
+            doors: BTreeSet::new(),
             hidden: BTreeSet::new(),
             raised: 0,
             rings: BTreeMap::new(),
@@ -380,6 +383,14 @@ impl World {
                 driver.take(&mut self.truth, run.into(), Attach::None);
                 None
             }
+            Effect::OpenDoor { domain, name: _ } => {
+                assert!(self.doors.insert(domain), "two sockets of a domain");
+                Some(Input::DoorOpened { domain, path: format!("/run/domains/{}", domain.0) })
+            }
+            Effect::CloseDoor { domain } => {
+                assert!(self.doors.remove(&domain), "closes what is not open");
+                None
+            }
             Effect::StartInstance { instance, device, domain } => {
                 self.drivers.insert(instance, Driver::new(instance, device, domain));
                 Some(Input::InstanceStarted { instance, pid: 100 + instance.0 })
@@ -467,9 +478,14 @@ impl World {
     // Clients.
 
     pub(crate) fn connect(&mut self, domain: DomainId) -> LinkId {
+        self.connect_as(domain.0, domain)
+    }
+
+    /// A connection of this user to the socket of a domain.
+    pub(crate) fn connect_as(&mut self, uid: u32, domain: DomainId) -> LinkId {
         self.next_link += 1;
         let link = LinkId(self.next_link);
-        let peer = PeerFacts { uid: domain.0, pid: 1, domain, token: [1, 2] };
+        let peer = PeerFacts { uid, pid: 1, domain, token: [1, 2] };
         self.links.insert(link);
         self.apply(Input::Connected { link, peer });
         link
@@ -481,7 +497,11 @@ impl World {
     }
 
     pub(crate) fn client_of(&mut self, domain: DomainId) -> LinkId {
-        let link = self.connect(domain);
+        self.client_as(domain.0, domain)
+    }
+
+    pub(crate) fn client_as(&mut self, uid: u32, domain: DomainId) -> LinkId {
+        let link = self.connect_as(uid, domain);
         let welcome = self.ask(link, hello());
         assert!(matches!(welcome, Some(ClientMessage::Welcome(_))), "{welcome:?}");
         link
