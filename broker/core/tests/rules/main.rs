@@ -29,6 +29,7 @@ mod outcomes;
 mod own;
 mod policies;
 mod priorities;
+mod quotas;
 mod refusals;
 mod reservations;
 mod rings;
