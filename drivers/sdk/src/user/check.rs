@@ -11,7 +11,7 @@
 
 use vgem_os::mapping::{Span, SpanMut};
 use vgem_proto::codec::Malformed;
-use vgem_proto::describe::{Direction, ParamKind, ParamSpec};
+use vgem_proto::describe::{Direction, Operation, ParamKind, ParamSpec};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::ObjectKey;
 use vgem_proto::jobs::ParamSource;
