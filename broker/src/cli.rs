@@ -39,6 +39,9 @@ pub struct Cli {
     /// Configuration file, instead of the mode's own; FILE.d/*.toml is merged over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Read the configuration, say all that is wrong in it, and end: 0 if nothing is, 78 else
+    #[arg(long)]
+    pub check_config: bool,
     /// What to log: error, warn, info, debug, trace, or a filter as VGEMD_LOG takes it
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,

@@ -58,6 +58,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
     // Before anything else: a lease probe anywhere in this process may raise it, and it would end us.
     vgem_os::signal::ignore_sigio()?;
     match cli.role {
+        Role::Keeper if cli.check_config => keeper::check_config(cli),
         Role::Keeper => keeper::run(cli),
         Role::Broker => broker::run(cli),
         Role::Porter => porter::run(cli),

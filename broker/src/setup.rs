@@ -5,14 +5,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Quota, Restart, Times};
+use crate::config::{Policy, Restart, Times};
 
 /// The keeper's word to the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Setup {
-    /// What one domain may hold.
-    pub quota: Quota,
+    /// Who may hold and use what.
+    pub policy: Policy,
     /// How long things may take.
     pub times: Times,
     /// How a device that was lost comes back.

@@ -409,7 +409,7 @@ impl Client {
         &self.releases
     }
 
-    fn inspect<T: serde::de::DeserializeOwned>(&self, topic: Topic) -> Result<Vec<T>> {
+    pub(crate) fn inspect<T: serde::de::DeserializeOwned>(&self, topic: Topic) -> Result<Vec<T>> {
         let mut entries = Vec::new();
         let mut cursor = 0;
         loop {

@@ -59,6 +59,7 @@
 //! | [`Fence`], [`wait_all`], [`wait_any`], [`Merged`] | time |
 //! | [`Timeline`], [`Stage`] | what the CPU does, as jobs and other clients see it |
 //! | [`Buffer::lend`], [`Loan`], [`Borrowed`] | memory that comes back |
+//! | [`DomainOptions`], [`Client::create_domain`] | users and containers that share quotas |
 //! | [`Monitor`], [`snapshot`] | what goes on in the broker |
 //! | [`Embedded`] | a private broker, for one process |
 //! | [`host`] | what this machine offers, for `vgemctl doctor` |
@@ -86,6 +87,7 @@ mod core;
 mod counters;
 mod deadline;
 mod device;
+mod domain;
 mod draft;
 mod embedded;
 mod errand;
@@ -148,6 +150,7 @@ pub use self::client::{Client, ClientOptions};
 pub use self::counters::ClientCounters;
 pub use self::deadline::Deadline;
 pub use self::device::{Device, DeviceName, Op, OpChoice, OperandKey, ParamKey};
+pub use self::domain::{DomainId, DomainOptions, MadeDomain, QuotaKind, QuotaLimit};
 pub use self::embedded::{Embedded, EmbeddedBuilder};
 pub use self::error::{Error, FenceError, JobFailure, LocalError, NthError, Result, Tried};
 pub use self::explain::Explanation;

@@ -101,6 +101,9 @@ impl Told {
             | Happened::InstanceLost { .. }
             | Happened::InstanceReleased { .. }
             | Happened::Refused { .. }
+            | Happened::PolicyChanged { .. }
+            | Happened::Administered { .. }
+            | Happened::DomainGone { .. }
             | Happened::Bug { .. } => false,
         }
     }
@@ -198,6 +201,11 @@ fn words(event: &Happened) -> String {
         Happened::JobsRunAgain { instance, device, jobs, cancelled } => {
             format!("driver {device} (instance {instance}) runs {jobs} jobs again, {cancelled} could not be")
         }
+        Happened::PolicyChanged { domains } => {
+            format!("another configuration is in force: {domains} domains with a name")
+        }
+        Happened::Administered { client, uid, what } => format!("client {client} of user {uid} {what}"),
+        Happened::DomainGone { name } => format!("domain {name} is gone"),
         Happened::Refused { client, why } => format!("client {client} was refused: {why}"),
         Happened::Bug { what } => format!("a bug of vgemd, without harm: {what}"),
     }

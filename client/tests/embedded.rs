@@ -68,7 +68,7 @@ fn a_private_broker_is_configured_as_any_other() {
     assert_eq!(set, Err(Some(ErrorCode::Exhausted)));
     let wrong =
         Embedded::builder().config("[quota]\nbytes = 2").start().map(drop).map_err(|error| error.to_string());
-    assert!(wrong.is_err_and(|said| said.contains("line 2: unknown field `bytes`")));
+    assert!(wrong.is_err_and(|said| said.contains("line 2: quota.bytes: unknown field `bytes`")));
 }
 
 #[test]

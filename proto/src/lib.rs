@@ -12,6 +12,7 @@
 //! | [`codec`] | records, arrays, the size-first rule |
 //! | [`jobs`] | the records of a batch |
 //! | [`message`] | the tables of the three links |
+//! | [`domains`] | names, numbers and quotas of domains |
 //! | [`describe`] | how a device describes itself |
 //! | [`snapshot`] | the broker's state for tools |
 //! | [`user_queue`] | the records of a user queue: entries, blocks, completions |
@@ -21,6 +22,7 @@
 
 pub mod codec;
 pub mod describe;
+pub mod domains;
 pub mod error;
 pub mod ids;
 pub mod jobs;

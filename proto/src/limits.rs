@@ -24,6 +24,8 @@ pub const OBJECT_LEN: u64 = 1 << 44;
 pub const PAGE_LEN: u64 = 4096;
 /// Longest description of a device, bytes.
 pub const DESCRIPTION_LEN: usize = 48 * 1024;
+/// Operations of one device.
+pub const OPERATIONS: usize = 256;
 /// Longest text of a cause or a refusal, bytes.
 pub const TEXT_LEN: usize = 1024;
 /// Completion records in one message of a driver.

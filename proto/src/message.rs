@@ -295,6 +295,9 @@ pub const PROMISE_REPLY: u16 = 1;
 /// Head flag of OpenQueue: the queue is served by an instance that serves this client and nobody else.
 pub const OPEN_OWN: u16 = 1;
 
+/// Head flag of CreateDomain: the domain stays when its creator's session ends.
+pub const DOMAIN_STAYS: u16 = 1;
+
 pub mod client;
 pub mod control;
 pub mod driver;

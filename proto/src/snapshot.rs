@@ -2,6 +2,8 @@
 //!
 //! This is the control plane's own form; nothing on the data path uses it. Fields are only ever added.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Field, Malformed, Reader, Writer};
@@ -24,6 +26,8 @@ pub enum Topic {
     Timelines,
     /// [`ObligationEntry`]s.
     Obligations,
+    /// [`DomainEntry`]s.
+    Domains,
 }
 
 impl Field for Topic {
@@ -37,6 +41,7 @@ impl Field for Topic {
             Self::Queues => 5,
             Self::Timelines => 6,
             Self::Obligations => 7,
+            Self::Domains => 8,
         }
         .put(w);
     }
@@ -49,6 +54,7 @@ impl Field for Topic {
             5 => Ok(Self::Queues),
             6 => Ok(Self::Timelines),
             7 => Ok(Self::Obligations),
+            8 => Ok(Self::Domains),
             other => Err(Malformed::BadValue { field: "topic", value: u64::from(other) }),
         }
     }
@@ -192,6 +198,42 @@ pub struct ObjectEntry {
     pub uses: u64,
     /// Poisoned ranges, with their causes.
     pub poison: Vec<String>,
+}
+
+/// One domain: one with a name, or one that holds something.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DomainEntry {
+    /// Its number.
+    pub domain: u32,
+    /// Its name; that of a user's own is the user's number.
+    pub name: String,
+    /// `user`, `configured` or `socket`.
+    pub origin: String,
+    /// `open`, `opening`, `draining` or `closed`.
+    pub state: String,
+    /// Where its own socket is; empty if it has none.
+    pub path: String,
+    /// The client with which it ends; 0 is none.
+    pub creator: u64,
+    /// Clients in it.
+    pub clients: u64,
+    /// Devices that it may use.
+    pub devices: Vec<String>,
+    /// By device: operations that it may use, where that is not all.
+    pub operations: BTreeMap<String, Vec<String>>,
+    /// By what the quota is of: how much is used, and how much may be.
+    pub quotas: BTreeMap<String, QuotaEntry>,
+}
+
+/// How much of something a domain uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QuotaEntry {
+    /// In use.
+    pub used: u64,
+    /// The most.
+    pub limit: u64,
 }
 
 /// One client.
@@ -338,6 +380,25 @@ pub struct AwaitedEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// The configuration was read again, and is in force.
+    PolicyChanged {
+        /// Domains with a name.
+        domains: u64,
+    },
+    /// Who administers did something to a domain or a client.
+    Administered {
+        /// Who did.
+        client: u64,
+        /// Its user.
+        uid: u32,
+        /// What, in words.
+        what: String,
+    },
+    /// A domain with a name is gone.
+    DomainGone {
+        /// Its name.
+        name: String,
+    },
     /// A client came.
     ClientConnected {
         /// Its number.

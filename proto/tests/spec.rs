@@ -10,6 +10,7 @@ use support::spec::{Table, part, parts, text};
 use support::{Link, golden, hex, sender_name, session};
 use vgem_proto::codec::{Field, HEAD_LEN, Reader, Writer};
 use vgem_proto::describe::Description;
+use vgem_proto::domains::{QuotaKind, QuotaLimit};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, QueueHandle};
 use vgem_proto::jobs::{
@@ -20,8 +21,8 @@ use vgem_proto::layout::{self, fence_page as f, interest_page, result_cell};
 use vgem_proto::message::Row;
 use vgem_proto::rights::{Access, HugePages, Rights, TimelineRights, WaitKind};
 use vgem_proto::snapshot::{
-    ClientEntry, DeviceEntry, InstanceEntry, ObjectEntry, ObligationEntry, QueueEntry, Status, TimelineEntry,
-    Topic,
+    ClientEntry, DeviceEntry, DomainEntry, InstanceEntry, ObjectEntry, ObligationEntry, QueueEntry,
+    QuotaEntry, Status, TimelineEntry, Topic,
 };
 use vgem_proto::{VERSION, limits};
 
@@ -92,6 +93,7 @@ fn the_records_of_the_specification_are_those_of_the_code() {
     record("PoisonedRange", PoisonedRange::FIELDS);
     record("PointFailure", PointFailure::FIELDS);
     record("ShownTimeline", ShownTimeline::FIELDS);
+    record("QuotaLimit", QuotaLimit::FIELDS);
 }
 
 #[test]
@@ -115,6 +117,16 @@ fn the_closed_sets_of_the_specification_are_those_of_the_code() {
     closed_set::<WaitKind>("WaitKind");
     closed_set::<ParamSource>("ParamSource");
     closed_set::<Topic>("Topic");
+}
+
+#[test]
+fn the_quotas_of_the_specification_are_those_of_the_code() {
+    let part = part("set QuotaKind");
+    let table = part.table();
+    let said: Vec<(u32, &str)> =
+        table.rows.iter().map(|row| (number(table.cell(row, "value")), table.cell(row, "name"))).collect();
+    let is: Vec<(u32, &str)> = QuotaKind::ALL.iter().map(|kind| (kind.number(), kind.name())).collect();
+    assert_eq!(said, is);
 }
 
 #[test]
@@ -179,6 +191,7 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("RING_BINDS", limits::RING_BINDS as u64),
         ("RING_WINDOWS", limits::RING_WINDOWS as u64),
         ("OWN_BYTES", limits::OWN_BYTES),
+        ("OPERATIONS", limits::OPERATIONS as u64),
     ];
     let part = part("limits");
     let table = part.table();
@@ -265,6 +278,7 @@ fn the_keys_of_the_specification_are_those_of_the_json() {
     assert_eq!(keys_said("Queues"), keys(&QueueEntry::default()));
     assert_eq!(keys_said("Timelines"), keys(&TimelineEntry::default()));
     assert_eq!(keys_said("Obligations"), keys(&ObligationEntry::default()));
+    assert_eq!(keys_said("Domains"), keys(&DomainEntry::default()));
 }
 
 #[test]
@@ -278,6 +292,7 @@ fn the_inner_keys_of_the_specification_are_those_of_the_json() {
     };
     inner("Status", "counters", keys(&Status::default().counters));
     inner("Devices", "instances", keys(&InstanceEntry::default()));
+    inner("Domains", "quotas", keys(&QuotaEntry::default()));
 }
 
 /// A reader of JSON takes what it does not know as not there.

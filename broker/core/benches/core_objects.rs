@@ -36,7 +36,9 @@ impl Stage {
     /// A broker with that many objects that are ready.
     fn with(objects: usize) -> Self {
         let quotas = Quotas { objects: 1 << 20, handles: 1 << 20, ..Quotas::default() };
-        let broker = Broker::new(Config { quotas, ..Config::default() });
+        let mut config = Config::default();
+        config.policy.defaults.quotas = quotas;
+        let broker = Broker::new(config);
         let (effects, inputs) = (Effects::new(), Vec::new());
         let mut stage = Self { broker, now: Time(1), object: Handle(0), effects, inputs };
         let peer = PeerFacts { way: Way::Socket, uid: 1, pid: 1, domain: DomainId(1), token: [0; 2] };

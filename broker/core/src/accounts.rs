@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use vgem_proto::domains::QuotaKind;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{DomainId, Time};
 
-use crate::config::Quotas;
+use crate::config::{Capacity, Quotas};
 
 /// What can be owed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +27,8 @@ pub(crate) enum Resource {
     Pages,
     /// Handles of timelines.
     Timelines,
+    /// User queues.
+    Rings,
 }
 
 impl Resource {
@@ -43,6 +46,7 @@ impl Resource {
             Self::Monitors => "clients that monitor",
             Self::Pages => "pages to observe others in, and to signal in",
             Self::Timelines => "handles of timelines",
+            Self::Rings => "user queues",
         }
     }
 
@@ -59,6 +63,7 @@ impl Resource {
             | Self::Exports
             | Self::Monitors
             | Self::Timelines => 0,
+            Self::Rings => 1,
         }
     }
 }
@@ -88,6 +93,8 @@ pub struct Usage {
     pub pages: u64,
     /// Handles of timelines.
     pub timelines: u64,
+    /// User queues.
+    pub rings: u64,
 }
 
 impl Usage {
@@ -104,6 +111,26 @@ impl Usage {
             Resource::Monitors => self.monitors,
             Resource::Pages => self.pages,
             Resource::Timelines => self.timelines,
+            Resource::Rings => self.rings,
+        }
+    }
+
+    /// As [`QuotaKind`] has it; what a rate is of is not held.
+    pub(crate) fn of_kind(&self, kind: QuotaKind) -> u64 {
+        match kind {
+            QuotaKind::Bytes => self.bytes,
+            QuotaKind::Objects => self.objects,
+            QuotaKind::Handles => self.handles,
+            QuotaKind::Queues => self.queues,
+            QuotaKind::Jobs => self.jobs,
+            QuotaKind::Connections => self.connections,
+            QuotaKind::Exports => self.exports,
+            QuotaKind::Porters => self.porters,
+            QuotaKind::Monitors => self.monitors,
+            QuotaKind::Pages => self.pages,
+            QuotaKind::Timelines => self.timelines,
+            QuotaKind::Rings => self.rings,
+            QuotaKind::Requests => 0,
         }
     }
 
@@ -120,6 +147,7 @@ impl Usage {
             Resource::Monitors => &mut self.monitors,
             Resource::Pages => &mut self.pages,
             Resource::Timelines => &mut self.timelines,
+            Resource::Rings => &mut self.rings,
         }
     }
 }
@@ -137,6 +165,7 @@ fn limit_of(quotas: &Quotas, resource: Resource) -> u64 {
         Resource::Monitors => quotas.monitors,
         Resource::Pages => quotas.pages,
         Resource::Timelines => quotas.timelines,
+        Resource::Rings => quotas.rings,
     }
 }
 
@@ -205,21 +234,121 @@ pub(crate) struct Accounts {
     accounts: BTreeMap<DomainId, Account>,
     paces: BTreeMap<DomainId, Pace>,
     quotas: Quotas,
+    /// Those of domains that have their own.
     own: BTreeMap<DomainId, Quotas>,
-    /// Files that all domains together may cost, and those they do.
-    most_files: Option<u64>,
+    capacity: Capacity,
+    /// Files that all domains together cost.
     files: u64,
 }
 
 impl Accounts {
-    pub(crate) fn new(quotas: Quotas, own: &[(DomainId, Quotas)], most_files: Option<u64>) -> Self {
-        let own = own.iter().copied().collect();
-        let (accounts, paces) = (BTreeMap::new(), BTreeMap::new());
-        Self { accounts, paces, quotas, own, most_files, files: 0 }
+    pub(crate) fn new(quotas: Quotas, capacity: Capacity) -> Self {
+        let (accounts, paces, own) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { accounts, paces, quotas, own, capacity, files: 0 }
     }
 
     pub(crate) fn quotas(&self, domain: DomainId) -> Quotas {
         self.own.get(&domain).copied().unwrap_or(self.quotas)
+    }
+
+    /// Other quotas for the domains without a name, and another capacity. What is held stays.
+    pub(crate) fn replace(&mut self, quotas: Quotas, capacity: Capacity) {
+        (self.quotas, self.capacity) = (quotas, capacity);
+        for (domain, account) in &mut self.accounts {
+            account.quotas = self.own.get(domain).copied().unwrap_or(quotas);
+        }
+    }
+
+    /// Takes quotas of their own from domains with lower numbers.
+    pub(crate) fn forget_quotas_below(&mut self, first: DomainId) {
+        let all: Vec<DomainId> = self.own.range(..first).map(|(domain, _)| *domain).collect();
+        all.into_iter().for_each(|domain| self.set_quotas(domain, None));
+    }
+
+    /// Quotas of a domain's own; `None` are those of everybody. What it holds stays, also above a lower quota.
+    pub(crate) fn set_quotas(&mut self, domain: DomainId, quotas: Option<Quotas>) {
+        match quotas {
+            Some(quotas) => self.own.insert(domain, quotas),
+            None => self.own.remove(&domain),
+        };
+        let quotas = self.quotas(domain);
+        if let Some(account) = self.accounts.get_mut(&domain) {
+            account.quotas = quotas;
+        }
+    }
+
+    pub(crate) fn used(&self, domain: DomainId) -> Usage {
+        self.accounts.get(&domain).map(|account| account.used).unwrap_or_default()
+    }
+
+    /// What domains with quotas of their own may have of the capacity, all but `but`: their quotas, or what they hold above them.
+    fn promised(&self, resource: Resource, but: Option<DomainId>) -> u64 {
+        let own = self.own.iter().filter(|(domain, _)| Some(**domain) != but);
+        let each =
+            own.map(|(domain, quotas)| limit_of(quotas, resource).max(self.used(*domain).of(resource)));
+        each.fold(0, u64::saturating_add)
+    }
+
+    /// What domains without quotas of their own hold, all but `but`.
+    fn shared(&self, resource: Resource, but: Option<DomainId>) -> u64 {
+        let is_shared = |domain: DomainId| !self.own.contains_key(&domain) && Some(domain) != but;
+        let shared = self.accounts.iter().filter(|(domain, _)| is_shared(**domain));
+        shared.fold(0, |sum, (_, account)| sum.saturating_add(account.used.of(resource)))
+    }
+
+    fn most(&self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Bytes => self.capacity.bytes,
+            Resource::Connections => self.capacity.connections,
+            Resource::Objects
+            | Resource::Handles
+            | Resource::Queues
+            | Resource::Jobs
+            | Resource::Exports
+            | Resource::Porters
+            | Resource::Monitors
+            | Resource::Pages
+            | Resource::Timelines
+            | Resource::Rings => None,
+        }
+    }
+
+    /// Whether a domain can be promised these quotas: with those of all others, and what the rest holds, they
+    /// are no more than the capacity.
+    pub(crate) fn find_capacity(&self, domain: DomainId, quotas: &Quotas) -> Result<(), Refusal> {
+        for resource in [Resource::Bytes, Resource::Connections] {
+            let Some(most) = self.most(resource) else { continue };
+            let but = Some(domain);
+            let others = self.promised(resource, but).saturating_add(self.shared(resource, but));
+            let wanted = others.saturating_add(limit_of(quotas, resource));
+            if wanted > most {
+                let text = format!(
+                    "capacity for {}: a quota of {} is asked, {others} are promised or in use, the machine has {most}",
+                    resource.name(),
+                    limit_of(quotas, resource)
+                );
+                return Err(Refusal::new(ErrorCode::Exhausted, text).with(wanted, most));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a domain may have so much more of what the machine has.
+    fn find_share(&self, domain: DomainId, resource: Resource, amount: u64) -> Result<(), Refusal> {
+        let Some(most) = self.most(resource).filter(|_| amount > 0) else { return Ok(()) };
+        if self.own.contains_key(&domain) {
+            return Ok(());
+        }
+        let used = self.shared(resource, None).saturating_add(self.promised(resource, None));
+        let wanted = used.saturating_add(amount);
+        if wanted <= most {
+            return Ok(());
+        }
+        let text = format!(
+            "capacity for {}: {used} in use or promised and {amount} more asked, the machine has {most}",
+            resource.name()
+        );
+        Err(Refusal::new(ErrorCode::Exhausted, text).with(wanted, most))
     }
 
     /// Charges `amount`, or says what is exhausted and changes nothing.
@@ -241,6 +370,7 @@ impl Accounts {
             );
             return Err(Refusal::new(ErrorCode::Exhausted, text).with(wanted, limit));
         }
+        self.find_share(domain, resource, amount)?;
         let files = amount.saturating_mul(resource.files());
         self.find_files(domain, files)?;
         if amount > 0 {
@@ -257,7 +387,7 @@ impl Accounts {
     /// Whether a domain may cost so many files more: no more than are left for the others then. So the first one can
     /// have half of them, and there are always some left for whoever comes next.
     fn find_files(&self, domain: DomainId, files: u64) -> Result<(), Refusal> {
-        let Some(most) = self.most_files.filter(|_| files > 0) else { return Ok(()) };
+        let Some(most) = self.capacity.files.filter(|_| files > 0) else { return Ok(()) };
         let own = self.accounts.get(&domain).map_or(0, |account| account.files);
         let wanted = own.saturating_add(files);
         let left = most.saturating_sub(self.files.saturating_add(files));
@@ -387,7 +517,10 @@ mod tests {
     const D: DomainId = DomainId(7);
 
     fn accounts() -> Accounts {
-        Accounts::new(Quotas { objects: 3, requests_per_s: Some(2), ..Quotas::default() }, &[], None)
+        Accounts::new(
+            Quotas { objects: 3, requests_per_s: Some(2), ..Quotas::default() },
+            Capacity::default(),
+        )
     }
 
     #[test]
@@ -418,7 +551,8 @@ mod tests {
 
     #[test]
     fn a_domain_never_takes_the_last_files() {
-        let mut accounts = Accounts::new(Quotas::default(), &[], Some(100));
+        let mut accounts =
+            Accounts::new(Quotas::default(), Capacity { files: Some(100), ..Capacity::default() });
         let mut take = |domain| {
             let held = (0..200).take_while(|_| {
                 let charge = accounts.charge(DomainId(domain), Resource::Objects, 1);
@@ -431,7 +565,8 @@ mod tests {
 
     #[test]
     fn files_come_back_with_what_cost_them() {
-        let mut accounts = Accounts::new(Quotas::default(), &[], Some(20));
+        let mut accounts =
+            Accounts::new(Quotas::default(), Capacity { files: Some(20), ..Capacity::default() });
         for _ in 0..100 {
             let porter = accounts.charge(D, Resource::Porters, 2).unwrap();
             let refusal = accounts.charge(D, Resource::Connections, 3).unwrap_err();
@@ -439,6 +574,50 @@ mod tests {
             accounts.give_back(porter);
         }
         assert!(accounts.usage().is_empty());
+    }
+
+    fn of_a_machine(bytes: u64) -> Accounts {
+        let capacity = Capacity { bytes: Some(bytes), ..Capacity::default() };
+        Accounts::new(Quotas { bytes: 100, ..Quotas::default() }, capacity)
+    }
+
+    #[test]
+    fn domains_together_hold_what_the_machine_has_and_no_more() {
+        let mut accounts = of_a_machine(150);
+        let _one = accounts.charge(D, Resource::Bytes, 100).unwrap();
+        let _two = accounts.charge(DomainId(8), Resource::Bytes, 50).unwrap();
+        let refusal = accounts.charge(DomainId(8), Resource::Bytes, 1).unwrap_err();
+        assert_eq!((refusal.code, refusal.value, refusal.limit), (ErrorCode::Exhausted, 151, 150));
+    }
+
+    #[test]
+    fn what_is_promised_to_a_domain_with_a_name_nobody_else_has() {
+        let mut accounts = of_a_machine(150);
+        accounts.set_quotas(DomainId(9), Some(Quotas { bytes: 80, ..Quotas::default() }));
+        let _one = accounts.charge(D, Resource::Bytes, 70).unwrap();
+        assert_eq!(accounts.charge(D, Resource::Bytes, 1).unwrap_err().value, 151);
+        assert!(accounts.charge(DomainId(9), Resource::Bytes, 80).is_ok());
+    }
+
+    #[test]
+    fn more_than_is_left_is_promised_to_nobody() {
+        let mut accounts = of_a_machine(150);
+        accounts.set_quotas(DomainId(9), Some(Quotas { bytes: 80, ..Quotas::default() }));
+        let _one = accounts.charge(D, Resource::Bytes, 40).unwrap();
+        let asks = |bytes| accounts.find_capacity(DomainId(10), &Quotas { bytes, ..Quotas::default() });
+        assert!(asks(30).is_ok());
+        assert_eq!(asks(31).map_err(|refusal| (refusal.value, refusal.limit)), Err((151, 150)));
+    }
+
+    #[test]
+    fn a_lower_quota_takes_nothing_away_and_gives_nothing_more() {
+        let mut accounts = accounts();
+        let held = accounts.charge(D, Resource::Objects, 3).unwrap();
+        accounts.set_quotas(D, Some(Quotas { objects: 1, ..Quotas::default() }));
+        let refusal = accounts.charge(D, Resource::Objects, 1).unwrap_err();
+        assert_eq!((refusal.value, refusal.limit, accounts.used(D).objects), (4, 1, 3));
+        accounts.give_back(held);
+        assert!(accounts.charge(D, Resource::Objects, 1).is_ok());
     }
 
     #[test]

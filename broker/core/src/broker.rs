@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::creations::Creation;
 use crate::deadlines::Timers;
 use crate::devices::{Device, Instance, InstanceState};
+use crate::domains::Domains;
 use crate::io::{Attach, Effect, Effects, Event, Input, LinkId};
 use crate::objects::Object;
 use crate::opening::Openings;
@@ -60,6 +61,7 @@ use crate::timelines::{self, Promises, Signals};
 pub struct Broker {
     pub(crate) config: Config,
     pub(crate) accounts: Accounts,
+    pub(crate) domains: Domains,
     pub(crate) clients: Clients,
     pub(crate) objects: Table<ObjectKey, Object>,
     /// Objects that are being made, and those that are being committed, by the number that they wait under.
@@ -118,9 +120,14 @@ impl Broker {
     /// A broker that has nothing yet but its devices.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        let devices = config.devices.iter().map(|(id, about)| Device::new(*id, about.clone())).collect();
+        let devices: Vec<Device> =
+            config.devices.iter().map(|(id, about)| Device::new(*id, about.clone())).collect();
+        let policy = &config.policy;
+        let mut accounts = Accounts::new(policy.defaults.quotas, policy.capacity);
+        let domains = Domains::new(policy, &devices, &mut accounts);
         Self {
-            accounts: Accounts::new(config.quotas, &config.domains, config.bounds.files),
+            accounts,
+            domains,
             clients: Clients::new(),
             objects: Table::new(),
             creations: BTreeMap::new(),
@@ -178,6 +185,7 @@ impl Broker {
         self.run_timers(now);
         self.settle_released(now);
         self.keep_spare_pairs();
+        self.forget_empty_domains();
         if self.causes.domains() > self.accounts.domains() {
             self.causes.keep_only(|domain| self.accounts.has(domain));
         }
@@ -201,6 +209,9 @@ impl Broker {
             Input::RingMade { timeline, outcome } => self.ring_made(timeline, outcome),
             Input::RingChecked { timeline, populated } => self.ring_checked(now, timeline, populated),
             Input::PairMade { pair, outcome } => self.pair_made(now, pair, outcome),
+            Input::Policy(policy) => self.replace_policy(*policy),
+            Input::DoorOpened { domain, path } => self.door_opened(domain, path),
+            Input::DoorFailed { domain, why } => self.door_failed(domain, &why),
             Input::Prestart { domain } => self.prestart(now, domain),
             Input::InstanceStarted { instance, pid } => self.instance_started(now, instance, pid),
             Input::InstanceFailed { instance, why } => self.instance_failed(now, instance, &why),
@@ -302,6 +313,7 @@ impl Broker {
     pub(crate) fn tell_who_it_is(&mut self, instance: InstanceId, domain: DomainId) {
         let message = Start { instance, domain }.into();
         self.out.push(Effect::ToDriver { instance, message, attach: Attach::None });
+        self.forbid(instance, false);
     }
 
     pub(crate) fn log(&mut self, domain: Option<DomainId>, event: Event) {

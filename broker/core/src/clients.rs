@@ -10,7 +10,7 @@ use vgem_proto::rights::Rights;
 
 use crate::accounts::Charge;
 use crate::import::Hands;
-use crate::io::{LinkId, PairId, PeerFacts, Way};
+use crate::io::{LinkId, PairId, PeerFacts};
 use crate::policy::Subject;
 use crate::tables::{HandleTable, Table};
 use crate::timelines::{Signals, TimelineHeld};
@@ -43,6 +43,7 @@ pub(crate) struct ObjectHandle {
 pub(crate) struct Client {
     pub(crate) link: LinkId,
     pub(crate) peer: PeerFacts,
+    pub(crate) is_admin: bool,
     pub(crate) name: String,
     pub(crate) standing: Standing,
     pub(crate) objects: HandleTable<ObjectHandle>,
@@ -75,8 +76,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn subject(&self) -> Subject {
-        let is_admin = self.peer.uid == 0 && self.peer.way == Way::Socket;
-        Subject { is_admin, domain: self.peer.domain }
+        Subject { is_admin: self.is_admin, domain: self.peer.domain }
     }
 
     pub(crate) fn take_page(&mut self) -> PageId {

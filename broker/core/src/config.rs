@@ -1,24 +1,83 @@
 //! What the broker is told before it starts: devices, quotas, times, bounds.
 //!
 //! Plain values with defaults; where they come from (a file, a command line) is the shell's business. Every
-//! number has a unit in its name or its sentence. Nothing here changes while the broker lives.
+//! number has a unit in its name or its sentence. Nothing here changes while the broker lives but the [`Policy`], which
+//! [`crate::io::Input::Policy`] replaces.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use vgem_proto::describe::Description;
-use vgem_proto::ids::{DeviceId, DomainId};
+use vgem_proto::domains::QuotaKind;
+use vgem_proto::ids::DeviceId;
 
 /// Everything [`crate::Broker::new`] needs.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     /// The devices, as their drivers describe them.
     pub devices: Vec<(DeviceId, Description)>,
-    /// What a domain may hold, unless it is listed in `domains`.
-    pub quotas: Quotas,
-    /// Domains with quotas of their own.
-    pub domains: Vec<(DomainId, Quotas)>,
+    /// Who may hold and use what.
+    pub policy: Policy,
     /// How long things may take.
     pub times: Times,
     /// How many of everything else.
     pub bounds: Bounds,
+}
+
+/// Who may hold and use what.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// The rules of every domain that has none of its own.
+    pub defaults: Rules,
+    /// Domains with a name.
+    pub domains: Vec<NamedDomain>,
+    /// What all domains together may hold.
+    pub capacity: Capacity,
+    /// The user who administers beside root: the one that the daemon runs for.
+    pub owner: Option<u32>,
+}
+
+/// What the clients of one domain may do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// What they may hold together.
+    pub quotas: Quotas,
+    /// What they may use.
+    pub uses: Uses,
+}
+
+/// Devices and operations that may be used, by name. What is not restricted may be used, also if it comes later.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Uses {
+    /// The devices; `None` is all.
+    pub devices: Option<BTreeSet<String>>,
+    /// Of these devices only these operations.
+    pub operations: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// A domain with a name, to which several users may belong.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NamedDomain {
+    /// Its name, as [`vgem_proto::domains::is_domain_name`] has it.
+    pub name: String,
+    /// Its rules.
+    pub rules: Rules,
+    /// Users whose clients are in it.
+    pub uids: BTreeSet<u32>,
+    /// Groups whose clients are in it, unless the user is of another domain by uid.
+    pub groups: BTreeSet<u32>,
+}
+
+/// What all domains together may hold. A domain with a name is promised its quota, as far as it goes; the others share
+/// what is not promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capacity {
+    /// Bytes of objects; `None` is no bound.
+    pub bytes: Option<u64>,
+    /// Connections; `None` is no bound.
+    pub connections: Option<u64>,
+    /// Files that all of it may cost, where several share what the process may open; `None` is no bound. A domain never
+    /// takes the last of them: it may have as many as are left for others.
+    pub files: Option<u64>,
 }
 
 /// What one domain may hold at a time.
@@ -46,8 +105,56 @@ pub struct Quotas {
     pub pages: u64,
     /// Handles of timelines, those of queues not counted.
     pub timelines: u64,
+    /// User queues: a ring each, and a thread of a driver.
+    pub rings: u64,
     /// Requests per second, with a burst of one second; `None` is no bound.
     pub requests_per_s: Option<u32>,
+}
+
+impl Quotas {
+    /// Says how much of one thing; of [`QuotaKind::Requests`] 0 is no bound.
+    pub fn set(&mut self, kind: QuotaKind, limit: u64) {
+        let place = match kind {
+            QuotaKind::Bytes => &mut self.bytes,
+            QuotaKind::Objects => &mut self.objects,
+            QuotaKind::Handles => &mut self.handles,
+            QuotaKind::Queues => &mut self.queues,
+            QuotaKind::Jobs => &mut self.jobs,
+            QuotaKind::Connections => &mut self.connections,
+            QuotaKind::Exports => &mut self.exports,
+            QuotaKind::Porters => &mut self.porters,
+            QuotaKind::Monitors => &mut self.monitors,
+            QuotaKind::Pages => &mut self.pages,
+            QuotaKind::Timelines => &mut self.timelines,
+            QuotaKind::Rings => &mut self.rings,
+            QuotaKind::Requests => {
+                let most = u32::try_from(limit).unwrap_or(u32::MAX);
+                self.requests_per_s = (most > 0).then_some(most);
+                return;
+            }
+        };
+        *place = limit;
+    }
+
+    /// How much of one thing.
+    #[must_use]
+    pub fn of(&self, kind: QuotaKind) -> u64 {
+        match kind {
+            QuotaKind::Bytes => self.bytes,
+            QuotaKind::Objects => self.objects,
+            QuotaKind::Handles => self.handles,
+            QuotaKind::Queues => self.queues,
+            QuotaKind::Jobs => self.jobs,
+            QuotaKind::Connections => self.connections,
+            QuotaKind::Exports => self.exports,
+            QuotaKind::Porters => self.porters,
+            QuotaKind::Monitors => self.monitors,
+            QuotaKind::Pages => self.pages,
+            QuotaKind::Timelines => self.timelines,
+            QuotaKind::Rings => self.rings,
+            QuotaKind::Requests => self.requests_per_s.map_or(0, u64::from),
+        }
+    }
 }
 
 impl Default for Quotas {
@@ -64,6 +171,7 @@ impl Default for Quotas {
             monitors: 16,
             pages: 8192,
             timelines: 65_536,
+            rings: 1024,
             requests_per_s: None,
         }
     }
@@ -174,9 +282,6 @@ pub struct Bounds {
     pub cycle_steps: usize,
     /// Probes of orphaned objects sent in one go.
     pub sweep: usize,
-    /// Files that all domains together may cost, where several share what the process may open; none is no bound.
-    /// A domain never takes the last of them: it may have as many as are left for others.
-    pub files: Option<u64>,
 }
 
 impl Default for Bounds {
@@ -204,7 +309,6 @@ impl Default for Bounds {
             futures: 1024,
             cycle_steps: 131_072,
             sweep: 256,
-            files: None,
         }
     }
 }

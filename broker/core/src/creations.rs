@@ -88,7 +88,7 @@ impl Broker {
         let (kind, access) = match create.writer {
             DeviceId(0) => (Kind::Own, Access::Write),
             writer => {
-                let device = self.find_device(writer)?;
+                let device = self.find_allowed_device(asker.client, writer)?;
                 (Kind::Sealed(Writer { device, instance: None, sealed: false }), Access::Read)
             }
         };

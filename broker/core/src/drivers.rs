@@ -58,6 +58,7 @@ impl Broker {
                 Ok(())
             }
             DriverMessage::Start(_)
+            | DriverMessage::Forbid(_)
             | DriverMessage::Map(_)
             | DriverMessage::Unmap(_)
             | DriverMessage::SignalPage(_)

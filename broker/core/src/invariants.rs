@@ -84,7 +84,7 @@ impl Broker {
             add(&queue.charge);
             add(&queue.owed);
             if let Some(ring) = &queue.ring {
-                add(&ring.charge);
+                ring.charges.iter().for_each(&mut add);
                 ring.opening.iter().for_each(|(_, export)| add(export));
             }
         }

@@ -18,6 +18,8 @@ use vgem_proto::rights::{Access, HugePages};
 use vgem_proto::snapshot::Topic;
 use vgem_proto::user_queue::Depth;
 
+use crate::config::Policy;
+
 /// A client's connection as the shell numbers it. Never used twice while the broker lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u64);
@@ -143,6 +145,22 @@ pub enum Input {
         request: u64,
         /// What was wrong.
         fault: BadRequest,
+    },
+    /// The configuration was read again.
+    Policy(Box<Policy>),
+    /// A domain has its listening socket; whoever comes through it is in that domain.
+    DoorOpened {
+        /// The domain.
+        domain: DomainId,
+        /// Where the socket is.
+        path: String,
+    },
+    /// A domain cannot have a listening socket.
+    DoorFailed {
+        /// The domain.
+        domain: DomainId,
+        /// Why.
+        why: String,
     },
     /// A client's connection is gone, for whatever reason.
     Hangup {
@@ -707,6 +725,18 @@ pub enum Effect {
         link: LinkId,
         /// What it may see.
         scope: Scope,
+    },
+    /// Have the keeper make a listening socket for a domain; [`Input::DoorOpened`] or [`Input::DoorFailed`] follows.
+    OpenDoor {
+        /// The domain.
+        domain: DomainId,
+        /// Its name.
+        name: String,
+    },
+    /// Let nobody in through the listening socket of a domain any more, and have the keeper take it away.
+    CloseDoor {
+        /// The domain.
+        domain: DomainId,
     },
     /// Have the keeper start a porter; PorterStarted or PorterFailed follows.
     StartPorter {

@@ -12,6 +12,7 @@
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 mod accounts;
+mod admin;
 mod answers;
 mod awaiting;
 mod batch;
@@ -28,6 +29,7 @@ mod credits;
 mod cycles;
 mod deadlines;
 mod devices;
+mod domains;
 mod drivers;
 mod due;
 mod gates;

@@ -99,7 +99,7 @@ impl Broker {
         (flags, open): (u16, &OpenQueue),
     ) -> Outcome {
         let client = self.find_client(asker.client)?;
-        let device = self.find_device(open.device)?;
+        let device = self.find_allowed_device(asker.client, open.device)?;
         let depth = match open.depth {
             0 => limits::QUEUE_DEPTH_DEFAULT,
             depth if depth <= limits::QUEUE_DEPTH => depth,

@@ -3,10 +3,13 @@
 //! A grant is proof that policy was asked. The functions that change something take one; nobody else can make
 //! it, and it says for whom and for what it holds. Rights of handles are checked here too: they only shrink.
 
+use vgem_proto::describe::Operation;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{DomainId, ObjectKey, TimelineKey};
 use vgem_proto::rights::{Access, Rights, TimelineRights};
 
+use crate::devices::Device;
+use crate::domains::Allowed;
 use crate::import::tampered_with;
 use crate::io::Scope;
 use crate::objects::Kind;
@@ -14,7 +17,7 @@ use crate::objects::Kind;
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Subject {
-    /// It may see what is other domains'.
+    /// It may see and change what is other domains'.
     pub(crate) is_admin: bool,
     pub(crate) domain: DomainId,
 }
@@ -30,6 +33,8 @@ pub(crate) enum Action {
     Monitor,
     CreateTimeline,
     ImportTimeline,
+    /// What is other domains'.
+    Administer,
 }
 
 /// Proof that a subject may act.
@@ -92,9 +97,13 @@ pub(crate) fn authorise_timeline(
 
 /// Asks whether `subject` may do `action`.
 ///
-/// In this version every client may use what its own domain pays for.
+/// Every client may use what its own domain pays for.
 pub(crate) fn authorise(subject: Subject, action: Action) -> Result<Grant, Refusal> {
     match action {
+        Action::Administer if !subject.is_admin => {
+            let text = "for root, or whom the daemon serves alone, and not through a domain's own socket";
+            Err(Refusal::new(ErrorCode::Denied, text))
+        }
         Action::CreateObject
         | Action::OpenQueue
         | Action::Submit
@@ -102,8 +111,41 @@ pub(crate) fn authorise(subject: Subject, action: Action) -> Result<Grant, Refus
         | Action::Import
         | Action::Monitor
         | Action::CreateTimeline
-        | Action::ImportTimeline => Ok(Grant { domain: subject.domain }),
+        | Action::ImportTimeline
+        | Action::Administer => Ok(Grant { domain: subject.domain }),
     }
+}
+
+/// Asks whether a domain may use a device; `domain` is its name.
+pub(crate) fn authorise_device(
+    allowed: &Allowed,
+    device: &Device,
+    domain: impl FnOnce() -> String,
+) -> Result<(), Refusal> {
+    match allowed {
+        Allowed::Whole | Allowed::Operations(_) => Ok(()),
+        Allowed::Nothing => {
+            let text = format!("device {}: domain {} may not use it", device.name(), domain());
+            Err(Refusal::new(ErrorCode::Denied, text).with(u64::from(device.id.0), 0))
+        }
+    }
+}
+
+/// Asks whether a domain may use an operation of a device; `domain` is its name.
+pub(crate) fn authorise_operation(
+    allowed: &Allowed,
+    device: &Device,
+    operation: &Operation,
+    domain: impl FnOnce() -> String,
+) -> Result<(), Refusal> {
+    match allowed {
+        Allowed::Whole => return Ok(()),
+        Allowed::Operations(some) if some.contains(&operation.number) => return Ok(()),
+        Allowed::Operations(_) | Allowed::Nothing => {}
+    }
+    let (name, number) = (device.name(), u64::from(operation.number));
+    let text = format!("operation {} of device {name}: domain {} may not use it", operation.name, domain());
+    Err(Refusal::new(ErrorCode::Denied, text).with(number, 0))
 }
 
 /// Asks whether a handle with `rights` allows a job `access` to `object`.

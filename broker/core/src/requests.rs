@@ -23,8 +23,9 @@ use crate::broker::{Broker, client_number};
 use crate::causes::Cause;
 use crate::clients::{Client, Standing};
 use crate::deadlines::Timer;
+use crate::devices::Device;
 use crate::import::{Hands, tampered_with};
-use crate::io::{Attach, BadRequest, Effect, Event, LinkId, PeerFacts};
+use crate::io::{Attach, BadRequest, Effect, Event, LinkId, PeerFacts, Way};
 use crate::objects::Awaiting;
 use crate::policy::{self, Action};
 use crate::tables::HandleTable;
@@ -37,7 +38,10 @@ pub(crate) type Outcome = Result<(), Refusal>;
 impl Broker {
     /// A client connected: it must greet in time.
     pub(crate) fn connected(&mut self, now: Time, link: LinkId, peer: PeerFacts) {
-        let connection = match self.accounts.charge(peer.domain, Resource::Connections, 1) {
+        let charged = self
+            .find_way_in(peer.uid, peer.domain)
+            .and_then(|()| self.accounts.charge(peer.domain, Resource::Connections, 1));
+        let connection = match charged {
             Ok(charge) => charge,
             Err(refusal) => {
                 let why = refusal.to_string();
@@ -50,6 +54,7 @@ impl Broker {
         let key = self.clients.insert(Client {
             link,
             peer,
+            is_admin: peer.way == Way::Socket && self.domains.is_admin(peer.uid, peer.domain),
             name: String::new(),
             standing: Standing::Silent { until },
             objects: HandleTable::new(),
@@ -144,6 +149,11 @@ impl Broker {
             ClientMessage::Explain(explain) => self.explain(asker, explain.cause),
             ClientMessage::Inspect(inspect) => self.inspect(asker, &inspect),
             ClientMessage::Monitor(_) => self.monitor(asker),
+            ClientMessage::CreateDomain(create) => self.create_domain(asker, head.flags, &create),
+            ClientMessage::DrainDomain(drain) => self.drain_domain(asker, drain.domain),
+            ClientMessage::CloseDomain(close) => self.close_domain(asker, close.domain),
+            ClientMessage::SetQuota(set) => self.set_quota(asker, &set),
+            ClientMessage::Disconnect(disconnect) => self.disconnect(asker, disconnect.client),
             ClientMessage::OpenPorter(_) => self.open_porter(now, asker),
             ClientMessage::Import(import) => self.import(now, asker, import.name),
             ClientMessage::Observe(observe) => self.observe(asker, &observe),
@@ -184,6 +194,7 @@ impl Broker {
             | ClientMessage::Accepted(_)
             | ClientMessage::Cancelling(_)
             | ClientMessage::Explained(_)
+            | ClientMessage::DomainCreated(_)
             | ClientMessage::PorterOpened(_)
             | ClientMessage::Imported(_)
             | ClientMessage::Observed(_)
@@ -268,15 +279,19 @@ impl Broker {
     }
 
     fn list_devices(&mut self, asker: Awaiting) -> Outcome {
-        let ids = self.devices.iter().map(|device| device.id).collect();
-        let names: Vec<&str> = self.devices.iter().map(|device| device.name()).collect();
+        let domain = self.find_client(asker.client)?.peer.domain;
+        let all = self.devices.iter().enumerate();
+        let seen: Vec<&Device> =
+            all.filter(|(place, _)| self.may_see(domain, *place)).map(|(_, device)| device).collect();
+        let ids = seen.iter().map(|device| device.id).collect();
+        let names: Vec<&str> = seen.iter().map(|device| device.name()).collect();
         let names = names.join("\n").into_bytes();
         self.reply(asker.link, asker.request, Devices { ids, names });
         Ok(())
     }
 
     fn describe(&mut self, asker: Awaiting, id: DeviceId) -> Outcome {
-        let device = self.find_device(id)?;
+        let device = self.find_allowed_device(asker.client, id)?;
         let description = self.devices.get(device).map(|device| device.encoded.clone()).unwrap_or_default();
         self.reply(asker.link, asker.request, Described { device: id, description });
         Ok(())

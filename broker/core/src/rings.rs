@@ -83,8 +83,8 @@ pub(crate) enum RingState {
 pub(crate) struct Ring {
     pub(crate) state: RingState,
     depth: Depth,
-    /// The charge for its bytes.
-    pub(crate) charge: Charge,
+    /// The charges for its bytes, and for it.
+    pub(crate) charges: [Charge; 2],
     /// Who waits for its memory, and the charge for the fd that comes with the answer.
     pub(crate) opening: Option<(Awaiting, Charge)>,
     /// Its client's own memory, if it reaches that, too.
@@ -169,8 +169,10 @@ impl Broker {
             let most = limits::CLIENT_RINGS as u64;
             return Err(Refusal::new(ErrorCode::Exhausted, text).with(has as u64 + 1, most));
         }
-        let wanted = [(Resource::Bytes, depth.memory_len() as u64), (Resource::Exports, 1)];
-        let [charge, export] = self.accounts.charge_all(domain, wanted)?;
+        let bytes = depth.memory_len() as u64;
+        let wanted = [(Resource::Bytes, bytes), (Resource::Rings, 1), (Resource::Exports, 1)];
+        let [bytes, one, export] = self.accounts.charge_all(domain, wanted)?;
+        let charges = [bytes, one];
         let opening = Some((asker, export));
         let (state, committing, memory) = (RingState::Making, None, None);
         let (owes, answer_by, closing) = (0, None, false);
@@ -178,7 +180,7 @@ impl Broker {
         let ring = Ring {
             state,
             depth,
-            charge,
+            charges,
             opening,
             committing,
             owes,
@@ -509,7 +511,7 @@ impl Broker {
         self.forget_ranges(key);
         if let Some(mut ring) = self.queues.get_mut(key).and_then(|queue| queue.ring.take()) {
             self.timers.disarm(Timer::Ring(key), &mut ring.answer_by);
-            self.accounts.give_back(ring.charge);
+            ring.charges.into_iter().for_each(|charge| self.accounts.give_back(charge));
             // What is being made is dropped when it is there.
             if ring.state != RingState::Making {
                 self.out.push(Effect::DropRing { timeline: key });

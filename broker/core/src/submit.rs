@@ -260,6 +260,7 @@ impl Broker {
             now,
             crosses: false,
         };
+        let restriction = self.domains.restriction(domain);
         let mut weight = Weight::default();
         let (mut operands, mut params, mut waits) =
             (submit.operands.as_slice(), submit.params.as_slice(), submit.waits.as_slice());
@@ -283,7 +284,14 @@ impl Broker {
                 op => device.and_then(|device| device.description.by_number(op)),
             };
             let checked = match operation {
-                Some(operation) => checker.job(operation, job, &parts, batch),
+                Some(operation) => match (restriction, device, named) {
+                    (Some(allowance), Some(device), Some(queue)) if job.op != PUBLISH => {
+                        let of = || self.domains.name_of(domain);
+                        policy::authorise_operation(allowance.of(queue.device), device, operation, of)
+                    }
+                    _ => Ok(()),
+                }
+                .and_then(|()| checker.job(operation, job, &parts, batch)),
                 None => Err(no_such_operation(device.map(|d| d.name()).unwrap_or_default(), job.op)),
             };
             let number = u16::try_from(place).unwrap_or(u16::MAX);

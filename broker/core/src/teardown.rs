@@ -93,6 +93,7 @@ impl Broker {
         }
         self.pairs.wanted.remove(&key);
         self.drop_own_of(key, client.peer.domain);
+        self.close_domains_of(key);
         self.accounts.give_back(client.connection);
         self.accounts.give_back(client.unreceived);
         self.accounts.give_back(client.monitors);

@@ -9,7 +9,7 @@ use vgem_os::ring::KeeperRing;
 use vgem_os::{OsError, gc};
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Point, TimelineKey};
-use vgem_proto::message::keeper::{Drop, Keep, StartInstance};
+use vgem_proto::message::keeper::{Drop, Keep, OpenDoor, StartInstance};
 use vgem_proto::user_queue::Depth;
 
 use super::shell::{Pair, Ring, Shell};
@@ -160,6 +160,10 @@ impl Shell {
                     page.kill_page(code.number(), cause.0);
                 }
             }
+            Effect::OpenDoor { domain, name } => {
+                self.ask_keeper(&OpenDoor { domain, name: name.into_bytes() }.into(), Vec::new());
+            }
+            Effect::CloseDoor { domain } => self.close_door(domain),
             Effect::StartInstance { instance, device, domain } => {
                 self.ask_keeper(&StartInstance { instance, device, domain }.into(), Vec::new());
             }

@@ -1,22 +1,26 @@
 //! Clients: letting them in, reading their requests, answering, letting them go.
 
+use std::os::fd::OwnedFd;
+
 use tracing::{Level, debug, info, warn};
 use vgem_core::io::{Attach, BadRequest, Input, LinkId, PeerFacts, Way};
 use vgem_os::clock;
 use vgem_os::peer::PeerIdentity;
-use vgem_os::seqpacket::{Packet as Received, Socket};
+use vgem_os::seqpacket::{Listener, Packet as Received, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{CauseId, DomainId, Time};
 use vgem_proto::limits;
 use vgem_proto::message::client::{ClientMessage, Refused};
+use vgem_proto::message::keeper::CloseDoor;
 use vgem_proto::message::{Head, Sender};
 
 use super::carry::random;
+use super::gate::Gate;
 use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Instead, Packet};
 use super::poller::{Source, TURN, TURN_BYTES};
-use super::shell::{Shell, domain_of};
+use super::shell::{Door, Shell};
 use super::unread::Unread;
 
 /// Connections let in before others have their turn.
@@ -57,14 +61,15 @@ impl Client {
 }
 
 impl Shell {
-    /// Lets those in who wait at the door.
-    pub(super) fn accept(&mut self) {
+    /// Lets those in who wait at a door: of a domain, or of everybody.
+    pub(super) fn accept(&mut self, of: Option<DomainId>) {
         for _ in 0..ACCEPTS {
             let now = clock::now();
-            if self.gate.opens_at().is_none() && self.gate.admit(now) {
-                match self.listener.accept() {
+            let Some(door) = self.doors.get_mut(&of) else { return };
+            if door.gate.opens_at().is_none() && door.gate.admit(now) {
+                match door.listener.accept() {
                     Ok(socket) => {
-                        if let Err(e) = self.let_in(socket) {
+                        if let Err(e) = self.let_in(socket, of) {
                             warn!("a connection is refused: {e}");
                         }
                         continue;
@@ -72,31 +77,59 @@ impl Shell {
                     Err(e) if e.would_block() || e.errno() == Errno::CONNABORTED => return,
                     Err(e) => {
                         warn!("nobody is let in for a moment: {e}");
-                        self.gate.refuse(now);
+                        door.gate.refuse(now);
                     }
                 }
             }
             // The door stays ready while somebody waits there: not looking at it is the only way to sleep.
-            if let Err(e) = self.poller.remove(&self.listener) {
+            if let Err(e) = self.poller.remove(&door.listener) {
                 debug!("{e}");
             }
             return;
         }
     }
 
-    /// Looks at the door again, if it is time.
-    pub(super) fn reopen_gate(&mut self) {
-        if self.gate.open(clock::now())
-            && let Err(e) = self.poller.add(&self.listener, Source::Listener)
-        {
-            warn!("{e}");
-            self.gate.refuse(clock::now());
+    /// Looks at doors again, if it is time.
+    pub(super) fn reopen_gates(&mut self) {
+        for (of, door) in self.doors.iter_mut().filter(|(_, door)| door.gate.opens_at().is_some()) {
+            let now = clock::now();
+            if door.gate.open(now)
+                && let Err(e) = self.poller.add(&door.listener, Source::Listener(*of))
+            {
+                warn!("{e}");
+                door.gate.refuse(now);
+            }
         }
     }
 
-    fn let_in(&mut self, socket: Socket) -> Result<(), OsError> {
+    /// A domain has a door.
+    pub(super) fn door_opened(&mut self, domain: DomainId, listener: OwnedFd, path: String) {
+        let made = Listener::from_fd(listener).and_then(|listener| {
+            self.poller.add(&listener, Source::Listener(Some(domain)))?;
+            Ok(listener)
+        });
+        match made {
+            Ok(listener) => {
+                self.doors.insert(Some(domain), Door { listener, gate: Gate::default() });
+                self.happen(Input::DoorOpened { domain, path });
+            }
+            Err(e) => {
+                self.ask_keeper(&CloseDoor { domain }.into(), Vec::new());
+                self.happen(Input::DoorFailed { domain, why: e.to_string() });
+            }
+        }
+    }
+
+    /// A domain has its door no more. Those who wait there are not let in: their connections are reset.
+    pub(super) fn close_door(&mut self, domain: DomainId) {
+        // The poller looks at it no more when the last fd of it is closed, which is this one.
+        self.doors.remove(&Some(domain));
+        self.ask_keeper(&CloseDoor { domain }.into(), Vec::new());
+    }
+
+    fn let_in(&mut self, socket: Socket, door: Option<DomainId>) -> Result<(), OsError> {
         let peer = socket.peer()?;
-        let domain = domain_of(peer.uid);
+        let domain = door.unwrap_or_else(|| self.core.home_of(peer.uid, &peer.groups));
         if !self.lingering.admits(domain) {
             if self.may_log(Some(domain), Level::INFO) {
                 info!("a connection of {domain} is refused: too many before it left their fds unread");
@@ -115,10 +148,9 @@ impl Shell {
         peer: PeerIdentity,
         facts: PeerFacts,
     ) -> Result<(), OsError> {
-        let id = LinkId(self.next_link);
+        let (id, domain) = (LinkId(self.next_link), facts.domain);
         let link = Link::new(socket, Source::Client(id), CLIENT_BYTES, &self.poller)?;
         self.next_link += 1;
-        let domain = facts.domain;
         self.clients.insert(id, Client { link, on_way: Unread::default(), domain, _peer: peer });
         self.turns.connected(domain);
         self.happen(Input::Connected { link: id, peer: facts });

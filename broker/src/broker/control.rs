@@ -18,7 +18,7 @@ use vgem_os::OsError;
 use vgem_os::seqpacket::{Packet as Received, Socket};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::Time;
+use vgem_proto::ids::{DomainId, Time};
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
 use vgem_proto::message::control::{ControlMessage, OpenSession, SessionOpened, SessionRefused};
@@ -27,7 +27,7 @@ use super::carry::random;
 use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Packet};
 use super::poller::{Source, TURN};
-use super::shell::{Shell, domain_of};
+use super::shell::Shell;
 
 /// The other end of control's link, if it lives.
 #[derive(Debug, Default)]
@@ -143,20 +143,25 @@ impl Shell {
             let text = format!("uid {uid}: the daemon serves uid {only} alone");
             return Err(Refusal::new(ErrorCode::Denied, text).with(uid.into(), only.into()));
         }
-        let domain = domain_of(uid);
+        if self.core.asks_for_groups() {
+            // Whose groups nobody vouches for would be given the wrong quota.
+            let text = "domains of this daemon have groups for members, and a bus does not say a caller's: use the socket";
+            return Err(Refusal::new(ErrorCode::Denied, text));
+        }
+        let domain = self.core.home_of(uid, &[]);
         if !self.lingering.admits(domain) {
             let text = "too many connections before this one left their fds unread";
             return Err(Refusal::new(ErrorCode::Exhausted, text));
         }
-        self.pair(uid, pid).map_err(|e| Refusal::new(ErrorCode::System, e.to_string()))
+        self.pair(uid, pid, domain).map_err(|e| Refusal::new(ErrorCode::System, e.to_string()))
     }
 
-    fn pair(&mut self, uid: u32, pid: u32) -> Result<OwnedFd, OsError> {
+    fn pair(&mut self, uid: u32, pid: u32, domain: DomainId) -> Result<OwnedFd, OsError> {
         let (ours, theirs) = Socket::pair()?;
         // As every connection: a client sends no fds.
         ours.set_pass_rights(false)?;
         let peer = ours.peer()?;
-        let facts = PeerFacts { way: Way::Bus, uid, pid, domain: domain_of(uid), token: random()? };
+        let facts = PeerFacts { way: Way::Bus, uid, pid, domain, token: random()? };
         self.connected(ours, peer, facts)?;
         Ok(theirs.into())
     }

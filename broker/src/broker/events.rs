@@ -98,8 +98,9 @@ impl Shell {
     /// Tells the log and the monitors of an event.
     pub(super) fn event(&mut self, domain: Option<DomainId>, event: Event) {
         let level = level(&event);
-        // A bug of ours is always told.
-        if level == Level::ERROR || self.may_log(domain, level) {
+        // A bug of ours is always told, and so is who used a right that others do not have.
+        let is_audit = matches!(event, Event::Administered { .. });
+        if level == Level::ERROR || is_audit || self.may_log(domain, level) {
             log(&event);
         }
         if !self.monitors.all.is_empty() {
@@ -222,7 +223,10 @@ fn level(event: &Event) -> Level {
         | Event::ObjectOrphaned { .. }
         | Event::ObjectFreed { .. }
         | Event::Refused { .. } => Level::DEBUG,
-        Event::InstanceReady { .. } => Level::INFO,
+        Event::InstanceReady { .. }
+        | Event::PolicyChanged { .. }
+        | Event::Administered { .. }
+        | Event::DomainGone { .. } => Level::INFO,
         Event::ObjectTampered { .. }
         | Event::PorterStalled { .. }
         | Event::InstanceLost { .. }
@@ -285,6 +289,11 @@ fn log(event: &Event) {
         }
         Event::PorterStalled { client, pid } => {
             warn!("process {pid}, the porter of client {client}, is held by what it was handed: killed");
+        }
+        Event::Administered { client, uid, what } => info!("audit: client {client} of uid {uid} {what}"),
+        Event::DomainGone { name } => info!("domain {name} is gone"),
+        Event::PolicyChanged { domains } => {
+            info!("another policy is in force, with {domains} domains of its own")
         }
         Event::InstanceReady { instance, device } => info!("instance:{instance} of {device:?} is ready"),
         Event::InstanceLost { instance, device, why, jobs } => {

@@ -57,6 +57,11 @@ impl Features {
         Self { lines, confinement, pin_limit }
     }
 
+    /// The lines, of what was found at the start.
+    pub(super) fn found_lines(&self) -> Vec<String> {
+        self.lines.clone()
+    }
+
     /// The lines, with what is so now.
     pub(super) fn lines(&self, pinning: Pinning, porters: usize) -> Vec<String> {
         let mut lines = self.lines.clone();

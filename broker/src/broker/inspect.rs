@@ -26,7 +26,7 @@ impl Shell {
         let page = loop {
             let look = |timeline, pair, slot| self.look(timeline, pair, slot).0;
             let mut page = self.core.snapshot(View { scope, look: &look }, topic, cursor, max);
-            self.fill_in(&mut page.entries);
+            self.fill_in(scope, &mut page.entries);
             let json = match to_json(&page.entries) {
                 Ok(json) => json,
                 Err(e) => {
@@ -44,13 +44,19 @@ impl Shell {
         self.send_client(link, Packet::plain(page.encode(request, Time(0), 0)));
     }
 
-    fn fill_in(&self, entries: &mut Entries) {
+    fn fill_in(&self, scope: Scope, entries: &mut Entries) {
         if let Entries::Status(status) = entries {
             env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
             status.pid = std::process::id();
             status.uptime_ns = clock::now().saturating_sub(self.began);
-            status.pinned_bytes = self.memory.pinning().pinned;
-            status.features = self.features.lines(self.memory.pinning(), self.porters.count());
+            match scope {
+                Scope::All => {
+                    status.pinned_bytes = self.memory.pinning().pinned;
+                    status.features = self.features.lines(self.memory.pinning(), self.porters.count());
+                }
+                // How much others have pinned, and how many import, is not this domain's to know.
+                Scope::Domain(_) => status.features = self.features.found_lines(),
+            }
             status.features.push(format!("control: {}", self.control.feature()));
         }
     }
@@ -65,5 +71,6 @@ fn to_json(entries: &Entries) -> Result<Vec<u8>, serde_json::Error> {
         Entries::Queues(queues) => serde_json::to_vec(queues),
         Entries::Timelines(timelines) => serde_json::to_vec(timelines),
         Entries::Obligations(obligations) => serde_json::to_vec(obligations),
+        Entries::Domains(domains) => serde_json::to_vec(domains),
     }
 }

@@ -112,6 +112,16 @@ impl Shell {
                 self.memory.pinned(dropped.object, None);
                 self.happen(Input::Dropped { object: dropped.object });
             }
+            KeeperMessage::DoorOpened(opened) => {
+                let path = String::from_utf8_lossy(&opened.path).into_owned();
+                // The table says that one fd belongs to this message, and the decoder has counted it.
+                let Some(listener) = fds.into_iter().next() else { return };
+                self.door_opened(opened.domain, listener, path);
+            }
+            KeeperMessage::DoorFailed(failed) => {
+                let why = String::from_utf8_lossy(&failed.text).into_owned();
+                self.happen(Input::DoorFailed { domain: failed.domain, why });
+            }
             KeeperMessage::PorterStarted(started) => self.porter_started(&started, fds),
             KeeperMessage::PorterFailed(failed) => {
                 let why = String::from_utf8_lossy(&failed.text).into_owned();
@@ -125,6 +135,10 @@ impl Shell {
             KeeperMessage::ControlExited(exited) => {
                 self.control_exited(String::from_utf8_lossy(&exited.text).into_owned());
             }
+            KeeperMessage::Policy(policy) => match serde_json::from_slice(&policy.json) {
+                Ok(said) => self.happen(Input::Policy(Box::new(self.given.policy(&said)))),
+                Err(e) => self.end(Err(nonsense(e))),
+            },
             KeeperMessage::Stop(_) => self.end(Ok(())),
             other => tracing::error!("the keeper sent {} out of turn", other.row().name),
         }

@@ -48,7 +48,7 @@ mod unread;
 
 use tracing::{debug, info};
 use vgem_core::Broker;
-use vgem_core::config::{Bounds, Config};
+use vgem_core::config::{Config, Policy};
 use vgem_os::confine::{self, ConfineSpec};
 use vgem_os::seqpacket::{Listener, Socket};
 use vgem_os::{process, selftest};
@@ -67,6 +67,25 @@ fn files(is_one_users: bool) -> Option<u64> {
     (!is_one_users).then(|| most.saturating_sub(OWN_FILES.min(most / 4)))
 }
 
+/// What no file says of the policy.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    /// Whom the daemon serves, if that is one user.
+    owner: Option<u32>,
+    /// Files that the process may open for domains.
+    files: Option<u64>,
+}
+
+impl Given {
+    /// The policy that files say, here.
+    fn policy(self, said: &crate::config::Policy) -> Policy {
+        let mut policy = said.core();
+        policy.owner = self.owner;
+        policy.capacity.files = policy.capacity.files.or(self.files);
+        policy
+    }
+}
+
 /// Runs the role to its end.
 pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     crate::log::start(&crate::log::filter(cli.log.as_deref(), "info"))?;
@@ -83,14 +102,14 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     // A client's fds are refused at the sender where the kernel can; they are never looked at anyway.
     let refuses_fds = listener.set_pass_rights(false)?;
     listener.set_nonblocking(true)?;
+    let given = Given { owner: told.setup.prestart, files: files(told.setup.prestart.is_some()) };
     let config = Config {
         devices: told.devices,
-        quotas: told.setup.quota.quotas(),
+        policy: given.policy(&told.setup.policy),
         times: told.setup.times.times(&told.setup.restart),
-        bounds: Bounds { files: files(told.setup.prestart.is_some()), ..told.setup.restart.bounds() },
-        ..Config::default()
+        bounds: told.setup.restart.bounds(),
     };
-    let mut shell = shell::Shell::new(Broker::new(config), link, listener, lease.clone())?;
+    let mut shell = shell::Shell::new(Broker::new(config), given, link, listener, lease.clone())?;
     let confined = confine::broker(&ConfineSpec::default())?;
     debug!("{confined:?}");
     shell.features =

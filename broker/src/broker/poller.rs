@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 use vgem_core::io::LinkId;
 use vgem_os::OsError;
-use vgem_proto::ids::{InstanceId, PorterId};
+use vgem_proto::ids::{DomainId, InstanceId, PorterId};
 
 /// Most messages taken from one peer before the others have their turn.
 pub(super) const TURN: usize = 16;
@@ -25,8 +25,8 @@ const NUMBER_BITS: u32 = 61;
 /// What an event belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// The socket that clients connect to.
-    Listener,
+    /// The socket that clients connect to; a domain's own is that of a domain with a name, whose number is never 0.
+    Listener(Option<DomainId>),
     /// The link to the keeper.
     Keeper,
     /// The link to control.
@@ -68,12 +68,12 @@ pub(super) enum Interest {
 impl Source {
     /// Whether it asks for work, where the others tell of work that is done.
     pub(super) const fn asks(self) -> bool {
-        matches!(self, Self::Client(_) | Self::Porter(_) | Self::Control | Self::Listener)
+        matches!(self, Self::Client(_) | Self::Porter(_) | Self::Control | Self::Listener(_))
     }
 
     fn pack(self) -> EventData {
         let (kind, number) = match self {
-            Self::Listener => (0, 0),
+            Self::Listener(door) => (0, door.map_or(0, |domain| u64::from(domain.0))),
             Self::Keeper => (1, 0),
             Self::Watcher => (2, 0),
             Self::Control => (2, 1),
@@ -91,7 +91,8 @@ impl Source {
         let number = raw & ((1 << NUMBER_BITS) - 1);
         let small = u32::try_from(number).ok();
         match raw >> NUMBER_BITS {
-            0 => Some(Self::Listener),
+            0 if number == 0 => Some(Self::Listener(None)),
+            0 => small.map(DomainId).map(Some).map(Self::Listener),
             1 => Some(Self::Keeper),
             2 if number == 1 => Some(Self::Control),
             2 => Some(Self::Watcher),
@@ -192,7 +193,8 @@ mod tests {
     fn a_source_survives_packing() {
         let largest = LinkId((1 << NUMBER_BITS) - 1);
         let sources = [
-            Source::Listener,
+            Source::Listener(None),
+            Source::Listener(Some(DomainId(u32::MAX))),
             Source::Keeper,
             Source::Watcher,
             Source::Client(largest),
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn what_tells_of_work_that_is_done_comes_before_what_asks_for_more() {
         let (porter, instance) = (PorterId(1), InstanceId(1));
-        let asks = [Source::Client(LinkId(1)), Source::Listener, Source::Porter(porter)];
+        let asks = [Source::Client(LinkId(1)), Source::Listener(None), Source::Porter(porter)];
         let tells = [
             Source::Instance(instance),
             Source::Process(instance),

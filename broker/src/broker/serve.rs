@@ -32,8 +32,9 @@ pub(super) fn serve(shell: &mut Shell) -> Result<(), Failure> {
 
 /// How long to sleep, nanoseconds; without an end when nothing is to be done at any time.
 fn timeout(shell: &Shell) -> Option<u64> {
-    let next = [shell.core.next_deadline().map(|at| at.0), shell.gate.opens_at()];
-    next.into_iter().flatten().min().map(|at| at.saturating_sub(clock::now()))
+    let gates = shell.doors.values().filter_map(|door| door.gate.opens_at());
+    let next = shell.core.next_deadline().map(|at| at.0).into_iter().chain(gates);
+    next.min().map(|at| at.saturating_sub(clock::now()))
 }
 
 /// Lets those who ask for work have their turns, by domain if there are several.
@@ -112,7 +113,7 @@ fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness) {
                 shell.control_ready();
             }
         }
-        Source::Listener => shell.accept(),
+        Source::Listener(door) => shell.accept(door),
     }
     // Connections that ended on the way.
     shell.go_on();
@@ -120,9 +121,7 @@ fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness) {
 
 /// Does what it is time for. The clock is asked only if something has a time.
 fn on_time(shell: &mut Shell) {
-    if shell.gate.opens_at().is_some() {
-        shell.reopen_gate();
-    }
+    shell.reopen_gates();
     if shell.core.next_deadline().is_some_and(|at| at.0 <= clock::now()) {
         shell.happen(Input::Tick);
     }

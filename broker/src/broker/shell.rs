@@ -19,6 +19,7 @@ use vgem_proto::ids::{CauseId, DomainId, InstanceId, Time, TimelineKey};
 use vgem_proto::limits;
 use vgem_proto::message::keeper::Serving;
 
+use super::Given;
 use super::clients::Client;
 use super::control::Control;
 use super::events::{Limiter, Monitors};
@@ -52,14 +53,22 @@ pub(super) struct Ring {
     pub(super) inode: Inode,
 }
 
+/// A listening socket, and how fast it lets in.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) listener: Listener,
+    pub(super) gate: Gate,
+}
+
 /// What the role owns.
 #[derive(Debug)]
 pub(super) struct Shell {
     pub(super) core: Broker,
+    pub(super) given: Given,
     pub(super) poller: Poller,
     pub(super) keeper: Link,
-    pub(super) listener: Listener,
-    pub(super) gate: Gate,
+    /// Where clients come in: for everybody, and of domains.
+    pub(super) doors: BTreeMap<Option<DomainId>, Door>,
     pub(super) turns: Turns,
     pub(super) clients: HashMap<LinkId, Client>,
     pub(super) lingering: Lingering,
@@ -91,21 +100,23 @@ pub(super) struct Shell {
 impl Shell {
     pub(super) fn new(
         core: Broker,
+        given: Given,
         keeper: Socket,
         listener: Listener,
         lease: LeaseSupport,
     ) -> Result<Self, Failure> {
         let poller = Poller::new()?;
         let memory = Memory::new(&lease)?;
-        poller.add(&listener, Source::Listener)?;
+        poller.add(&listener, Source::Listener(None))?;
+        let doors = BTreeMap::from([(None, Door { listener, gate: Gate::default() })]);
         poller.add(memory.watcher(), Source::Watcher)?;
         let keeper = Link::new(keeper, Source::Keeper, usize::MAX, &poller)?;
         Ok(Self {
             core,
+            given,
             poller,
             keeper,
-            listener,
-            gate: Gate::default(),
+            doors,
             turns: Turns::default(),
             clients: HashMap::new(),
             lingering: Lingering::default(),
@@ -134,7 +145,10 @@ impl Shell {
     pub(super) fn begin(&mut self, _proof: &Confined, prestart: Option<u32>) {
         self.ask_keeper(&Serving {}.into(), Vec::new());
         match prestart {
-            Some(uid) => self.happen(Input::Prestart { domain: domain_of(uid) }),
+            Some(uid) => {
+                let domain = self.core.home_of(uid, &[]);
+                self.happen(Input::Prestart { domain });
+            }
             // Core may want pages made before the first client comes.
             None => self.happen(Input::Tick),
         }
@@ -180,9 +194,4 @@ impl Shell {
             pair.face.kill_page(ErrorCode::BrokerLost.number(), CauseId::NONE.0);
         }
     }
-}
-
-/// The domain of a user: its own.
-pub(super) const fn domain_of(uid: u32) -> DomainId {
-    DomainId(uid)
 }

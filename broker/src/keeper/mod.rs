@@ -24,6 +24,7 @@
 
 mod account;
 mod control;
+mod doors;
 mod drivers;
 mod family;
 mod features;
@@ -41,7 +42,7 @@ use std::time::Duration;
 use tracing::{error, info};
 use vgem_os::OsError;
 use vgem_os::process::limits;
-use vgem_proto::message::keeper::{KeeperMessage, Stop as StopMessage};
+use vgem_proto::message::keeper::{KeeperMessage, Policy as PolicyMessage, Stop as StopMessage};
 
 pub(crate) use self::account::become_and_exec;
 use self::family::{Family, Member, Who};
@@ -51,6 +52,7 @@ pub(crate) use self::porters::{PORTER_CHANNEL, PORTER_LINK};
 pub(crate) use self::start::{BROKER_LINK, BROKER_LISTENER};
 use self::wishes::Wishes;
 use crate::cli::{Cli, Mode};
+use crate::config::{Mistakes, Policy};
 use crate::exit::{Exit, Failure};
 
 /// How long the broker may take to end when it was asked to.
@@ -77,6 +79,22 @@ impl From<OsError> for Stop {
     fn from(e: OsError) -> Self {
         Self::Failure(e.into())
     }
+}
+
+/// Reads the configuration, asks the drivers what they are, and says what is wrong. Changes nothing and serves nobody.
+pub(crate) fn check_config(cli: &Cli) -> Result<(), Failure> {
+    let mode = if cli.user { Mode::User } else { Mode::System };
+    crate::log::start(&crate::log::filter(cli.log.as_deref(), "warn"))?;
+    let files = start::files(cli, mode);
+    let policy = start::policy(&files)?;
+    let wishes = Wishes::new(None)?;
+    let drivers = match drivers::find(cli.drivers.as_deref(), &files.config, mode, None, &wishes) {
+        Ok(drivers) => drivers,
+        Err(Stop::Failure(failure)) => return Err(failure),
+        Err(Stop::Asked(_)) => return Ok(()),
+    };
+    let unknown = policy.unknown(&files, &start::descriptions(&drivers));
+    if unknown.is_empty() { Ok(()) } else { Err(Mistakes(unknown).into()) }
 }
 
 /// Runs the role to its end.
@@ -107,16 +125,21 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
 
 /// Starts everything and stays until somebody wants the end.
 fn keep(cli: &Cli, mode: Mode, filter: &str, wishes: &Wishes) -> Result<(), Stop> {
-    let config = start::config(cli, mode)?;
+    let files = start::files(cli, mode);
+    let (config, policy) = (&files.config, start::policy(&files)?);
     let mut place = Place::take(cli.dir.as_deref(), mode)?;
     let accounts = account::Accounts::find(mode);
-    let drivers = drivers::find(cli.drivers.as_deref(), &config, mode, accounts.driver, wishes)?;
+    let drivers = drivers::find(cli.drivers.as_deref(), config, mode, accounts.driver, wishes)?;
+    for mistake in policy.unknown(&files, &start::descriptions(&drivers)) {
+        tracing::warn!("{mistake}");
+    }
     let listener = place.listen(mode)?;
-    let mut keeper = start::broker(filter, &config, mode, accounts, drivers, listener, wishes)?;
+    let mut keeper =
+        start::broker(filter, (config, policy), mode, accounts, drivers, (listener, place.dir()), wishes)?;
     info!("serving on {}", place.socket().display());
     systemd::tell("READY=1");
     let why = match wishes.ready() {
-        Ok(()) => keeper.watch(wishes),
+        Ok(()) => keeper.watch(wishes, &|| start::policy(&start::files(cli, mode))),
         Err(failure) => Stop::Failure(failure),
     };
     systemd::tell("STOPPING=1");
@@ -131,11 +154,14 @@ struct Keeper {
     instances: instances::Instances,
     porters: porters::Porters,
     control: control::Control,
+    doors: doors::Doors,
 }
 
 impl Keeper {
     /// Serves the broker until it ends, or somebody wants the end.
-    fn watch(&mut self, wishes: &Wishes) -> Stop {
+    ///
+    /// `policy` reads the configuration again.
+    fn watch(&mut self, wishes: &Wishes, policy: &dyn Fn() -> Result<Policy, Failure>) -> Stop {
         let broker = |how: &dyn std::fmt::Display| {
             Stop::Failure(Failure::new(Exit::Internal, format!("the broker {how}")))
         };
@@ -149,6 +175,11 @@ impl Keeper {
                 Ok(ready) => ready,
                 Err(stop) => return stop,
             };
+            if wishes.takes_reread()
+                && let Err(e) = self.reread(policy)
+            {
+                return broker(&e);
+            }
             let (link, children) = ready.split_last().unwrap_or((&false, &[]));
             if children.contains(&true) {
                 for member in self.family.ended() {
@@ -177,6 +208,24 @@ impl Keeper {
         }
     }
 
+    /// Reads the configuration again and tells the broker. Where something is wrong in it, nothing changes.
+    fn reread(&self, policy: &dyn Fn() -> Result<Policy, Failure>) -> Result<(), link::LinkError> {
+        systemd::tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", vgem_os::clock::now() / 1000));
+        let json = policy().and_then(|policy| policy.json());
+        let told = match json {
+            Ok(json) => {
+                info!("the configuration was read again");
+                self.link.send(&PolicyMessage { json }.into(), &[])
+            }
+            Err(failure) => {
+                error!("the configuration was read again and nothing changes: {failure}");
+                Ok(())
+            }
+        };
+        systemd::tell("READY=1");
+        told
+    }
+
     /// Does what the broker asks; false if it closed its link.
     fn hear(&mut self) -> Result<bool, link::LinkError> {
         match self.link.receive()? {
@@ -186,6 +235,8 @@ impl Keeper {
                         self.porters.start(start.porter, &mut self.family, &self.link)?;
                     }
                     KeeperMessage::KillPorter(kill) => porters::Porters::kill(kill.porter, &self.family),
+                    KeeperMessage::OpenDoor(open) => self.doors.open(open.domain, &open.name, &self.link)?,
+                    KeeperMessage::CloseDoor(close) => self.doors.close(close.domain),
                     other => self.instances.carry_out(other, fds, &mut self.family, &self.link)?,
                 }
                 Ok(true)

@@ -20,7 +20,7 @@ use crate::cli::Mode;
 use crate::exit::{Exit, Failure};
 
 const LOCK: &str = "vgemd.lock";
-const SOCKET: &str = "vgemd.sock";
+pub(super) const SOCKET: &str = "vgemd.sock";
 /// How long the broker of a killed keeper may still answer.
 const LEFTOVER_END: Duration = Duration::from_secs(1);
 /// How long between two looks whether it still does.
@@ -55,6 +55,11 @@ impl Place {
         // The process that an embedded daemon serves makes its directory, but may not live to remove it.
         let own_dir = made || matches!(mode, Mode::Embedded(_));
         Ok(Self { socket: dir.join(SOCKET), dir, own_dir, bound: false, _lock: locked? })
+    }
+
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where clients connect.

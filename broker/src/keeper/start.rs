@@ -16,11 +16,13 @@ use std::time::Duration;
 use vgem_os::clock;
 use vgem_os::process::Launch;
 use vgem_os::seqpacket::{Listener, Socket};
+use vgem_proto::describe::Description;
 use vgem_proto::ids::DeviceId;
 use vgem_proto::message::keeper::{Device, KeeperMessage, Serve, Setup as SetupMessage};
 
 use super::account::{Accounts, dressed, own_program};
 use super::control::Control;
+use super::doors::Doors;
 use super::drivers::Driver;
 use super::family::{Family, nanos};
 use super::instances::Instances;
@@ -29,7 +31,7 @@ use super::porters::Porters;
 use super::wishes::Wishes;
 use super::{Keeper, Stop, features};
 use crate::cli::{Cli, Mode};
-use crate::config::Config;
+use crate::config::{Config, Files, Policy};
 use crate::exit::{Exit, Failure};
 use crate::setup::Setup;
 
@@ -41,9 +43,9 @@ pub(crate) const BROKER_LISTENER: i32 = 4;
 const BROKER_START: Duration = Duration::from_secs(10);
 
 /// Reads the configuration of a mode.
-pub(super) fn config(cli: &Cli, mode: Mode) -> Result<Config, Failure> {
+pub(super) fn files(cli: &Cli, mode: Mode) -> Files {
     if let Some(file) = &cli.config {
-        return Config::read(file, true);
+        return Files::read(file, true);
     }
     let usual = match mode {
         Mode::System => Some(PathBuf::from("/etc")),
@@ -54,7 +56,25 @@ pub(super) fn config(cli: &Cli, mode: Mode) -> Result<Config, Failure> {
         // Its process says what it wants; what a user configured for a daemon is not meant for it.
         Mode::Embedded(_) => None,
     };
-    usual.map_or(Ok(Config::default()), |dir| Config::read(&dir.join("vgemd/vgemd.toml"), false))
+    usual.map(|dir| Files::read(&dir.join("vgemd/vgemd.toml"), false)).unwrap_or_default()
+}
+
+/// The policy that files say, if nothing in them is wrong.
+pub(super) fn policy(files: &Files) -> Result<Policy, Failure> {
+    let mut mistakes = files.mistakes.clone();
+    match Policy::of(files) {
+        Ok(policy) if mistakes.0.is_empty() => policy.json().map(|_| policy),
+        Ok(_) => Err(mistakes.into()),
+        Err(more) => {
+            mistakes.0.extend(more);
+            Err(mistakes.into())
+        }
+    }
+}
+
+/// The devices, as their drivers describe them.
+pub(super) fn descriptions(drivers: &BTreeMap<DeviceId, Driver>) -> Vec<Description> {
+    drivers.values().filter_map(|driver| Description::decode(&driver.description).ok()).collect()
 }
 
 /// What every child may see of our environment.
@@ -65,11 +85,11 @@ pub(super) fn environment() -> Vec<(OsString, OsString)> {
 /// Starts the broker and waits until it serves.
 pub(super) fn broker(
     filter: &str,
-    config: &Config,
+    (config, policy): (&Config, Policy),
     mode: Mode,
     accounts: Accounts,
     drivers: BTreeMap<DeviceId, Driver>,
-    listener: Listener,
+    (listener, dir): (Listener, &Path),
     wishes: &Wishes,
 ) -> Result<Keeper, Stop> {
     let programs = drivers.values().next().and_then(|one| one.program.parent()).unwrap_or(Path::new("/"));
@@ -89,7 +109,7 @@ pub(super) fn broker(
     let mut family = Family::new(child);
     let control = Control::new(config.control.bus.as_ref(), mode, &programs, accounts.control, filter);
     let setup = Setup {
-        quota: config.quota,
+        policy,
         times: config.times,
         restart: config.restart,
         prestart: match mode {
@@ -111,6 +131,7 @@ pub(super) fn broker(
             instances: Instances::new(drivers, accounts.driver),
             porters: Porters::new(accounts.driver, filter),
             control,
+            doors: Doors::below(dir),
         }),
         Err(Stop::Failure(failure)) => {
             let status = family.kill_all();

@@ -49,6 +49,7 @@ impl Rig {
         link.set_recv_timeout(Some(Duration::from_secs(10))).expect("a socket of ours");
         // The kernel ends children with the thread that started them, so that thread serves, too.
         let keeper = std::thread::spawn(move || {
+            let dir = tempfile::tempdir().expect("a directory");
             let (idle, _held) = std::os::unix::net::UnixStream::pair().expect("a pair");
             let launch = Launch {
                 args: vec!["-c".into(), "read end <&3".into()],
@@ -66,8 +67,11 @@ impl Rig {
                     program: || Ok("/bin/sh".into()),
                     args: vec!["-c".into(), porter.into()],
                 },
+                doors: doors::Doors::below(dir.path()),
             };
-            let why = keeper.watch(&Wishes::new(None).expect("signals can be caught"));
+            let why = keeper.watch(&Wishes::new(None).expect("signals can be caught"), &|| {
+                unreachable!("nobody asks for it")
+            });
             keeper.family.kill_all();
             why
         });

@@ -6,9 +6,10 @@
 //! Bytes that come from there are read and ignored.
 //!
 //! The signals are blocked and read from an fd. Children inherit the block, so Ctrl-C at a terminal, which every
-//! process there gets, is the keeper's alone, and it ends the others in order. SIGHUP is blocked too and means
-//! nothing yet.
+//! process there gets, is the keeper's alone, and it ends the others in order. SIGHUP is the wish that
+//! the configuration be read again.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -29,6 +30,8 @@ const READY: &[u8] = b"ready\n";
 pub(super) struct Wishes {
     signals: SignalFd,
     lifeline: Option<OwnedFd>,
+    /// The configuration is to be read again.
+    reread: Cell<bool>,
 }
 
 impl Wishes {
@@ -43,7 +46,7 @@ impl Wishes {
         let flags = SfdFlags::SFD_CLOEXEC.union(SfdFlags::SFD_NONBLOCK);
         let signals = SignalFd::with_flags(&caught, flags).map_err(failed)?;
         let lifeline = lifeline.map(take).transpose()?;
-        Ok(Self { signals, lifeline })
+        Ok(Self { signals, lifeline, reread: Cell::new(false) })
     }
 
     /// Says on the lifeline that the daemon serves.
@@ -56,8 +59,14 @@ impl Wishes {
         }
     }
 
+    /// Whether the configuration is to be read again; the next time not, unless somebody wants it meanwhile.
+    pub(super) fn takes_reread(&self) -> bool {
+        self.reread.take()
+    }
+
     /// Waits until one of `fds` is readable or closed, or until `deadline` (CLOCK_MONOTONIC, nanoseconds; `None` is
-    /// for ever). Says which are; all are not at the deadline.
+    /// for ever). Says which are; all are not at the deadline, and while the configuration is to be read again and there is
+    /// no deadline.
     ///
     /// # Errors
     /// [`Stop::Asked`] when somebody wants the end.
@@ -74,7 +83,7 @@ impl Wishes {
             let (ours, theirs) = all.split_at(own);
             self.look(ours)?;
             let ready: Vec<bool> = theirs.iter().map(|fd| !fd.revents().is_empty()).collect();
-            if ready.contains(&true) {
+            if ready.contains(&true) || deadline.is_none() && self.reread.get() {
                 return Ok(ready);
             }
         }
@@ -84,9 +93,11 @@ impl Wishes {
     fn look(&self, ours: &[PollFd<'_>]) -> Result<(), Stop> {
         if ours.first().is_some_and(|fd| !fd.revents().is_empty())
             && let Ok(Some(signal)) = self.signals.read_signal()
-            && signal.ssi_signo != Signal::SIGHUP as u32
         {
-            return Err(Stop::Asked("a signal"));
+            if signal.ssi_signo != Signal::SIGHUP as u32 {
+                return Err(Stop::Asked("a signal"));
+            }
+            self.reread.set(true);
         }
         let Some((lifeline, events)) = self.lifeline.as_ref().zip(ours.get(1).map(PollFd::revents)) else {
             return Ok(());

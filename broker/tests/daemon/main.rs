@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod common;
+mod domains;
 mod events;
 mod hostile;
 mod import;
 mod objects;
+mod policy;
 mod porter;
 mod timelines;
 

@@ -72,6 +72,15 @@ pub(crate) enum Verb {
     ///
     /// Root is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
     Monitor(Monitor),
+    /// Users and containers that share quotas: make one for a container, look at them, end them
+    Domain(Domain),
+    /// What a domain holds and may hold; with KIND=LIMIT, that from now on
+    ///
+    /// A user's own domain has the user's number as its name. It holds until the configuration is read again. For root, or
+    /// whom the daemon serves alone.
+    Quota(Quota),
+    /// Disconnect a client; for root, or whom the daemon serves alone
+    Disconnect(Disconnect),
     /// Examine this machine, and the broker if one runs
     #[command(after_help = "Example:\n  vgemctl doctor")]
     Doctor,
@@ -217,6 +226,102 @@ pub(crate) struct Monitor {
     pub(crate) count: Option<u64>,
 }
 
+/// `domain`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  vgemctl domain list\n  vgemctl domain create stage --quota bytes=64MiB --devices copy,zip/compress --run -- vgemctl list devices"
+)]
+pub(crate) struct Domain {
+    #[command(subcommand)]
+    pub(crate) what: Domains,
+}
+
+/// What to do with domains.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Domains {
+    /// Make one, with a socket of its own
+    ///
+    /// Whoever is given the folder of the socket is in the domain, whatever user it is: bind-mount it into a container. With
+    /// --run the command finds the socket in VGEM_SOCKET and its folder in VGEM_DOMAIN_DIR, and the domain ends with it;
+    /// otherwise the domain stays until it is closed.
+    Create(Create),
+    /// All that one may see
+    List,
+    /// One of them, with what it holds and may hold
+    Show {
+        /// Its name, or its number
+        name: String,
+    },
+    /// Let nobody new in; it ends with its last client
+    Drain {
+        /// Its name, or its number
+        name: String,
+    },
+    /// End it, and disconnect its clients
+    Close {
+        /// Its name, or its number
+        name: String,
+    },
+}
+
+/// `domain create`.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// Its name: 1 to 32 of a to z, 0 to 9 and -
+    pub(crate) name: String,
+    /// What it may hold; may be repeated
+    #[arg(long, value_name = "KIND=LIMIT", value_parser = limit, value_delimiter = ',')]
+    pub(crate) quota: Vec<(vgem::QuotaKind, u64)>,
+    /// Devices, or operations of them, that it may use, and no others; not given: those that everybody may
+    #[arg(long, value_name = "DEVICE[/OPERATION]", value_delimiter = ',')]
+    pub(crate) devices: Vec<String>,
+    /// Run a command in it
+    #[arg(long, requires = "command")]
+    pub(crate) run: bool,
+    /// The command
+    #[arg(last = true, value_name = "COMMAND", requires = "run")]
+    pub(crate) command: Vec<String>,
+}
+
+/// `quota`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl quota DOMAIN\n  vgemctl quota DOMAIN bytes=1GiB objects=1000")]
+pub(crate) struct Quota {
+    /// The domain: its name, or its number
+    pub(crate) domain: String,
+    /// bytes, objects, handles, queues, jobs, connections, exports, porters, monitors, pages, timelines, rings or
+    /// requests_per_s, and the most of it; KiB, MiB, GiB and TiB are understood
+    #[arg(value_name = "KIND=LIMIT", value_parser = limit)]
+    pub(crate) quotas: Vec<(vgem::QuotaKind, u64)>,
+}
+
+/// `disconnect`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl disconnect CLIENT")]
+pub(crate) struct Disconnect {
+    /// Its number, as `list clients` prints it
+    pub(crate) client: u64,
+}
+
+/// A quota as KIND=LIMIT.
+fn limit(text: &str) -> Result<(vgem::QuotaKind, u64), String> {
+    let kinds = || vgem::QuotaKind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+    let (name, number) = pair(text)?;
+    let kind = vgem::QuotaKind::ALL.iter().find(|kind| kind.name() == name);
+    let kind = kind.ok_or_else(|| format!("{name} is none of {}", kinds()))?;
+    Ok((*kind, size(&number)?))
+}
+
+/// A number, of bytes perhaps.
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    let number: u64 =
+        digits.trim().parse().map_err(|_| format!("{text} is no number, as 4096 or 64MiB are"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than 16 EiB"))
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -272,6 +377,16 @@ mod tests {
             (wanted.clone(), wanted.clone(), wanted)
         );
         assert!(cause("3.x").is_err() && cause("").is_err());
+    }
+
+    #[test]
+    fn a_quota_is_a_kind_and_a_number_with_a_unit() {
+        use vgem::QuotaKind as Q;
+        assert_eq!(limit("bytes=64MiB"), Ok((Q::Bytes, 64 << 20)));
+        assert_eq!(limit("rings=3"), Ok((Q::Rings, 3)));
+        for wrong in ["bytes", "bytes=x", "colors=1", "bytes=99999999TiB", "bytes=-1"] {
+            assert!(limit(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

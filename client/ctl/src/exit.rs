@@ -11,7 +11,8 @@ Exit codes:
   2  the command line is wrong
   3  no broker answers, or a private one did not start
   4  the broker refused
-  5  no such device, object, client or operation";
+  5  no such device, object, client, domain or operation
+domain create --run ends as its command does.";
 
 /// A command that ran, and did not find what it should have.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,11 @@ pub(crate) struct Usage(pub(crate) String);
 #[derive(Debug, thiserror::Error)]
 #[error("not all is well")]
 pub(crate) struct Unwell;
+
+/// A command that was run ended so.
+#[derive(Debug, thiserror::Error)]
+#[error("the command ended: {0}")]
+pub(crate) struct Ended(pub(crate) std::process::ExitStatus);
 
 /// The exit code of a command; prints why it failed.
 pub(crate) fn code(done: anyhow::Result<()>) -> ExitCode {
@@ -49,6 +55,9 @@ fn number(error: &anyhow::Error) -> u8 {
 fn number_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if error.is::<Usage>() {
         return Some(2);
+    }
+    if let Some(Ended(status)) = error.downcast_ref() {
+        return Some(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
     }
     if error.is::<NotThere>() {
         return Some(5);

@@ -34,6 +34,9 @@ fn main() -> ExitCode {
         Verb::Who(who) => verbs::who::run(&cli.common, who),
         Verb::Why(why) => verbs::why::run(&cli.common, why),
         Verb::Monitor(monitor) => verbs::monitor::run(&cli.common, monitor),
+        Verb::Domain(domain) => verbs::domain::run(&cli.common, domain),
+        Verb::Quota(quota) => verbs::domain::quota(&cli.common, quota),
+        Verb::Disconnect(disconnect) => verbs::domain::disconnect(&cli.common, disconnect),
         Verb::Doctor => verbs::doctor::run(&cli.common),
     };
     exit::code(done)

@@ -5,6 +5,7 @@
 //! authorised. A cell is read once; the copy is checked and used.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
 use vgem_os::mapping::{Mapping, SpanMut};
@@ -32,6 +33,8 @@ pub(crate) struct Prepared {
     /// The operands and the parameters that must be there: a bit each.
     pub(crate) required: u64,
     pub(crate) required_params: u64,
+    /// Entries may not use it: policy, of which the broker tells and which it minds itself for jobs.
+    forbidden: AtomicBool,
 }
 
 /// What is asked of an operand of an entry.
@@ -98,6 +101,14 @@ impl Operations {
             _ => self.0.iter().find(|p| p.operation.number == number),
         }
     }
+
+    /// Has entries use none of these, and again those that were forbidden before.
+    pub(crate) fn forbid(&self, numbers: &[u16]) {
+        for prepared in &self.0 {
+            let is_forbidden = numbers.contains(&prepared.operation.number);
+            prepared.forbidden.store(is_forbidden, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Prepared {
@@ -117,7 +128,12 @@ impl Prepared {
             required: bits(operation.operands.iter().map(|operand| operand.required)),
             required_params: bits(operation.params.iter().map(is_required)),
             operation: operation.clone(),
+            forbidden: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.forbidden.load(Ordering::Relaxed)
     }
 }
 

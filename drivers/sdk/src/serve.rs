@@ -170,6 +170,7 @@ impl<E: Engine> Control<'_, E> {
     fn handle(&mut self, message: DriverMessage, fds: &mut Vec<OwnedFd>) -> Result<(), Fault> {
         match message {
             DriverMessage::Start(start) => self.instance.outbox.set_issuer(start.instance),
+            DriverMessage::Forbid(forbid) => self.instance.operations.forbid(&forbid.operations),
             DriverMessage::Map(map) => self.map(map, fds)?,
             DriverMessage::Unmap(unmap) => {
                 let gone = self.instance.schedule().objects.unmap(unmap.object);

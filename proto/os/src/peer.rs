@@ -4,8 +4,9 @@
 //! it may be used again, so nothing is decided by it. The pidfd is the process itself. `SCM_CREDENTIALS` is not
 //! used: root of a container may claim any uid of its map.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
+use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, opcode};
@@ -19,6 +20,8 @@ pub struct PeerIdentity {
     pub uid: u32,
     /// Effective gid when it connected.
     pub gid: u32,
+    /// Its effective group and all others when it connected.
+    pub groups: Vec<u32>,
     /// Its pid then, for people; 0 if it has none in this pid namespace.
     pub pid: i32,
     /// The process itself (`SO_PEERPIDFD`, Linux 6.5); readable when it is gone.
@@ -44,7 +47,9 @@ impl PeerIdentity {
             Err(errno) => return Err(OsError::new("getsockopt(SO_PEERPIDFD)", errno)),
         };
         let cgroup = pidfd.as_ref().and_then(cgroup_of);
-        Ok(Self { uid: cred.uid(), gid: cred.gid(), pid: cred.pid(), pidfd, cgroup })
+        let mut groups = groups_of(socket).attempt("getsockopt(SO_PEERGROUPS)")?;
+        groups.push(cred.gid());
+        Ok(Self { uid: cred.uid(), gid: cred.gid(), groups, pid: cred.pid(), pidfd, cgroup })
     }
 }
 
@@ -70,6 +75,36 @@ fn cgroup_of(pidfd: &OwnedFd) -> Option<u64> {
     // SAFETY: U6. The kernel writes at most the struct's size, and every bit pattern of it is valid.
     let asked = unsafe { rustix::ioctl::ioctl(pidfd, request) };
     (asked.is_ok() && info.mask & CGROUP_ID != 0).then_some(info.cgroup_id)
+}
+
+/// The supplementary groups of the peer of a connected Unix socket.
+fn groups_of(socket: BorrowedFd<'_>) -> core::result::Result<Vec<u32>, Errno> {
+    let mut groups = vec![0u32; 32];
+    loop {
+        let room = size_of_val(groups.as_slice());
+        let mut len = libc::socklen_t::try_from(room).map_err(|_| Errno::OVERFLOW)?;
+        // SAFETY: U6. The pointer and the length are those of a live vector of u32, of which every bit pattern is valid.
+        let done = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        let count = usize::try_from(len).map_err(|_| Errno::OVERFLOW)? / size_of::<u32>();
+        match (done, nix::errno::Errno::last()) {
+            (0, _) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // The kernel says how many there are; at most 65536.
+            (_, nix::errno::Errno::ERANGE) if count > groups.len() => groups.resize(count, 0),
+            (_, nix::errno::Errno::ENOPROTOOPT) => return Ok(Vec::new()),
+            (_, errno) => return Err(from_nix(errno)),
+        }
+    }
 }
 
 fn from_nix(errno: nix::errno::Errno) -> Errno {

@@ -3,6 +3,7 @@
 message_table! {
     enum ClientMessage;
     uses {
+        use crate::domains::{self, QuotaLimit};
         use crate::error::ErrorCode;
         use crate::jobs::{
             ClientJob, ClientOperand, ClientParam, ObservedPoint, PoisonedRange, ShownTimeline, Wait,
@@ -262,6 +263,40 @@ message_table! {
         /// The queue.
         queue: QueueHandle,
     } []
+    /// Makes a domain with a name and a listening socket of its own, for who administers; answered by DomainCreated. It ends
+    /// with its creator's session, unless the flag DOMAIN_STAYS is set.
+    50 CreateDomain since 1 from Client fds [] flags 1 {} [
+        /// Its name.
+        name: u8, max domains::NAME_LEN;
+        /// What it may hold, where that is not what everybody may.
+        quotas: QuotaLimit, max domains::QUOTAS_MOST;
+        /// What it may use, a device or DEVICE/OPERATION in each line; empty: what everybody may.
+        uses: u8, max domains::USES_LEN;
+    ]
+    /// Lets nobody new into a domain that was made with CreateDomain; it ends with its last client; answered by Done.
+    51 DrainDomain since 1 from Client fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } []
+    /// Ends a domain that was made with CreateDomain, and disconnects its clients; answered by Done.
+    52 CloseDomain since 1 from Client fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } []
+    /// Says anew what a domain may hold, for who administers; answered by Done.
+    53 SetQuota since 1 from Client fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } [
+        /// The quotas that change.
+        quotas: QuotaLimit, max domains::QUOTAS_MOST;
+    ]
+    /// Disconnects a client, for who administers; answered by Done.
+    54 Disconnect since 1 from Client fds [] flags 0 {
+        /// Its number, as Welcome has it.
+        client: u64,
+    } []
+
     /// Answers Hello.
     101 Welcome since 1 from Broker fds [] flags 0 {
         /// 128 bits that name this session.
@@ -499,5 +534,13 @@ message_table! {
     } [
         /// The event, as a JSON object.
         json: u8, max limits::TEXT_LEN;
+    ]
+    /// Answers CreateDomain.
+    150 DomainCreated since 1 from Broker fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } [
+        /// Where its socket is, as the daemon sees it.
+        path: u8, max limits::TEXT_LEN;
     ]
 }

@@ -133,6 +133,12 @@ message_table! {
         domain: DomainId,
     } []
     /// Map an object, whole. Sent again with Write it replaces a read-only mapping.
+    /// Operations that entries of user queues may not use; in place of those of the last such message.
+    101 Forbid since 1 from Broker fds [] flags 0 {} [
+        /// Their numbers.
+        operations: u16, max limits::OPERATIONS;
+    ]
+    /// Map an object, or replace its mapping.
     110 Map since 1 from Broker fds ["export"] flags 0 {
         /// The object.
         object: ObjectKey,

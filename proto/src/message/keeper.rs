@@ -2,7 +2,9 @@
 
 message_table! {
     enum KeeperMessage;
-    uses {}
+    uses {
+        use crate::domains;
+    }
 
     /// First message: the configuration, as JSON.
     1 Setup since 1 from Keeper fds [] flags 0 {} [
@@ -19,6 +21,11 @@ message_table! {
     ]
     /// All devices are told; serve.
     3 Serve since 1 from Keeper fds [] flags 0 {} []
+    /// The configuration was read again: who may hold and use what, as JSON.
+    4 Policy since 1 from Keeper fds [] flags 0 {} [
+        /// The policy (`vgemd::config`).
+        json: u8, max limits::MESSAGE_LEN - 1024;
+    ]
     /// An instance runs: the broker's end of its link, and its pidfd.
     11 InstanceStarted since 1 from Keeper fds ["link" "pidfd"] flags 0 {
         /// The instance.
@@ -83,6 +90,22 @@ message_table! {
         /// Zero.
         reserved: Zero<4>,
     } []
+    /// A domain has its listening socket.
+    27 DoorOpened since 1 from Keeper fds ["listener"] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } [
+        /// Where the socket is.
+        path: u8, max limits::TEXT_LEN;
+    ]
+    /// A domain cannot have a listening socket.
+    28 DoorFailed since 1 from Keeper fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } [
+        /// Why, in words.
+        text: u8, max limits::TEXT_LEN;
+    ]
     /// End in an orderly way.
     30 Stop since 1 from Keeper fds [] flags 0 {} []
     /// Control runs: the broker's end of its link. It takes the place of one before.
@@ -135,5 +158,18 @@ message_table! {
     125 KillPorter since 1 from Broker fds [] flags 0 {
         /// The porter.
         porter: PorterId,
+    } []
+    /// Make a listening socket for a domain.
+    127 OpenDoor since 1 from Broker fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
+    } [
+        /// Its name.
+        name: u8, max domains::NAME_LEN;
+    ]
+    /// Take the listening socket of a domain away.
+    128 CloseDoor since 1 from Broker fds [] flags 0 {
+        /// The domain.
+        domain: DomainId,
     } []
 }

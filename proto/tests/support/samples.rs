@@ -4,6 +4,7 @@
 
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::{Description, Direction, Operation, Touch};
+use vgem_proto::domains::{QuotaKind, QuotaLimit};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{
     CauseId, ClientKey, DeviceId, DomainId, Handle, InstanceId, ObjectKey, PageId, Point, PorterId,
@@ -15,7 +16,8 @@ use vgem_proto::jobs::{
     WAIT_FOR_SUBMIT, WAIT_PROMISE, Wait,
 };
 use vgem_proto::message::{
-    PROMISE_REPLY, SUBMIT_REPLY, client as c, control as o, driver as d, keeper as k, porter as p,
+    DOMAIN_STAYS, PROMISE_REPLY, SUBMIT_REPLY, client as c, control as o, driver as d, keeper as k,
+    porter as p,
 };
 use vgem_proto::rights::{Access, HugePages, Rights, TimelineRights, WaitKind};
 use vgem_proto::snapshot::Topic;
@@ -182,6 +184,16 @@ fn client() -> Vec<Sample> {
     add(0, c::Event { lost: 3, json: text(event) }.into());
     // Last, as what is added is, so that the vectors before stay as they are.
     add(0, c::CommitRing { queue: QueueHandle(5) }.into());
+    let quotas = vec![QuotaLimit::new(QuotaKind::Bytes, 1 << 30), QuotaLimit::new(QuotaKind::Rings, 0)];
+    let create =
+        c::CreateDomain { name: text("stage-2"), quotas: quotas.clone(), uses: text("copy\nzip/compress") };
+    add(DOMAIN_STAYS, create.into());
+    let domain = DomainId(0xF000_0001);
+    add(0, c::DrainDomain { domain }.into());
+    add(0, c::CloseDomain { domain }.into());
+    add(0, c::SetQuota { domain, quotas }.into());
+    add(0, c::Disconnect { client: 7 }.into());
+    add(0, c::DomainCreated { domain, path: text("/run/vgemd/domains/stage-2/vgemd.sock") }.into());
     samples
 }
 
@@ -294,6 +306,7 @@ fn driver() -> Vec<Sample> {
     let since = Time(0x6162_6364);
     add(d::Stalled { timeline, point: Point(3), address, since }.into());
     add(d::Start { instance: InstanceId(5), domain: DomainId(1000) }.into());
+    add(d::Forbid { operations: vec![1, 7, 9] }.into());
     add(d::Map { object: OBJECT, len: 0x20_3000, access: Access::Write, reserved: Zero }.into());
     add(d::Unmap { object: OBJECT }.into());
     add(d::SignalPage { page: PageId(2) }.into());
@@ -396,6 +409,12 @@ fn keeper() -> Vec<Sample> {
     };
     let (instance, device, domain) = (InstanceId(5), DeviceId(3), DomainId(1000));
     add(k::Setup { json: text("{\"quotas\":{}}") }.into());
+    let door = DomainId(0xF000_0001);
+    add(k::DoorOpened { domain: door, path: text("/run/vgemd/domains/a/vgemd.sock") }.into());
+    add(k::DoorFailed { domain: door, text: text("no room") }.into());
+    add(k::OpenDoor { domain: door, name: text("a") }.into());
+    add(k::CloseDoor { domain: door }.into());
+    add(k::Policy { json: text("{\"quota\":{}}") }.into());
     add(k::Device { device, description: description().encode() }.into());
     add(k::Serve {}.into());
     add(k::InstanceStarted { instance, pid: 321, reserved: Zero }.into());

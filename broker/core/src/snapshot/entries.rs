@@ -1,14 +1,20 @@
 //! The entries of most topics, made from the tables.
 
+use std::collections::BTreeSet;
+
+use vgem_proto::domains::QuotaKind;
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::{InstanceId, ObjectKey, Point, Time, TimelineKey};
+use vgem_proto::ids::{DomainId, InstanceId, ObjectKey, Point, Time, TimelineKey};
 use vgem_proto::snapshot::{
-    ClientEntry, DeviceEntry, FailureEntry, InstanceEntry, ObjectEntry, QueueEntry, Status, TimelineEntry,
+    ClientEntry, Counters, DeviceEntry, DomainEntry, FailureEntry, InstanceEntry, ObjectEntry, QueueEntry,
+    QuotaEntry, Status, TimelineEntry,
 };
 
+use crate::accounts::Usage;
 use crate::broker::{Broker, client_number};
 use crate::clients::Client;
 use crate::devices::{Device, Instance, InstanceState, Outlook};
+use crate::domains::{Allowed, Origin};
 use crate::io::Scope;
 use crate::objects::{Kind, Object};
 use crate::queues::Queue;
@@ -19,20 +25,76 @@ use crate::timelines::Promises;
 const FAILURES: usize = 16;
 
 impl Broker {
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self, scope: Scope) -> Status {
         let count = |number: usize| number as u64;
+        let queues = || self.queues.iter().filter(|(_, queue)| sees(scope, queue.domain));
+        let objects = || self.objects.iter().filter(|(_, object)| sees(scope, object.domain));
+        let promises = self.promises.iter().filter(|(_, promises)| sees(scope, promises.domain));
+        let instances = self.instances.values().filter(|i| sees(scope, i.domain)).count();
+        let held_up = self.held_up.values().filter(|held| sees(scope, held.domain)).count();
+        let usage = self.accounts.usage();
+        let used = |of: fn(&Usage) -> u64| {
+            usage.iter().filter(|(domain, _)| sees(scope, **domain)).map(|(_, usage)| of(usage)).sum::<u64>()
+        };
+        let (pages, counters) = match scope {
+            Scope::All => (count(self.pairs.len() + self.primary_pages()), self.counters),
+            // Who comes, works and fails elsewhere is not this domain's to know.
+            Scope::Domain(_) => (used(|usage| usage.pages), Counters::default()),
+        };
         Status {
-            clients: count(self.clients.len()),
-            objects: count(self.objects.len()),
-            object_bytes: self.accounts.usage().values().map(|usage| usage.bytes).sum(),
-            pinned_bytes: self.objects.iter().map(|(_, object)| object.pinned).sum(),
-            queues: count(self.queues.len()),
-            timelines: count(self.queues.len() + self.promises.len()),
-            jobs_in_flight: self.queues.iter().map(|(_, queue)| count(queue.in_flight())).sum(),
-            instances: count(self.instances.len() + self.held_up.len()),
-            pages: count(self.pairs.len() + self.primary_pages()),
-            counters: self.counters,
+            clients: count(self.clients.iter().filter(|(_, client)| sees(scope, client.peer.domain)).count()),
+            objects: count(objects().count()),
+            object_bytes: used(|usage| usage.bytes),
+            pinned_bytes: objects().map(|(_, object)| object.pinned).sum(),
+            queues: count(queues().count()),
+            timelines: count(queues().count() + promises.count()),
+            jobs_in_flight: queues().map(|(_, queue)| count(queue.in_flight())).sum(),
+            instances: count(instances + held_up),
+            pages,
+            counters,
             ..Status::default()
+        }
+    }
+
+    /// Domains that a reader may see, in the order of their numbers: those with a name, and those that owe something.
+    pub(super) fn domains_seen(&self, scope: Scope) -> BTreeSet<DomainId> {
+        let named = self.domains.named.keys().copied();
+        named.chain(self.accounts.usage().into_keys()).filter(|id| sees(scope, *id)).collect()
+    }
+
+    pub(super) fn domain_entry(&self, id: DomainId) -> DomainEntry {
+        let (used, limits) = (self.accounts.used(id), self.accounts.quotas(id));
+        let named = self.domains.get(id);
+        let (origin, path, creator) = match named.map(|domain| &domain.origin) {
+            None => ("user", String::new(), None),
+            Some(Origin::Configured) => ("configured", String::new(), None),
+            Some(Origin::Socket(socket)) => ("socket", socket.path.clone(), socket.creator),
+        };
+        let allowance = self.domains.allowance(id);
+        let devices = self.devices.iter().enumerate().map(|(place, device)| (allowance.of(place), device));
+        let seen = devices.filter(|(allowed, _)| **allowed != Allowed::Nothing);
+        let operations = seen.clone().filter_map(|(allowed, device)| match allowed {
+            Allowed::Operations(numbers) => {
+                let all = numbers.iter().filter_map(|number| device.description.by_number(*number));
+                Some((device.name().to_owned(), all.map(|operation| operation.name.clone()).collect()))
+            }
+            Allowed::Whole | Allowed::Nothing => None,
+        });
+        let quota = |kind: &QuotaKind| {
+            let (used, limit) = (used.of_kind(*kind), limits.of(*kind));
+            (kind.name().to_owned(), QuotaEntry { used, limit })
+        };
+        DomainEntry {
+            domain: id.0,
+            name: self.domains.name_of(id),
+            origin: origin.to_owned(),
+            state: named.map_or("open", |domain| domain.state.name()).to_owned(),
+            path,
+            creator: creator.map_or(0, client_number),
+            clients: self.clients.iter().filter(|(_, client)| client.peer.domain == id).count() as u64,
+            devices: seen.map(|(_, device)| device.name().to_owned()).collect(),
+            operations: operations.collect(),
+            quotas: QuotaKind::ALL.iter().map(quota).collect(),
         }
     }
 

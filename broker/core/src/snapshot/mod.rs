@@ -16,7 +16,8 @@ mod obligations;
 
 use vgem_proto::ids::{DomainId, Point, TimelineKey};
 use vgem_proto::snapshot::{
-    ClientEntry, DeviceEntry, ObjectEntry, ObligationEntry, QueueEntry, Status, TimelineEntry, Topic,
+    ClientEntry, DeviceEntry, DomainEntry, ObjectEntry, ObligationEntry, QueueEntry, Status, TimelineEntry,
+    Topic,
 };
 
 use crate::broker::{Broker, client_number};
@@ -51,6 +52,8 @@ pub enum Entries {
     Timelines(Vec<TimelineEntry>),
     /// Points that somebody owes.
     Obligations(Vec<ObligationEntry>),
+    /// Domains.
+    Domains(Vec<DomainEntry>),
 }
 
 /// What a reader may see, and what fence pages show at this moment.
@@ -81,9 +84,13 @@ impl Broker {
         let first = usize::try_from(cursor).unwrap_or(usize::MAX);
         let max = max.max(1);
         match topic {
-            Topic::Status => Snapshot { entries: Entries::Status(Box::new(self.status())), next: 0 },
+            Topic::Status => Snapshot { entries: Entries::Status(Box::new(self.status(scope))), next: 0 },
             Topic::Devices => {
                 let all = (1u64..).zip(&self.devices).skip(first);
+                let all = all.filter(|(after, _)| match scope {
+                    Scope::All => true,
+                    Scope::Domain(domain) => self.may_see(domain, usize::try_from(*after - 1).unwrap_or(0)),
+                });
                 let (entries, next) = page(all, max, |device| self.device_entry(scope, device));
                 Snapshot { entries: Entries::Devices(entries), next }
             }
@@ -123,6 +130,12 @@ impl Broker {
                 let (entries, next) =
                     page(all, max, |(key, promises)| self.timeline_entry(view, key, promises));
                 Snapshot { entries: Entries::Timelines(entries), next }
+            }
+            Topic::Domains => {
+                let all = self.domains_seen(scope).into_iter().skip_while(|id| u64::from(id.0) < cursor);
+                let all = all.map(|id| (u64::from(id.0) + 1, id));
+                let (entries, next) = page(all, max, |id| self.domain_entry(id));
+                Snapshot { entries: Entries::Domains(entries), next }
             }
             Topic::Obligations => {
                 let (entries, next) = self.obligations(view, cursor, max);

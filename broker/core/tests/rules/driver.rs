@@ -130,6 +130,10 @@ pub(crate) struct Driver {
     pub(crate) ring_errno: i32,
     pub(crate) bind_code: u32,
     is_heir: bool,
+    /// Operations that its domain may not use, if it was told.
+    pub(crate) forbidden: Option<Vec<u16>>,
+    /// It was told before it had a queue.
+    pub(crate) told_first: bool,
     causes: u32,
 }
 
@@ -157,6 +161,8 @@ impl Driver {
             ring_errno: 0,
             bind_code: 0,
             is_heir: false,
+            forbidden: None,
+            told_first: false,
             causes: 0,
         }
     }
@@ -165,6 +171,10 @@ impl Driver {
     pub(crate) fn take(&mut self, truth: &mut Truth, message: DriverMessage, attach: Attach) {
         match message {
             DriverMessage::Start(start) => assert_eq!((start.instance, start.domain), (self.id, self.domain)),
+            DriverMessage::Forbid(forbid) => {
+                self.told_first = self.lines.is_empty() && self.opened.is_empty();
+                self.forbidden = Some(forbid.operations);
+            }
             DriverMessage::Map(map) => {
                 assert_eq!(attach, Attach::Export { object: map.object, access: map.access });
                 let before = self.mapped.insert(map.object, map.access);

@@ -88,7 +88,7 @@ fn atk_a_domain_that_leaves_and_comes_back_has_no_new_burst() {
 #[test]
 fn atk_leaving_and_coming_back_makes_nobody_send_faster() {
     let mut config = config();
-    config.quotas.requests_per_s = Some(10);
+    config.policy.defaults.quotas.requests_per_s = Some(10);
     let mut world = World::with(config);
     let mut heard = 0;
     for _ in 0..30 {
@@ -139,7 +139,7 @@ fn atk_observers_do_not_fill_the_pages_of_another_domains_device() {
 #[test]
 fn atk_observing_is_charged_and_comes_back() {
     let mut config = config();
-    config.quotas.pages = 1;
+    config.policy.defaults.quotas.pages = 1;
     let mut s = shared_with(config, READ);
     for device in [COPY, ZIP] {
         let queue = s.world.queue(s.owner, device);
@@ -335,7 +335,7 @@ fn atk_t16_a_client_that_reads_while_it_asks_for_more_is_not_late() {
 #[test]
 fn atk_one_domain_never_takes_the_last_open_files() {
     let mut config = config();
-    config.bounds.files = Some(64);
+    config.policy.capacity.files = Some(64);
     let mut world = World::with(config);
     let client = world.client();
     let refused = (0..64).find_map(|_| match world.ask(client, crate::world::create(4096)) {

@@ -1,9 +1,10 @@
 //! Imports: what comes from strangers, and what it becomes. L5, L2, T10, T13, T27.
 
+use vgem_core::config::NamedDomain;
 use vgem_core::io::{Arrival, ArrivalId, Attach, Effect, Event, Input, LinkId};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{Handle, ObjectKey, PorterId};
+use vgem_proto::ids::{DomainId, Handle, ObjectKey, PorterId};
 use vgem_proto::message::client::{
     ClientMessage, CloseObject, Export, Import, Imported, OpenPorter, PorterOpened,
 };
@@ -204,9 +205,11 @@ fn t27_the_creators_domain_owes_as_long_as_anybody_has_the_object() {
 #[test]
 fn t27_an_import_beyond_the_importers_quota_is_refused_and_costs_nothing() {
     let mut config = config();
-    config.domains = vec![(OTHER_DOMAIN, vgem_core::config::Quotas { bytes: 4096, ..config.quotas })];
+    let mut poor = NamedDomain { name: "poor".into(), ..NamedDomain::default() };
+    poor.rules.quotas.bytes = 4096;
+    config.policy.domains = vec![poor];
     let mut world = World::with(config);
-    let (owner, guest) = (world.client(), world.client_of(OTHER_DOMAIN));
+    let (owner, guest) = (world.client(), world.client_of(DomainId(0xF000_0000)));
     world.object(owner, 8192);
     let (key, porter) = (world.last_object(), world.porter(guest));
     let before = world.broker.ledger();
@@ -568,7 +571,7 @@ fn t10_what_a_porter_says_after_it_was_told_to_end_is_dropped() {
 #[test]
 fn t10_hanging_porters_are_bounded_per_domain() {
     let mut config = config();
-    config.quotas.porters = 1;
+    config.policy.defaults.quotas.porters = 1;
     let mut world = World::with(config);
     let client = world.client();
     let porter = world.porter(client);

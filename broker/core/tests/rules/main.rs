@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod batch;
 mod causes;
 mod credits;
@@ -26,7 +27,9 @@ mod obligations;
 mod oracle;
 mod outcomes;
 mod own;
+mod policies;
 mod priorities;
+mod quotas;
 mod refusals;
 mod reservations;
 mod rings;

@@ -129,9 +129,9 @@ impl Model {
         config.bounds.job_waits = 24;
         config.bounds.batch_waits = 60;
         config.bounds.spare_pairs = 3;
-        config.quotas.jobs = 60;
+        config.policy.defaults.quotas.jobs = 60;
         config.bounds.own_instances = 2;
-        config.quotas.bytes = 40 * 4096 + 2 * limits::OWN_BYTES;
+        config.policy.defaults.quotas.bytes = 40 * 4096 + 2 * limits::OWN_BYTES;
         let world = World::with(config);
         let (oracle, members, links) = (Oracle::default(), Vec::new(), BTreeMap::new());
         Self {

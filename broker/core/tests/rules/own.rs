@@ -178,7 +178,7 @@ fn a_domain_has_so_many_of_them_and_no_more() {
 #[test]
 fn a_domain_without_room_for_its_memory_gets_none() {
     let mut config = config();
-    config.quotas.bytes = limits::OWN_BYTES - 1;
+    config.policy.defaults.quotas.bytes = limits::OWN_BYTES - 1;
     let mut world = World::with(config);
     let client = world.client();
     let answer = refused(open_own(&mut world, client));

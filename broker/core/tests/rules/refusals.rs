@@ -254,7 +254,7 @@ fn an_unknown_queue_consumes_no_points() {
 #[test]
 fn more_jobs_in_flight_than_the_domain_may_have() {
     let mut config = config();
-    config.quotas.jobs = 2;
+    config.policy.defaults.quotas.jobs = 2;
     let mut world = World::with(config);
     let client = world.client();
     let q = world.queue(client, COPY);
@@ -287,8 +287,12 @@ fn more_unfinished_writes_than_an_object_may_have() {
 #[test]
 fn more_than_a_quota_allows() {
     let mut config = config();
-    (config.quotas.bytes, config.quotas.objects, config.quotas.handles) = (10_000, 2, 2);
-    config.quotas.queues = 1;
+    (
+        config.policy.defaults.quotas.bytes,
+        config.policy.defaults.quotas.objects,
+        config.policy.defaults.quotas.handles,
+    ) = (10_000, 2, 2);
+    config.policy.defaults.quotas.queues = 1;
     let mut world = World::with(config);
     let client = world.client();
     assert_eq!(refuses_untouched(&mut world, client, create(12_288)), (ErrorCode::Exhausted, 12_288, 10_000));

@@ -13,7 +13,7 @@ use crate::world::{DOMAIN, OTHER_DOMAIN, World, config, hello};
 const ROOT: DomainId = DomainId(0);
 
 fn greeted(world: &mut World, way: Way, domain: DomainId) -> LinkId {
-    let link = world.connect_by(way, domain);
+    let link = world.connect_by(way, domain.0, domain);
     let welcome = world.ask(link, hello());
     assert!(matches!(welcome, Some(ClientMessage::Welcome(_))), "{welcome:?}");
     link
@@ -51,13 +51,13 @@ fn who_comes_over_the_bus_is_told_what_happens_in_its_own_domain_alone() {
 #[test]
 fn who_comes_over_the_bus_is_charged_to_the_domain_of_its_user() {
     let mut config = config();
-    config.quotas.connections = 1;
+    config.policy.defaults.quotas.connections = 1;
     let mut world = World::with(config);
     greeted(&mut world, Way::Bus, DOMAIN);
     greeted(&mut world, Way::Bus, OTHER_DOMAIN);
     // The one connection of this domain is taken, whichever way the next one comes.
     for way in [Way::Socket, Way::Bus] {
-        let link = world.connect_by(way, DOMAIN);
+        let link = world.connect_by(way, DOMAIN.0, DOMAIN);
         let refused = world.replies.pop_back().map(|reply| reply.message);
         let Some(ClientMessage::Refused(refused)) = refused else { panic!("{refused:?}") };
         assert_eq!((refused.code, refused.limit), (ErrorCode::Exhausted, 1));

@@ -60,7 +60,7 @@ fn a_count_of_zero_is_one_and_a_count_beyond_the_limit_is_refused() {
 #[test]
 fn all_are_charged_before_any_is_made() {
     let mut config = config();
-    config.quotas.bytes = 4 * 4096;
+    config.policy.defaults.quotas.bytes = 4 * 4096;
     let mut world = World::with(config);
     let (client, _) = made(&mut world, 2);
     let refused = world.refused(client, several(3));

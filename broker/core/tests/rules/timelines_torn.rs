@@ -83,7 +83,7 @@ fn a_page_goes_when_its_observer_has_seen_enough_of_every_timeline_in_it() {
 #[test]
 fn atk_who_never_asks_what_to_forget_owes_for_it() {
     let mut config = crate::world::config();
-    config.quotas.pages = 3;
+    config.policy.defaults.quotas.pages = 3;
     let mut world = World::with(config);
     let client = world.client();
     let ledger = world.broker.ledger();

@@ -185,7 +185,7 @@ fn every_topic_tells_what_there_is() {
 #[test]
 fn requests_beyond_a_domains_pace_are_refused() {
     let mut config = config();
-    config.quotas.requests_per_s = Some(3);
+    config.policy.defaults.quotas.requests_per_s = Some(3);
     let mut world = World::with(config);
     let client = world.client();
     let answers: Vec<bool> = (0..3)
@@ -199,7 +199,7 @@ fn requests_beyond_a_domains_pace_are_refused() {
 #[test]
 fn exports_that_are_not_received_are_bounded() {
     let mut config = config();
-    config.quotas.exports = 2;
+    config.policy.defaults.quotas.exports = 2;
     let mut world = World::with(config);
     world.reads_at_once = false;
     let client = world.client();
@@ -214,7 +214,7 @@ fn exports_that_are_not_received_are_bounded() {
 #[test]
 fn connections_of_a_domain_are_bounded() {
     let mut config = config();
-    config.quotas.connections = 1;
+    config.policy.defaults.quotas.connections = 1;
     let mut world = World::with(config);
     world.client();
     let second = world.connect(DOMAIN);

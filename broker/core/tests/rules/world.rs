@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use vgem_core::config::{Bounds, Quotas, Times};
+use vgem_core::config::{Bounds, Policy, Times};
 use vgem_core::io::{ArrivalId, Attach, Effect, Event, Input, LinkId, PairId, PeerFacts, Way};
 use vgem_core::{Broker, Config, Usage};
 use vgem_proto::codec::Zero;
@@ -85,6 +85,8 @@ pub(crate) struct World {
     pub(crate) links: BTreeSet<LinkId>,
     pub(crate) disconnected: BTreeSet<LinkId>,
     pub(crate) pairs: BTreeSet<PairId>,
+    /// Domains with a listening socket.
+    pub(crate) doors: BTreeSet<DomainId>,
     /// Timelines whose signaller has not shown in all places what it has signalled.
     pub(crate) hidden: BTreeSet<TimelineKey>,
     /// How often the shell was to show for a client what that did not.
@@ -150,8 +152,7 @@ fn device(name: &str) -> Description {
 pub(crate) fn config() -> Config {
     Config {
         devices: vec![(COPY, device("copy")), (ZIP, device("zip")), (SEC, device("sec"))],
-        quotas: Quotas::default(),
-        domains: Vec::new(),
+        policy: Policy::default(),
         times: Times::default(),
         bounds: Bounds::default(),
     }
@@ -175,6 +176,7 @@ impl World {
             links: BTreeSet::new(),
             disconnected: BTreeSet::new(),
             pairs: BTreeSet::new(),
+            doors: BTreeSet::new(),
             hidden: BTreeSet::new(),
             raised: 0,
             rings: BTreeMap::new(),
@@ -381,6 +383,14 @@ impl World {
                 driver.take(&mut self.truth, run.into(), Attach::None);
                 None
             }
+            Effect::OpenDoor { domain, name: _ } => {
+                assert!(self.doors.insert(domain), "two sockets of a domain");
+                Some(Input::DoorOpened { domain, path: format!("/run/domains/{}", domain.0) })
+            }
+            Effect::CloseDoor { domain } => {
+                assert!(self.doors.remove(&domain), "closes what is not open");
+                None
+            }
             Effect::StartInstance { instance, device, domain } => {
                 self.drivers.insert(instance, Driver::new(instance, device, domain));
                 Some(Input::InstanceStarted { instance, pid: 100 + instance.0 })
@@ -468,13 +478,18 @@ impl World {
     // Clients.
 
     pub(crate) fn connect(&mut self, domain: DomainId) -> LinkId {
-        self.connect_by(Way::Socket, domain)
+        self.connect_by(Way::Socket, domain.0, domain)
     }
 
-    pub(crate) fn connect_by(&mut self, way: Way, domain: DomainId) -> LinkId {
+    /// A connection of this user to the socket of a domain.
+    pub(crate) fn connect_as(&mut self, uid: u32, domain: DomainId) -> LinkId {
+        self.connect_by(Way::Socket, uid, domain)
+    }
+
+    pub(crate) fn connect_by(&mut self, way: Way, uid: u32, domain: DomainId) -> LinkId {
         self.next_link += 1;
         let link = LinkId(self.next_link);
-        let peer = PeerFacts { way, uid: domain.0, pid: 1, domain, token: [1, 2] };
+        let peer = PeerFacts { way, uid, pid: 1, domain, token: [1, 2] };
         self.links.insert(link);
         self.apply(Input::Connected { link, peer });
         link
@@ -486,7 +501,11 @@ impl World {
     }
 
     pub(crate) fn client_of(&mut self, domain: DomainId) -> LinkId {
-        let link = self.connect(domain);
+        self.client_as(domain.0, domain)
+    }
+
+    pub(crate) fn client_as(&mut self, uid: u32, domain: DomainId) -> LinkId {
+        let link = self.connect_as(uid, domain);
         let welcome = self.ask(link, hello());
         assert!(matches!(welcome, Some(ClientMessage::Welcome(_))), "{welcome:?}");
         link

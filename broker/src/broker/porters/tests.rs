@@ -16,6 +16,7 @@ use vgem_proto::message::porter::Hand;
 use vgem_proto::rights::Access;
 
 use super::*;
+use crate::broker::Given;
 
 const PORTER: PorterId = PorterId(1);
 const LEN: u64 = 4096;
@@ -35,7 +36,9 @@ impl Rig {
         let (ours, keeper) = Socket::pair().expect("a pair");
         keeper.set_recv_timeout(Some(Duration::from_secs(10))).expect("a socket of ours");
         let core = Broker::new(Config::default());
-        let mut shell = Shell::new(core, ours, listener, LeaseSupport::Exact).expect("a shell");
+        let mut shell =
+            Shell::new(core, Given { owner: None, files: None }, ours, listener, LeaseSupport::Exact)
+                .expect("a shell");
         let (link, porter) = Socket::pair().expect("a pair");
         let (channel, pidfd) = Socket::pair().expect("a pair");
         let started = PorterStarted { porter: PORTER, pid: 1, reserved: Zero };

@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 pub(crate) mod doctor;
+pub(crate) mod domain;
 pub(crate) mod ended;
 pub(crate) mod explain;
 pub(crate) mod files;

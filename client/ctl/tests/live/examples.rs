@@ -36,7 +36,7 @@ fn assert_done(args: &[String], out: &Output) {
 fn the_examples_of_verbs_that_look_run() {
     let (broker, client) = broker();
     let _queue = client.device("zip").expect("it is there").queue(0).expect("a queue");
-    for verb in ["status", "list", "show"] {
+    for verb in ["status", "list", "show", "domain"] {
         let examples = examples(&broker, &client, verb);
         assert!(!examples.is_empty(), "{verb}");
         for args in examples {

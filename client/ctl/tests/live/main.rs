@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod domain;
 mod examples;
 mod monitor;
 mod support;

@@ -1,5 +1,6 @@
 //! A broker that is real, and the command with it.
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use vgem::{Client, Embedded};
@@ -15,6 +16,11 @@ pub(crate) fn broker() -> (Embedded, Client) {
 pub(crate) fn command(broker: &Embedded, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vgemctl"));
     command.arg("--socket").arg(broker.socket()).args(args).stdin(Stdio::null());
+    // For those that run it again.
+    let folder = Path::new(env!("CARGO_BIN_EXE_vgemctl")).parent().expect("a folder");
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&usual));
+    command.env("PATH", std::env::join_paths(all).expect("folders"));
     command
 }
 

@@ -11,7 +11,7 @@
 
 use vgem_os::mapping::{Span, SpanMut};
 use vgem_proto::codec::Malformed;
-use vgem_proto::describe::{Direction, ParamKind, ParamSpec};
+use vgem_proto::describe::{Direction, Operation, ParamKind, ParamSpec};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::ObjectKey;
 use vgem_proto::jobs::ParamSource;
@@ -52,6 +52,12 @@ impl Flaw {
     /// It did not begin.
     pub(super) fn cancelled(why: &str) -> Self {
         Self::new(ErrorCode::Cancelled, 0u64, why.into())
+    }
+
+    /// The client's domain may not use the operation.
+    pub(super) fn forbidden(operation: &Operation) -> Self {
+        let text = format!("operation {}: this domain may not use it", operation.name);
+        Self::new(ErrorCode::Denied, operation.number, text)
     }
 
     /// The device has no such operation.

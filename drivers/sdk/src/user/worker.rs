@@ -409,6 +409,7 @@ impl<E: Engine, P: Platform> Worker<E, P> {
     }
 
     /// One operation, from its addresses to its result cell. What has such a cell looks at the clock if nobody has.
+    // M-193
     fn call(
         &mut self,
         call: &Call,
@@ -419,6 +420,9 @@ impl<E: Engine, P: Platform> Worker<E, P> {
         let Some(prepared) = instance.operations.by_number(call.op) else {
             return Err(Flaw::no_operation(call.op).into());
         };
+        if prepared.is_forbidden() {
+            return Err(Flaw::forbidden(&prepared.operation).into());
+        }
         let block;
         let block = match call.arguments {
             Arguments::Inline { .. } => None,

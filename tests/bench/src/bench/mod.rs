@@ -11,6 +11,7 @@ pub mod p12;
 pub mod p13;
 pub mod p14;
 pub mod p15;
+pub mod p16;
 pub mod p2;
 pub mod p3;
 pub mod p4;
@@ -152,6 +153,13 @@ pub const ALL: &[Entry] = &[
         in_every_mode: true,
         by_default: true,
         open: p15::open,
+    },
+    Entry {
+        name: "P16",
+        what: "ten domains on one device, one of them greedy: who gets what, and how much later",
+        in_every_mode: true,
+        by_default: true,
+        open: p16::open,
     },
     Entry {
         name: "peers",

@@ -3,7 +3,7 @@
 use vgem_os::ring::{KeeperRing, Producer, Reaper, map_client};
 use vgem_proto::describe::PUBLISH;
 use vgem_proto::jobs::WAIT_PROMISE;
-use vgem_proto::message::driver::{CancelJob, Unbind};
+use vgem_proto::message::driver::{CancelJob, Forbid, Unbind};
 use vgem_proto::user_queue::{Arguments, Call, Completion, Depth, Entry, Order, VaRange, Work};
 
 use super::*;
@@ -61,6 +61,13 @@ impl Rig {
         ring
     }
 
+    /// Forbids, and waits until that is so: what is told later has been answered.
+    fn forbid(&mut self, operations: Vec<u16>) {
+        self.tell(Forbid { operations }, &[]);
+        self.tell(Bind { address: 1, ..bind(ObjectKey::default()) }, &[]);
+        self.hear(|m| matches!(m, DriverMessage::Bound(bound) if bound.address == 1).then_some(()));
+    }
+
     /// Binds, and answers the code.
     fn bind(&mut self, bind: Bind) -> u32 {
         let at = bind.address;
@@ -107,6 +114,22 @@ fn a_client_schedules_on_a_ring_from_attach_to_close() {
     rig.tell(CloseTimeline { timeline: QUEUE }, &[]);
     rig.hear(|m| matches!(m, DriverMessage::TimelineClosed(c) if c.timeline == QUEUE).then_some(()));
     assert_eq!(traces_of(ring.identity).writable, 1, "the client's");
+    rig.ends();
+}
+
+// M-193
+#[test]
+fn an_operation_that_is_forbidden_fails_entries_until_it_is_not() {
+    let mut rig = Rig::new(FAR);
+    let mut ring = rig.attach();
+    assert_eq!(rig.bind(bind(DATA)), 0);
+    rig.forbid(vec![0]);
+    assert_eq!(ring.run(add(BASE + 8, 8, 3)), Some(ErrorCode::Denied));
+    assert_eq!(rig.read(8, 1), [0]);
+    rig.forbid(vec![]);
+    assert_eq!(ring.run(add(BASE + 8, 8, 3)), None);
+    rig.tell(CloseTimeline { timeline: QUEUE }, &[]);
+    rig.hear(|m| matches!(m, DriverMessage::TimelineClosed(c) if c.timeline == QUEUE).then_some(()));
     rig.ends();
 }
 

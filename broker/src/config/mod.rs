@@ -1,5 +1,10 @@
 //! Configuration files: one TOML file, and drop-ins merged over it in the order of their names.
 //!
+//! | module | what |
+//! |---|---|
+//! | `read` | files, their settings one by one, and all that is wrong |
+//! | `policy` | domains as the broker is told of them |
+//!
 //! Everything has a default, so no file is needed, and a file may hold only what it changes. A key nobody knows
 //! is an error that names the file and the key: a typing mistake must not become a silent default.
 //!
@@ -16,19 +21,26 @@
 //! [devices.blk]
 //! roots = ["/srv/data"]
 //! executors = 2
+//! [domains.render]
+//! users = ["alice"]
+//! quota = { bytes_mib = 1024 }
+//! operations = { zip = ["compress"] }
 //! ```
 //!
 //! What is not here: wire limits (`vgem_proto::limits`), and other times and bounds, which nobody needs to change
 //! (`vgem_core::config`).
 
+mod policy;
+mod read;
+
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vgem_core::config::{Bounds, Quotas, Times as CoreTimes};
 
-use crate::exit::{Exit, Failure};
+pub use self::policy::{Named, Policy};
+pub use self::read::{Files, Mistake, Mistakes};
 
 /// How many executors a driver can be told to have.
 const EXECUTORS: std::ops::RangeInclusive<u16> = 1..=64;
@@ -58,6 +70,12 @@ pub struct Config {
     pub devices: BTreeMap<String, Device>,
     /// The front on a message bus.
     pub control: Control,
+    /// What a domain may use.
+    pub defaults: May,
+    /// Domains with a name.
+    pub domains: BTreeMap<String, Domain>,
+    /// What all domains together may hold.
+    pub capacity: Capacity,
 }
 
 /// What one domain may hold at a time; what is not said is as [`Quotas::default`] has it.
@@ -84,6 +102,52 @@ pub struct Quota {
     pub pages: Option<u64>,
     /// Handles of timelines that clients signal.
     pub timelines: Option<u64>,
+    /// Fds sent to its clients and not yet received.
+    pub exports: Option<u64>,
+    /// User queues.
+    pub rings: Option<u64>,
+    /// Requests per second; 0 is no bound.
+    pub requests_per_s: Option<u32>,
+}
+
+/// What a domain may use; what is not said is everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct May {
+    /// Devices.
+    pub devices: Option<Vec<String>>,
+    /// By device: of it only these operations.
+    pub operations: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// A domain with a name; what is not said is as for everybody.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Domain {
+    /// Users that are in it, by number.
+    pub uids: Option<Vec<u32>>,
+    /// Users that are in it, by name.
+    pub users: Option<Vec<String>>,
+    /// Groups whose members are in it, unless they are in another by user.
+    pub groups: Option<Vec<String>>,
+    /// What it may hold.
+    pub quota: Quota,
+    /// Devices that it may use.
+    pub devices: Option<Vec<String>>,
+    /// By device: operations that it may use.
+    pub operations: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// What all domains together may hold; what is not said has no bound but the machine's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capacity {
+    /// Memory of live objects, MiB.
+    pub bytes_mib: Option<u64>,
+    /// Clients connected.
+    pub connections: Option<u64>,
+    /// Files that the things of all domains may cost the broker.
+    pub files: Option<u64>,
 }
 
 /// How long things may take; what is not said is as [`CoreTimes::default`] has it.
@@ -149,7 +213,7 @@ impl TryFrom<String> for Bus {
             "none" => Ok(Self::None),
             address if address.starts_with("unix:") => Ok(Self::At(text)),
             other => Err(format!(
-                "control.bus: {other:?} is no bus; say \"system\", \"session\", \"none\" or an address \"unix:path=..\""
+                "{other:?} is no bus; say \"system\", \"session\", \"none\" or an address \"unix:path=..\""
             )),
         }
     }
@@ -166,73 +230,10 @@ pub struct Device {
 }
 
 impl Config {
-    /// Reads `file` and what is in `file.d`. A missing file is an empty one unless it `must_exist`.
-    ///
-    /// # Errors
-    /// [`Exit::Config`], naming the file, and the key where there is one.
-    pub fn read(file: &Path, must_exist: bool) -> Result<Self, Failure> {
-        let mut config = Self::default();
-        match std::fs::read_to_string(file) {
-            Ok(text) => config.overlay(Self::parse(file, &text)?),
-            Err(e) if e.kind() == ErrorKind::NotFound && !must_exist => {}
-            Err(e) => return Err(unreadable(file, &e)),
-        }
-        for drop_in in drop_ins(file)? {
-            let text = std::fs::read_to_string(&drop_in).map_err(|e| unreadable(&drop_in, &e))?;
-            config.overlay(Self::parse(&drop_in, &text)?);
-        }
-        Ok(config)
-    }
-
-    fn parse(file: &Path, text: &str) -> Result<Self, Failure> {
-        let wrong = |what: &str| Failure::new(Exit::Config, format!("{}: {what}", file.display()));
-        let config: Self = toml::from_str(text).map_err(|e| {
-            let line =
-                e.span().map_or(0, |at| 1 + text.bytes().take(at.start).filter(|b| *b == b'\n').count());
-            wrong(&format!("line {line}: {}", e.message()))
-        })?;
-        for (name, device) in &config.devices {
-            if let Some(root) = device.roots.iter().flatten().find(|root| !root.is_absolute()) {
-                return Err(wrong(&format!("devices.{name}.roots: {} is not absolute", root.display())));
-            }
-            if device.executors.is_some_and(|count| !EXECUTORS.contains(&count)) {
-                return Err(wrong(&format!("devices.{name}.executors must be from 1 to 64")));
-            }
-        }
-        let (times, restart) = (&config.times, &config.restart);
-        for (name, value, range) in [
-            ("times.scheduling_ms", times.scheduling_ms, TIMES_MS),
-            ("times.import_ms", times.import_ms, TIMES_MS),
-            ("times.unread_ms", times.unread_ms, TIMES_MS),
-            ("times.promise_ms", times.promise_ms, TIMES_MS),
-            ("restart.pause_ms", restart.pause_ms, RESTARTS_MS),
-            ("restart.pause_most_ms", restart.pause_most_ms, RESTARTS_MS),
-            ("restart.losses", restart.losses.map(u64::from), LOSSES),
-            ("restart.within_ms", restart.within_ms, RESTARTS_MS),
-            ("restart.failed_ms", restart.failed_ms, RESTARTS_MS),
-        ] {
-            if value.is_some_and(|value| !range.contains(&value)) {
-                let (least, most) = (range.start(), range.end());
-                return Err(wrong(&format!("{name} must be from {least} to {most}")));
-            }
-        }
-        Ok(config)
-    }
-
     /// Lets everything that `other` says replace what is said here.
     fn overlay(&mut self, other: Self) {
         replace(&mut self.drivers_dir, other.drivers_dir);
-        let (mine, theirs) = (&mut self.quota, other.quota);
-        replace(&mut mine.bytes_mib, theirs.bytes_mib);
-        replace(&mut mine.objects, theirs.objects);
-        replace(&mut mine.handles, theirs.handles);
-        replace(&mut mine.queues, theirs.queues);
-        replace(&mut mine.jobs, theirs.jobs);
-        replace(&mut mine.connections, theirs.connections);
-        replace(&mut mine.porters, theirs.porters);
-        replace(&mut mine.monitors, theirs.monitors);
-        replace(&mut mine.pages, theirs.pages);
-        replace(&mut mine.timelines, theirs.timelines);
+        self.quota = self.quota.with(other.quota);
         let (mine, theirs) = (&mut self.times, other.times);
         replace(&mut mine.scheduling_ms, theirs.scheduling_ms);
         replace(&mut mine.import_ms, theirs.import_ms);
@@ -250,10 +251,53 @@ impl Config {
             replace(&mut mine.roots, device.roots);
             replace(&mut mine.executors, device.executors);
         }
+        let (mine, theirs) = (&mut self.capacity, other.capacity);
+        replace(&mut mine.bytes_mib, theirs.bytes_mib);
+        replace(&mut mine.connections, theirs.connections);
+        replace(&mut mine.files, theirs.files);
+        self.defaults.overlay(other.defaults);
+        for (name, domain) in other.domains {
+            let mine = self.domains.entry(name).or_default();
+            replace(&mut mine.uids, domain.uids);
+            replace(&mut mine.users, domain.users);
+            replace(&mut mine.groups, domain.groups);
+            mine.quota = mine.quota.with(domain.quota);
+            let mut may = May { devices: mine.devices.take(), operations: mine.operations.take() };
+            may.overlay(May { devices: domain.devices, operations: domain.operations });
+            (mine.devices, mine.operations) = (may.devices, may.operations);
+        }
+    }
+}
+
+impl May {
+    fn overlay(&mut self, other: Self) {
+        replace(&mut self.devices, other.devices);
+        if let Some(theirs) = other.operations {
+            self.operations.get_or_insert_default().extend(theirs);
+        }
     }
 }
 
 impl Quota {
+    /// These, with what another says in place of it.
+    #[must_use]
+    pub fn with(mut self, other: Self) -> Self {
+        replace(&mut self.bytes_mib, other.bytes_mib);
+        replace(&mut self.objects, other.objects);
+        replace(&mut self.handles, other.handles);
+        replace(&mut self.queues, other.queues);
+        replace(&mut self.jobs, other.jobs);
+        replace(&mut self.connections, other.connections);
+        replace(&mut self.porters, other.porters);
+        replace(&mut self.monitors, other.monitors);
+        replace(&mut self.pages, other.pages);
+        replace(&mut self.timelines, other.timelines);
+        replace(&mut self.exports, other.exports);
+        replace(&mut self.rings, other.rings);
+        replace(&mut self.requests_per_s, other.requests_per_s);
+        self
+    }
+
     /// The quotas as the rules want them.
     #[must_use]
     pub fn quotas(&self) -> Quotas {
@@ -269,7 +313,11 @@ impl Quota {
             monitors: self.monitors.unwrap_or(usual.monitors),
             pages: self.pages.unwrap_or(usual.pages),
             timelines: self.timelines.unwrap_or(usual.timelines),
-            ..usual
+            exports: self.exports.unwrap_or(usual.exports),
+            rings: self.rings.unwrap_or(usual.rings),
+            requests_per_s: self
+                .requests_per_s
+                .map_or(usual.requests_per_s, |most| (most > 0).then_some(most)),
         }
     }
 }
@@ -304,110 +352,83 @@ impl Restart {
     }
 }
 
+/// What is wrong with a setting, of the first that is.
+fn check(config: &Config) -> Option<String> {
+    for device in config.devices.values() {
+        if let Some(root) = device.roots.iter().flatten().find(|root| !root.is_absolute()) {
+            return Some(format!("{} is not absolute", root.display()));
+        }
+        if device.executors.is_some_and(|count| !EXECUTORS.contains(&count)) {
+            return Some("must be from 1 to 64".into());
+        }
+    }
+    let (times, restart) = (&config.times, &config.restart);
+    let numbers = [
+        (times.scheduling_ms, TIMES_MS),
+        (times.import_ms, TIMES_MS),
+        (times.unread_ms, TIMES_MS),
+        (times.promise_ms, TIMES_MS),
+        (restart.pause_ms, RESTARTS_MS),
+        (restart.pause_most_ms, RESTARTS_MS),
+        (restart.losses.map(u64::from), LOSSES),
+        (restart.within_ms, RESTARTS_MS),
+        (restart.failed_ms, RESTARTS_MS),
+    ];
+    let wrong = numbers.into_iter().find(|(value, range)| value.is_some_and(|value| !range.contains(&value)));
+    wrong.map(|(_, range)| format!("must be from {} to {}", range.start(), range.end()))
+}
+
 fn replace<T>(place: &mut Option<T>, by: Option<T>) {
     if by.is_some() {
         *place = by;
     }
 }
 
-/// The drop-ins of a file, in the order of their names.
-fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let mut dir = file.as_os_str().to_owned();
-    dir.push(".d");
-    let dir = PathBuf::from(dir);
-    let entries = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
-        Err(e) => return Err(unreadable(&dir, &e)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| unreadable(&dir, &e))?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn unreadable(path: &Path, e: &std::io::Error) -> Failure {
-    Failure::new(Exit::Config, format!("{}: {e}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn a_bus_is_one_of_three_words_or_an_address() {
         let bus = |text: &str| {
             let text = format!("[control]\nbus = {text:?}\n");
-            Config::parse(Path::new("f"), &text).map(|config| config.control.bus)
+            parse(&text).map(|config| config.control.bus)
         };
         assert_eq!(bus("system"), Ok(Some(Bus::System)));
         assert_eq!(bus("none"), Ok(Some(Bus::None)));
         assert_eq!(bus("unix:path=/b"), Ok(Some(Bus::At("unix:path=/b".into()))));
-        let refused = bus("sytem").expect_err("a typing mistake").to_string();
-        assert!(refused.contains("line 2") && refused.contains("\"sytem\" is no bus"), "{refused}");
+        let refused = bus("sytem").expect_err("a typing mistake");
+        assert!(
+            refused.contains("line 2: control.bus: \"sytem\"") && refused.contains("\"sytem\" is no bus"),
+            "{refused}"
+        );
     }
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(Path::new("v.toml"), text).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_file_and_line() {
-        let text = "[quota]\nobjects = 1\nbytes = 5\n";
-        let said = parse(text).expect_err("bytes is no key");
-        assert!(said.starts_with("v.toml: line 3: unknown field `bytes`"), "{said}");
+        let mut files = Files::default();
+        files.add(Path::new("v.toml"), text);
+        match files.mistakes.0.first() {
+            None => Ok(files.config),
+            Some(mistake) => Err(mistake.to_string()),
+        }
     }
 
     #[test]
     fn a_relative_root_is_refused() {
         let said = parse("[devices.blk]\nroots = [\"data\"]").expect_err("relative");
-        assert_eq!(said, "v.toml: devices.blk.roots: data is not absolute");
-    }
-
-    #[test]
-    fn drop_ins_replace_single_keys_in_the_order_of_their_names() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("vgemd.toml");
-        let drop_ins = dir.path().join("vgemd.toml.d");
-        std::fs::create_dir(&drop_ins).expect("a directory");
-        let put = |path: &Path, text: &str| std::fs::write(path, text).expect("a file");
-        put(&file, "[quota]\nobjects = 1\njobs = 1\n[devices.zip]\nexecutors = 1\n");
-        put(&drop_ins.join("20.toml"), "[quota]\nobjects = 3\n");
-        put(&drop_ins.join("10.toml"), "[quota]\nobjects = 2\nqueues = 2\n[devices.zip]\nroots = [\"/\"]\n");
-        put(&drop_ins.join("30.off"), "nonsense");
-        let config = Config::read(&file, true).expect("right files");
-        let quota = Quota { objects: Some(3), jobs: Some(1), queues: Some(2), ..Quota::default() };
-        let zip = Device { executors: Some(1), roots: Some(vec!["/".into()]) };
-        assert_eq!((config.quota, config.devices["zip"].clone()), (quota, zip));
-    }
-
-    #[test]
-    fn a_missing_file_is_an_error_only_if_somebody_named_it() {
-        let nowhere = Path::new("/proc/nothing/vgemd.toml");
-        assert_eq!(Config::read(nowhere, false), Ok(Config::default()));
-        assert_eq!(Config::read(nowhere, true).map_err(|e| e.exit()), Err(Exit::Config));
-    }
-
-    #[test]
-    fn the_file_that_is_installed_is_right() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/vgemd.toml");
-        let config = Config::read(&file, true).expect("packaging/vgemd.toml is right");
-        assert!(config.devices.contains_key("blk"));
+        assert_eq!(said, "v.toml: line 2: devices.blk.roots: data is not absolute");
     }
 
     #[test]
     fn a_time_that_is_too_short_or_too_long_is_refused_with_the_range() {
         for ms in [9, 60_001] {
             let said = parse(&format!("[times]\nunread_ms = {ms}")).expect_err("out of range");
-            assert_eq!(said, "v.toml: times.unread_ms must be from 10 to 60000");
+            assert_eq!(said, "v.toml: line 2: times.unread_ms: must be from 10 to 60000");
         }
         let said = parse("[restart]\nlosses = 0").expect_err("out of range");
-        assert_eq!(said, "v.toml: restart.losses must be from 1 to 1000");
+        assert_eq!(said, "v.toml: line 2: restart.losses: must be from 1 to 1000");
     }
 
     #[test]

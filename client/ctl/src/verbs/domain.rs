@@ -1,0 +1,161 @@
+//! `vgemctl domain`, `quota` and `disconnect`: who may hold what, for who administers.
+
+use std::process::Command;
+
+use vgem::snapshot::DomainEntry;
+use vgem::{Client, DomainId, DomainOptions, MadeDomain, QuotaKind, QuotaLimit};
+
+use crate::cli::{Common, Create, Disconnect, Domain, Domains, Quota};
+use crate::exit::{Ended, NotThere};
+use crate::reach::{Otherwise, reach};
+use crate::table::Table;
+use crate::{human, print};
+
+/// Where a command that runs in a domain finds the folder of its socket.
+const FOLDER: &str = "VGEM_DOMAIN_DIR";
+
+pub(crate) fn run(common: &Common, domain: &Domain) -> anyhow::Result<()> {
+    let client = &reach(common, Otherwise::Fail)?.client;
+    match &domain.what {
+        Domains::Create(create) => make(common, client, create),
+        Domains::List => print::either(common.format, &client.domain_entries()?, |all| list(all)),
+        Domains::Show { name } => print::either(common.format, &find(client, name)?, show),
+        Domains::Drain { name } => Ok(client.drain_domain(DomainId(find(client, name)?.domain))?),
+        Domains::Close { name } => Ok(client.close_domain(DomainId(find(client, name)?.domain))?),
+    }
+}
+
+pub(crate) fn quota(common: &Common, quota: &Quota) -> anyhow::Result<()> {
+    let client = &reach(common, Otherwise::Fail)?.client;
+    if !quota.quotas.is_empty() {
+        let domain = match find(client, &quota.domain) {
+            Ok(found) => found.domain,
+            // That of a user who holds nothing now.
+            Err(not_there) => quota.domain.parse().map_err(|_| not_there)?,
+        };
+        client.set_quota(DomainId(domain), &limits(&quota.quotas))?;
+        return Ok(());
+    }
+    print::either(common.format, &find(client, &quota.domain)?, show)
+}
+
+pub(crate) fn disconnect(common: &Common, disconnect: &Disconnect) -> anyhow::Result<()> {
+    let client = &reach(common, Otherwise::Fail)?.client;
+    Ok(client.disconnect(disconnect.client)?)
+}
+
+fn make(common: &Common, client: &Client, create: &Create) -> anyhow::Result<()> {
+    let mut options = DomainOptions::new(&create.name);
+    for QuotaLimit { kind, limit, .. } in limits(&create.quota) {
+        options = options.quota(kind, limit);
+    }
+    for what in &create.devices {
+        options = options.may_use(what);
+    }
+    if create.command.is_empty() {
+        let made = client.create_domain(&options.stays())?;
+        return print::either(common.format, &find(client, &create.name)?, |_| created(&made));
+    }
+    run_in(&client.create_domain(&options)?, &create.command)
+}
+
+/// Runs a command with the domain's socket; the domain ends with it, and with us.
+fn run_in(made: &MadeDomain, command: &[String]) -> anyhow::Result<()> {
+    let Some((program, args)) = command.split_first() else { return Ok(()) };
+    let mut child = Command::new(program);
+    child.args(args).env("VGEM_SOCKET", &made.socket).env(FOLDER, made.folder());
+    let status = child.status().map_err(|e| anyhow::anyhow!("{program}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(Ended(status).into()) }
+}
+
+fn created(made: &MadeDomain) -> Vec<String> {
+    vec![made.socket.display().to_string()]
+}
+
+/// A domain, by its name or its number.
+fn find(client: &Client, name: &str) -> anyhow::Result<DomainEntry> {
+    let is_it = |entry: &DomainEntry| entry.name == name || entry.domain.to_string() == name;
+    let found = client.domain_entries()?.into_iter().find(is_it);
+    found.ok_or_else(|| NotThere(format!("there is no domain {name}; vgemctl domain list names them")).into())
+}
+
+fn limits(quotas: &[(QuotaKind, u64)]) -> Vec<QuotaLimit> {
+    quotas.iter().map(|(kind, limit)| QuotaLimit::new(*kind, *limit)).collect()
+}
+
+fn list(all: &[DomainEntry]) -> Vec<String> {
+    let titles = [">DOMAIN", "NAME", "ORIGIN", "STATE", ">CLIENTS", ">BYTES", ">LIMIT", "DEVICES"];
+    let mut table = Table::new(&titles);
+    for domain in all {
+        let bytes = domain.quotas.get("bytes").copied().unwrap_or_default();
+        table.row([
+            domain.domain.to_string(),
+            domain.name.clone(),
+            domain.origin.clone(),
+            domain.state.clone(),
+            domain.clients.to_string(),
+            human::bytes(bytes.used),
+            human::bytes(bytes.limit),
+            domain.devices.join(" "),
+        ]);
+    }
+    table.lines()
+}
+
+fn show(domain: &DomainEntry) -> Vec<String> {
+    let mut lines = vec![
+        format!("domain    {} ({})", domain.name, domain.domain),
+        format!("origin    {}", domain.origin),
+        format!("state     {}", domain.state),
+        format!("clients   {}", domain.clients),
+        format!("devices   {}", domain.devices.join(" ")),
+    ];
+    if !domain.path.is_empty() {
+        lines.push(format!("socket    {}", human::text(&domain.path)));
+    }
+    if domain.creator != 0 {
+        lines.push(format!("ends with client {}", domain.creator));
+    }
+    for (device, operations) in &domain.operations {
+        lines.push(format!("of {device}: {}", operations.join(" ")));
+    }
+    lines.push(String::new());
+    let mut table = Table::new(&["QUOTA", ">USED", ">LIMIT"]);
+    for kind in QuotaKind::ALL {
+        let quota = domain.quotas.get(kind.name()).copied().unwrap_or_default();
+        let say = |number| if *kind == QuotaKind::Bytes { human::bytes(number) } else { number.to_string() };
+        let (used, limit) = match kind {
+            // A rate is held by nobody, and 0 is no bound.
+            QuotaKind::Requests if quota.limit == 0 => (String::new(), "none".to_owned()),
+            QuotaKind::Requests => (String::new(), say(quota.limit)),
+            _ => (say(quota.used), say(quota.limit)),
+        };
+        table.row([kind.name().to_owned(), used, limit]);
+    }
+    lines.extend(table.lines());
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use vgem::snapshot::QuotaEntry;
+
+    use super::*;
+
+    #[test]
+    fn a_domain_shows_what_it_uses_of_each_quota() {
+        let quotas = BTreeMap::from([("bytes".to_owned(), QuotaEntry { used: 4096, limit: 1 << 30 })]);
+        let lines = show(&DomainEntry { name: "stage".into(), quotas, ..DomainEntry::default() });
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.contains("bytes") && line.contains("4 KiB") && line.contains("1 GiB"))
+        );
+        assert!(
+            lines.iter().any(|line| line.contains("requests_per_s") && line.contains("none")),
+            "{lines:?}"
+        );
+    }
+}
