@@ -194,9 +194,13 @@ impl OnBus {
     /// If it does not serve soon.
     #[must_use]
     pub fn start(bus: &Bus, drivers: &Path) -> Self {
+        Self::start_with(bus, drivers, "")
+    }
+
+    fn start_with(bus: &Bus, drivers: &Path, more: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("vgem-onbus-").tempdir().expect("a directory");
         let config = dir.path().join("vgemd.toml");
-        let text = format!("[control]\nbus = \"{}\"\n", bus.address());
+        let text = format!("[control]\nbus = \"{}\"\n{more}", bus.address());
         std::fs::write(&config, text).expect("a file of ours");
         let mut command = Command::new(programs::own("vgemd"));
         command.args(["--user", "--log", "warn", "--drivers"]).arg(drivers);
@@ -212,8 +216,17 @@ impl OnBus {
     /// If that does not happen soon.
     #[must_use]
     pub fn with_control(bus: &Bus) -> Self {
+        Self::configured(bus, "")
+    }
+
+    /// The same, with more in its configuration.
+    ///
+    /// # Panics
+    /// As there.
+    #[must_use]
+    pub fn configured(bus: &Bus, more: &str) -> Self {
         let programs = programs::own("vgemd");
-        let daemon = Self::start(bus, programs.parent().expect("a folder"));
+        let daemon = Self::start_with(bus, programs.parent().expect("a folder"), more);
         bus.awaits_control();
         daemon
     }

@@ -107,6 +107,17 @@ fn a_python_program_speaks_the_protocol_on_a_session() {
 }
 
 #[test]
+fn where_groups_say_whose_quota_a_caller_has_it_is_sent_to_the_socket() {
+    let bus = Bus::start();
+    let daemon = OnBus::configured(&bus, "[domains.render]\ngroups = [\"daemon\"]\n");
+    let said = bus.gdbus("Status", &["{}"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("org.vgemd.Error.Denied") && said.contains("use the socket"), "{said}");
+    fills(&Client::connect(daemon.socket()).expect("it serves"));
+    assert!(daemon.says_of_control().contains("process "), "control itself goes on");
+}
+
+#[test]
 fn every_refusal_has_the_name_of_its_code_and_says_what_was_wrong() {
     let bus = Bus::start();
     let _daemon = OnBus::with_control(&bus);
