@@ -230,8 +230,9 @@ fn atk_fuse_page_holds_up_its_own_clients_driver_and_nobody_else() {
     assert_eq!(refused.code, ErrorCode::Unavailable);
     let stuck = u32::try_from(refused.value).expect("a process");
     assert!(text(&refused).contains("held up") && is_held_up(stuck), "{}", text(&refused));
-    // Others do.
-    assert!(other.status().instances > 0);
+    // Others do, and see nothing of it.
+    assert_eq!(other.status().instances, 0, "of another domain");
+    assert!(observer.status().expect("a status").instances > 0, "held up, and not forgotten");
     let mut theirs = Reach::open(other).expect("another domain's business is its own");
     assert!(is_done(
         &theirs.attach(vgem_os::client_memory::own(Access::Read).expect("dumpable").as_fd(), &[])
