@@ -3,7 +3,7 @@
 //! ```text
 //!            found in time: + credit                         signalled soon after a sleep began: + credit
 //!   credit ──spin USUAL_NS──► found | sleep: - credit        ▲
-//!   none ──sleep ─────────────────────────────────────────────┘
+//!   none ──sleep ─────────────────────────────────────────────┘  if that often in a row
 //!     └─one in so many─► a try: spin USUAL_NS, or TRY_NS up to three times in a row if the last answer came within that
 //! ```
 //!
@@ -12,6 +12,11 @@
 //! is. A **try** is as long as that, so it finds the other awake once; and while this one answers at once, the other
 //! learns, from when the signal was given, that it need not have slept. A try that finds nothing sooner than a wake-up takes
 //! has failed, and the next one comes after twice as many waits.
+//!
+//! A spin that found nothing, and an answer that came as soon as the sleep after it had begun, mean that the signaller
+//! needed this very core, or needs longer than a spin. Then sleeping is right, however soon it is answered: each time so
+//! it takes twice as many sleeps that are answered at once to earn anything, until a spin pays. So two that share a core
+//! hand it over by sleeping, and all but stop spinning; once one of them has moved away, the next spin pays.
 //!
 //! On the one core that a process may use, its signaller perhaps has to run as well. So there nothing is taken for granted:
 //! no credit at first, none for a sleep. But an answer that came during a spin came from another core, whatever our mask
@@ -47,6 +52,12 @@ pub struct Spin {
     trying: AtomicU32,
     /// Whether the last sleep would have ended in a try.
     hopeful: AtomicBool,
+    /// Whether the last wait spun for nothing before it slept.
+    spun: AtomicBool,
+    /// Sleeps without a spin that were answered at once since one of them earned.
+    at_once: AtomicU32,
+    /// So many of them earn.
+    needed: AtomicU32,
 }
 
 impl Default for Spin {
@@ -62,6 +73,8 @@ impl Spin {
     /// Waits between tries, at first and at most.
     const OFTEN: u32 = 16;
     const SELDOM: u32 = 4096;
+    /// Most sleeps that were answered at once that it takes to earn: two that could spin lose little before they do.
+    const NEEDED: u32 = 64;
     /// Spins of one try: one to find the other awake, one while it wakes for the last time, one to see that it spins.
     const TRIES: u32 = 3;
 
@@ -72,6 +85,9 @@ impl Spin {
             between: AtomicU32::new(Self::OFTEN),
             trying: AtomicU32::new(0),
             hopeful: AtomicBool::new(false),
+            spun: AtomicBool::new(false),
+            at_once: AtomicU32::new(0),
+            needed: AtomicU32::new(1),
         }
     }
 
@@ -100,6 +116,23 @@ impl Spin {
         let after_ns = signalled_ns.saturating_sub(began_ns);
         self.hopeful.store(after_ns <= TRY_NS, Ordering::Relaxed);
         if after_ns <= USUAL_NS && spare_core(began_ns) {
+            self.answered_at_once();
+        }
+    }
+
+    /// A sleep ended as soon as a spin in its place would have.
+    fn answered_at_once(&self) {
+        let needed = self.needed.load(Ordering::Relaxed);
+        if self.spun.load(Ordering::Relaxed) {
+            // But one was there, and it did not.
+            self.needed.store((needed * 2).min(Self::NEEDED), Ordering::Relaxed);
+            return;
+        }
+        let at_once = self.at_once.load(Ordering::Relaxed) + 1;
+        if at_once < needed {
+            self.at_once.store(at_once, Ordering::Relaxed);
+        } else {
+            self.at_once.store(0, Ordering::Relaxed);
             self.earn();
         }
     }
@@ -107,6 +140,7 @@ impl Spin {
     /// How long to spin now; nothing is not at all.
     #[inline]
     fn budget_ns(&self) -> Option<u64> {
+        self.spun.store(false, Ordering::Relaxed);
         if self.trying.load(Ordering::Relaxed) > 0 {
             return Some(TRY_NS);
         }
@@ -137,6 +171,7 @@ impl Spin {
         self.earn();
         self.between.store(Self::OFTEN, Ordering::Relaxed);
         self.trying.store(0, Ordering::Relaxed);
+        self.needed.store(1, Ordering::Relaxed);
     }
 
     /// A try found what a wake-up would have brought nearly as soon.
@@ -152,6 +187,7 @@ impl Spin {
     #[cold]
     fn failed(&self) {
         self.trying.store(0, Ordering::Relaxed);
+        self.spun.store(true, Ordering::Relaxed);
         match self.credit.load(Ordering::Relaxed) {
             0 => {
                 let between = self.between.load(Ordering::Relaxed);
@@ -257,6 +293,42 @@ mod tests {
             spin.found_late();
         }
         assert_eq!(spin.budget_ns(), None);
+    }
+
+    #[test]
+    fn who_is_answered_only_once_asleep_all_but_stops_spinning() {
+        let spin = Spin::on(true);
+        // As on a shared core: what the other does it does while this one sleeps.
+        let spins = |waits| budgets(&spin, waits, 1_000).len();
+        let first = spins(1_000);
+        assert!((1..60).contains(&first), "{first} spins in the first 1000 waits");
+        let later = spins(100_000);
+        assert!(later < 4_000, "{later} spins in 100000 waits");
+    }
+
+    #[test]
+    fn who_stopped_spinning_spins_again_once_a_spin_pays() {
+        let spin = Spin::on(true);
+        budgets(&spin, 1_000, 1_000);
+        let waits = (0..).take_while(|_| spin.budget_ns().is_none()).inspect(|_| spin.slept(1_000, 2_000));
+        assert!(waits.count() <= Spin::NEEDED as usize);
+        spin.paid();
+        // Neither credit nor a try is left.
+        spin.credit.store(0, Ordering::Relaxed);
+        spin.skipped.store(0, Ordering::Relaxed);
+        assert_eq!(spin.budget_ns(), None);
+        spin.slept(1_000, 2_000);
+        assert_eq!(spin.budget_ns(), Some(USUAL_NS), "one sleep that was answered at once is enough again");
+    }
+
+    #[test]
+    fn a_long_silence_does_not_make_a_sleep_that_is_answered_at_once_earn_less() {
+        let spin = Spin::on(false);
+        budgets(&spin, 10_000, 1_000_000);
+        spin.slept(1_000, 2_000);
+        spin.budget_ns();
+        spin.slept(1_000, 2_000);
+        assert_eq!(spin.budget_ns(), Some(USUAL_NS));
     }
 
     #[test]
