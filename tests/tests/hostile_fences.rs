@@ -336,7 +336,7 @@ fn atk_fence_write_of_ones_own_pages_hurts_oneself() {
             honest.beside(10, || {
                 seed += 1;
                 let fds: Vec<_> = pages.iter().map(OwnedFd::as_fd).collect();
-                stranger.must(json!({ "do": "scribble", "len": PAGE, "seed": seed, "for_s": 0.001 }), &fds);
+                stranger.must(json!({ "do": "scribble", "len": PAGE, "seed": seed, "for_s": 0.0002 }), &fds);
                 attacker.job();
                 // It is what is written that is to be felt, or not, and not that somebody computes.
                 std::thread::park_timeout(Duration::from_millis(6));
