@@ -19,10 +19,9 @@
 //! failed, when an entry comes that may take long, or when something ended a few microseconds ago. So entries that take
 //! a microsecond each cost one look at the client for many of them, and none is told late for what comes after it.
 //!
-//! What a copy of 64 bytes costs here, of about 55 ns: the ring and decoding 10, the checks and both lookups 20, the engine
-//! with its copy 10, a quarter of a look at the clock 6, completing 5. So nothing on the way of every entry allocates,
-//! moves a whole entry or a failure from place to place (a load of 16 bytes that were just stored in halves waits for
-//! both), divides, or looks at the clock without need: when a tiny entry began is asked for its result cell alone.
+//! Nothing on the way of every entry allocates, moves a whole entry or a failure from place to place (a load of 16 bytes
+//! that were just stored in halves waits for both), divides, or looks at the clock without need: when a tiny entry began is
+//! asked for its result cell alone.
 //!
 //! What an entry uses is held by the address space that this thread has. It takes another one only between two
 //! entries, those of a batch included, so what was unbound is let go of when the entry that runs has ended, and told then.
