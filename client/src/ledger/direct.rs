@@ -43,19 +43,19 @@ impl Ledger {
 
     /// Whether an entry may be pushed that uses these bytes. Its queue is locked, and has noted it.
     #[inline]
-    pub(crate) fn admit(&self, range: &Range<u64>, access: Access) -> Result<(), LocalError> {
+    pub(crate) fn admit(&self, range: &Range<u64>, access: Access) -> Result<(), Box<LocalError>> {
         if self.held.load(Ordering::Relaxed) == 0 { Ok(()) } else { self.look_for_guards(range, access) }
     }
 
     #[cold]
-    fn look_for_guards(&self, range: &Range<u64>, access: Access) -> Result<(), LocalError> {
+    fn look_for_guards(&self, range: &Range<u64>, access: Access) -> Result<(), Box<LocalError>> {
         let state = self.state();
         let mut guards = state.guards.iter();
         match guards.find(|held| conflict(held.access, &held.range, access, range)) {
             None => Ok(()),
             Some(held) => {
                 let (offset, len) = (held.range.start, held.range.end - held.range.start);
-                Err(LocalError::GuardHeld { offset, len })
+                Err(Box::new(LocalError::GuardHeld { offset, len }))
             }
         }
     }

@@ -124,19 +124,17 @@ pub(crate) struct Wanted {
 }
 
 impl Bindings {
-    /// The place of the binding that holds all of `range` and allows `access`.
+    /// The binding that `range` was taken from, if it holds all of it still and allows `access`; else
+    /// [`Bindings::search`].
     #[inline]
-    pub(crate) fn find(&self, range: &AddressRange, access: Access) -> Result<u32, LocalError> {
-        if let Some(Some(bound)) = self.places.get(range.hint as usize)
-            && bound.holds(range)
-            && (access == Access::Read || bound.access == Access::Write)
-        {
-            return Ok(range.hint);
-        }
-        self.search(range, access)
+    pub(crate) fn hinted(&mut self, range: &AddressRange, access: Access) -> Option<&mut Bound> {
+        let bound = self.get_mut(range.hint)?;
+        let allows = access == Access::Read || bound.access == Access::Write;
+        (allows && bound.holds(range)).then_some(bound)
     }
 
-    fn search(&self, range: &AddressRange, access: Access) -> Result<u32, LocalError> {
+    /// The place of the binding that holds all of `range` and allows `access`.
+    pub(crate) fn search(&self, range: &AddressRange, access: Access) -> Result<u32, LocalError> {
         let before = self
             .order
             .partition_point(|place| self.get(*place).is_some_and(|bound| bound.address <= range.address()));
@@ -185,6 +183,7 @@ impl Bindings {
         self.places.get(place as usize)?.as_ref()
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, place: u32) -> Option<&mut Bound> {
         self.places.get_mut(place as usize)?.as_mut()
     }

@@ -343,8 +343,8 @@ impl UserQueue {
     #[cold]
     fn not_pushed(&self, why: NotPushed) -> Error {
         match why {
-            NotPushed::Wrong(mistake) => mistake.into(),
-            NotPushed::Over(end) => self.shared.over(end, Asks::Nobody),
+            NotPushed::Wrong(mistake) => (*mistake).into(),
+            NotPushed::Over(end) => self.shared.over(*end, Asks::Nobody),
             NotPushed::Full(lack) => {
                 let (state, device) = (self.shared.state(), Arc::clone(&self.shared.queue.device.name));
                 let lacks = match lack {

@@ -17,11 +17,12 @@ use vgem_proto::user_queue::{
 
 use super::Ticket;
 use super::arena::{LINE, Piece};
+use super::binding::{Bindings, Bound};
 use super::outcome::QueueEnd;
-use super::prepared::{Known, Prepared, ResultAt};
-use super::range::AddressRange;
+use super::prepared::{Extra, Known, Prepared, ResultAt};
 use super::shared::State;
-use super::table::{LENT, Use};
+use super::sva::Lents;
+use super::table::{LENT, Use, Uses};
 use crate::error::LocalError;
 
 /// Why nothing was pushed.
@@ -30,9 +31,9 @@ pub(crate) enum NotPushed {
     /// There is no room now.
     Full(Lack),
     /// It is wrong, and will be.
-    Wrong(LocalError),
+    Wrong(Box<LocalError>),
     /// The queue is over.
-    Over(QueueEnd),
+    Over(Box<QueueEnd>),
 }
 
 /// What there was not enough of.
@@ -44,7 +45,20 @@ pub(crate) enum Lack {
 
 impl From<LocalError> for NotPushed {
     fn from(mistake: LocalError) -> Self {
+        Self::Wrong(Box::new(mistake))
+    }
+}
+
+impl From<Box<LocalError>> for NotPushed {
+    fn from(mistake: Box<LocalError>) -> Self {
         Self::Wrong(mistake)
+    }
+}
+
+impl From<QueueEnd> for NotPushed {
+    #[cold]
+    fn from(end: QueueEnd) -> Self {
+        Self::Over(Box::new(end))
     }
 }
 
@@ -79,7 +93,7 @@ impl State {
                 self.abandon(slot);
                 let end = self.no_more_entries(error);
                 self.over_with(end.clone());
-                Err(NotPushed::Over(end))
+                Err(end.into())
             }
         }
     }
@@ -106,7 +120,7 @@ impl State {
             // Those that are in the ring are lost; those that are not never were.
             self.unstage();
             self.over_with(end.clone());
-            return Err(NotPushed::Over(end));
+            return Err(end.into());
         }
         for slot in &self.staged {
             if let Some(known) = self.table.get(*slot) {
@@ -133,7 +147,7 @@ impl State {
     #[inline]
     fn check(&mut self, count: usize) -> Result<(), NotPushed> {
         if let Some(end) = &self.over {
-            return Err(NotPushed::Over(end.clone()));
+            return Err(end.clone().into());
         }
         if self.table.room() < count {
             // Most often there is something to reap by now.
@@ -184,61 +198,17 @@ impl State {
 
     /// Notes the uses of an entry.
     #[inline]
-    fn note_all(&mut self, slot: u32, prepared: &Prepared) -> Result<(), LocalError> {
+    fn note_all(&mut self, slot: u32, prepared: &Prepared) -> Result<(), Box<LocalError>> {
+        let Self { table, bindings, lents, .. } = self;
+        let Some(slot) = table.get_mut(slot) else { return Ok(()) };
+        let mut noting = Noting { bindings, lents, uses: &mut slot.uses };
         for known in prepared.inline.iter().flatten() {
-            self.note(slot, known)?;
+            noting.note(known)?;
         }
-        if let Some(extra) = &prepared.extra {
-            for (_, _, known) in &extra.operands {
-                self.note(slot, known)?;
-            }
-            for cell in &extra.cells {
-                self.note(slot, &Known { range: *cell, access: Access::Read, quiet: true })?;
-            }
+        match &prepared.extra {
+            None => Ok(()),
+            Some(extra) => noting.note_extra(extra),
         }
-        Ok(())
-    }
-
-    /// Notes that the entry uses these bytes, if they are bound, and no guard is in the way.
-    #[inline]
-    fn note(&mut self, slot: u32, known: &Known) -> Result<(), LocalError> {
-        let Known { range, access, quiet } = known;
-        if range.is_empty() {
-            return Ok(());
-        }
-        let place = match self.bindings.find(range, *access) {
-            Ok(place) => place,
-            Err(not_bound @ LocalError::NotBound { .. }) => {
-                return self.note_own(slot, range, *access, not_bound);
-            }
-            Err(mistake) => return Err(mistake),
-        };
-        let (Some(bound), Some(slot)) = (self.bindings.get_mut(place), self.table.get_mut(slot)) else {
-            return Ok(());
-        };
-        let start = bound.offset + (range.address() - bound.address);
-        let end = if *quiet { start } else { start + range.len() };
-        let heals = !*quiet && bound.ledger.is_to_heal(&(start..end), *access);
-        let one = Use { place, access: *access, start, end, heals };
-        bound.uses += 1;
-        slot.uses.push(one);
-        if *quiet { Ok(()) } else { bound.ledger.admit(&one.range(), *access) }
-    }
-
-    /// The same for memory of this process that is not bound.
-    #[cold]
-    fn note_own(
-        &mut self,
-        slot: u32,
-        range: &AddressRange,
-        access: Access,
-        not_bound: LocalError,
-    ) -> Result<(), LocalError> {
-        let lent = self.lents.note(range, access, not_bound)?;
-        if let (Some(start), Some(slot)) = (lent, self.table.get_mut(slot)) {
-            slot.uses.push(Use { place: LENT, access, start, end: start, heals: false });
-        }
-        Ok(())
     }
 
     /// Takes a piece of the arena for an entry's cell, block and bytes.
@@ -360,8 +330,71 @@ impl State {
             }
         }
         let address = self.arena.address(piece.offset());
-        Batch::new(address, entries.len() as u64).map_err(|error| NotPushed::Wrong(of_arena(error, address)))
+        Batch::new(address, entries.len() as u64).map_err(|error| of_arena(error, address).into())
     }
+}
+
+/// What the uses of one entry are noted in.
+struct Noting<'a> {
+    bindings: &'a mut Bindings,
+    lents: &'a mut Lents,
+    uses: &'a mut Uses,
+}
+
+impl Noting<'_> {
+    fn note_extra(&mut self, extra: &Extra) -> Result<(), Box<LocalError>> {
+        for (_, _, known) in &extra.operands {
+            self.note(known)?;
+        }
+        for cell in &extra.cells {
+            self.note(&Known { range: *cell, access: Access::Read, quiet: true })?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the entry uses these bytes, if they are bound, and no guard is in the way. What is wrong is boxed: this
+    /// is the way of every entry, and its result fits into a register.
+    #[inline]
+    fn note(&mut self, known: &Known) -> Result<(), Box<LocalError>> {
+        if known.range.is_empty() {
+            return Ok(());
+        }
+        match self.bindings.hinted(&known.range, known.access) {
+            Some(bound) => note_bound(bound, known.range.hint, known, self.uses),
+            None => self.note_elsewhere(known),
+        }
+    }
+
+    /// The same for bytes of another binding than the one that they were taken from, or of no binding.
+    #[cold]
+    fn note_elsewhere(&mut self, known: &Known) -> Result<(), Box<LocalError>> {
+        let Known { range, access, .. } = known;
+        match self.bindings.search(range, *access) {
+            Ok(place) => match self.bindings.get_mut(place) {
+                Some(bound) => note_bound(bound, place, known, self.uses),
+                None => Ok(()),
+            },
+            Err(not_bound @ LocalError::NotBound { .. }) => {
+                if let Some(start) = self.lents.note(range, *access, not_bound)? {
+                    self.uses.push(Use { place: LENT, access: *access, start, end: start, heals: false });
+                }
+                Ok(())
+            }
+            Err(mistake) => Err(mistake.into()),
+        }
+    }
+}
+
+/// Notes a use of the bytes of a binding, which holds them.
+#[inline]
+fn note_bound(bound: &mut Bound, place: u32, known: &Known, uses: &mut Uses) -> Result<(), Box<LocalError>> {
+    let Known { range, access, quiet } = known;
+    let start = bound.offset + (range.address() - bound.address);
+    let end = if *quiet { start } else { start + range.len() };
+    let heals = !*quiet && bound.ledger.is_to_heal(&(start..end), *access);
+    bound.uses += 1;
+    uses.push(Use { place, access: *access, start, end, heals });
+    if *quiet { Ok(()) } else { bound.ledger.admit(&(start..end), *access) }
 }
 
 /// A range of the arena.
