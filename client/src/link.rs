@@ -29,7 +29,7 @@ use vgem_os::{Errno, OsError};
 use vgem_proto::error::Refusal;
 use vgem_proto::ids::CauseId;
 use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, Event};
+use vgem_proto::message::client::{ClientMessage, Event, Traced};
 
 use crate::counters::Counters;
 use crate::deadline::Deadline;
@@ -211,6 +211,27 @@ impl Link {
         loop {
             if let Some(event) = state.exchange.take_event() {
                 return Ok(Some(event));
+            }
+            self.check()?;
+            let remaining = deadline.remaining();
+            if remaining.is_zero() {
+                return Ok(None);
+            }
+            state = self.turn(state, remaining.min(SLICE));
+        }
+    }
+
+    /// From now on jobs that ended may be told.
+    pub(crate) fn expect_traced(&self) {
+        self.state().exchange.expect_traced();
+    }
+
+    /// The next jobs that ended; sleeps for them until the deadline.
+    pub(crate) fn traced(&self, deadline: Deadline) -> Result<Option<Traced>> {
+        let mut state = self.state();
+        loop {
+            if let Some(traced) = state.exchange.take_traced() {
+                return Ok(Some(traced));
             }
             self.check()?;
             let remaining = deadline.remaining();

@@ -12,7 +12,7 @@ use vgem_proto::ids::{
     DeviceId, DomainId, InstanceId, ObjectKey, PageId, Point, PorterId, Time, TimelineKey,
 };
 use vgem_proto::message::Head;
-use vgem_proto::message::client::ClientMessage;
+use vgem_proto::message::client::{ClientMessage, Traced};
 use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::rights::{Access, HugePages};
 use vgem_proto::snapshot::Topic;
@@ -725,6 +725,22 @@ pub enum Effect {
         link: LinkId,
         /// What it may see.
         scope: Scope,
+    },
+    /// From now on tell this client of every [`Effect::Traced`] in its scope.
+    Trace {
+        /// The connection.
+        link: LinkId,
+        /// What it may see.
+        scope: Scope,
+    },
+    /// Jobs of a domain have ended, and somebody traces that.
+    Traced {
+        /// The domain.
+        domain: DomainId,
+        /// The jobs.
+        traced: Traced,
+        /// Places of those waits that are for points of other domains.
+        abroad: Vec<usize>,
     },
     /// Have the keeper make a listening socket for a domain; [`Input::DoorOpened`] or [`Input::DoorFailed`] follows.
     OpenDoor {
