@@ -103,6 +103,7 @@ impl Tracing {
     }
 
     /// Notes the job at the head of a queue, which ends now.
+    #[cold]
     pub(crate) fn note(
         &mut self,
         (key, queue): (TimelineKey, &Queue),

@@ -1,10 +1,12 @@
 //! The command line: verbs, their arguments, and the options all of them take.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
+use crate::top::view::Order;
 use crate::waiting::asked::{Asked, asked};
 
 /// Look at a broker, drive its devices, examine the machine.
@@ -72,6 +74,18 @@ pub(crate) enum Verb {
     ///
     /// Root is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
     Monitor(Monitor),
+    /// What goes on right now: devices and clients, looked at again and again
+    ///
+    /// Keys: q, Esc or Ctrl-C end it; n, b, j, w and d order by name, bytes, jobs, waits and domain, r the other way
+    /// round; + and - look less or more often; up, down and Home go through the clients. NO_COLOR takes the colors away.
+    Top(Top),
+    /// Record what every job does, as a file for Perfetto or Chrome
+    ///
+    /// A track per device and per client: when each job was accepted, until when it waited for others, when its engine began
+    /// and when it ended; arrows for hand-offs; counters for jobs queued and running and for bytes. Root sees everybody,
+    /// others their own domain. Ends after the time that was asked for, with Ctrl-C, or with the broker. Entries of user
+    /// queues pass the broker by and are not in it.
+    Trace(Trace),
     /// Users and containers that share quotas: make one for a container, look at them, end them
     Domain(Domain),
     /// What a domain holds and may hold; with KIND=LIMIT, that from now on
@@ -226,6 +240,41 @@ pub(crate) struct Monitor {
     pub(crate) count: Option<u64>,
 }
 
+/// `top`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  vgemctl top --once --interval 200ms\n  vgemctl top --sort bytes --once --format json"
+)]
+pub(crate) struct Top {
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", value_parser = span, default_value = "1s")]
+    pub(crate) interval: Duration,
+    /// What devices and clients are ordered by
+    #[arg(long, value_enum, default_value_t = Order::Name)]
+    pub(crate) sort: Order,
+    /// The other way round
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Print one frame as text, of what happens in one interval, and end; with --format json the numbers
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// `trace`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl trace --output t.json --for 5s")]
+pub(crate) struct Trace {
+    /// Where to write it; - is standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: String,
+    /// For how long, as 5s, 500ms or 2min; not given: until Ctrl-C
+    #[arg(long = "for", value_name = "TIME", value_parser = span)]
+    pub(crate) duration: Option<Duration>,
+    /// End after so many jobs; each takes a few hundred bytes until it is written
+    #[arg(long, value_name = "JOBS", default_value_t = 1_000_000)]
+    pub(crate) most: usize,
+}
+
 /// `domain`.
 #[derive(Debug, Args)]
 #[command(
@@ -322,6 +371,16 @@ fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than 16 EiB"))
 }
 
+/// A span of time with its unit.
+fn span(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("min", 60_000), ("s", 1_000)];
+    let unit = units.iter().find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, *ms)));
+    let wrong = || format!("{text} is no time, as 5s, 500ms or 2min are");
+    let (digits, ms) = unit.ok_or_else(wrong)?;
+    let number: u32 = digits.trim().parse().map_err(|_| wrong())?;
+    Ok(Duration::from_millis(u64::from(number) * ms))
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -387,6 +446,13 @@ mod tests {
         for wrong in ["bytes", "bytes=x", "colors=1", "bytes=99999999TiB", "bytes=-1"] {
             assert!(limit(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_time_is_a_number_with_its_unit() {
+        let ms = |text: &str| span(text).map(|span| span.as_millis());
+        assert_eq!([ms("5s"), ms("500ms"), ms("2min")], [Ok(5_000), Ok(500), Ok(120_000)]);
+        assert!(["5", "s", "-1s", "1h", "99999999999s"].iter().all(|wrong| span(wrong).is_err()));
     }
 
     #[test]

@@ -11,7 +11,10 @@ mod human;
 mod print;
 mod process;
 mod reach;
+mod signals;
 mod table;
+mod top;
+mod trace;
 mod verbs;
 mod waiting;
 
@@ -34,6 +37,8 @@ fn main() -> ExitCode {
         Verb::Who(who) => verbs::who::run(&cli.common, who),
         Verb::Why(why) => verbs::why::run(&cli.common, why),
         Verb::Monitor(monitor) => verbs::monitor::run(&cli.common, monitor),
+        Verb::Top(top) => verbs::top::run(&cli.common, top),
+        Verb::Trace(trace) => verbs::trace::run(&cli.common, trace),
         Verb::Domain(domain) => verbs::domain::run(&cli.common, domain),
         Verb::Quota(quota) => verbs::domain::quota(&cli.common, quota),
         Verb::Disconnect(disconnect) => verbs::domain::disconnect(&cli.common, disconnect),
