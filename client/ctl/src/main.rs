@@ -8,6 +8,7 @@ mod cli;
 mod exit;
 mod holders;
 mod human;
+mod pick;
 mod print;
 mod process;
 mod reach;
@@ -41,7 +42,12 @@ fn main() -> ExitCode {
         Verb::Trace(trace) => verbs::trace::run(&cli.common, trace),
         Verb::Domain(domain) => verbs::domain::run(&cli.common, domain),
         Verb::Quota(quota) => verbs::domain::quota(&cli.common, quota),
+        Verb::Drain(drain) => verbs::domain::drain(&cli.common, drain),
         Verb::Disconnect(disconnect) => verbs::domain::disconnect(&cli.common, disconnect),
+        Verb::Dump => verbs::dump::run(&cli.common),
+        Verb::Bench(bench) => verbs::bench::run(&cli.common, bench),
+        Verb::Completion(completion) => verbs::help::completion(completion),
+        Verb::Man(man) => verbs::help::man(man),
         Verb::Doctor => verbs::doctor::run(&cli.common),
     };
     exit::code(done)

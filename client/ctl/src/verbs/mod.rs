@@ -1,10 +1,13 @@
 //! The verbs, one file each.
 
+pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod domain;
+pub(crate) mod dump;
 pub(crate) mod ended;
 pub(crate) mod explain;
 pub(crate) mod files;
+pub(crate) mod help;
 pub(crate) mod list;
 pub(crate) mod monitor;
 pub(crate) mod plan;
