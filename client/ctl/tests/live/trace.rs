@@ -139,22 +139,25 @@ fn slices_nest_arrows_connect_and_counters_are_there() {
         ["copy", "zip", "sec"]
             .map(|device| client.device(device).expect("it is there").queue(0).expect("a queue"))
     });
+    let rounds: u64 = 20;
+    // Made before, so that jobs of many rounds are under way at the same time.
+    let memory = clients.each_ref().map(|client| {
+        let buffer = || client.create(64 * 1024).expect("memory");
+        (0..rounds).map(|_| (buffer(), buffer(), client.cells(2).expect("cells"))).collect::<Vec<_>>()
+    });
     let recording = record(&broker, &clients[0]);
-    let rounds = 20;
     let mut sent = Vec::new();
-    for _ in 0..rounds {
-        for (client, [copy, zip, sec]) in clients.iter().zip(&queues) {
-            let buffer = || client.create(64 * 1024).expect("memory");
-            let (frame, packed, digest) = (buffer(), buffer(), client.cells(2).expect("cells"));
+    for ((client, [copy, zip, sec]), memory) in clients.iter().zip(&queues).zip(&memory) {
+        for (frame, packed, cells) in memory {
             let mut batch = client.batch();
-            batch.job(copy, "fill").output(&frame).param("byte", 7);
+            batch.job(copy, "fill").output(frame).param("byte", 7);
             batch
                 .job(zip, "compress")
-                .input(&frame)
-                .output(&packed)
+                .input(frame)
+                .output(packed)
                 .param("format", "zstd")
-                .result(digest.at(0));
-            batch.job(sec, "sha256").input(&packed).result(digest.at(1));
+                .result(cells.at(0));
+            batch.job(sec, "sha256").input(packed).result(cells.at(1));
             sent.push(batch.submit().expect("sent"));
         }
     }
