@@ -251,6 +251,15 @@ impl Link {
         }
     }
 
+    /// The next jobs that ended if they are here already.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn traced_now(&self) -> Result<Option<Traced>> {
+        match self.state().exchange.take_traced() {
+            Some(traced) => Ok(Some(traced)),
+            None => self.check().map(|()| None),
+        }
+    }
+
     /// Leads or follows for a moment.
     fn turn<'a>(&'a self, mut state: MutexGuard<'a, State>, wait: Duration) -> MutexGuard<'a, State> {
         match state.room.take() {

@@ -81,10 +81,26 @@ impl Trace {
         let deadline = deadline.into();
         while self.waiting.is_empty() {
             let Some(traced) = self.core.link.traced(deadline)? else { return Ok(None) };
-            self.lost = self.lost.saturating_add(traced.lost);
-            self.waiting.extend(jobs(traced));
+            self.take(traced);
         }
         Ok(self.waiting.pop_front())
+    }
+
+    /// Keeps jobs until they are taken.
+    pub(crate) fn take(&mut self, traced: Traced) {
+        self.lost = self.lost.saturating_add(traced.lost);
+        self.waiting.extend(jobs(traced));
+    }
+
+    /// A job that was told already.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn told(&mut self) -> Option<EndedJob> {
+        self.waiting.pop_front()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// How many jobs were left out so far, because they were not taken in time.
