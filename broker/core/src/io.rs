@@ -5,11 +5,9 @@
 //! message and the shell finds it. Outcomes that only the kernel knows come back as inputs.
 
 use vgem_proto::codec::Malformed;
-use vgem_proto::error::ErrorCode;
-use vgem_proto::error::{Failure, Refusal};
-use vgem_proto::ids::CauseId;
+use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{
-    DeviceId, DomainId, InstanceId, ObjectKey, PageId, Point, PorterId, Time, TimelineKey,
+    CauseId, DeviceId, DomainId, InstanceId, ObjectKey, PageId, Point, PorterId, Time, TimelineKey,
 };
 use vgem_proto::message::Head;
 use vgem_proto::message::client::{ClientMessage, Traced};
