@@ -18,38 +18,9 @@ use vgem_proto::user_queue::Depth;
 
 use crate::config::Policy;
 
-/// A client's connection as the shell numbers it. Never used twice while the broker lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId(pub u64);
+mod numbers;
 
-/// A pair of a fence page and its interest page, as the shell keeps it. Never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PairId(pub u64);
-
-/// Memory that a porter brought and that no object has yet, as the shell keeps it. Never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ArrivalId(pub u64);
-
-/// What a porter brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    /// An export of an object; the shell has closed the fd.
-    Object(ObjectKey),
-    /// Memory of a client; the shell holds it until [`Effect::TakeArrival`] or [`Effect::DropArrival`].
-    Memory {
-        /// Its number.
-        arrival: ArrivalId,
-        /// Bytes.
-        len: u64,
-    },
-    /// The memory of a process; the shell holds its fd until it is sent ([`Attach::Process`]) or [`Effect::DropArrival`].
-    Process {
-        /// Its number.
-        arrival: ArrivalId,
-    },
-    /// A fence page or an interest page; the shell has closed the fd.
-    Page,
-}
+pub use self::numbers::{Arrival, ArrivalId, LinkId, PairId};
 
 /// By which way a connection came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -737,7 +708,7 @@ pub enum Effect {
         domain: DomainId,
         /// The jobs.
         traced: Traced,
-        /// Places of those waits that are for points of other domains.
+        /// Which of their waits are for points of other domains.
         abroad: Vec<usize>,
     },
     /// Have the keeper make a listening socket for a domain; [`Input::DoorOpened`] or [`Input::DoorFailed`] follows.
@@ -802,6 +773,3 @@ pub use vgem_proto::snapshot::Event;
 
 /// What [`crate::Broker::apply`] wants done, in order.
 pub type Effects = Vec<Effect>;
-
-/// A moment and the reason the broker wants to be called then.
-pub type NextDeadline = Option<Time>;
