@@ -26,7 +26,8 @@ pub enum Arrival {
         /// Bytes.
         len: u64,
     },
-    /// The memory of a process; the shell holds its fd until it is sent ([`super::Attach::Process`]) or [`super::Effect::DropArrival`].
+    /// The memory of a process; the shell holds its fd until it is sent ([`super::Attach::Process`]) or
+    /// [`super::Effect::DropArrival`].
     Process {
         /// Its number.
         arrival: ArrivalId,
