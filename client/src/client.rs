@@ -36,6 +36,7 @@ use crate::options::BufferOptions;
 use crate::pool::BufferPool;
 use crate::set::BufferSet;
 use crate::timeline::{self, Timeline, TimelineToken};
+use crate::trace::Trace;
 use crate::transfer::{self, Received};
 
 /// How long a request waits for its answer, unless the options say otherwise.
@@ -289,6 +290,15 @@ impl Client {
     pub fn monitor(&self) -> Result<Monitor> {
         self.core.link.expect_events();
         Monitor::begun(&self.core, &self.core.call(message::Monitor {})?)
+    }
+
+    /// Asks to be told of every job that ends: in this domain, or everywhere if we are root.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn trace(&self) -> Result<Trace> {
+        self.core.link.expect_traced();
+        Trace::begun(&self.core, &self.core.call(message::Trace {})?)
     }
 
     /// `count` result cells.

@@ -29,7 +29,7 @@ use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{CauseId, Handle, PageId};
 use vgem_proto::message::Sender;
 use vgem_proto::message::client::{
-    ClientMessage, CloseObject, CloseQueue, CloseTimeline, Event, Refused, Shown,
+    ClientMessage, CloseObject, CloseQueue, CloseTimeline, Event, Refused, Shown, Traced,
 };
 
 use crate::monitor::KEPT;
@@ -120,6 +120,10 @@ pub struct Exchange {
     events: Option<VecDeque<Event>>,
     /// Events that found no room since the last one that did.
     lost: u64,
+    /// Jobs that ended and were not taken yet, once they were asked for.
+    traced: Option<VecDeque<Traced>>,
+    /// Jobs that found no room since the last that did.
+    jobs_lost: u64,
 }
 
 impl Exchange {
@@ -237,6 +241,9 @@ impl Exchange {
             Some(Pending::Arrived(_)) => return Err(Fault::Unasked(head.request)),
             None => match message {
                 ClientMessage::Event(event) if head.request == 0 && self.events.is_some() => self.told(event),
+                ClientMessage::Traced(traced) if head.request == 0 && self.traced.is_some() => {
+                    self.noted(traced);
+                }
                 ClientMessage::Refused(refused) if head.request <= self.last => {
                     self.remember(RequestId(head.request), refused);
                 }
@@ -283,6 +290,28 @@ impl Exchange {
         }
         event.lost = event.lost.saturating_add(std::mem::take(&mut self.lost));
         events.push_back(event);
+    }
+
+    /// From now on jobs that ended may be told.
+    pub fn expect_traced(&mut self) {
+        self.traced.get_or_insert_default();
+    }
+
+    /// The oldest jobs that were told and not taken yet.
+    #[must_use]
+    pub fn take_traced(&mut self) -> Option<Traced> {
+        self.traced.as_mut()?.pop_front()
+    }
+
+    fn noted(&mut self, mut traced: Traced) {
+        let Some(all) = &mut self.traced else { return };
+        if all.len() >= KEPT {
+            let count = traced.lost.saturating_add(traced.jobs.len() as u64);
+            self.jobs_lost = self.jobs_lost.saturating_add(count);
+            return;
+        }
+        traced.lost = traced.lost.saturating_add(std::mem::take(&mut self.jobs_lost));
+        all.push_back(traced);
     }
 
     /// What closes the handles that came with answers nobody waits for any more, since the last call.

@@ -60,7 +60,7 @@
 //! | [`Timeline`], [`Stage`] | what the CPU does, as jobs and other clients see it |
 //! | [`Buffer::lend`], [`Loan`], [`Borrowed`] | memory that comes back |
 //! | [`DomainOptions`], [`Client::create_domain`] | users and containers that share quotas |
-//! | [`Monitor`], [`snapshot`] | what goes on in the broker |
+//! | [`Monitor`], [`Trace`], [`snapshot`] | what goes on in the broker |
 //! | [`Embedded`] | a private broker, for one process |
 //! | [`host`] | what this machine offers, for `vgemctl doctor` |
 //!
@@ -125,6 +125,7 @@ mod signals;
 mod stage;
 mod timeline;
 mod together;
+mod trace;
 mod transfer;
 mod user_queue;
 mod wait;
@@ -169,6 +170,7 @@ pub use self::set::BufferSet;
 pub use self::stage::Stage;
 pub use self::timeline::{PointStatus, Timeline, TimelineRights, TimelineToken};
 pub use self::together::{wait_all, wait_any};
+pub use self::trace::{EndedJob, Trace};
 pub use self::transfer::{Received, TransferError};
 pub use self::user_queue::{
     AddressRange, After, Binding, EntryDone, EntryDraft, EntryFailure, Fault, Lent, Prepared, QueueEnd,

@@ -29,7 +29,7 @@ use vgem_os::{Errno, OsError};
 use vgem_proto::error::Refusal;
 use vgem_proto::ids::CauseId;
 use vgem_proto::limits;
-use vgem_proto::message::client::{ClientMessage, Event};
+use vgem_proto::message::client::{ClientMessage, Event, Traced};
 
 use crate::counters::Counters;
 use crate::deadline::Deadline;
@@ -221,11 +221,41 @@ impl Link {
         }
     }
 
+    /// From now on jobs that ended may be told.
+    pub(crate) fn expect_traced(&self) {
+        self.state().exchange.expect_traced();
+    }
+
+    /// The next jobs that ended; sleeps for them until the deadline.
+    pub(crate) fn traced(&self, deadline: Deadline) -> Result<Option<Traced>> {
+        let mut state = self.state();
+        loop {
+            if let Some(traced) = state.exchange.take_traced() {
+                return Ok(Some(traced));
+            }
+            self.check()?;
+            let remaining = deadline.remaining();
+            if remaining.is_zero() {
+                return Ok(None);
+            }
+            state = self.turn(state, remaining.min(SLICE));
+        }
+    }
+
     /// The next event if it is here already.
     #[cfg(feature = "tokio")]
     pub(crate) fn event_now(&self) -> Result<Option<Event>> {
         match self.state().exchange.take_event() {
             Some(event) => Ok(Some(event)),
+            None => self.check().map(|()| None),
+        }
+    }
+
+    /// The next jobs that ended if they are here already.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn traced_now(&self) -> Result<Option<Traced>> {
+        match self.state().exchange.take_traced() {
+            Some(traced) => Ok(Some(traced)),
             None => self.check().map(|()| None),
         }
     }

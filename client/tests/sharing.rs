@@ -621,6 +621,44 @@ fn events_that_nobody_asked_for_break_the_protocol() {
 }
 
 #[test]
+fn jobs_that_ended_come_in_order_with_how_many_were_left_out() {
+    let (broker, client) = FakeBroker::with_client();
+    let mut trace = client.trace().expect("told");
+    broker.tell_traced(0, 1..=2);
+    broker.tell_traced(3, 6..=6);
+    let mut next = || trace.next(SOON).expect("alive").expect("a job").point.0;
+    assert_eq!([next(), next(), next()], [1, 2, 6]);
+    assert_eq!(trace.lost(), 3);
+    assert!(trace.next(Deadline::NOW).expect("alive").is_none());
+}
+
+#[test]
+fn a_trace_does_not_disturb_requests_and_its_memory_is_bounded() {
+    let (broker, client) = FakeBroker::with_client();
+    let mut trace = client.trace().expect("told");
+    for number in 1..=4100 {
+        broker.tell_traced(0, number..=number);
+        if number % 50 == 0 {
+            client.devices().expect("an answer");
+        }
+    }
+    client.devices().expect("an answer");
+    let kept = std::iter::from_fn(|| trace.next(Deadline::NOW).expect("alive")).count();
+    assert_eq!((kept, trace.lost()), (4096, 0));
+    broker.tell_traced(0, 4101..=4101);
+    assert_eq!(trace.next(SOON).expect("alive").map(|job| job.point.0), Some(4101));
+    assert_eq!(trace.lost(), 4);
+}
+
+#[test]
+fn jobs_that_nobody_asked_to_be_told_of_break_the_protocol() {
+    let (broker, client) = FakeBroker::with_client();
+    broker.tell_traced(0, 1..=1);
+    let lost = (0..2).find_map(|_| client.devices().err());
+    assert!(matches!(&lost, Some(Error::BrokerLost { .. })), "{lost:?}");
+}
+
+#[test]
 fn threads_import_different_memory_at_once() {
     let (_broker, client) = FakeBroker::with_client();
     let client = Arc::new(client);

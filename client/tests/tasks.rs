@@ -428,6 +428,24 @@ fn a_task_is_told_events_between_answers() {
 }
 
 #[test]
+fn a_task_is_told_of_jobs_that_ended_between_answers() {
+    run(async {
+        let (mut broker, client) = with_client(Mood::Honest).await;
+        let mut trace = client.trace().await.expect("told");
+        assert!(client.ended_job(&mut trace, Duration::from_millis(5)).await.expect("alive").is_none());
+        broker.tell_traced(2, 7..=8);
+        client.devices().await.expect("an answer");
+        for point in [7, 8] {
+            let told = client.ended_job(&mut trace, SOON).await.expect("alive").expect("a job");
+            assert_eq!(told.point.0, point);
+        }
+        assert_eq!(trace.lost(), 2);
+        broker.hang_up();
+        assert!(matches!(client.ended_job(&mut trace, SOON).await, Err(Error::BrokerLost { .. })));
+    });
+}
+
+#[test]
 fn a_task_asks_again_where_the_broker_must_make_room_first() {
     run(async {
         let (_broker, client) = with_client(Mood::NoRoomToShow).await;

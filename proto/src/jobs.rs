@@ -7,7 +7,10 @@
 
 use crate::codec::{Field, Malformed, Reader, Writer, Zero};
 use crate::error::ErrorCode;
-use crate::ids::{CauseId, Handle, ObjectKey, PageId, Point, QueueHandle, Time, TimelineHandle, TimelineKey};
+use crate::ids::{
+    CauseId, DeviceId, Handle, InstanceId, ObjectKey, PageId, Point, QueueHandle, Time, TimelineHandle,
+    TimelineKey,
+};
 use crate::record;
 use crate::rights::{Access, WaitKind};
 
@@ -272,6 +275,52 @@ record! {
     }
 }
 
+record! {
+    /// A job that ended, as a client that traces is told of it.
+    pub struct TracedJob {
+        /// The queue's timeline.
+        pub timeline: TimelineKey,
+        /// The job's point.
+        pub point: Point,
+        /// When the broker accepted it.
+        pub submitted: Time,
+        /// When the broker saw it first in its queue and waiting for nothing; 0 if it never did.
+        pub ready: Time,
+        /// When the engine began, as the driver says; 0 if it never did, or if its driver died before it said.
+        pub started: Time,
+        /// When the job ended: as the driver says, or when it was settled for a driver that is gone.
+        pub ended: Time,
+        /// Bytes read from inputs and written to outputs.
+        pub bytes: u64,
+        /// Bytes copied through private windows.
+        pub staged: u64,
+        /// The number of the client whose job it was.
+        pub client: u64,
+        /// The device.
+        pub device: DeviceId,
+        /// The instance.
+        pub instance: InstanceId,
+        /// The cause, if it failed.
+        pub cause: CauseId,
+        /// The code, if it failed; 0 is ok.
+        pub code: u32,
+        /// Which operation; means nothing if `started` is 0.
+        pub op: u16,
+        /// How many of the message's waits are its own.
+        pub waits: u16,
+    }
+}
+
+record! {
+    /// A point that a traced job waited for.
+    pub struct TracedWait {
+        /// The timeline; all 0 if it is of a domain that the client may not see.
+        pub timeline: TimelineKey,
+        /// The point; 0 if it is of a domain that the client may not see.
+        pub point: Point,
+    }
+}
+
 impl Completion {
     /// The failure, if it is one.
     #[must_use]
@@ -300,3 +349,5 @@ const _: () = assert!(<ClientParam as Field>::SIZE == 32);
 const _: () = assert!(<Wait as Field>::SIZE == 32);
 const _: () = assert!(<DriverWait as Field>::SIZE == 24);
 const _: () = assert!(<Completion as Field>::SIZE == 64);
+const _: () = assert!(<TracedJob as Field>::SIZE == 104);
+const _: () = assert!(<TracedWait as Field>::SIZE == 16);

@@ -30,6 +30,11 @@ pub const OPERATIONS: usize = 256;
 pub const TEXT_LEN: usize = 1024;
 /// Completion records in one message of a driver.
 pub const COMPLETIONS: usize = 64;
+/// Jobs in one message to a client that traces.
+pub const TRACED_JOBS: usize = 64;
+/// What the jobs of one message to a client that traces waited for, together. With all jobs it is under a half of a message,
+/// which finds room where a whole one would not.
+pub const TRACED_WAITS: usize = 1024;
 /// How long after the first unsent completion a driver sends it, nanoseconds.
 pub const COMPLETION_DELAY_NS: u64 = 1_000_000;
 /// Objects that one request makes or commits, and so the fds of its answer; the kernel takes 253 at a time.

@@ -15,7 +15,7 @@ use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{Handle, QueueHandle};
 use vgem_proto::jobs::{
     self, Completion, DriverWait, Job, ObservedPoint, Operand, Param, ParamSource, PointFailure,
-    PoisonedRange, ShownTimeline, Wait,
+    PoisonedRange, ShownTimeline, TracedJob, TracedWait, Wait,
 };
 use vgem_proto::layout::{self, fence_page as f, interest_page, result_cell};
 use vgem_proto::message::Row;
@@ -94,6 +94,8 @@ fn the_records_of_the_specification_are_those_of_the_code() {
     record("PointFailure", PointFailure::FIELDS);
     record("ShownTimeline", ShownTimeline::FIELDS);
     record("QuotaLimit", QuotaLimit::FIELDS);
+    record("TracedJob", TracedJob::FIELDS);
+    record("TracedWait", TracedWait::FIELDS);
 }
 
 #[test]
@@ -192,6 +194,8 @@ fn the_limits_of_the_specification_are_those_of_the_code() {
         ("RING_WINDOWS", limits::RING_WINDOWS as u64),
         ("OWN_BYTES", limits::OWN_BYTES),
         ("OPERATIONS", limits::OPERATIONS as u64),
+        ("TRACED_JOBS", limits::TRACED_JOBS as u64),
+        ("TRACED_WAITS", limits::TRACED_WAITS as u64),
     ];
     let part = part("limits");
     let table = part.table();

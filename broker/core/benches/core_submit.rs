@@ -2,6 +2,8 @@
 //!
 //! Prints nanoseconds per job, and how they divide. Making the messages, which the decoders do in the daemon, is not
 //! in them; dropping the effects, which the shell does after it has encoded them, is. `cargo bench -p vgem-core`.
+//!
+//! The last column is the same with a client that traces, over without one.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +19,7 @@ use vgem_proto::ids::{
 };
 use vgem_proto::jobs::{ClientJob, ClientOperand, Completion};
 use vgem_proto::message::Head;
-use vgem_proto::message::client::{ClientMessage, Commit, CreateObject, Hello, OpenQueue, Submit};
+use vgem_proto::message::client::{ClientMessage, Commit, CreateObject, Hello, OpenQueue, Submit, Trace};
 use vgem_proto::message::driver::{Complete, DriverMessage, Ready};
 use vgem_proto::rights::{Access, HugePages};
 
@@ -216,25 +218,41 @@ fn completion(timeline: TimelineKey, point: Point) -> Completion {
     }
 }
 
-/// Runs the rounds of a pattern; gives the time of every submit and of every round of completions.
-fn measure(pattern: Pattern) -> (Vec<Duration>, Vec<Duration>) {
-    let mut stage = Stage::new();
-    let (mut submits, mut completions) = (Vec::new(), Vec::new());
-    let head = Head::default();
-    for _ in 0..ROUNDS {
+/// The times of every submit and of every round of completions.
+#[derive(Default)]
+struct Times {
+    submits: Vec<Duration>,
+    completions: Vec<Duration>,
+}
+
+impl Times {
+    /// Runs one round of a pattern.
+    fn round(&mut self, stage: &mut Stage, pattern: Pattern) {
+        let head = Head::default();
         let (submit, ended) = stage.messages(pattern);
         let begun = Instant::now();
         stage.happen(Input::Request { link: LINK, head, message: submit.into() });
-        submits.push(begun.elapsed());
+        self.submits.push(begun.elapsed());
         assert!(!stage.effects.iter().any(|e| matches!(e, Effect::Reply { .. })), "a batch was refused");
         let begun = Instant::now();
         for (instance, complete) in ended {
             stage.happen(Input::Driver { instance, message: complete.into() });
         }
-        completions.push(begun.elapsed());
+        self.completions.push(begun.elapsed());
+    }
+}
+
+/// Runs the rounds of a pattern, with or without a client that traces.
+fn measure(pattern: Pattern, is_traced: bool) -> Times {
+    let (mut stage, mut times) = (Stage::new(), Times::default());
+    if is_traced {
+        stage.ask(Trace {});
+    }
+    for _ in 0..ROUNDS {
+        times.round(&mut stage, pattern);
     }
     assert_eq!(stage.broker.counters().jobs_ok, ROUNDS * BATCH);
-    (submits, completions)
+    times
 }
 
 fn main() {
@@ -248,12 +266,15 @@ fn main() {
     ];
     eprintln!("core_submit: ns per job, batches of {BATCH}, median of {ROUNDS} rounds (p99)");
     for pattern in patterns {
-        let (mut submits, mut completions) = measure(pattern);
-        let (submit, submit_99) = per_job(&mut submits);
-        let (completion, completion_99) = per_job(&mut completions);
+        let (mut plain, mut traced) = (measure(pattern, false), measure(pattern, true));
+        let (submit, submit_99) = per_job(&mut plain.submits);
+        let (completion, completion_99) = per_job(&mut plain.completions);
+        let with = per_job(&mut traced.submits).0 + per_job(&mut traced.completions).0;
         let (sum, name) = (submit + completion, format!("{pattern:?}"));
+        let ratio = with as f64 / sum as f64;
         eprintln!(
-            "{name:>8}: {sum:>4} = submit {submit:>4} ({submit_99:>4}) + completion {completion:>4} ({completion_99:>4})"
+            "{name:>8}: {sum:>4} = submit {submit:>4} ({submit_99:>4}) + completion {completion:>4} ({completion_99:>4}), \
+             traced {ratio:.2}"
         );
     }
 }

@@ -55,6 +55,7 @@ use crate::queries::Queries;
 use crate::queues::Queue;
 use crate::tables::Table;
 use crate::timelines::{self, Promises, Signals};
+use crate::tracing::Tracing;
 
 /// The rules of the broker: what it knows, and how that changes.
 #[derive(Debug)]
@@ -96,6 +97,7 @@ pub struct Broker {
     pub(crate) timers: Timers,
     pub(crate) causes: Causes,
     pub(crate) counters: Counters,
+    pub(crate) tracing: Tracing,
     /// Orphaned objects that are to be looked at next, and when.
     pub(crate) sweep: VecDeque<ObjectKey>,
     pub(crate) sweep_at: Option<Time>,
@@ -154,6 +156,7 @@ impl Broker {
             timers: Timers::default(),
             causes: Causes::new(config.bounds.causes),
             counters: Counters::default(),
+            tracing: Tracing::default(),
             sweep: VecDeque::new(),
             sweep_at: None,
             orphans: BTreeSet::new(),
@@ -186,6 +189,7 @@ impl Broker {
         self.settle_released(now);
         self.keep_spare_pairs();
         self.forget_empty_domains();
+        self.tell_traced();
         if self.causes.domains() > self.accounts.domains() {
             self.causes.keep_only(|domain| self.accounts.has(domain));
         }

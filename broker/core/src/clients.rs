@@ -10,7 +10,7 @@ use vgem_proto::rights::Rights;
 
 use crate::accounts::Charge;
 use crate::import::Hands;
-use crate::io::{LinkId, PairId, PeerFacts};
+use crate::io::{LinkId, PairId, PeerFacts, Scope};
 use crate::policy::Subject;
 use crate::tables::{HandleTable, Table};
 use crate::timelines::{Signals, TimelineHeld};
@@ -69,6 +69,8 @@ pub(crate) struct Client {
     pub(crate) is_checked: bool,
     /// The charge for its being told of events, if it is.
     pub(crate) monitors: Charge,
+    /// Of whose jobs it is told, if of any.
+    pub(crate) traces: Option<Scope>,
     /// Its porter, unless that was told to end.
     pub(crate) porter: Option<PorterId>,
     pub(crate) hands: Hands,

@@ -5,7 +5,7 @@
 //! now, and so may the heads of queues that watch this timeline: that starts their clocks (F8).
 
 use vgem_proto::error::Failure;
-use vgem_proto::ids::{InstanceId, ObjectKey, Point, Time, TimelineKey};
+use vgem_proto::ids::{DeviceId, InstanceId, ObjectKey, Point, Time, TimelineKey};
 use vgem_proto::jobs::Completion;
 
 use crate::awaiting::{key_of, order_of};
@@ -16,6 +16,7 @@ use crate::objects::Object;
 use crate::queues::{Job, Queue, Watchers};
 use crate::tables::Table;
 use crate::timelines::is_of_client;
+use crate::tracing::End;
 
 impl Broker {
     /// Jobs of an instance have ended.
@@ -61,6 +62,11 @@ impl Broker {
         }
         let failure = completion.failure();
         queue.ended_at = completion.ended;
+        if self.tracing.wants(queue.domain) {
+            let device = self.devices.get(queue.device).map_or(DeviceId(0), |device| device.id);
+            let end = End::told(completion, failure);
+            self.tracing.note((key, queue), self.instances.get(&id), device, end);
+        }
         let ended = end_head(queue, key, &mut self.objects, failure, &mut self.released);
         let crosses = queue.crosses;
         match failure {
@@ -165,7 +171,7 @@ impl Broker {
             Head::Ready(limit) => {
                 self.timers.arm(Timer::Job(key), &mut queue.limit, limit);
                 if let Some(job) = queue.jobs.front_mut() {
-                    job.since = now;
+                    job.ready = now;
                 }
             }
             Head::Waits((timeline, point)) => {

@@ -150,6 +150,8 @@ impl Broker {
             | ClientMessage::Explain(_)
             | ClientMessage::Inspect(_)
             | ClientMessage::Monitor(_)
+            | ClientMessage::Trace(_)
+            | ClientMessage::Traced(_)
             | ClientMessage::Rewritten(_)
             | ClientMessage::AttachRing(_)
             | ClientMessage::CommitRing(_)

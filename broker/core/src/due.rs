@@ -127,7 +127,7 @@ impl Broker {
         let Some(queue) = self.queues.get_mut(key) else { return };
         let Some(job) = queue.jobs.front() else { return };
         let (point, run_ms) = (queue.ended.next(), job.run_ns / 1_000_000);
-        let ran_ns = now.since(job.since);
+        let ran_ns = now.since(job.since());
         let allowed_ns = self.config.times.scheduling_ns.saturating_add(job.run_ns);
         let (instance, domain, device) = (queue.instance, queue.domain, queue.device);
         let device = self.devices.get(device).map(|d| d.name().to_owned()).unwrap_or_default();

@@ -5,14 +5,12 @@
 //! message and the shell finds it. Outcomes that only the kernel knows come back as inputs.
 
 use vgem_proto::codec::Malformed;
-use vgem_proto::error::ErrorCode;
-use vgem_proto::error::{Failure, Refusal};
-use vgem_proto::ids::CauseId;
+use vgem_proto::error::{ErrorCode, Failure, Refusal};
 use vgem_proto::ids::{
-    DeviceId, DomainId, InstanceId, ObjectKey, PageId, Point, PorterId, Time, TimelineKey,
+    CauseId, DeviceId, DomainId, InstanceId, ObjectKey, PageId, Point, PorterId, Time, TimelineKey,
 };
 use vgem_proto::message::Head;
-use vgem_proto::message::client::ClientMessage;
+use vgem_proto::message::client::{ClientMessage, Traced};
 use vgem_proto::message::driver::DriverMessage;
 use vgem_proto::rights::{Access, HugePages};
 use vgem_proto::snapshot::Topic;
@@ -20,38 +18,9 @@ use vgem_proto::user_queue::Depth;
 
 use crate::config::Policy;
 
-/// A client's connection as the shell numbers it. Never used twice while the broker lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId(pub u64);
+mod numbers;
 
-/// A pair of a fence page and its interest page, as the shell keeps it. Never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PairId(pub u64);
-
-/// Memory that a porter brought and that no object has yet, as the shell keeps it. Never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ArrivalId(pub u64);
-
-/// What a porter brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    /// An export of an object; the shell has closed the fd.
-    Object(ObjectKey),
-    /// Memory of a client; the shell holds it until [`Effect::TakeArrival`] or [`Effect::DropArrival`].
-    Memory {
-        /// Its number.
-        arrival: ArrivalId,
-        /// Bytes.
-        len: u64,
-    },
-    /// The memory of a process; the shell holds its fd until it is sent ([`Attach::Process`]) or [`Effect::DropArrival`].
-    Process {
-        /// Its number.
-        arrival: ArrivalId,
-    },
-    /// A fence page or an interest page; the shell has closed the fd.
-    Page,
-}
+pub use self::numbers::{Arrival, ArrivalId, LinkId, PairId};
 
 /// By which way a connection came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -726,6 +695,22 @@ pub enum Effect {
         /// What it may see.
         scope: Scope,
     },
+    /// From now on tell this client of every [`Effect::Traced`] in its scope.
+    Trace {
+        /// The connection.
+        link: LinkId,
+        /// What it may see.
+        scope: Scope,
+    },
+    /// Jobs of a domain have ended, and somebody traces that.
+    Traced {
+        /// The domain.
+        domain: DomainId,
+        /// The jobs.
+        traced: Traced,
+        /// Which of their waits are for points of other domains.
+        abroad: Vec<usize>,
+    },
     /// Have the keeper make a listening socket for a domain; [`Input::DoorOpened`] or [`Input::DoorFailed`] follows.
     OpenDoor {
         /// The domain.
@@ -788,6 +773,3 @@ pub use vgem_proto::snapshot::Event;
 
 /// What [`crate::Broker::apply`] wants done, in order.
 pub type Effects = Vec<Effect>;
-
-/// A moment and the reason the broker wants to be called then.
-pub type NextDeadline = Option<Time>;

@@ -67,6 +67,7 @@ mod tables;
 mod teardown;
 mod text;
 mod timelines;
+mod tracing;
 
 pub use accounts::Usage;
 pub use broker::Broker;

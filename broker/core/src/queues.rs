@@ -70,8 +70,10 @@ impl QueueState {
 pub(crate) struct Job {
     /// Longest run time once ready, nanoseconds.
     pub(crate) run_ns: u64,
-    /// When it was submitted; for the head of a queue, once it is ready, when it became so.
-    pub(crate) since: Time,
+    /// When it was submitted.
+    pub(crate) submitted: Time,
+    /// For the head of a queue, once it is ready, when it became so; else 0.
+    pub(crate) ready: Time,
     /// How many of the ring's uses are its own.
     pub(crate) uses: u16,
     /// How many of the ring's waits are its own.
@@ -84,6 +86,13 @@ pub(crate) struct Job {
     pub(crate) spared: bool,
     /// Its driver says that all its waits have passed.
     pub(crate) unblocked: bool,
+}
+
+impl Job {
+    /// When it was submitted; for the head of a queue, once it is ready, when it became so.
+    pub(crate) fn since(&self) -> Time {
+        if self.ready == Time(0) { self.submitted } else { self.ready }
+    }
 }
 
 /// What a job does to an object.

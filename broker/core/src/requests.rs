@@ -71,6 +71,7 @@ impl Broker {
             unread_at: None,
             is_checked: false,
             monitors: Charge::nothing(peer.domain, Resource::Monitors),
+            traces: None,
             porter: None,
             hands: Hands::new(),
         });
@@ -149,6 +150,7 @@ impl Broker {
             ClientMessage::Explain(explain) => self.explain(asker, explain.cause),
             ClientMessage::Inspect(inspect) => self.inspect(asker, &inspect),
             ClientMessage::Monitor(_) => self.monitor(asker),
+            ClientMessage::Trace(trace) => self.trace(asker, &trace),
             ClientMessage::CreateDomain(create) => self.create_domain(asker, head.flags, &create),
             ClientMessage::DrainDomain(drain) => self.drain_domain(asker, drain.domain),
             ClientMessage::CloseDomain(close) => self.close_domain(asker, close.domain),
@@ -199,6 +201,7 @@ impl Broker {
             | ClientMessage::Imported(_)
             | ClientMessage::Observed(_)
             | ClientMessage::Event(_)
+            | ClientMessage::Traced(_)
             | ClientMessage::Page(_) => {
                 Err(Refusal::new(ErrorCode::UnknownOpcode, "only the broker sends this message")
                     .with(u64::from(head.opcode), 0))

@@ -463,7 +463,8 @@ impl Broker {
                 queue.waits.extend(own_gates.iter().map(|gate| (gate.timeline, gate.point)));
                 queue.jobs.push_back(Job {
                     run_ns: planned.run_ns,
-                    since: now,
+                    submitted: now,
+                    ready: Time(0),
                     uses: u16::try_from(own_uses.len()).unwrap_or(u16::MAX),
                     waits: u16::try_from(queue.waits.len() - waits_before).unwrap_or(u16::MAX),
                     run: run.unwrap_or(u32::MAX),
@@ -514,9 +515,11 @@ impl Broker {
             match named.life {
                 Life::Runs | Life::Waits | Life::Ends => {
                     let run = run.unwrap_or(u32::MAX);
-                    let (run_ns, since) = (0, now);
+                    let (run_ns, submitted, ready) = (0, now, Time(0));
+                    let (uses, waits) = (0, 0);
                     let (cancelled, spared, unblocked) = (false, false, false);
-                    let job = Job { run_ns, since, uses: 0, waits: 0, run, cancelled, spared, unblocked };
+                    let job =
+                        Job { run_ns, submitted, ready, uses, waits, run, cancelled, spared, unblocked };
                     queue.jobs.push_back(job);
                 }
                 Life::Gone => {

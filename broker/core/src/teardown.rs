@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure, Refusal};
-use vgem_proto::ids::{CauseId, ClientKey, InstanceId, Point, Time, TimelineKey};
+use vgem_proto::ids::{CauseId, ClientKey, DeviceId, InstanceId, Point, Time, TimelineKey};
 use vgem_proto::message::driver::{CloseTimeline, DropObservePage, DropSignalPage, Retire};
 
 use crate::broker::{Broker, client_number};
@@ -26,6 +26,7 @@ use crate::queues::{FailedPoints, Lost, QueueEvent, QueueState, Shown, Waiters};
 use crate::reservation::Inherited;
 use crate::rings::how_it_stuck;
 use crate::succession::Last;
+use crate::tracing::End;
 
 /// How an instance ended, in what its jobs are told.
 struct Ending {
@@ -97,6 +98,9 @@ impl Broker {
         self.accounts.give_back(client.connection);
         self.accounts.give_back(client.unreceived);
         self.accounts.give_back(client.monitors);
+        if let Some(scope) = client.traces {
+            self.tracing.end(scope);
+        }
         self.log(Some(client.peer.domain), Event::ClientGone { client: client_number(key) });
     }
 
@@ -505,6 +509,11 @@ impl Broker {
             } else {
                 failures.iter().find(|(failed, _)| *failed == point).map(|(_, failure)| *failure)
             };
+            if self.tracing.wants(queue.domain) {
+                let device = self.devices.get(queue.device).map_or(DeviceId(0), |device| device.id);
+                let instance = self.instances.get(&queue.instance);
+                self.tracing.note((key, queue), instance, device, End::settled(now, failure));
+            }
             end_head(queue, key, &mut self.objects, failure, &mut self.released);
             match failure {
                 None => self.counters.jobs_ok += 1,

@@ -174,6 +174,8 @@ impl Shell {
             Effect::LeaveInstance { instance } => self.leave_instance(instance),
             Effect::Log { domain, event } => self.event(domain, event),
             Effect::Monitor { link, scope } => self.monitor(link, scope),
+            Effect::Trace { link, scope } => self.trace(link, scope),
+            Effect::Traced { domain, traced, abroad } => self.traced(domain, &traced, &abroad),
             Effect::StartPorter { porter } => self.start_porter(porter),
             Effect::KillPorter { porter, why } => {
                 debug!("{porter} is ended: {why:?}");

@@ -10,6 +10,9 @@
 //! happens, as fast as it reads, and what it does not read waits in its own socket up to [`UNREAD`].
 //!
 //! Without a monitor an event costs nothing but its line. With some it is made into JSON once.
+//!
+//! Jobs that end are no events of these: there are too many. Clients that trace are told of them, in records and many at a
+//! time ([`Effect::Traced`](vgem_core::io::Effect::Traced)), and lose what they do not read as monitors do.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,9 +20,10 @@ use serde_json::Value;
 use tracing::{Level, debug, error, info, trace, warn};
 use vgem_core::io::{Event, LinkId, Scope};
 use vgem_os::clock;
-use vgem_proto::ids::{DomainId, Time};
+use vgem_proto::ids::{DomainId, Point, Time, TimelineKey};
+use vgem_proto::jobs::TracedWait;
 use vgem_proto::limits;
-use vgem_proto::message::client::Event as EventMessage;
+use vgem_proto::message::client::{Event as EventMessage, Traced};
 use vgem_proto::snapshot::EventEntry;
 
 use super::outbox::Packet;
@@ -41,12 +45,13 @@ const SHORT: usize = 96;
 #[derive(Debug, Default)]
 pub(super) struct Monitors {
     all: BTreeMap<LinkId, Monitor>,
+    tracers: BTreeMap<LinkId, Monitor>,
 }
 
 #[derive(Debug)]
 struct Monitor {
     scope: Scope,
-    /// Events left out since the last that was sent.
+    /// Events, or jobs, left out since the last that was sent.
     lost: u64,
 }
 
@@ -67,6 +72,7 @@ impl Monitors {
     /// Forgets a connection.
     pub(super) fn forget(&mut self, link: LinkId) {
         self.all.remove(&link);
+        self.tracers.remove(&link);
     }
 }
 
@@ -93,6 +99,43 @@ impl Shell {
         if self.clients.contains_key(&link) {
             self.monitors.all.insert(link, Monitor { scope, lost: 0 });
         }
+    }
+
+    /// Tells a client of jobs that end from now on.
+    pub(super) fn trace(&mut self, link: LinkId, scope: Scope) {
+        if self.clients.contains_key(&link) {
+            self.monitors.tracers.entry(link).or_insert(Monitor { scope, lost: 0 });
+        }
+    }
+
+    /// Tells those who trace of jobs of a domain that have ended; whoever sees no other domain is not told which points of
+    /// others they waited for.
+    pub(super) fn traced(&mut self, domain: DomainId, traced: &Traced, abroad: &[usize]) {
+        let sees_it = |monitor: &Monitor| sees(monitor.scope, Some(domain));
+        let tracers = self.monitors.tracers.iter().filter(|(_, monitor)| sees_it(monitor));
+        let links: Vec<(LinkId, Scope)> = tracers.map(|(link, monitor)| (*link, monitor.scope)).collect();
+        for (link, scope) in links {
+            match scope {
+                Scope::Domain(_) if !abroad.is_empty() => {
+                    self.tell_tracer(link, &within(traced, abroad));
+                }
+                Scope::Domain(_) | Scope::All => self.tell_tracer(link, traced),
+            }
+        }
+    }
+
+    /// Sends what jobs did, or counts them as lost.
+    fn tell_tracer(&mut self, link: LinkId, traced: &Traced) {
+        let unread = self.clients.get(&link).map_or(Ok(usize::MAX), |client| client.unread());
+        let (Ok(unread), Some(tracer)) = (unread, self.monitors.tracers.get_mut(&link)) else { return };
+        if unread > UNREAD {
+            tracer.lost += traced.jobs.len() as u64;
+            return;
+        }
+        let Traced { jobs, waits, .. } = traced.clone();
+        let message = Traced { lost: std::mem::take(&mut tracer.lost), jobs, waits };
+        self.settle(link);
+        self.send_client(link, Packet::plain(message.encode(0, Time(0), 0)));
     }
 
     /// Tells the log and the monitors of an event.
@@ -162,6 +205,17 @@ impl Shell {
         self.settle(link);
         self.send_client(link, Packet::plain(message.encode(0, Time(0), 0)));
     }
+}
+
+/// The same without the points of other domains.
+fn within(traced: &Traced, abroad: &[usize]) -> Traced {
+    let mut traced = traced.clone();
+    for place in abroad {
+        if let Some(wait) = traced.waits.get_mut(*place) {
+            *wait = TracedWait { timeline: TimelineKey::default(), point: Point(0) };
+        }
+    }
+    traced
 }
 
 /// Whether what concerns a domain, or the broker as a whole, is in a scope.

@@ -1,6 +1,6 @@
 //! What clients that monitor are told.
 
-use vgem_proto::message::client::{ClientMessage, CloseObject, ListDevices, Monitor};
+use vgem_proto::message::client::{ClientMessage, CloseObject, ListDevices, Monitor, Trace, Traced};
 use vgem_proto::snapshot::{Event, EventEntry};
 
 use crate::common::{Client, Daemon, memfd};
@@ -107,6 +107,69 @@ fn a_monitor_that_does_not_read_stays_connected() {
     let list = ClientMessage::from(ListDevices {}).encode(sent, vgem_proto::ids::Time(0), 0);
     monitor.socket.send(&list, &[]).expect("it is connected");
     while !matches!(monitor.answer().0, ClientMessage::Devices(_)) {}
+}
+
+/// A client that is told of every job that ends from now on.
+fn tracer(daemon: &Daemon) -> Client {
+    let mut client = daemon.client();
+    let (answer, _) = client.ask(&Trace {}.into());
+    assert!(matches!(answer, ClientMessage::Done(_)), "{answer:?}");
+    client
+}
+
+/// Jobs that ended, and how many were left out before them.
+fn next_traced(client: &Client) -> Traced {
+    let (answer, _) = client.answer();
+    let ClientMessage::Traced(traced) = answer else { panic!("{answer:?}") };
+    traced
+}
+
+#[test]
+fn a_client_that_traces_is_told_what_the_driver_says_of_a_job() {
+    let daemon = Daemon::start();
+    let mut client = daemon.client();
+    let queue = client.open_queue();
+    let tracer = tracer(&daemon);
+    let began = vgem_os::clock::now();
+    client.submit(&queue, 1, 0);
+    queue.wait(1);
+    let traced = next_traced(&tracer);
+    let [job] = traced.jobs.as_slice() else { panic!("{traced:?}") };
+    assert_eq!((traced.lost, job.point.0, job.code), (0, 1, 0));
+    let times = [began, job.submitted.0, job.started.0, job.ended.0, vgem_os::clock::now()];
+    assert!(times.is_sorted() && job.ready >= job.submitted, "{times:?} {job:?}");
+}
+
+// M-220
+#[test]
+fn a_client_that_traces_and_does_not_read_holds_nobody_up_and_is_told_how_many_jobs_it_lost() {
+    let daemon = Daemon::start();
+    let mut client = daemon.client();
+    let queue = client.open_queue();
+    let tracer = tracer(&daemon);
+    // One message each, and far more than a socket holds.
+    let jobs = 1500;
+    for point in 1..=jobs {
+        client.submit(&queue, point, 0);
+        queue.wait(point);
+    }
+    let (mut seen, mut lost) = (0, 0);
+    tracer.socket.set_nonblocking(true).expect("non-blocking");
+    let mut buffer = vec![0; vgem_proto::limits::MESSAGE_LEN];
+    while let Ok(vgem_os::seqpacket::Packet::Data { len }) = tracer.socket.recv_plain(&mut buffer) {
+        let sender = vgem_proto::message::Sender::Broker;
+        let (_, message) = ClientMessage::decode(&buffer[..len], sender, 0).expect("a right message");
+        let ClientMessage::Traced(traced) = message else { panic!("{message:?}") };
+        (seen, lost) = (seen + traced.jobs.len() as u64, lost + traced.lost);
+    }
+    tracer.socket.set_nonblocking(false).expect("blocking");
+    client.submit(&queue, jobs + 1, 0);
+    queue.wait(jobs + 1);
+    while seen + lost < jobs + 1 {
+        let traced = next_traced(&tracer);
+        (seen, lost) = (seen + traced.jobs.len() as u64, lost + traced.lost);
+    }
+    assert!(seen + lost == jobs + 1 && lost > 0, "{seen} seen, {lost} lost");
 }
 
 /// The next event, if there is one now.

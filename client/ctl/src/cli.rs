@@ -1,10 +1,13 @@
 //! The command line: verbs, their arguments, and the options all of them take.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
+use crate::top::view::Order;
 use crate::waiting::asked::{Asked, asked};
 
 /// Look at a broker, drive its devices, examine the machine.
@@ -20,18 +23,31 @@ pub(crate) struct Cli {
 /// What every verb takes.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// How to print: for people, one JSON document, (monitor) one JSON document per line, or (why) a picture
+    /// How to print: for people, one JSON document, one per line, or (why) a picture
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
     /// The broker's socket, instead of VGEM_SOCKET or the usual places
     #[arg(long, global = true, value_name = "PATH", conflicts_with = "embedded")]
     pub(crate) socket: Option<PathBuf>,
+    /// The broker of this user: the one below XDG_RUNTIME_DIR, and no other
+    #[arg(long, global = true, conflicts_with_all = ["socket", "embedded", "system"])]
+    pub(crate) user: bool,
+    /// The broker of this machine: the one below /run, and no other
+    #[arg(long, global = true, conflicts_with_all = ["socket", "embedded"])]
+    pub(crate) system: bool,
     /// Start a private broker for this one command
     #[arg(long, global = true)]
     pub(crate) embedded: bool,
     /// With a private broker: keep blk to files below this folder; may be repeated
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) root: Vec<PathBuf>,
+}
+
+impl Common {
+    /// Whether the command line says which broker it is to be.
+    pub(crate) fn names_a_broker(&self) -> bool {
+        self.socket.is_some() || self.user || self.system || self.embedded
+    }
 }
 
 /// How to print.
@@ -41,7 +57,7 @@ pub(crate) enum Format {
     Table,
     /// For programs.
     Json,
-    /// For programs that read lines.
+    /// For programs that read lines: one JSON document for each thing of a list, and for each event.
     Jsonl,
     /// For graphviz (why).
     Dot,
@@ -72,6 +88,18 @@ pub(crate) enum Verb {
     ///
     /// Root is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
     Monitor(Monitor),
+    /// What goes on right now: devices and clients, looked at again and again
+    ///
+    /// Keys: q, Esc or Ctrl-C end it; n, b, j, w and d order by name, bytes, jobs, waits and domain, r the other way
+    /// round; + and - look less or more often; up, down and Home go through the clients. NO_COLOR takes the colors away.
+    Top(Top),
+    /// Record what every job does, as a file for Perfetto or Chrome
+    ///
+    /// A track per device and per client: when each job was accepted, until when it waited for others, when its engine began
+    /// and when it ended; arrows for hand-offs; counters for jobs queued and running and for bytes. Root sees everybody,
+    /// others their own domain. Ends after the time that was asked for, with Ctrl-C, or with the broker. Entries of user
+    /// queues pass the broker by and are not in it.
+    Trace(Trace),
     /// Users and containers that share quotas: make one for a container, look at them, end them
     Domain(Domain),
     /// What a domain holds and may hold; with KIND=LIMIT, that from now on
@@ -79,8 +107,24 @@ pub(crate) enum Verb {
     /// A user's own domain has the user's number as its name. It holds until the configuration is read again. For root, or
     /// whom the daemon serves alone.
     Quota(Quota),
+    /// Let nobody new into a domain; it ends with its last client
+    ///
+    /// For root, or whom the daemon serves alone; the same as `domain drain`.
+    Drain(Drain),
     /// Disconnect a client; for root, or whom the daemon serves alone
     Disconnect(Disconnect),
+    /// Everything that there is to see, as one JSON document
+    ///
+    /// Root sees everybody, others their own domain. Parts are not looked at in one moment.
+    #[command(after_help = "Example:\n  vgemctl dump\n  vgemctl dump --format jsonl > state.json")]
+    Dump,
+    /// Measure this machine with vgem-bench, if that is installed
+    Bench(Bench),
+    /// Print what makes a shell complete command lines of vgemctl
+    Completion(Completion),
+    /// Write the manual's pages
+    #[command(hide = true)]
+    Man(Man),
     /// Examine this machine, and the broker if one runs
     #[command(after_help = "Example:\n  vgemctl doctor")]
     Doctor,
@@ -130,22 +174,22 @@ pub(crate) enum Shown {
     },
     /// A memory object
     Object {
-        /// Its key, as `list objects` prints it
+        /// Its key, as `list objects` prints it, or the beginning of it; or its name
         key: String,
     },
     /// A client
     Client {
-        /// Its number, as `list clients` prints it
-        number: u64,
+        /// Its number, as `list clients` prints it, or the beginning of it; or its name
+        client: String,
     },
     /// A queue: what it owes, and what failed last
     Queue {
-        /// Its key, as `list queues` prints it
+        /// Its key, as `list queues` prints it, or the beginning of it
         key: String,
     },
     /// A timeline that a client signals: what is owed on it
     Timeline {
-        /// Its key, as `list timelines` prints it
+        /// Its key, as `list timelines` prints it, or the beginning of it; or its name
         key: String,
     },
 }
@@ -155,7 +199,7 @@ pub(crate) enum Shown {
 /// Files are given in the order input, output; what the operation does not take is left out. `-` is standard input
 /// or output. An operation that makes no data prints its digest or its number to OUT.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  vgemctl run zip compress --param format=gzip IN OUT")]
+#[command(after_help = "Example:\n  vgemctl run zip compress --param format=gzip notes.txt notes.txt.gz")]
 pub(crate) struct Run {
     /// The device, as `list devices` prints it
     pub(crate) device: String,
@@ -216,7 +260,9 @@ pub(crate) struct Why {
 
 /// `monitor`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  vgemctl monitor\n  vgemctl monitor --late --format jsonl")]
+#[command(
+    after_help = "Example:\n  vgemctl monitor\n  vgemctl monitor --count 10\n  vgemctl monitor --late --format jsonl"
+)]
 pub(crate) struct Monitor {
     /// Only what was owed and came late: jobs that took too long, promises that were broken or never made
     #[arg(long)]
@@ -226,10 +272,45 @@ pub(crate) struct Monitor {
     pub(crate) count: Option<u64>,
 }
 
+/// `top`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  vgemctl top --once --interval 200ms\n  vgemctl top --sort bytes --once --format json"
+)]
+pub(crate) struct Top {
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", value_parser = span, default_value = "1s")]
+    pub(crate) interval: Duration,
+    /// What devices and clients are ordered by
+    #[arg(long, value_enum, default_value_t = Order::Name)]
+    pub(crate) sort: Order,
+    /// The other way round
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Print one frame as text, of what happens in one interval, and end; with --format json the numbers
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// `trace`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl trace --output t.json --for 5s")]
+pub(crate) struct Trace {
+    /// Where to write it; - is standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: String,
+    /// For how long, as 5s, 500ms or 2min; not given: until Ctrl-C
+    #[arg(long = "for", value_name = "TIME", value_parser = span)]
+    pub(crate) duration: Option<Duration>,
+    /// End after so many jobs; each takes a few hundred bytes until it is written
+    #[arg(long, value_name = "JOBS", default_value_t = 1_000_000)]
+    pub(crate) most: usize,
+}
+
 /// `domain`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  vgemctl domain list\n  vgemctl domain create stage --quota bytes=64MiB --devices copy,zip/compress --run -- vgemctl list devices"
+    after_help = "Example:\n  vgemctl domain list\n  vgemctl domain create box --quota bytes=64MiB --devices copy,zip/compress --run -- vgemctl list devices"
 )]
 pub(crate) struct Domain {
     #[command(subcommand)]
@@ -285,7 +366,7 @@ pub(crate) struct Create {
 
 /// `quota`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  vgemctl quota DOMAIN\n  vgemctl quota DOMAIN bytes=1GiB objects=1000")]
+#[command(after_help = "Example:\n  vgemctl quota stage\n  vgemctl quota stage bytes=1GiB objects=1000")]
 pub(crate) struct Quota {
     /// The domain: its name, or its number
     pub(crate) domain: String,
@@ -295,12 +376,46 @@ pub(crate) struct Quota {
     pub(crate) quotas: Vec<(vgem::QuotaKind, u64)>,
 }
 
+/// `drain`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl drain stage")]
+pub(crate) struct Drain {
+    /// The domain: its name, or its number
+    pub(crate) domain: String,
+}
+
 /// `disconnect`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  vgemctl disconnect CLIENT")]
+#[command(after_help = "Example:\n  vgemctl disconnect 7\n  vgemctl disconnect encoder")]
 pub(crate) struct Disconnect {
-    /// Its number, as `list clients` prints it
-    pub(crate) client: u64,
+    /// Its number, as `list clients` prints it, or its name if no other has that
+    pub(crate) client: String,
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vgemctl bench --list")]
+pub(crate) struct Bench {
+    /// What vgem-bench is to do: its own arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    pub(crate) arguments: Vec<OsString>,
+}
+
+/// `completion`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  vgemctl completion bash\n  vgemctl completion zsh > _vgemctl\n  vgemctl completion fish > vgemctl.fish"
+)]
+pub(crate) struct Completion {
+    /// Which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The folder
+    pub(crate) folder: PathBuf,
 }
 
 /// A quota as KIND=LIMIT.
@@ -320,6 +435,16 @@ fn size(text: &str) -> Result<u64, String> {
     let number: u64 =
         digits.trim().parse().map_err(|_| format!("{text} is no number, as 4096 or 64MiB are"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than 16 EiB"))
+}
+
+/// A span of time with its unit.
+fn span(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 1), ("min", 60_000), ("s", 1_000)];
+    let unit = units.iter().find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, *ms)));
+    let wrong = || format!("{text} is no time, as 5s, 500ms or 2min are");
+    let (digits, ms) = unit.ok_or_else(wrong)?;
+    let number: u32 = digits.trim().parse().map_err(|_| wrong())?;
+    Ok(Duration::from_millis(u64::from(number) * ms))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -362,7 +487,7 @@ mod tests {
 
     #[test]
     fn every_verb_shows_an_example_of_itself() {
-        for verb in Cli::command().get_subcommands() {
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
             let help = verb.clone().render_long_help().to_string();
             let example = format!("Example:\n  vgemctl {}", verb.get_name());
             assert!(help.contains(&example), "{help}");
@@ -387,6 +512,13 @@ mod tests {
         for wrong in ["bytes", "bytes=x", "colors=1", "bytes=99999999TiB", "bytes=-1"] {
             assert!(limit(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_time_is_a_number_with_its_unit() {
+        let ms = |text: &str| span(text).map(|span| span.as_millis());
+        assert_eq!([ms("5s"), ms("500ms"), ms("2min")], [Ok(5_000), Ok(500), Ok(120_000)]);
+        assert!(["5", "s", "-1s", "1h", "99999999999s"].iter().all(|wrong| span(wrong).is_err()));
     }
 
     #[test]

@@ -8,10 +8,14 @@ mod cli;
 mod exit;
 mod holders;
 mod human;
+mod pick;
 mod print;
 mod process;
 mod reach;
+mod signals;
 mod table;
+mod top;
+mod trace;
 mod verbs;
 mod waiting;
 
@@ -34,9 +38,16 @@ fn main() -> ExitCode {
         Verb::Who(who) => verbs::who::run(&cli.common, who),
         Verb::Why(why) => verbs::why::run(&cli.common, why),
         Verb::Monitor(monitor) => verbs::monitor::run(&cli.common, monitor),
+        Verb::Top(top) => verbs::top::run(&cli.common, top),
+        Verb::Trace(trace) => verbs::trace::run(&cli.common, trace),
         Verb::Domain(domain) => verbs::domain::run(&cli.common, domain),
         Verb::Quota(quota) => verbs::domain::quota(&cli.common, quota),
+        Verb::Drain(drain) => verbs::domain::drain(&cli.common, drain),
         Verb::Disconnect(disconnect) => verbs::domain::disconnect(&cli.common, disconnect),
+        Verb::Dump => verbs::dump::run(&cli.common),
+        Verb::Bench(bench) => verbs::bench::run(&cli.common, bench),
+        Verb::Completion(completion) => verbs::help::completion(completion),
+        Verb::Man(man) => verbs::help::man(man),
         Verb::Doctor => verbs::doctor::run(&cli.common),
     };
     exit::code(done)

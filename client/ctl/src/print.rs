@@ -15,9 +15,18 @@ pub(crate) fn either<T: Serialize>(
 ) -> anyhow::Result<()> {
     match format {
         Format::Json => json(value),
-        Format::Jsonl => self::lines(&[serde_json::to_string(value)?]),
+        Format::Jsonl => self::lines(&each(value)?),
         Format::Table => self::lines(&lines(value)),
         Format::Dot => Err(not_drawn()),
+    }
+}
+
+/// A line for each thing of a list; one for anything else.
+fn each<T: Serialize>(value: &T) -> serde_json::Result<Vec<String>> {
+    match serde_json::to_value(value)? {
+        serde_json::Value::Array(all) => all.iter().map(serde_json::to_string).collect(),
+        // Not by way of the value, which has another order of keys.
+        _ => Ok(vec![serde_json::to_string(value)?]),
     }
 }
 

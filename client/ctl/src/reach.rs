@@ -1,8 +1,11 @@
 //! Reaching a broker: the one that was named, the one that runs, or a private one for this command.
 
+use std::path::{Path, PathBuf};
+
 use vgem::{Client, ClientOptions, Embedded, Error};
 
 use crate::cli::Common;
+use crate::exit::Usage;
 use crate::print;
 
 /// A connection, and the private broker behind it if there is one.
@@ -22,13 +25,16 @@ pub(crate) enum Otherwise {
     Start,
 }
 
+/// Where a broker serves, below the folder for what runs.
+const BELOW: &str = "vgemd/vgemd.sock";
+
 /// Connects as the command line says.
 pub(crate) fn reach(common: &Common, otherwise: Otherwise) -> anyhow::Result<Reached> {
     let options = ClientOptions::new().name("vgemctl");
     if common.embedded {
         return private(common, &options);
     }
-    if let Some(path) = &common.socket {
+    if let Some(path) = named(common)? {
         return Ok(Reached { client: options.connect(path)?, _embedded: None });
     }
     match options.connect_default() {
@@ -39,6 +45,19 @@ pub(crate) fn reach(common: &Common, otherwise: Otherwise) -> anyhow::Result<Rea
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The one socket that the command line names, if it does.
+fn named(common: &Common) -> anyhow::Result<Option<PathBuf>> {
+    if common.system {
+        return Ok(Some(Path::new("/run").join(BELOW)));
+    }
+    if common.user {
+        let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+        let without = || Usage("--user needs XDG_RUNTIME_DIR: the user's broker serves below it".to_owned());
+        return Ok(Some(Path::new(&folder.ok_or_else(without)?).join(BELOW)));
+    }
+    Ok(common.socket.clone())
 }
 
 fn private(common: &Common, options: &ClientOptions) -> anyhow::Result<Reached> {

@@ -21,6 +21,7 @@ use crate::import::{Fresh, ImportOptions, PORTERS, Taken, is_stalled, is_unserve
 use crate::link::accepted;
 use crate::monitor::{Monitor, Told};
 use crate::porter::{AGAIN, Handed, NOTICE, hand, is_busy};
+use crate::trace::{EndedJob, Trace};
 use crate::transfer::{self, Outgoing, Received};
 
 impl Client {
@@ -221,6 +222,43 @@ impl Client {
         let link = &self.core.link;
         let waiting = self.at(deadline.into()).until(|| link.event_now());
         waiting.await?.map(Told::of).transpose()
+    }
+}
+
+impl Client {
+    /// As [`crate::Client::trace`].
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn trace(&self) -> Result<Trace> {
+        self.core.link.expect_traced();
+        Trace::begun(&self.core, &self.call(message::Trace {}).await?)
+    }
+
+    /// As [`Trace::next`].
+    ///
+    /// # Errors
+    /// As there; [`LocalError::Foreign`] if the trace is another client's.
+    ///
+    /// # Cancel safety
+    /// Dropped, no job is lost.
+    pub async fn ended_job(
+        &self,
+        trace: &mut Trace,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Option<EndedJob>> {
+        if !Arc::ptr_eq(trace.core(), &self.core) {
+            return Err(LocalError::Foreign { what: "trace" }.into());
+        }
+        let (link, deadline) = (&self.core.link, deadline.into());
+        loop {
+            if let Some(job) = trace.told() {
+                return Ok(Some(job));
+            }
+            let waiting = self.at(deadline).until(|| link.traced_now());
+            let Some(traced) = waiting.await? else { return Ok(None) };
+            trace.take(traced);
+        }
     }
 }
 

@@ -27,10 +27,10 @@ use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{
     CauseId, DeviceId, DomainId, Handle, InstanceId, PageId, Point, QueueHandle, Time, TimelineKey,
 };
-use vgem_proto::jobs::ObservedPoint;
+use vgem_proto::jobs::{ObservedPoint, TracedJob};
 use vgem_proto::message::client::{
     Accepted, Cancelling, ClientMessage, Committed, CreateObject, Described, Devices, Done, Event, Explained,
-    Exported, ObjectCreated, Page, QueueOpened, Refused, Submit, Welcome,
+    Exported, ObjectCreated, Page, QueueOpened, Refused, Submit, Traced, Welcome,
 };
 use vgem_proto::message::{SUBMIT_REPLY, Sender};
 use vgem_proto::rights::{Access, Rights, WaitKind};
@@ -219,6 +219,29 @@ impl FakeBroker {
         if let Some((code, cause)) = failure {
             self.sharing.poison(0..4096, code, cause);
         }
+    }
+
+    /// Tells of jobs with these points.
+    pub(crate) fn tell_traced(&self, lost: u64, points: std::ops::RangeInclusive<u64>) {
+        let job = |point| TracedJob {
+            timeline: TimelineKey { index: 1, generation: 1 },
+            point: Point(point),
+            submitted: Time(1),
+            ready: Time(1),
+            started: Time(2),
+            ended: Time(3),
+            bytes: 0,
+            staged: 0,
+            client: 4,
+            device: DeviceId(1),
+            instance: InstanceId(2),
+            cause: CauseId::NONE,
+            code: 0,
+            op: 0,
+            waits: 0,
+        };
+        let traced = Traced { lost, jobs: points.map(job).collect(), waits: Vec::new() };
+        self.socket.send(&traced.encode(0, Time(0), 0), &[]).expect("a live connection");
     }
 
     /// Tells an event to a client that monitors.
@@ -431,7 +454,7 @@ impl Serve {
             }
             ClientMessage::Observe(_) => self.sharing.observed(),
             ClientMessage::Rewritten(_) => (Done {}.into(), vec![]),
-            ClientMessage::Monitor(_) => (Done {}.into(), vec![]),
+            ClientMessage::Monitor(_) | ClientMessage::Trace(_) => (Done {}.into(), vec![]),
             ClientMessage::Export(export) => {
                 let objects = self.sharing.objects.lock().expect("not poisoned");
                 let object = &objects[usize::try_from(export.object.0).expect("small") - 1].memory;

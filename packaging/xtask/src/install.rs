@@ -4,16 +4,20 @@
 //! PREFIX/bin/vgemctl
 //! PREFIX/bin/vgemd -> ../libexec/vgemd/vgemd
 //! PREFIX/libexec/vgemd/{vgemd,vgem-control,vgem-driver-*}    the daemon finds the others beside itself
+//! PREFIX/libexec/vgemd/vgem-bench                  with --bench: what `vgemctl bench` runs
 //! PREFIX/lib/{systemd/system,sysusers.d,tmpfiles.d}/
 //! PREFIX/share/dbus-1/{system.d,interfaces}/       who may be it on the system's bus, and what it serves there
+//! PREFIX/share/man/man1/vgemctl*.1                 the manual
+//! PREFIX/share/{bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}/
 //! PREFIX/share/doc/vgemd/{vgemd.toml,licences}     an example; nothing in /etc is touched
 //! ```
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::programs::{PROGRAMS, build_release};
 use crate::workspace::Workspace;
@@ -30,16 +34,23 @@ pub(crate) struct Options {
     /// Put before the prefix while copying, for those who make packages.
     #[arg(long, value_name = "FOLDER", default_value = "/")]
     destdir: PathBuf,
+    /// Install vgem-bench as well, for `vgemctl bench`.
+    #[arg(long)]
+    bench: bool,
 }
+
+/// The bench's package and program.
+const BENCH: &str = "vgem-bench";
 
 /// Builds and copies.
 ///
 /// # Errors
 /// When the build fails, or the first file that cannot be written.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
-    let programs = build_release(workspace, &[])?;
+    let also: &[&str] = if options.bench { &[BENCH] } else { &[] };
+    let programs = build_release(workspace, also)?;
     let top = options.destdir.join(options.prefix.strip_prefix("/").unwrap_or(&options.prefix));
-    for name in PROGRAMS {
+    for name in PROGRAMS.iter().chain(also).copied() {
         let folder = if name == "vgemctl" { "bin" } else { "libexec/vgemd" };
         let file = fs::read(programs.join(name)).with_context(|| format!("cannot read {name}"))?;
         put(&top.join(folder).join(name), &file, 0o755)?;
@@ -60,8 +71,43 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
     ] {
         put(&top.join(place), read(&source)?.as_bytes(), 0o644)?;
     }
+    for page in pages(&packaging.join("man"))? {
+        let name = page.file_name().unwrap_or_default();
+        put(&top.join("share/man/man1").join(name), read(&page)?.as_bytes(), 0o644)?;
+    }
+    for (shell, place) in COMPLETIONS {
+        put(&top.join(place), &completion(&programs.join("vgemctl"), shell)?, 0o644)?;
+    }
     eprintln!("installed in {}", top.display());
     Ok(())
+}
+
+/// Where each shell looks for how to complete command lines.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "share/bash-completion/completions/vgemctl"),
+    ("zsh", "share/zsh/site-functions/_vgemctl"),
+    ("fish", "share/fish/vendor_completions.d/vgemctl.fish"),
+];
+
+/// What the program says to a shell.
+fn completion(program: &Path, shell: &str) -> anyhow::Result<Vec<u8>> {
+    let output = Command::new(program).args(["completion", shell]).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot start {}", program.display()))?;
+    if !output.status.success() {
+        bail!("{} printed no completion for {shell}", program.display());
+    }
+    Ok(output.stdout)
+}
+
+/// The pages of the manual.
+fn pages(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let cannot = || format!("cannot read {}; `cargo xtask man` writes it", folder.display());
+    let mut pages = Vec::new();
+    for entry in fs::read_dir(folder).with_context(cannot)? {
+        pages.push(entry.with_context(cannot)?.path());
+    }
+    pages.sort();
+    Ok(pages)
 }
 
 /// The unit file, with its programs under `prefix`.

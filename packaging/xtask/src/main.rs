@@ -12,6 +12,7 @@ mod dbus_xml;
 mod demo;
 mod fuzz;
 mod install;
+mod man;
 mod prerequisites;
 mod programs;
 mod test;
@@ -34,6 +35,7 @@ enum Command {
     Check(check::Options),
     Install(install::Options),
     DbusXml(dbus_xml::Options),
+    Man(man::Options),
 }
 
 fn main() -> ExitCode {
@@ -56,5 +58,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check(options) => check::run(&workspace, &options),
         Command::Install(options) => install::run(&workspace, &options),
         Command::DbusXml(options) => dbus_xml::run(&workspace, &options),
+        Command::Man(options) => man::run(&workspace, &options),
     }
 }

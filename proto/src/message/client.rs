@@ -6,7 +6,8 @@ message_table! {
         use crate::domains::{self, QuotaLimit};
         use crate::error::ErrorCode;
         use crate::jobs::{
-            ClientJob, ClientOperand, ClientParam, ObservedPoint, PoisonedRange, ShownTimeline, Wait,
+            ClientJob, ClientOperand, ClientParam, ObservedPoint, PoisonedRange, ShownTimeline, TracedJob,
+            TracedWait, Wait,
         };
         use crate::rights::{Access, HugePages, Rights, TimelineRights};
         use crate::snapshot::Topic;
@@ -263,6 +264,8 @@ message_table! {
         /// The queue.
         queue: QueueHandle,
     } []
+    /// Asks to be told of every job that ends from now on; answered by Done, then Traced after Traced.
+    44 Trace since 1 from Client fds [] flags 0 {} []
     /// Makes a domain with a name and a listening socket of its own, for who administers; answered by DomainCreated. It ends
     /// with its creator's session, unless the flag DOMAIN_STAYS is set.
     50 CreateDomain since 1 from Client fds [] flags 1 {} [
@@ -534,6 +537,16 @@ message_table! {
     } [
         /// The event, as a JSON object.
         json: u8, max limits::TEXT_LEN;
+    ]
+    /// Jobs that ended, for a client that asked with Trace. It answers no request.
+    143 Traced since 1 from Broker fds [] flags 0 {
+        /// Jobs left out since the message before, because the client did not read it.
+        lost: u64,
+    } [
+        /// The jobs, in the order in which the broker heard of their ends.
+        jobs: TracedJob, max limits::TRACED_JOBS;
+        /// What they waited for, and what had not ended when they were submitted.
+        waits: TracedWait, max limits::TRACED_WAITS;
     ]
     /// Answers CreateDomain.
     150 DomainCreated since 1 from Broker fds [] flags 0 {

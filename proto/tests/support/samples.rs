@@ -13,7 +13,7 @@ use vgem_proto::ids::{
 use vgem_proto::jobs::{
     Completion, DriverWait, JOB_EXPLICIT, JOB_RUN_ANYWAY, Job, OPERAND_DISCARD, OPERAND_FOREIGN,
     OPERAND_INDIRECT, ObservedPoint, Operand, Param, ParamSource, PointFailure, PoisonedRange, ShownTimeline,
-    WAIT_FOR_SUBMIT, WAIT_PROMISE, Wait,
+    TracedJob, TracedWait, WAIT_FOR_SUBMIT, WAIT_PROMISE, Wait,
 };
 use vgem_proto::message::{
     DOMAIN_STAYS, PROMISE_REPLY, SUBMIT_REPLY, client as c, control as o, driver as d, keeper as k,
@@ -194,7 +194,33 @@ fn client() -> Vec<Sample> {
     add(0, c::SetQuota { domain, quotas }.into());
     add(0, c::Disconnect { client: 7 }.into());
     add(0, c::DomainCreated { domain, path: text("/run/vgemd/domains/stage-2/vgemd.sock") }.into());
+    add(0, c::Trace {}.into());
+    add(0, traced().into());
     samples
+}
+
+/// Two jobs, one of which waited for the other and failed before it began.
+fn traced() -> c::Traced {
+    let job = |point, started, code: u32, waits| TracedJob {
+        timeline: TIMELINE,
+        point: Point(point),
+        submitted: Time(1_000),
+        ready: Time(1_500),
+        started: Time(started),
+        ended: Time(3_000 + point),
+        bytes: 8192,
+        staged: 4096,
+        client: 5,
+        device: DeviceId(3),
+        instance: InstanceId(4),
+        cause: if code == 0 { CauseId::NONE } else { CAUSE },
+        code,
+        op: 7,
+        waits,
+    };
+    let waits = vec![TracedWait { timeline: TIMELINE, point: Point(9) }];
+    let failed = job(10, 0, ErrorCode::CorruptInput.number(), 1);
+    c::Traced { lost: 2, jobs: vec![job(9, 2_000, 0, 0), failed], waits }
 }
 
 /// A batch of two jobs with operands, parameters and waits of every kind.

@@ -220,7 +220,7 @@ impl Broker {
             device: self.devices.get(queue.device).map(|d| d.name().to_owned()).unwrap_or_default(),
             pid: instance.map_or(0, |instance| instance.pid),
             state: state.to_owned(),
-            since_ns: job.since.0,
+            since_ns: job.since().0,
             due_ns: due.map_or(0, |due| due.0),
             waits,
             ..self.clients_entry((key, point), Some(queue.client), queue.domain)

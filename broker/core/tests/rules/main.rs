@@ -40,5 +40,6 @@ mod signals;
 mod succession;
 mod timelines;
 mod timelines_torn;
+mod tracing;
 mod wire;
 mod world;

@@ -107,7 +107,7 @@ pub(crate) struct World {
     pub(crate) arrivals: BTreeSet<ArrivalId>,
     /// The objects that such memory became.
     pub(crate) taken: BTreeMap<ArrivalId, ObjectKey>,
-    /// Effects that only need to be counted: CollectInFlight, Monitor, CheckReceived.
+    /// Effects that only need to be counted: CollectInFlight, Monitor, Trace, Traced, CheckReceived.
     pub(crate) said: Vec<Effect>,
     /// Whether clients have read what they were sent, when somebody looks.
     pub(crate) clients_read: bool,
@@ -304,7 +304,10 @@ impl World {
                     Input::Unreceived { link, fds: u64::MAX, since: Time(0) }
                 })
             }
-            Effect::CollectInFlight | Effect::Monitor { .. } => {
+            Effect::CollectInFlight
+            | Effect::Monitor { .. }
+            | Effect::Trace { .. }
+            | Effect::Traced { .. } => {
                 self.said.push(effect);
                 None
             }

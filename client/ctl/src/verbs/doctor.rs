@@ -39,7 +39,7 @@ fn broker(common: &Common) -> Vec<Finding> {
             std::iter::once(Finding::pass(name, found)).chain(features).collect()
         }
         // None runs, and nobody said that one should.
-        Err(error) if is_absence(&error) && common.socket.is_none() && !common.embedded => {
+        Err(error) if is_absence(&error) && !common.names_a_broker() => {
             vec![Finding::warn(name, "none runs", "start one with `vgemd --user`, or as a service")]
         }
         Err(error) => vec![Finding::fail(name, format!("{error:#}"), "see what the broker logs")],

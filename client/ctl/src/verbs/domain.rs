@@ -5,10 +5,12 @@ use std::process::Command;
 use vgem::snapshot::DomainEntry;
 use vgem::{Client, DomainId, DomainOptions, MadeDomain, QuotaKind, QuotaLimit};
 
-use crate::cli::{Common, Create, Disconnect, Domain, Domains, Quota};
-use crate::exit::{Ended, NotThere};
+use crate::cli::{Common, Create, Disconnect, Domain, Domains, Drain, Quota};
+use crate::exit::Ended;
+use crate::pick::Among;
 use crate::reach::{Otherwise, reach};
 use crate::table::Table;
+use crate::verbs::show::CLIENTS;
 use crate::{human, print};
 
 /// Where a command that runs in a domain finds the folder of its socket.
@@ -19,8 +21,8 @@ pub(crate) fn run(common: &Common, domain: &Domain) -> anyhow::Result<()> {
     match &domain.what {
         Domains::Create(create) => make(common, client, create),
         Domains::List => print::either(common.format, &client.domain_entries()?, |all| list(all)),
-        Domains::Show { name } => print::either(common.format, &find(client, name)?, show),
-        Domains::Drain { name } => Ok(client.drain_domain(DomainId(find(client, name)?.domain))?),
+        Domains::Show { name } => print::either(common.format, &look(client, name)?, show),
+        Domains::Drain { name } => drain_of(client, name),
         Domains::Close { name } => Ok(client.close_domain(DomainId(find(client, name)?.domain))?),
     }
 }
@@ -36,12 +38,25 @@ pub(crate) fn quota(common: &Common, quota: &Quota) -> anyhow::Result<()> {
         client.set_quota(DomainId(domain), &limits(&quota.quotas))?;
         return Ok(());
     }
-    print::either(common.format, &find(client, &quota.domain)?, show)
+    print::either(common.format, &look(client, &quota.domain)?, show)
+}
+
+pub(crate) fn drain(common: &Common, drain: &Drain) -> anyhow::Result<()> {
+    drain_of(&reach(common, Otherwise::Fail)?.client, &drain.domain)
+}
+
+fn drain_of(client: &Client, name: &str) -> anyhow::Result<()> {
+    Ok(client.drain_domain(DomainId(find(client, name)?.domain))?)
 }
 
 pub(crate) fn disconnect(common: &Common, disconnect: &Disconnect) -> anyhow::Result<()> {
     let client = &reach(common, Otherwise::Fail)?.client;
-    Ok(client.disconnect(disconnect.client)?)
+    // A number that nobody has is the broker's to refuse.
+    let number = match disconnect.client.parse() {
+        Ok(number) => number,
+        Err(_) => CLIENTS.pick_whole(client.client_entries()?, &disconnect.client)?.client,
+    };
+    Ok(client.disconnect(number)?)
 }
 
 fn make(common: &Common, client: &Client, create: &Create) -> anyhow::Result<()> {
@@ -72,11 +87,22 @@ fn created(made: &MadeDomain) -> Vec<String> {
     vec![made.socket.display().to_string()]
 }
 
-/// A domain, by its name or its number.
+/// Domains, by number or name.
+const DOMAINS: Among<'_, DomainEntry> = Among {
+    what: "domain",
+    listed_by: "domain list",
+    id: |domain| domain.domain.to_string(),
+    name: |domain| &domain.name,
+};
+
+/// The domain that is to be changed.
 fn find(client: &Client, name: &str) -> anyhow::Result<DomainEntry> {
-    let is_it = |entry: &DomainEntry| entry.name == name || entry.domain.to_string() == name;
-    let found = client.domain_entries()?.into_iter().find(is_it);
-    found.ok_or_else(|| NotThere(format!("there is no domain {name}; vgemctl domain list names them")).into())
+    DOMAINS.pick_whole(client.domain_entries()?, name)
+}
+
+/// The domain that is to be looked at.
+fn look(client: &Client, name: &str) -> anyhow::Result<DomainEntry> {
+    DOMAINS.pick(client.domain_entries()?, name)
 }
 
 fn limits(quotas: &[(QuotaKind, u64)]) -> Vec<QuotaLimit> {

@@ -1,16 +1,15 @@
 //! `vgemctl monitor`: what happens in the broker, one line per event, until Ctrl-C or the broker's end.
 
 use std::io::{self, Write as _};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use vgem::{Error, Told};
 
 use crate::cli::{Common, Format, Monitor};
 use crate::print;
 use crate::reach::{Otherwise, reach};
+use crate::signals::interrupted;
 
 /// How long a wait for an event lasts before Ctrl-C is looked for.
 const SLICE: Duration = Duration::from_millis(100);
@@ -51,28 +50,4 @@ fn print(format: Format, told: &Told) -> anyhow::Result<()> {
     }
     // Whoever reads a pipe wants each event when it happens.
     Ok(out.flush()?)
-}
-
-/// Becomes true when we are asked to end (SIGINT, SIGTERM).
-fn interrupted() -> anyhow::Result<Arc<AtomicBool>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let guard = runtime.enter();
-    let kind = tokio::signal::unix::SignalKind::terminate();
-    let mut end = tokio::signal::unix::signal(kind).context("watching for SIGTERM")?;
-    let kind = tokio::signal::unix::SignalKind::interrupt();
-    let mut interrupt = tokio::signal::unix::signal(kind).context("watching for SIGINT")?;
-    drop(guard);
-    let flag = Arc::new(AtomicBool::new(false));
-    let raised = Arc::clone(&flag);
-    let wait = move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = end.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
-        raised.store(true, Ordering::Release);
-    };
-    std::thread::Builder::new().name("vgemctl-signals".into()).spawn(wait)?;
-    Ok(flag)
 }

@@ -1,11 +1,11 @@
 //! `vgemctl show`: one thing in full. A device is shown as it describes itself, which is all that `run` knows of it.
 
 use serde::Serialize;
-use vgem::snapshot::{DeviceEntry, ObligationEntry, QueueEntry, TimelineEntry};
+use vgem::snapshot::{ClientEntry, DeviceEntry, ObjectEntry, ObligationEntry, QueueEntry, TimelineEntry};
 use vgem::{Client, Description, Direction, Operation, ParamKind};
 
 use crate::cli::{Common, Show, Shown};
-use crate::exit::NotThere;
+use crate::pick::Among;
 use crate::reach::{Otherwise, reach};
 use crate::table::Table;
 use crate::verbs::list;
@@ -16,24 +16,15 @@ pub(crate) fn run(common: &Common, show: &Show) -> anyhow::Result<()> {
     match &show.what {
         Shown::Device { name } => print::either(common.format, &device(client, name)?, lines),
         Shown::Object { key } => {
-            let all = client.object_entries()?;
-            let bare = key.strip_prefix("object:").unwrap_or(key);
-            let one =
-                all.into_iter().find(|one| one.object.strip_prefix("object:").unwrap_or(&one.object) == bare);
-            let one =
-                one.ok_or_else(|| NotThere(format!("no object {key}; `vgemctl list objects` names them")))?;
+            let one = OBJECTS.pick(client.object_entries()?, key)?;
             print::either(common.format, &one, |one| list::objects(std::slice::from_ref(one)))
         }
-        Shown::Client { number } => {
-            let one = client.client_entries()?.into_iter().find(|one| one.client == *number);
-            let one = one
-                .ok_or_else(|| NotThere(format!("no client {number}; `vgemctl list clients` names them")))?;
+        Shown::Client { client: asked } => {
+            let one = CLIENTS.pick(client.client_entries()?, asked)?;
             print::either(common.format, &one, |one| list::clients(std::slice::from_ref(one)))
         }
         Shown::Queue { key } => {
-            let one = client.queue_entries()?.into_iter().find(|one| is(&one.timeline, key));
-            let one =
-                one.ok_or_else(|| NotThere(format!("no queue {key}; `vgemctl list queues` names them")))?;
+            let one = QUEUES.pick(client.queue_entries()?, key)?;
             let lines = |one: &WithOwed<QueueEntry>| {
                 let failed = one.entry.failures.iter().map(|failure| {
                     format!("job {} failed: {}, {}", failure.point, failure.code, failure.cause)
@@ -44,24 +35,48 @@ pub(crate) fn run(common: &Common, show: &Show) -> anyhow::Result<()> {
                     .chain(owed(one))
                     .collect()
             };
-            print::either(common.format, &WithOwed::of(client, key, one)?, lines)
+            print::either(common.format, &WithOwed::of(client, &one.timeline.clone(), one)?, lines)
         }
         Shown::Timeline { key } => {
-            let one = client.timeline_entries()?.into_iter().find(|one| is(&one.timeline, key));
-            let one = one
-                .ok_or_else(|| NotThere(format!("no timeline {key}; `vgemctl list timelines` names them")))?;
+            let one = TIMELINES.pick(client.timeline_entries()?, key)?;
             let lines = |one: &WithOwed<TimelineEntry>| {
                 list::timelines(std::slice::from_ref(&one.entry)).into_iter().chain(owed(one)).collect()
             };
-            print::either(common.format, &WithOwed::of(client, key, one)?, lines)
+            print::either(common.format, &WithOwed::of(client, &one.timeline.clone(), one)?, lines)
         }
     }
 }
 
-/// Whether a timeline is the one that is meant by `key`.
-fn is(timeline: &str, key: &str) -> bool {
-    timeline == key || timeline.strip_prefix("timeline:") == Some(key)
-}
+/// Objects, by key or name.
+pub(crate) const OBJECTS: Among<'_, ObjectEntry> = Among {
+    what: "object",
+    listed_by: "list objects",
+    id: |object| object.object.clone(),
+    name: |object| &object.name,
+};
+
+/// Clients, by number or name.
+pub(crate) const CLIENTS: Among<'_, ClientEntry> = Among {
+    what: "client",
+    listed_by: "list clients",
+    id: |client| client.client.to_string(),
+    name: |client| &client.name,
+};
+
+const QUEUES: Among<'_, QueueEntry> = Among {
+    what: "queue",
+    listed_by: "list queues",
+    id: |queue| queue.timeline.clone(),
+    // They have none.
+    name: |_| "",
+};
+
+const TIMELINES: Among<'_, TimelineEntry> = Among {
+    what: "timeline",
+    listed_by: "list timelines",
+    id: |timeline| timeline.timeline.clone(),
+    name: |timeline| &timeline.name,
+};
 
 /// A timeline or a queue, with what is owed on it.
 #[derive(Debug, Serialize)]
@@ -74,7 +89,7 @@ struct WithOwed<T> {
 impl<T> WithOwed<T> {
     fn of(client: &Client, key: &str, entry: T) -> anyhow::Result<Self> {
         let all = client.obligation_entries()?;
-        Ok(Self { entry, owes: all.into_iter().filter(|owed| is(&owed.timeline, key)).collect() })
+        Ok(Self { entry, owes: all.into_iter().filter(|owed| owed.timeline == key).collect() })
     }
 }
 

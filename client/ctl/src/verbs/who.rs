@@ -10,10 +10,10 @@ use serde::Serialize;
 use vgem::snapshot::{ClientEntry, DeviceEntry, ObjectEntry};
 
 use crate::cli::{Common, Who};
-use crate::exit::{NotThere, Usage};
 use crate::holders::{Found, Hold, How, Wanted, find, parent};
 use crate::reach::{Otherwise, reach};
 use crate::table::Table;
+use crate::verbs::show::OBJECTS;
 use crate::{human, print};
 
 /// Everything that is known of who holds an object.
@@ -36,36 +36,12 @@ struct Named {
 
 pub(crate) fn run(common: &Common, who: &Who) -> anyhow::Result<()> {
     let client = &reach(common, Otherwise::Fail)?.client;
-    let object = pick(client.object_entries()?, &who.object)?;
+    let object = OBJECTS.pick(client.object_entries()?, &who.object)?;
     let clients = client.client_entries()?;
     let found = find(Path::new("/proc"), Wanted { inode: object.inode, len: object.len })?;
     let names = names(client.status()?.pid, &clients, &client.device_entries()?);
     let report = report(object, clients, found, &names);
     print::either(common.format, &report, lines)
-}
-
-/// The object that people mean: by its key, by its name, or by the beginning of its key.
-fn pick(all: Vec<ObjectEntry>, asked: &str) -> anyhow::Result<ObjectEntry> {
-    let bare = |object: &ObjectEntry| object.object.rsplit(':').next().unwrap_or_default().to_owned();
-    let ways: [&dyn Fn(&ObjectEntry) -> bool; 3] = [
-        &|object| object.object == asked || bare(object) == asked,
-        &|object| object.name == asked,
-        &|object| object.object.starts_with(asked) || bare(object).starts_with(asked),
-    ];
-    for way in ways {
-        let mut found: Vec<&ObjectEntry> = all.iter().filter(|object| way(object)).collect();
-        match (found.pop(), found.as_slice()) {
-            (Some(only), []) => return Ok(only.clone()),
-            (Some(last), others) => {
-                let keys: Vec<&str> =
-                    others.iter().chain([&last]).take(8).map(|object| object.object.as_str()).collect();
-                let said = format!("{} objects are meant by {asked:?}: {}", others.len() + 1, keys.join(" "));
-                return Err(Usage(said).into());
-            }
-            (None, _) => {}
-        }
-    }
-    Err(NotThere(format!("no object {asked:?}; `vgemctl list objects` prints those that are there")).into())
 }
 
 /// What the processes are that the broker knows.
@@ -160,7 +136,7 @@ mod tests {
 
     fn picked(asked: &str) -> Result<String, String> {
         let all = vec![object("object:3.1", "frame"), object("object:31.1", "x"), object("object:4.2", "x")];
-        pick(all, asked).map(|object| object.object).map_err(|error| error.to_string())
+        OBJECTS.pick(all, asked).map(|object| object.object).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -74,20 +74,3 @@ fn whoever_does_not_administer_is_refused_with_4() {
     assert_eq!(out.status.code(), Some(4), "{}", text(&out.stderr));
     assert!(text(&out.stderr).contains("denied"), "{}", text(&out.stderr));
 }
-
-#[test]
-fn the_examples_of_quota_and_disconnect_run() {
-    let (broker, client) = broker();
-    let other = broker.client().expect("a client");
-    for verb in ["quota", "disconnect"] {
-        let help = text(&vgemctl(&broker, &[verb, "--help"]).stdout);
-        let (_, after) = help.split_once("Example:\n").expect("it has an example");
-        for line in after.lines().filter_map(|line| line.trim().strip_prefix("vgemctl ")) {
-            let line = line.replace("DOMAIN", &client.domain().0.to_string());
-            let line = line.replace("CLIENT", &other.number().to_string());
-            let args: Vec<&str> = line.split_whitespace().collect();
-            let out = vgemctl(&broker, &args);
-            assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
-        }
-    }
-}

@@ -9,5 +9,7 @@ mod domain;
 mod examples;
 mod monitor;
 mod support;
+mod top;
+mod trace;
 mod who;
 mod why;

@@ -169,23 +169,6 @@ fn only_why_draws() {
     assert_eq!(vgemctl(&broker, &["status", "--format", "dot"]).status.code(), Some(2));
 }
 
-#[test]
-fn the_examples_of_the_help_run() {
-    let stalled = stalled();
-    let point = format!("{}:1", line(&stalled.client, "sec"));
-    let queue = line(&stalled.client, "sec");
-    let help = said(&vgemctl(&stalled.broker, &["why", "--help"]));
-    let examples: Vec<&str> =
-        help.lines().filter_map(|line| line.trim().strip_prefix("vgemctl why ")).collect();
-    assert_eq!(examples.len(), 3, "{help}");
-    for example in examples {
-        let line =
-            example.split(" | ").next().expect("a command").replace("3.7:5", &point).replace("3.7", &queue);
-        let args: Vec<&str> = std::iter::once("why").chain(line.split_whitespace()).collect();
-        assert!(vgemctl(&stalled.broker, &args).status.success(), "{line}");
-    }
-}
-
 /// A broker that leaves a lost device alone for as long as a test takes, and two jobs on one; its driver is stopped.
 fn left_alone() -> Stalled {
     let config = "[times]\nscheduling_ms = 20\n[restart]\npause_ms = 60000\npause_most_ms = 60000";
