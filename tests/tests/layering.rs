@@ -21,7 +21,8 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("vgemd", "broker", &["vgem-proto", "vgem-os", "vgem-core"]),
     ("vgem-control", "broker/control", &["vgem-proto", "vgem-os", "vgem"]),
     ("vgem", "client", &["vgem-proto", "vgem-os"]),
-    ("vgemctl", "client/ctl", &["vgem-proto", "vgem"]),
+    ("vgemctl", "client/ctl", &["vgem-proto", "vgem", "vgem-waiting"]),
+    ("vgem-waiting", "client/waiting", &["vgem"]),
     (
         "vgem-plan",
         "client/plan",
