@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("vgem", "client", &["vgem-proto", "vgem-os"]),
     ("vgemctl", "client/ctl", &["vgem-proto", "vgem", "vgem-waiting"]),
     ("vgem-waiting", "client/waiting", &["vgem"]),
+    ("vgem-web", "client/web", &["vgem-os", "vgem", "vgem-waiting"]),
     (
         "vgem-plan",
         "client/plan",
