@@ -6,7 +6,7 @@
 //!    └──── nobody is left ────┴──────────────────────────────────┘
 //! ```
 //!
-//! The pause is a second, and longer where looks take long: they take a twentieth of the time at most. Who comes
+//! The pause is a second, and longer where looks take long: they take a tenth of the time at most. Who comes
 //! within a second of a look is told what that one saw.
 
 use std::future::Future;
@@ -21,7 +21,7 @@ pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 /// The same where looks take long, at most.
 const PAUSE_MOST: Duration = Duration::from_secs(30);
 /// A pause is so many times as long as the look before it.
-const SHARE: u32 = 20;
+const SHARE: u32 = 10;
 /// How long one who asks once waits for a look.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -163,7 +163,7 @@ mod tests {
     fn looks_that_take_long_are_seldom() {
         beside(Duration::from_millis(500), async |lookout, looks| {
             let _watching = lookout.watch();
-            sleep(Duration::from_secs(105)).await;
+            sleep(Duration::from_secs(55)).await;
             assert_eq!(looks.load(Ordering::Relaxed), 10);
         });
     }

@@ -28,7 +28,7 @@
 //!
 //! Invariants:
 //! - Nobody watches: the broker is asked nothing.
-//! - However many watch, the broker is asked once a second at most, and takes a twentieth of that.
+//! - However many watch, the broker is asked once a second at most, and takes a tenth of that.
 //! - What peers chose (names) is text everywhere, and never markup.
 #![forbid(unsafe_code)]
 

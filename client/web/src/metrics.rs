@@ -201,7 +201,7 @@ impl Numbers {
         let help = "Processes and devices that others wait for, and that stand still or are late.";
         gauge(to, "vgemd_standing_processes", help, None, stand)?;
         let longest = float(ways.iter().map(|way| way.waited_ns).max().unwrap_or(0)) / 1e9;
-        let help = "How long what a client waits for has lasted, of the one that waits longest.";
+        let help = "How long the client that waits longest has waited.";
         let longest = ConstGauge::new(longest);
         longest.encode(to.encode_descriptor(
             "vgemd_longest_wait",

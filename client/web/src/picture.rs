@@ -63,7 +63,7 @@ pub(crate) struct Way {
     pub(crate) client: u64,
     /// What it calls itself.
     pub(crate) name: String,
-    /// How long what it waits for has lasted, nanoseconds.
+    /// How long it has waited for what it has waited for longest, nanoseconds.
     pub(crate) waited_ns: u64,
     /// The way to what is at fault, as `vgemctl why` says it.
     pub(crate) lines: Vec<String>,
@@ -101,20 +101,25 @@ pub(crate) struct Around<'a> {
 /// Draws everything that waits.
 pub(crate) fn drawn(owed: Vec<ObligationEntry>, around: &Around<'_>) -> Picture {
     let graph = Graph::of(owed);
-    let mut ways = ways(&graph, around);
-    ways.sort_by_key(|(way, _)| std::cmp::Reverse(way.waited_ns));
+    let (ways, ways_left_out) = ways(&graph, around);
     let mut canvas = Canvas::new(&graph, &ways, around);
     canvas.clients();
     canvas.ends();
-    let ways_left_out = ways.len().saturating_sub(WAYS);
-    let ways = ways.into_iter().take(WAYS).map(|(way, chain)| canvas.placed(way, &chain)).collect();
+    let ways = ways.into_iter().map(|(way, chain)| canvas.placed(way, &chain)).collect();
     let mut picture = Picture { left_out: canvas.left_out, ways, ways_left_out, ..canvas.picture };
     lay_out(&mut picture);
     picture
 }
 
-/// Why each client waits that does.
-fn ways(graph: &Graph, around: &Around<'_>) -> Vec<(Way, Chain)> {
+/// Why clients wait, of those that have waited longest; and how many others do.
+fn ways(graph: &Graph, around: &Around<'_>) -> (Vec<(Way, Chain)>, usize) {
+    let since = |heads: &[usize]| {
+        let since = heads.iter().filter_map(|place| graph.node(*place)?.owed()).map(|entry| entry.since_ns);
+        since.min().unwrap_or(around.now)
+    };
+    let mut clients = graph.clients();
+    clients.sort_by_cached_key(|(_, _, heads)| since(heads));
+    let left_out = clients.len().saturating_sub(WAYS);
     let of = |(number, name, heads): (u64, &str, Vec<usize>)| {
         let chain = graph.chain(&heads, around.now, around.doing)?;
         let way: Vec<&Node> = chain.steps.iter().filter_map(|place| graph.node(*place)).collect();
@@ -122,12 +127,11 @@ fn ways(graph: &Graph, around: &Around<'_>) -> Vec<(Way, Chain)> {
         let restart = last.filter(|last| last.state == "restarting");
         let restart = restart.and_then(|last| around.restarts.get(&(last.device.clone(), last.domain)));
         let lines = words::lines(Waiter::Client(number, name), &way, around.now, around.doing, restart);
-        let since = way.first().and_then(|node| node.owed()).map_or(around.now, |entry| entry.since_ns);
-        let waited_ns = around.now.saturating_sub(since);
+        let waited_ns = around.now.saturating_sub(since(&heads));
         let name = human::text(name);
         Some((Way { client: number, name, waited_ns, lines, others: chain.others, nodes: Vec::new() }, chain))
     };
-    graph.clients().into_iter().filter_map(of).collect()
+    (clients.into_iter().take(WAYS).filter_map(of).collect(), left_out)
 }
 
 /// A picture that is being drawn.
@@ -478,6 +482,18 @@ mod tests {
         let picture = drawn_of(owed, 600);
         assert_eq!(picture.left_out, 301 - NODES);
         assert!(picture.nodes.iter().any(|node| node.title.contains("timeline:500.1") && node.blamed));
+    }
+
+    #[test]
+    fn it_is_told_of_those_who_have_waited_longest_why_they_do() {
+        let of = |client: u32| ObligationEntry {
+            client: client.into(),
+            since_ns: NOW - u64::from(client),
+            ..job(client, 1, "running", &[])
+        };
+        let picture = drawn_of((1..=60).map(of).collect(), 0);
+        assert_eq!((picture.ways.len(), picture.ways_left_out), (WAYS, 60 - WAYS));
+        assert_eq!((picture.ways[0].client, picture.ways[WAYS - 1].client), (60, 11));
     }
 
     #[test]

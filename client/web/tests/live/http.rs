@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use vgem::{Client, ClientOptions, Embedded};
 
-use crate::support::{Web, command};
+use crate::support::{Stopped, Web, command, driver};
 
 /// A broker, a client of it, and its page.
 fn page() -> (Embedded, Client, Web) {
@@ -199,6 +199,36 @@ fn a_server_without_a_broker_says_why_and_one_that_comes_is_found() {
     let broker = Embedded::start().expect("a private broker");
     std::os::unix::fs::symlink(broker.socket(), &socket).expect("a link");
     assert!((0..1000).any(|_| web.state()["answers"] == true));
+}
+
+#[test]
+fn a_broker_that_holds_much_is_shown_within_bounds() {
+    let (_broker, client, web) = page();
+    let mut objects = Vec::new();
+    for _ in 0..40 {
+        objects.push(client.create_set(64, 4096).expect("memory"));
+    }
+    let queues: Vec<_> =
+        (0..4).map(|_| client.device("copy").expect("it is there").queue(1024).expect("a queue")).collect();
+    let target = client.create(4096).expect("memory");
+    let _stopped = Stopped::new(driver(&client, "copy"));
+    let mut sent = Vec::new();
+    for queue in queues.iter().cycle().take(40) {
+        let mut batch = client.batch();
+        (0..50).for_each(|_| drop(batch.job(queue, "fill").output(&target).param("byte", 1)));
+        sent.push(batch.submit_acknowledged().expect("accepted"));
+    }
+    let text = web.body("/api/state");
+    let state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let count = |list: &str| (state[list]["listed"].as_array().map(Vec::len), state[list]["all"].as_u64());
+    assert_eq!(count("objects"), (Some(200), Some(40 * 64 + 1)));
+    let nodes = state["waiting"]["nodes"].as_array().map_or(0, Vec::len);
+    assert!((2..=200).contains(&nodes) && text.len() < 300_000, "{nodes} nodes, {} bytes", text.len());
+    assert!(
+        state["waiting"]["left_out"].as_u64().is_some_and(|number| number > 1000),
+        "{}",
+        state["waiting"]["left_out"]
+    );
 }
 
 #[test]
