@@ -98,16 +98,20 @@ function waiting() {
   say($('waits'), count ? `${count} ${count === 1 ? 'client' : 'clients'}` : '');
   $('cut').hidden = !cut && !more;
   say($('cut'), `Not drawn: ${cut} jobs and points that wait as well. Not told: why ${more} more clients do.`);
-  const make = () => el('li', { tabindex: 0 });
   // Faults first, and then whoever has waited longest.
   const told = [...ways].sort((a, b) => isFault(state.waiting, b) - isFault(state.waiting, a));
-  each($('ways'), told, make, (node, way) => {
+  each($('ways'), told, () => el('li', { tabindex: 0 }, el('div'), el('p')), (node, way) => {
     cls(node, isFault(state.waiting, way) ? 'fault' : '');
-    node.replaceChildren(...way.lines.map((line) => el('pre', {}, line)));
-    if (way.others) node.append(el('p', {}, `${way.others} other ${way.others === 1 ? 'process has' : 'processes have'} to act as well.`));
+    each(node.firstChild, way.lines, () => el('pre'), say);
+    say(node.lastChild, others(way.others));
     node.onmouseenter = node.onfocus = () => choose(way);
     node.onmouseleave = node.onblur = () => choose(null);
   });
+}
+
+function others(count) {
+  if (count === 0) return '';
+  return count === 1 ? 'One other process has to act as well.' : `${count} other processes have to act as well.`;
 }
 
 function choose(way) {

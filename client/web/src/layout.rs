@@ -164,13 +164,13 @@ impl Items {
 mod tests {
     use super::*;
 
-    /// No two things that take room in a column overlap.
+    /// No two things that take room in a column overlap: a node takes a row, a bend half of one.
     fn assert_apart(layout: &Layout, edges: &[(usize, usize)]) {
         let mut taken: Vec<(usize, usize, usize)> =
-            layout.nodes.iter().map(|place| (place.column, place.top, NODE)).collect();
+            layout.nodes.iter().map(|place| (place.column, place.top, 4)).collect();
         for ((from, _), bends) in edges.iter().zip(&layout.bends) {
             let first = layout.nodes[*from].column + 1;
-            taken.extend(bends.iter().enumerate().map(|(step, top)| (first + step, *top, BEND)));
+            taken.extend(bends.iter().enumerate().map(|(step, top)| (first + step, *top, 2)));
         }
         taken.sort_unstable();
         for pair in taken.windows(2) {

@@ -71,7 +71,10 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Ended> {
     debug!("{confined:?}");
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
-    runtime.block_on(serve(cli, bound, &address))
+    let served = runtime.block_on(serve(cli, bound, &address));
+    // A broker that does not answer holds up nobody's end.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(cli: &Cli, bound: Bound, address: &Address) -> Result<(), Ended> {

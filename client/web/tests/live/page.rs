@@ -102,7 +102,7 @@ fn a_busy_broker_makes_a_picture() {
     let web = Web::of(&busy.broker);
     let mut browser = Browser::start();
     browser.open(&web.address, DESK);
-    let moments = if write { 60 } else { 3 };
+    let moments = if write { 45 } else { 3 };
     browser.until("document.querySelectorAll('figure .curve').length > 0");
     for _ in 0..moments {
         let before = browser.value("document.querySelector('#about').textContent");
@@ -132,7 +132,7 @@ fn views() -> [(View, bool, PathBuf); 4] {
     let others = Path::new(env!("CARGO_TARGET_TMPDIR"));
     [
         (
-            View { width: 1200, height: 1145, ..DESK },
+            View { width: 1200, height: 1156, ..DESK },
             false,
             Path::new(env!("CARGO_MANIFEST_DIR")).join("page.png"),
         ),
