@@ -21,7 +21,9 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("vgemd", "broker", &["vgem-proto", "vgem-os", "vgem-core"]),
     ("vgem-control", "broker/control", &["vgem-proto", "vgem-os", "vgem"]),
     ("vgem", "client", &["vgem-proto", "vgem-os"]),
-    ("vgemctl", "client/ctl", &["vgem-proto", "vgem"]),
+    ("vgemctl", "client/ctl", &["vgem-proto", "vgem", "vgem-waiting"]),
+    ("vgem-waiting", "client/waiting", &["vgem"]),
+    ("vgem-web", "client/web", &["vgem-os", "vgem", "vgem-waiting"]),
     (
         "vgem-plan",
         "client/plan",

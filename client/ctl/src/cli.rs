@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
 use crate::top::view::Order;
-use crate::waiting::asked::{Asked, asked};
+use crate::waiting::asked::{Asked, asked, cause};
 
 /// Look at a broker, drive its devices, examine the machine.
 #[derive(Debug, Parser)]
@@ -454,20 +454,6 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-pub(crate) fn cause(text: &str) -> Result<vgem::CauseId, String> {
-    let bare = text.strip_prefix("cause:").unwrap_or(text);
-    let parsed = match bare.split_once('.') {
-        Some((issuer, counter)) => issuer.parse::<u32>().ok().zip(counter.parse::<u32>().ok()),
-        None => return bare.parse().map(vgem::CauseId).map_err(|_| malformed_cause()),
-    };
-    let (issuer, counter) = parsed.ok_or_else(malformed_cause)?;
-    Ok(vgem::CauseId(u64::from(issuer) << 32 | u64::from(counter)))
-}
-
-fn malformed_cause() -> String {
-    "a cause is written as cause:3.7, or 3.7, or one number".to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -492,16 +478,6 @@ mod tests {
             let example = format!("Example:\n  vgemctl {}", verb.get_name());
             assert!(help.contains(&example), "{help}");
         }
-    }
-
-    #[test]
-    fn a_cause_is_read_as_errors_print_it() {
-        let wanted = Ok(vgem::CauseId(0x0000_0003_0000_0007));
-        assert_eq!(
-            (cause("cause:3.7"), cause("3.7"), cause("12884901895")),
-            (wanted.clone(), wanted.clone(), wanted)
-        );
-        assert!(cause("3.x").is_err() && cause("").is_err());
     }
 
     #[test]

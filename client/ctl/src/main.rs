@@ -1,27 +1,25 @@
 //! `vgemctl`: looks at a broker, drives its devices, examines the machine.
 //!
 //! One file per verb below `verbs/`; they share how to reach a broker ([`reach`]) and how to print ([`mod@print`],
-//! [`table`], [`human`]); [`holders`] and [`process`] are how `/proc` is looked through, [`waiting`] is the graph that `why` searches. No verb knows any device: devices describe themselves.
+//! [`table`], [`human`]); [`holders`] and [`process`] are how `/proc` is looked through, [`waiting`] is the graph that `why` searches, which a page draws as well. No verb knows any device: devices describe themselves.
 #![forbid(unsafe_code)]
 
 mod cli;
 mod exit;
 mod holders;
-mod human;
 mod pick;
 mod print;
-mod process;
 mod reach;
 mod signals;
 mod table;
 mod top;
 mod trace;
 mod verbs;
-mod waiting;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use vgem_waiting::{self as waiting, human, process};
 
 use crate::cli::{Cli, Format, Verb};
 

@@ -1,7 +1,7 @@
 //! `cargo xtask install`: puts a release build where a system looks for it.
 //!
 //! ```text
-//! PREFIX/bin/vgemctl
+//! PREFIX/bin/{vgemctl,vgem-web}
 //! PREFIX/bin/vgemd -> ../libexec/vgemd/vgemd
 //! PREFIX/libexec/vgemd/{vgemd,vgem-control,vgem-driver-*}    the daemon finds the others beside itself
 //! PREFIX/libexec/vgemd/vgem-bench                  with --bench: what `vgemctl bench` runs
@@ -24,6 +24,9 @@ use crate::workspace::Workspace;
 
 /// Where the unit file expects the programs; replaced by where they went.
 const PACKAGED_PREFIX: &str = "/usr/";
+
+/// Programs that people start themselves.
+const FOR_PEOPLE: [&str; 2] = ["vgemctl", "vgem-web"];
 
 /// Build in release mode and install.
 #[derive(clap::Args)]
@@ -51,15 +54,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
     let programs = build_release(workspace, also)?;
     let top = options.destdir.join(options.prefix.strip_prefix("/").unwrap_or(&options.prefix));
     for name in PROGRAMS.iter().chain(also).copied() {
-        let folder = if name == "vgemctl" { "bin" } else { "libexec/vgemd" };
+        let folder = if FOR_PEOPLE.contains(&name) { "bin" } else { "libexec/vgemd" };
         let file = fs::read(programs.join(name)).with_context(|| format!("cannot read {name}"))?;
         put(&top.join(folder).join(name), &file, 0o755)?;
     }
     link(&top.join("bin/vgemd"), Path::new("../libexec/vgemd/vgemd"))?;
 
     let packaging = workspace.root().join("packaging");
-    let unit = read(&packaging.join("vgemd.service"))?;
-    put(&top.join("lib/systemd/system/vgemd.service"), at_prefix(&unit, &options.prefix).as_bytes(), 0o644)?;
+    for name in ["vgemd.service", "vgem-web.service"] {
+        let unit = at_prefix(&read(&packaging.join(name))?, &options.prefix);
+        put(&top.join("lib/systemd/system").join(name), unit.as_bytes(), 0o644)?;
+    }
     for (source, place) in [
         (packaging.join("vgemd.sysusers"), "lib/sysusers.d/vgemd.conf"),
         (packaging.join("vgemd.tmpfiles"), "lib/tmpfiles.d/vgemd.conf"),
@@ -151,8 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn the_packaged_unit_file_names_the_packaged_prefix() {
-        let unit = include_str!("../../vgemd.service");
-        assert_ne!(at_prefix(unit, Path::new("/opt")), unit);
+    fn the_packaged_unit_files_name_the_packaged_prefix() {
+        for unit in [include_str!("../../vgemd.service"), include_str!("../../vgem-web.service")] {
+            assert_ne!(at_prefix(unit, Path::new("/opt")), unit);
+        }
     }
 }

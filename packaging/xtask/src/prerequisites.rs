@@ -77,6 +77,13 @@ const TABLE: &[Prerequisite] = &[
         why: "calls control over a bus" },
     Prerequisite { probe: Probe::Python("import dbus"), packages: &["python3", "python3-dbus"],
         needed_for: Use::Test, why: "calls control over a bus and maps what it gets" },
+    Prerequisite { probe: Probe::Program("curl"), packages: &["curl"], needed_for: Use::Test,
+        why: "asks the page server for what it serves" },
+    Prerequisite { probe: Probe::Program("chromium"), packages: &["chromium"], needed_for: Use::Test,
+        why: "shows the page" },
+    Prerequisite { probe: Probe::Python("import prometheus_client.openmetrics.parser"),
+        packages: &["python3", "python3-prometheus-client"], needed_for: Use::Test,
+        why: "reads the page server's numbers" },
     Prerequisite { probe: Probe::Python("import ensurepip, venv"), packages: &["python3", "python3-venv"],
         needed_for: Use::PythonPeer, why: "holds pyarrow apart from the machine's own Python" },
 ];

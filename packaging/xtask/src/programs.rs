@@ -12,10 +12,11 @@ use crate::cargo::{cargo, finish, forget_this_package};
 use crate::prerequisites::{self, Use};
 use crate::workspace::{Profile, Workspace};
 
-/// The daemon, the command line, control and the drivers: each a package with one program of its name.
-pub(crate) const PROGRAMS: [&str; 7] = [
+/// The daemon, the command line, the page, control and the drivers: each a package with one program of its name.
+pub(crate) const PROGRAMS: [&str; 8] = [
     "vgemd",
     "vgemctl",
+    "vgem-web",
     "vgem-control",
     "vgem-driver-copy",
     "vgem-driver-zip",

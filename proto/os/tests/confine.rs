@@ -244,6 +244,38 @@ fn control_connects_and_makes_pipes_and_opens_and_starts_nothing() {
 }
 
 #[test]
+fn a_page_server_is_called_connects_and_reads_proc_and_opens_nothing_else() {
+    let part = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let caller = std::thread::spawn(move || std::net::TcpStream::connect(address).map(drop).is_ok());
+        let called = caller.join().unwrap();
+        let caps = confine::web(Demand::BestEffort).unwrap().caps;
+        let accepted = listener.accept().is_ok();
+        // The kernel looks for it, and that is all that is asked here.
+        let connects = Socket::connect("/nonexistent/broker").map(drop).map_err(|error| error.errno());
+        let again = std::net::TcpStream::connect(address).map(drop).map_err(|error| error.raw_os_error());
+        let answers = [
+            open("/proc/1/stat", OFlags::RDONLY),
+            open("/etc/passwd", OFlags::RDONLY),
+            rustix::fs::unlink("/proc/self/nothing"),
+        ];
+        format!("{called} {accepted} {connects:?} {again:?} {answers:?} {caps:?}")
+    };
+    let file = match landlock_of_this_kernel() {
+        Landlock::Absent => Ok(()),
+        Landlock::Partial | Landlock::Full => Err(Errno::ACCESS),
+    };
+    let expected = format!(
+        "true true {:?} {:?} {:?} []",
+        Err::<(), _>(Errno::NOENT),
+        Err::<(), _>(Some(libc::ENOSYS)),
+        [Ok(()), file, Err(Errno::NOSYS)]
+    );
+    confined("a_page_server_is_called_connects_and_reads_proc_and_opens_nothing_else", part, &expected);
+}
+
+#[test]
 fn a_driver_opens_only_what_it_was_allowed() {
     if let Some(side) = support::peer_side() {
         let home = PathBuf::from(side.hear());

@@ -66,7 +66,7 @@ pub(crate) fn ended(client: &Client, timeline: &str, point: Option<u64>) -> anyh
     let point = point.unwrap_or(known.over);
     let Some(how) = known.how(point) else { return Ok(None) };
     let cause = match &how {
-        How::Failed { cause, .. } => crate::cli::cause(cause).ok(),
+        How::Failed { cause, .. } => crate::waiting::asked::cause(cause).ok(),
         How::Well | How::Forgotten | How::Unpromised { .. } => None,
     };
     let explanation =

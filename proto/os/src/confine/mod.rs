@@ -110,6 +110,16 @@ pub fn control(landlock: Demand) -> Result<Confined> {
     confine(&spec, caps::Keep::Nothing, syscalls::Role::Control)
 }
 
+/// Confines the page server: it opens nothing but what is below `/proc`, for reading, keeps no capability, accepts on the
+/// sockets that listen already, and can connect to Unix sockets, which the broker is.
+///
+/// # Errors
+/// As [`broker`].
+pub fn web(landlock: Demand) -> Result<Confined> {
+    let spec = ConfineSpec { read: vec!["/proc".into()], landlock, ..ConfineSpec::default() };
+    confine(&spec, caps::Keep::Nothing, syscalls::Role::Web)
+}
+
 fn confine(spec: &ConfineSpec, keep: caps::Keep, role: syscalls::Role) -> Result<Confined> {
     let other_threads = has_other_threads()?;
     rustix::thread::set_no_new_privs(true).attempt("prctl(PR_SET_NO_NEW_PRIVS)")?;

@@ -25,6 +25,7 @@ pub(super) enum Role {
     Driver,
     Porter,
     Control,
+    Web,
 }
 
 type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
@@ -216,6 +217,9 @@ const DRIVER: &[libc::c_long] = &[
 /// What control alone needs: to connect to a bus, and pipes that say when a job has ended.
 const CONTROL: &[libc::c_long] = &[libc::SYS_connect, libc::SYS_pipe2, libc::SYS_pidfd_open];
 
+/// What the page server alone needs: to be called, and to connect to the broker.
+const WEB: &[libc::c_long] = &[libc::SYS_accept4, libc::SYS_connect];
+
 const IO_URING: &[libc::c_long] =
     &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
@@ -295,6 +299,7 @@ fn allowed(spec: &ConfineSpec, role: Role) -> Result<Rules> {
         Role::Broker => BROKER,
         Role::Driver => DRIVER,
         Role::Control => CONTROL,
+        Role::Web => WEB,
         Role::Porter => return porter(),
     };
     let mut lists = vec![LIFE, TALK, OLDER, own];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use vgem::Deadline;
 
 /// Bytes, in the largest unit that keeps a number of at most four digits.
-pub(crate) fn bytes(bytes: u64) -> String {
+pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut unit = 0;
     let mut whole = bytes;
@@ -23,7 +23,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 /// A span of time, in at most two units.
-pub(crate) fn time(ns: u64) -> String {
+pub fn time(ns: u64) -> String {
     let (us, ms, s) = (ns / 1_000, ns / 1_000_000, ns / 1_000_000_000);
     match (s, ms, us) {
         (0, 0, 0) => format!("{ns} ns"),
@@ -37,12 +37,12 @@ pub(crate) fn time(ns: u64) -> String {
 }
 
 /// This moment on the clock of everything that the broker says (CLOCK_MONOTONIC), nanoseconds.
-pub(crate) fn now() -> u64 {
+pub fn now() -> u64 {
     Deadline::after(Duration::ZERO).time().0
 }
 
 /// How long it is until a moment, or how long ago it was; nothing for one that never comes.
-pub(crate) fn until(moment_ns: u64, now: u64) -> String {
+pub fn until(moment_ns: u64, now: u64) -> String {
     match moment_ns.checked_sub(now) {
         Some(left) => format!("in {}", time(left)),
         None if moment_ns == 0 => String::new(),
@@ -51,7 +51,7 @@ pub(crate) fn until(moment_ns: u64, now: u64) -> String {
 }
 
 /// A text from a client or a driver, harmless on a terminal: control characters become escapes.
-pub(crate) fn text(text: &str) -> String {
+pub fn text(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     for c in text.chars() {
         // Marks that change the direction of what follows are as bad as escapes.
@@ -66,7 +66,7 @@ pub(crate) fn text(text: &str) -> String {
 }
 
 /// Bytes as hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

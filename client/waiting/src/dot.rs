@@ -6,16 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::graph::{Graph, Node};
 use crate::human;
 use crate::process::Doing;
-use crate::waiting::graph::{Graph, Node};
-use crate::waiting::words::{client, thing};
+use crate::words::{client, thing};
 
 /// A node of the picture that is not one of the graph.
 type Outer = BTreeMap<String, (String, bool)>;
 
 /// The picture's text at the moment `now`, with the way through `steps` marked.
-pub(crate) fn lines(graph: &Graph, steps: &[usize], now: u64, doing: &dyn Fn(u32) -> Doing) -> Vec<String> {
+pub fn lines(graph: &Graph, steps: &[usize], now: u64, doing: &dyn Fn(u32) -> Doing) -> Vec<String> {
     let mut lines = vec![
         "digraph waiting {".to_owned(),
         "  rankdir=LR;".to_owned(),
@@ -97,7 +97,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::waiting::graph::tests::{elsewhere, job};
+    use crate::graph::tests::{elsewhere, job};
     use vgem::snapshot::ObligationEntry;
 
     #[test]

@@ -2,7 +2,7 @@
 
 /// A point, all of a timeline, or a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub enum Asked {
     /// A point of a timeline; of a timeline alone, its newest point that has not ended.
     Point {
         /// The timeline, as the broker writes it.
@@ -17,7 +17,10 @@ pub(crate) enum Asked {
 }
 
 /// Reads `3.7:5`, `c3.7:5`, `timeline:3.7:5`, `timeline:3.7 point 5`, `3.7`, `4` or a name.
-pub(crate) fn asked(text: &str) -> Result<Asked, String> {
+///
+/// # Errors
+/// How what it seems to be is written.
+pub fn asked(text: &str) -> Result<Asked, String> {
     let (bare, must_be_point) = match text.strip_prefix("timeline:") {
         Some(bare) => (bare, true),
         None => (text, false),
@@ -50,6 +53,24 @@ fn point(bare: &str) -> Option<Asked> {
     Some(Asked::Point { timeline: format!("timeline:{mark}{index}.{generation}"), point })
 }
 
+/// Reads `cause:3.7`, `3.7`, or its number.
+///
+/// # Errors
+/// How one is written.
+pub fn cause(text: &str) -> Result<vgem::CauseId, String> {
+    let bare = text.strip_prefix("cause:").unwrap_or(text);
+    let parsed = match bare.split_once('.') {
+        Some((issuer, counter)) => issuer.parse::<u32>().ok().zip(counter.parse::<u32>().ok()),
+        None => return bare.parse().map(vgem::CauseId).map_err(|_| malformed_cause()),
+    };
+    let (issuer, counter) = parsed.ok_or_else(malformed_cause)?;
+    Ok(vgem::CauseId(u64::from(issuer) << 32 | u64::from(counter)))
+}
+
+fn malformed_cause() -> String {
+    "a cause is written as cause:3.7, or 3.7, or one number".to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +96,15 @@ mod tests {
     #[test]
     fn a_timeline_that_is_none_is_refused() {
         assert!(asked("timeline:x").is_err() && asked("timeline:3.7:").is_err() && asked("").is_err());
+    }
+
+    #[test]
+    fn a_cause_is_read_as_errors_print_it() {
+        let wanted = Ok(vgem::CauseId(0x0000_0003_0000_0007));
+        assert_eq!(
+            (cause("cause:3.7"), cause("3.7"), cause("12884901895")),
+            (wanted.clone(), wanted.clone(), wanted)
+        );
+        assert!(cause("3.x").is_err() && cause("").is_err());
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Doing {
+pub enum Doing {
     /// It runs, or sleeps of its own will.
     Runs,
     /// A thread of it is in the kernel and cannot be interrupted.
@@ -28,7 +28,7 @@ pub(crate) enum Doing {
 
 impl Doing {
     /// Whether it cannot do anything, however long one waits.
-    pub(crate) fn is_at_a_stand(self) -> bool {
+    pub fn is_at_a_stand(self) -> bool {
         match self {
             Self::Stopped | Self::Traced | Self::Ended => true,
             Self::Runs | Self::Kernel | Self::Unseen => false,
@@ -36,7 +36,7 @@ impl Doing {
     }
 
     /// The same in a word or two, if there is anything to say.
-    pub(crate) fn note(self) -> &'static str {
+    pub fn note(self) -> &'static str {
         match self {
             Self::Runs => "",
             Self::Kernel => "in the kernel",
@@ -48,7 +48,7 @@ impl Doing {
     }
 
     /// What to say of it behind its number, if anything.
-    pub(crate) fn words(self) -> &'static str {
+    pub fn words(self) -> &'static str {
         match self {
             Self::Runs => "",
             Self::Kernel => ", which is in the kernel",
@@ -61,7 +61,7 @@ impl Doing {
 }
 
 /// What the process of this number does.
-pub(crate) fn doing(proc: &Path, pid: u32) -> Doing {
+pub fn doing(proc: &Path, pid: u32) -> Doing {
     let process = proc.join(pid.to_string());
     let whole = state(&process).map_or(Doing::Unseen, of_letter);
     if whole != Doing::Runs {

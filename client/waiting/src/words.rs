@@ -2,14 +2,14 @@
 
 use vgem::snapshot::ObligationEntry;
 
+use crate::graph::Node;
 use crate::human;
 use crate::process::Doing;
-use crate::waiting::graph::Node;
-use crate::waiting::restart::Restart;
+use crate::restart::Restart;
 
 /// Whom the question was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waiter<'a> {
+pub enum Waiter<'a> {
     /// A client; the way begins at what it waits for.
     Client(u64, &'a str),
     /// The point that the way begins with.
@@ -21,7 +21,7 @@ type Row = (String, String);
 
 /// The lines of a way at the moment `now`; `doing` says what a process does. The last one's device may be the one that
 /// is being started.
-pub(crate) fn lines(
+pub fn lines(
     waiter: Waiter<'_>,
     way: &[&Node],
     now: u64,
@@ -128,7 +128,7 @@ fn end(last: &ObligationEntry, now: u64, doing: &dyn Fn(u32) -> Doing, restart: 
 }
 
 /// How long until a moment, or since.
-pub(crate) fn due(due_ns: u64, now: u64) -> String {
+pub fn due(due_ns: u64, now: u64) -> String {
     match due_ns.checked_sub(now) {
         Some(left) => format!("due in {}", human::time(left)),
         None if due_ns == 0 => "without a deadline".to_owned(),
@@ -137,7 +137,7 @@ pub(crate) fn due(due_ns: u64, now: u64) -> String {
 }
 
 /// What is owed.
-pub(crate) fn thing(entry: &ObligationEntry) -> String {
+pub fn thing(entry: &ObligationEntry) -> String {
     match entry.kind.as_str() {
         "job" => format!("job {} of {} on {}", entry.point, entry.timeline, entry.device),
         "entry" => format!("entry {} of {}", entry.point, entry.timeline),
@@ -146,7 +146,7 @@ pub(crate) fn thing(entry: &ObligationEntry) -> String {
 }
 
 /// A point of a timeline that a client signals.
-pub(crate) fn point_of(timeline: &str, name: &str, point: u64) -> String {
+pub fn point_of(timeline: &str, name: &str, point: u64) -> String {
     let name = if name.is_empty() { String::new() } else { format!(" ({name})") };
     format!("point {point} of {timeline}{name}")
 }
@@ -156,7 +156,7 @@ fn whose(entry: &ObligationEntry) -> String {
 }
 
 /// A client, for people. One that is gone has no name any more.
-pub(crate) fn client(number: u64, name: &str) -> String {
+pub fn client(number: u64, name: &str) -> String {
     if name.is_empty() { format!("client {number}") } else { format!("client {number} ({name})") }
 }
 
@@ -185,7 +185,7 @@ fn laid_out(rows: Vec<Row>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::waiting::graph::tests::{elsewhere, job};
+    use crate::graph::tests::{elsewhere, job};
 
     const NOW: u64 = 100_000_000;
 
@@ -271,7 +271,7 @@ mod tests {
         let entries = [job(2, 12, "waiting", &[(1, 7)]), job(1, 7, "restarting", &[])];
         let nodes = entries.map(|entry| Node::Owed(Box::new(entry)));
         let way: Vec<&Node> = nodes.iter().collect();
-        let restart = crate::waiting::restart::tests::of_zip();
+        let restart = crate::restart::tests::of_zip();
         let said = lines(Waiter::Point, &way, NOW, &|_| Doing::Ended, Some(&restart));
         insta::assert_snapshot!(said.join("\n"), @r"
         job 12 of timeline:2.1 on sec, of client 4 (encoder)  since 84 ms

@@ -13,12 +13,17 @@
 //! | `restart` | devices that are being started, and since when |
 //! | `words` | a way through it, in words |
 //! | `dot` | all of it, as a picture |
+//! | `process` | what a process does |
+//! | `human` | numbers and texts as people read them |
 //!
 //! The entries were not taken at one moment. A point that one entry waits for and that has no entry has ended meanwhile, so
 //! such an edge is left out; whoever waits only for such points is about to move.
+#![forbid(unsafe_code)]
 
-pub(crate) mod asked;
-pub(crate) mod dot;
-pub(crate) mod graph;
-pub(crate) mod restart;
-pub(crate) mod words;
+pub mod asked;
+pub mod dot;
+pub mod graph;
+pub mod human;
+pub mod process;
+pub mod restart;
+pub mod words;

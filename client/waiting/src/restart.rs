@@ -11,9 +11,9 @@ use crate::human;
 
 /// A device that is being started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Restart {
+pub struct Restart {
     /// Its name.
-    pub(crate) device: String,
+    pub device: String,
     /// Why it is not ready, as the broker says it: `starting`, `backing off` or `failed`.
     state: String,
     /// How long its last driver has been gone, if that is known.
@@ -30,31 +30,34 @@ const LOSSES: [&str; 3] = ["DeviceLost", "TimedOut", "Cancelled"];
 
 /// What is known of devices and their drivers at a moment.
 #[derive(Debug)]
-pub(crate) struct Restarts {
+pub struct Restarts {
     devices: Vec<DeviceEntry>,
     queues: Vec<QueueEntry>,
 }
 
 impl Restarts {
     /// Asks a broker.
-    pub(crate) fn of(client: &Client) -> vgem::Result<Self> {
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn of(client: &Client) -> vgem::Result<Self> {
         Ok(Self { devices: client.device_entries()?, queues: client.queue_entries()? })
     }
 
     /// Every device that takes no work from a domain because it is being started, or was lost too often.
-    pub(crate) fn all(&self, client: &Client, domain: u32, now: u64) -> Vec<Restart> {
+    pub fn all(&self, client: &Client, domain: u32, now: u64) -> Vec<Restart> {
         let unready = self.devices.iter().filter(|device| is_unready(device, domain));
         unready.map(|device| self.restart(client, device, domain, now)).collect()
     }
 
     /// A device as something that is being started; nothing if there is none of this name.
-    pub(crate) fn named(&self, client: &Client, name: &str, domain: u32, now: u64) -> Option<Restart> {
+    pub fn named(&self, client: &Client, name: &str, domain: u32, now: u64) -> Option<Restart> {
         let device = self.devices.iter().find(|device| device.name == name)?;
         Some(self.restart(client, device, domain, now))
     }
 
     /// A device that takes no work from a domain because it is being started; nothing if it does.
-    pub(crate) fn unready(&self, client: &Client, name: &str, domain: u32, now: u64) -> Option<Restart> {
+    pub fn unready(&self, client: &Client, name: &str, domain: u32, now: u64) -> Option<Restart> {
         self.all(client, domain, now).into_iter().find(|restart| restart.device == name)
     }
 
@@ -78,7 +81,7 @@ impl Restarts {
         let of_device = move |queue: &&QueueEntry| queue.device == device && queue.domain == domain;
         self.queues.iter().filter(of_device).filter_map(move |queue| {
             let last = queue.failures.iter().rev().find(|failure| LOSSES.contains(&failure.code.as_str()))?;
-            let told = client.explain(crate::cli::cause(&last.cause).ok()?).ok()?;
+            let told = client.explain(crate::asked::cause(&last.cause).ok()?).ok()?;
             (told.device.as_deref() == Some(device)).then_some((told.at?.0, told.pid))
         })
     }
@@ -95,12 +98,12 @@ fn is_unready(device: &DeviceEntry, domain: u32) -> bool {
 
 impl Restart {
     /// All of it as a line.
-    pub(crate) fn line(&self) -> String {
+    pub fn line(&self) -> String {
         human::text(&format!("device {} {}", self.device, self.words()))
     }
 
     /// What it is doing, behind its name.
-    pub(crate) fn words(&self) -> String {
+    pub fn words(&self) -> String {
         let gone = self.gone_for_ns.map(human::time);
         let does = match (self.state.as_str(), &gone) {
             ("failed", _) => "was lost too often and is left alone",

@@ -12,7 +12,7 @@ use crate::process::Doing;
 
 /// A place in the graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Node {
+pub enum Node {
     /// A point that somebody owes.
     Owed(Box<ObligationEntry>),
     /// Something in a domain that may not be looked into.
@@ -21,7 +21,7 @@ pub(crate) enum Node {
 
 impl Node {
     /// The obligation, if it may be seen.
-    pub(crate) fn owed(&self) -> Option<&ObligationEntry> {
+    pub fn owed(&self) -> Option<&ObligationEntry> {
         match self {
             Self::Owed(entry) => Some(entry),
             Self::Elsewhere(_) => None,
@@ -31,7 +31,7 @@ impl Node {
 
 /// Everything that is owed, and what waits for what.
 #[derive(Debug, Default)]
-pub(crate) struct Graph {
+pub struct Graph {
     nodes: Vec<Node>,
     /// Per node, what it waits for.
     edges: Vec<Vec<usize>>,
@@ -57,15 +57,16 @@ enum Blame {
 
 /// A way from a waiter to what holds it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chain {
+pub struct Chain {
     /// Nodes, the waiter's own first.
-    pub(crate) steps: Vec<usize>,
+    pub steps: Vec<usize>,
     /// Other processes, and domains, that have to act as well.
-    pub(crate) others: usize,
+    pub others: usize,
 }
 
 impl Graph {
-    pub(crate) fn of(entries: Vec<ObligationEntry>) -> Self {
+    /// The graph of what is owed at a moment.
+    pub fn of(entries: Vec<ObligationEntry>) -> Self {
         let mut graph = Self::default();
         for entry in entries {
             let place = graph.nodes.len();
@@ -109,11 +110,13 @@ impl Graph {
         edges
     }
 
-    pub(crate) fn node(&self, place: usize) -> Option<&Node> {
+    /// What is at a place; nothing if there is no such place.
+    pub fn node(&self, place: usize) -> Option<&Node> {
         self.nodes.get(place)
     }
 
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = (usize, &Node, &[usize])> {
+    /// Every place, what is there, and the places it waits for.
+    pub fn nodes(&self) -> impl Iterator<Item = (usize, &Node, &[usize])> {
         self.nodes.iter().zip(&self.edges).enumerate().map(|(place, (node, to))| (place, node, to.as_slice()))
     }
 
@@ -122,7 +125,7 @@ impl Graph {
     }
 
     /// What a point is owed by: its own entry, or the promise that stands for it.
-    pub(crate) fn find(&self, timeline: &str, point: u64) -> Option<usize> {
+    pub fn find(&self, timeline: &str, point: u64) -> Option<usize> {
         let own = self.places.get(&(timeline.to_owned(), point)).copied();
         own.or_else(|| {
             let promises = self.promises.get(timeline)?;
@@ -131,19 +134,19 @@ impl Graph {
     }
 
     /// The newest point that is owed on a timeline.
-    pub(crate) fn newest(&self, timeline: &str) -> Option<usize> {
+    pub fn newest(&self, timeline: &str) -> Option<usize> {
         let own = self.entries().filter(|(_, entry)| entry.timeline == timeline);
         own.max_by_key(|(_, entry)| entry.point).map(|(place, _)| place)
     }
 
     /// What a client waits for: the job at the head of each of its queues.
-    pub(crate) fn heads_of(&self, client: u64) -> Vec<usize> {
+    pub fn heads_of(&self, client: u64) -> Vec<usize> {
         let all = self.clients().into_iter().find(|(number, ..)| *number == client);
         all.map(|(_, _, heads)| heads).unwrap_or_default()
     }
 
     /// Clients that wait for jobs: number, name, and the job at the head of each queue.
-    pub(crate) fn clients(&self) -> Vec<(u64, &str, Vec<usize>)> {
+    pub fn clients(&self) -> Vec<(u64, &str, Vec<usize>)> {
         let mut heads = BTreeMap::<(u64, &str), (u64, usize)>::new();
         for (place, entry) in self.entries().filter(|(_, entry)| entry.kind == "job") {
             let head = heads.entry((entry.client, &entry.timeline)).or_insert((entry.point, place));
@@ -162,14 +165,14 @@ impl Graph {
     }
 
     /// What a client owes by its own word, not by a driver's.
-    pub(crate) fn owed_by(&self, client: u64) -> Vec<&ObligationEntry> {
+    pub fn owed_by(&self, client: u64) -> Vec<&ObligationEntry> {
         let own = |entry: &&ObligationEntry| entry.client == client && entry.kind != "job";
         self.nodes.iter().filter_map(Node::owed).filter(own).collect()
     }
 
     /// The shortest way from one of `starts` to the end that is most to blame at the moment `now`; `doing` says what a process
     /// does. Nothing if there are no starts.
-    pub(crate) fn chain(&self, starts: &[usize], now: u64, doing: &dyn Fn(u32) -> Doing) -> Option<Chain> {
+    pub fn chain(&self, starts: &[usize], now: u64, doing: &dyn Fn(u32) -> Doing) -> Option<Chain> {
         let mut came_from: HashMap<usize, Option<usize>> =
             starts.iter().map(|place| (*place, None)).collect();
         let mut next: VecDeque<usize> = starts.iter().copied().collect();
