@@ -131,6 +131,17 @@ impl Bus {
         programs::run("busctl", [&[address.as_str(), "--no-pager"], args].concat())
     }
 
+    /// The same as this user.
+    ///
+    /// # Panics
+    /// Without root.
+    #[must_use]
+    pub fn busctl_as(&self, uid: u32, args: &[&str]) -> Output {
+        let mut busctl = Command::new("busctl");
+        busctl.arg(format!("--address={}", self.address())).arg("--no-pager").args(args).uid(uid).gid(uid);
+        busctl.output().expect("busctl is installed; another user needs root")
+    }
+
     /// gdbus calls a method of the manager with these arguments.
     #[must_use]
     pub fn gdbus(&self, method: &str, args: &[&str]) -> Output {

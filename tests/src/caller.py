@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import sys
+import time
 
 import dbus
 from dbus.bus import BusConnection
@@ -97,6 +98,60 @@ def who():
         "clients": sorted((int(c["uid"]), int(c["domain"]), int(c["pid"])) for c in clients),
         "pid": os.getpid(),
     }
+
+
+def told(call):
+    """The name of the error that a call ends with, and its text; or nothing."""
+    try:
+        call()
+    except dbus.DBusException as error:
+        return [error.get_dbus_name(), error.get_dbus_message()]
+    return None
+
+
+def administer():
+    """Everything that only who administers may do, with how each ended."""
+    quotas = dbus.Dictionary({"bytes": u64(1 << 20)}, signature="st")
+    options = {"quotas": quotas, "uses": dbus.Array(["zip/compress"], signature="s")}
+    options = dbus.Dictionary(options, signature="sv", variant_level=0)
+    every = dbus.Dictionary({"all": True}, signature="sv")
+    ends = {}
+
+    def step(name, call):
+        made = []
+        ends[name] = told(lambda: made.append(call()))
+        return made[0] if made else None
+
+    made = step("create", lambda: manager.CreateDomain("stage", options))
+    found = step("see", lambda: manager.ListDomains(every)) or []
+    domain = made[0] if made else dbus.UInt32(0xF0000000)
+    more = dbus.Dictionary({"objects": u64(7)}, signature="st")
+    step("quota", lambda: manager.SetQuota(domain, more, NONE))
+    after = told(lambda: found.extend(manager.ListDomains(every)))
+    step("disconnect", lambda: manager.Disconnect(u64(999999), NONE))
+    answer = {"name": bus.get_unique_name(), "ends": ends}
+    if made:
+        answer["socket"] = str(made[1])
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        answer["serves"] = link.connect_ex(answer["socket"]) == 0
+        link.close()
+        if after is None:
+            last = [entry for entry in found if entry["name"] == "stage"][-1]
+            answer["bytes"] = int(last["quotas"]["bytes"][1])
+            answer["objects"] = int(last["quotas"]["objects"][1])
+            answer["devices"] = [str(device) for device in last["devices"]]
+        # The last copy of what holds it.
+        os.close(made[2].take())
+        deadline = time.monotonic() + 20
+        while os.path.exists(answer["socket"]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        answer["ended"] = not os.path.exists(answer["socket"])
+        made = manager.CreateDomain("stays", dbus.Dictionary({"stays": True}, signature="sv"))
+        os.close(made[2].take())
+        step("drain", lambda: manager.DrainDomain(made[0], NONE))
+        made = manager.CreateDomain("closes", NONE)
+        step("close", lambda: manager.CloseDomain(made[0], NONE))
+    return answer
 
 
 def refused():

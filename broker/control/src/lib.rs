@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A program of its own, without privileges, that the keeper starts and starts again. It has no rights but one: over its
-//! link to the broker it opens sessions for callers. Who a caller is, the bus says (M-208). Everything else is a request of
+//! link to the broker it opens sessions for callers, and for those who may administer sessions that do. Who a caller is, the bus says (M-208). Everything else is a request of
 //! the caller's own session, by the library that every client uses: the broker charges, limits and refuses as if the caller
 //! had connected itself. No payload goes over the bus: memory goes as fds.
 //!
@@ -15,7 +15,11 @@
 //! |---|---|
 //! | `link` | the link to the broker |
 //! | `callers` | who calls, and how often it may |
+//! | `pace` | how often somebody may do something |
+//! | `answers` | what a user that asks without end is told again |
 //! | `sessions` | what control holds for a caller: buffers, queues, jobs |
+//! | `domains` | domains that are made over the bus |
+//! | `polkit` | who may administer over the bus |
 //! | `manager` | `/org/vgemd/Broker1`: the methods |
 //! | `objects` | `/org/vgemd/Broker1/*`: devices, clients, domains, with their properties |
 //! | `tree` | keeping those objects as the broker is, driven by its events |
@@ -24,6 +28,8 @@
 //! | `serve` | one bus connection after the other |
 //!
 //! Invariants:
+//! - What only who administers may do is done in a session for that one call, after the caller was found to be root or was
+//!   let by polkit.
 //! - Nothing that a call says decides whose session it uses.
 //! - Clients and domains are objects on the bus only where the daemon serves one user, and the bus is not the system's:
 //!   what is broadcast is for everybody to hear.
@@ -31,12 +37,16 @@
 //! - It ends when the broker does. When the bus ends it tries again.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod callers;
+mod domains;
 mod error;
 mod link;
 mod manager;
 mod objects;
 mod options;
+mod pace;
+mod polkit;
 mod serve;
 mod sessions;
 mod tree;

@@ -104,7 +104,9 @@ async fn callers_leave(shared: &Shared, _bus: &Connection, mut leaving: zbus::fd
         if let (BusName::Unique(name), None) = (args.name(), args.new_owner().as_ref()) {
             let name = OwnedUniqueName::from(name.to_owned());
             shared.sessions.gone(&name);
-            shared.callers.gone(&name);
+            if let Some(uid) = shared.callers.gone(&name) {
+                shared.answers.gone(uid);
+            }
         }
     }
 }

@@ -187,6 +187,8 @@ pub struct Restart {
 pub struct Control {
     /// Which bus it is on; without a word the system's in system mode, if it is there, and none for one user.
     pub bus: Option<Bus>,
+    /// Whether those administer over the bus who may: root, and whom polkit lets. They do unless this says no.
+    pub administration: Option<bool>,
 }
 
 /// A message bus.
@@ -246,6 +248,7 @@ impl Config {
         replace(&mut mine.within_ms, theirs.within_ms);
         replace(&mut mine.failed_ms, theirs.failed_ms);
         replace(&mut self.control.bus, other.control.bus);
+        replace(&mut self.control.administration, other.control.administration);
         for (name, device) in other.devices {
             let mine = self.devices.entry(name).or_default();
             replace(&mut mine.roots, device.roots);

@@ -119,6 +119,7 @@ pub(super) fn broker(
         features: features::lines(&accounts),
         pin_limit: features::pin_limit(),
         control: control.bus(),
+        administration: config.control.administration.unwrap_or(true),
     };
     let told = Link::new(ours).map_err(Stop::from).and_then(|mut link| {
         tell(&mut link, &setup, &drivers, wishes)?;

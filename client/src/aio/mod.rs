@@ -8,6 +8,7 @@
 //! Every future may be dropped. A request that was sent is carried out all the same; its answer is dropped, and what came
 //! with it is closed or given up.
 
+mod domain;
 mod loan;
 mod memory;
 mod sharing;
