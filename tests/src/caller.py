@@ -1,6 +1,7 @@
 """A program that knows vgemd from the bus alone, by the stock package python3-dbus.
 
   caller.py ADDRESS WHAT      prints one JSON document; text goes by standard output only
+  caller.py ADDRESS peer-WHAT      the same where there is no bus
 """
 
 import gzip
@@ -14,14 +15,16 @@ import time
 
 import dbus
 from dbus.bus import BusConnection
+from dbus.connection import Connection
 
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 2000
 NONE = dbus.Dictionary({}, signature="sv")
 
-bus = BusConnection(sys.argv[1])
-manager = dbus.Interface(
-    bus.get_object("org.vgemd.Broker1", "/org/vgemd/Broker1"), "org.vgemd.Broker1.Manager"
-)
+if sys.argv[2].startswith("peer-"):
+    bus, name, what = Connection(sys.argv[1]), None, sys.argv[2].removeprefix("peer-")
+else:
+    bus, name, what = BusConnection(sys.argv[1]), "org.vgemd.Broker1", sys.argv[2]
+manager = dbus.Interface(bus.get_object(name, "/org/vgemd/Broker1"), "org.vgemd.Broker1.Manager")
 
 
 def u64(number):
@@ -90,6 +93,25 @@ def session():
     welcome = link.recv(4096)
     uid = int.from_bytes(welcome[56:60], "little")
     return {"opcode": int.from_bytes(welcome[4:6], "little"), "domain": uid}
+
+
+def counters():
+    """What the copy device says it has done, before and after a job; and every object that is managed."""
+    device = bus.get_object(name, "/org/vgemd/Broker1/devices/copy")
+    properties = dbus.Interface(device, "org.freedesktop.DBus.Properties")
+    look = lambda: {str(k): int(v) for k, v in properties.Get("org.vgemd.Broker1.Device", "Counters").items()}
+    before = look()
+    handle, _ = create(4096)
+    run("copy", "fill", {"byte": dbus.UInt32(7)}, [("output", handle, 0, 4096)])
+    after = look()
+    # Who waits for a job learns of its end from the device; the broker counts it a moment later.
+    deadline = time.monotonic() + 20
+    while (not after or after["in_flight"]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        after = look()
+    root = bus.get_object(name, "/org/vgemd/Broker1")
+    managed = dbus.Interface(root, "org.freedesktop.DBus.ObjectManager").GetManagedObjects()
+    return {"before": before, "after": after, "managed": sorted(str(path) for path in managed)}
 
 
 def who():
@@ -183,6 +205,6 @@ def refused():
 
 
 try:
-    print(json.dumps(globals()[sys.argv[2]]()))
+    print(json.dumps(globals()[what]()))
 except dbus.DBusException as error:
     print(json.dumps({"refused": error.get_dbus_name(), "text": error.get_dbus_message()}))

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use vgem::{Client, DomainOptions};
-use vgem_tests::bus::{Bus, MANAGER, NAME, OnBus, PATH, SOON};
+use vgem_tests::bus::{Bus, MANAGER, NAME, OnBus, PATH, SOON, python_at};
 use vgem_tests::daemon::{Daemon, Serving, USERS};
 use vgem_tests::polkit::{Polkit, Question, Word};
 use vgem_tests::{processes, programs};
@@ -268,6 +268,82 @@ fn where_the_configuration_says_so_nobody_administers_over_the_bus() {
     let root = Client::connect(daemon.socket()).expect("it serves");
     let made = root.create_domain(&DomainOptions::new("stage")).expect("over the socket root administers");
     assert!(made.socket.exists());
+}
+
+#[test]
+fn a_daemon_for_the_machine_is_on_the_systems_bus_by_itself() {
+    let bus = Bus::of_everybody();
+    let _daemon = Daemon::system().env("DBUS_SYSTEM_BUS_ADDRESS", &bus.address()).start();
+    bus.awaits_control();
+    assert_eq!(json(&bus.python("compress", Some(USERS[0])))["same"], true);
+}
+
+#[test]
+fn a_daemon_for_a_user_is_on_the_sessions_bus_if_it_is_told_to() {
+    let bus = Bus::start();
+    let session = [("DBUS_SESSION_BUS_ADDRESS", bus.address())];
+    let session = session.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let _daemon = OnBus::with("[control]\nbus = \"session\"\n", &session);
+    bus.awaits_control();
+    assert_eq!(json(&bus.python("compress", None))["same"], true);
+}
+
+#[test]
+fn without_a_bus_callers_are_served_one_by_one() {
+    let daemon = OnBus::with("[control]\nbus = \"peer\"\n", &[]);
+    let socket = daemon.socket().with_file_name("bus.sock");
+    let address = format!("unix:path={}", socket.display());
+    let client = Client::connect(daemon.socket()).expect("it serves");
+    for _ in 0..2 {
+        processes::until(SOON, "control runs", || control(&daemon).is_some());
+        let done = json(&python_at(&address, "peer-compress", None));
+        assert_eq!((&done["state"], &done["same"]), (&"ended".into(), &true.into()), "{done}");
+        let told = json(&python_at(&address, "peer-counters", None));
+        assert_eq!(
+            told["after"]["jobs"].as_u64(),
+            told["before"]["jobs"].as_u64().map(|jobs| jobs + 1),
+            "{told}"
+        );
+        let managed = told["managed"].as_array().expect("paths");
+        assert!(managed.contains(&format!("{PATH}/devices/zip").into()), "{told}");
+        assert_eq!(json(&python_at(&address, "peer-session", None))["opcode"], 101);
+        // What they had went with them.
+        processes::until(SOON, "their sessions are over", || {
+            let clients = client.client_entries().expect("it answers");
+            clients.iter().all(|client| !client.name.starts_with("bus "))
+        });
+        let old = control(&daemon).expect("it runs");
+        processes::signal(old, "KILL");
+        processes::until(SOON, "another runs", || control(&daemon).is_some_and(|new| new != old));
+    }
+    drop(daemon);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn where_no_bus_is_wanted_there_is_no_control() {
+    let daemon = OnBus::with("[control]\nbus = \"none\"\n", &[]);
+    fills(&Client::connect(daemon.socket()).expect("it serves"));
+    let said = daemon.says_of_control();
+    assert!(said.starts_with("off"), "{said}");
+    assert_eq!(control(&daemon), None);
+}
+
+#[test]
+fn counters_of_a_device_are_those_of_the_callers_domain_at_that_moment() {
+    let (bus, _daemon) = for_everybody("");
+    let (first, second) = (bus.python("counters", Some(USERS[0])), bus.python("counters", Some(USERS[1])));
+    for told in [json(&first), json(&second)] {
+        // The other's job is not in it.
+        assert_eq!((&told["before"]["jobs"], &told["after"]["jobs"]), (&Value::Null, &1.into()), "{told}");
+        assert_eq!(told["after"]["in_flight"], 0, "{told}");
+        assert!(told["after"]["busy_ns"].as_u64().is_some_and(|ns| ns > 0), "{told}");
+    }
+    let path = format!("{PATH}/devices/copy");
+    let xml = text(&bus.busctl(&["introspect", "--xml-interface", NAME, &path]));
+    let counters = xml.split("name=\"Counters\"").nth(1).expect("a property");
+    let annotation = counters.split("</property>").next().expect("its end");
+    assert!(annotation.contains("EmitsChangedSignal\" value=\"false\""), "{xml}");
 }
 
 #[test]

@@ -88,6 +88,14 @@ impl Callers {
         Ok((name, whose))
     }
 
+    /// Whether this user, whoever says so, may call once more.
+    ///
+    /// # Errors
+    /// Exhausted.
+    pub(crate) fn pace(&self, uid: u32, cost: Cost) -> Result<()> {
+        self.state().pace(uid, cost, Instant::now())
+    }
+
     /// A connection has left the bus; the user, if it was the last that had called.
     pub(crate) fn gone(&self, name: &OwnedUniqueName) -> Option<u32> {
         let mut state = self.state();

@@ -26,6 +26,7 @@
 //! | `error` | errors `org.vgemd.Error.*` |
 //! | `options` | the `a{sv}` at the end of methods |
 //! | `serve` | one bus connection after the other |
+//! | `peers` | callers without a bus |
 //!
 //! Invariants:
 //! - What only who administers may do is done in a session for that one call, after the caller was found to be root or was
@@ -46,6 +47,7 @@ mod manager;
 mod objects;
 mod options;
 mod pace;
+mod peers;
 mod polkit;
 mod serve;
 mod sessions;
@@ -63,10 +65,14 @@ use vgem_os::confine::{self, Demand};
 use vgem_os::seqpacket::Socket;
 use vgem_os::{OsError, process};
 
+use self::serve::Way;
+
 pub use self::manager::introspect;
 
 /// The number under which the link to the broker is found.
 const LINK: i32 = 3;
+/// The number under which the socket for peers is found.
+const PEERS: i32 = 4;
 /// The name on the bus.
 pub const NAME: &str = "org.vgemd.Broker1";
 /// The path of the manager, and what all others begin with.
@@ -79,6 +85,9 @@ struct Cli {
     /// Address of the bus
     #[arg(long, default_value = "")]
     address: String,
+    /// No bus: callers connect to the socket that is fd 4
+    #[arg(long)]
+    peers: bool,
     /// The daemon serves one user, and so does the bus: show clients and domains as objects
     #[arg(long)]
     one_user: bool,
@@ -127,6 +136,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn control(cli: &Cli) -> Result<(), Ended> {
     let link = Socket::from(process::inherited(LINK)?);
+    let way = match cli.peers {
+        true => Way::Peers(process::inherited(PEERS)?.into()),
+        false => Way::Bus(cli.address.clone()),
+    };
     // Before the first other thread, and before a word from anybody.
     let confined = confine::control(Demand::BestEffort)?;
     debug!("{confined:?}");
@@ -135,7 +148,7 @@ fn control(cli: &Cli) -> Result<(), Ended> {
         .max_blocking_threads(8)
         .build()
         .map_err(Ended::Runtime)?;
-    runtime.block_on(serve::serve(link, &cli.address, cli.one_user))
+    runtime.block_on(serve::serve(link, way, cli.one_user))
 }
 
 /// Why control ends.

@@ -35,12 +35,14 @@ const TIMEOUT_MOST_MS: u64 = 24 * 3600 * 1000;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) broker: Broker,
-    pub(crate) callers: Callers,
-    pub(crate) answers: Answers,
+    pub(crate) callers: Arc<Callers>,
+    pub(crate) answers: Arc<Answers>,
     pub(crate) sessions: Sessions,
     pub(crate) rights: Rights,
-    /// The bus itself.
+    /// The bus itself; without one nothing.
     pub(crate) bus: OnceLock<DBusProxy<'static>>,
+    /// The only caller, if there is no bus.
+    peer: Option<(OwnedUniqueName, Identity)>,
 }
 
 /// The manager.
@@ -49,11 +51,34 @@ pub(crate) struct Manager(pub(crate) Arc<Shared>);
 
 impl Shared {
     pub(crate) fn new(broker: Broker) -> Self {
-        let (callers, answers, sessions) = (Callers::default(), Answers::default(), Sessions::default());
-        Self { broker, callers, answers, sessions, rights: Rights::default(), bus: OnceLock::new() }
+        Self {
+            broker,
+            callers: Arc::default(),
+            answers: Arc::default(),
+            sessions: Sessions::default(),
+            rights: Rights::default(),
+            bus: OnceLock::new(),
+            peer: None,
+        }
+    }
+
+    /// What a caller without a bus has.
+    pub(crate) fn of_peer(
+        broker: Broker,
+        callers: Arc<Callers>,
+        answers: Arc<Answers>,
+        number: u64,
+        whose: Identity,
+    ) -> Self {
+        let name = OwnedUniqueName::try_from(format!(":peer.{number}")).ok();
+        Self { callers, answers, peer: name.map(|name| (name, whose)), ..Self::new(broker) }
     }
 
     async fn caller(&self, header: &Header<'_>, cost: Cost) -> Result<(OwnedUniqueName, Identity)> {
+        if let Some((name, whose)) = &self.peer {
+            self.callers.pace(whose.uid, cost)?;
+            return Ok((name.clone(), *whose));
+        }
         self.callers.identify(self.bus()?, header, cost).await
     }
 
@@ -61,7 +86,9 @@ impl Shared {
         let (caller, whose) = self.caller(header, cost).await?;
         let (session, is_new) = self.sessions.of(&self.broker, &caller, whose).await?;
         // It may have left before the session was there to end with it.
-        if is_new && !self.bus()?.name_has_owner(BusName::from(caller.inner().clone())).await.unwrap_or(true)
+        if is_new
+            && self.peer.is_none()
+            && !self.bus()?.name_has_owner(BusName::from(caller.inner().clone())).await.unwrap_or(true)
         {
             self.sessions.gone(&caller);
         }
@@ -82,7 +109,7 @@ impl Shared {
     /// A session that administers, if the caller may do that; for this call, and no other.
     async fn admin(&self, header: &Header<'_>, right: Right) -> Result<Client> {
         let (name, whose) = self.caller(header, Cost::Session).await?;
-        self.rights.check(self.bus()?.inner().connection(), header, whose, right).await?;
+        self.rights.check(self.bus.get().map(|bus| bus.inner().connection()), header, whose, right).await?;
         let socket = self.broker.session_to_administer(whose).await?;
         // The broker's audit line has this name.
         Ok(Client::over(socket, &ClientOptions::new().name(format!("bus {name}"))).await?)
@@ -103,6 +130,26 @@ impl Shared {
             return Ok(Arc::new(ask(client).await?));
         }
         self.told(header, question, ask).await
+    }
+
+    /// What the devices of a name have done for this caller, counted since their instances began.
+    pub(crate) async fn counters(&self, header: &Header<'_>, device: &str) -> Result<HashMap<String, u64>> {
+        let ask = |client: Client| async move { client.device_entries().await };
+        let devices = self.told(header, |told| &mut told.devices, ask).await?;
+        let mut sums = HashMap::new();
+        for instance in devices.iter().filter(|entry| entry.name == device).flat_map(|entry| &entry.instances)
+        {
+            let counted = [
+                ("jobs", instance.jobs),
+                ("in_flight", instance.in_flight),
+                ("busy_ns", instance.busy_ns),
+                ("bytes", instance.bytes),
+            ];
+            for (what, number) in counted {
+                *sums.entry(what.to_owned()).or_default() += number;
+            }
+        }
+        Ok(sums)
     }
 
     /// A session that is about to make or change something, which its user is to see in the next answer.

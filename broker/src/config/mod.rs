@@ -199,6 +199,8 @@ pub enum Bus {
     System,
     /// The user's session.
     Session,
+    /// None: callers connect to a socket of control's own.
+    Peer,
     /// None at all: control is not started.
     None,
     /// One at this address: `unix:` and what follows.
@@ -212,10 +214,11 @@ impl TryFrom<String> for Bus {
         match text.as_str() {
             "system" => Ok(Self::System),
             "session" => Ok(Self::Session),
+            "peer" => Ok(Self::Peer),
             "none" => Ok(Self::None),
             address if address.starts_with("unix:") => Ok(Self::At(text)),
             other => Err(format!(
-                "{other:?} is no bus; say \"system\", \"session\", \"none\" or an address \"unix:path=..\""
+                "{other:?} is no bus; say \"system\", \"session\", \"peer\", \"none\" or an address \"unix:path=..\""
             )),
         }
     }
@@ -394,13 +397,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bus_is_one_of_three_words_or_an_address() {
+    fn a_bus_is_one_of_four_words_or_an_address() {
         let bus = |text: &str| {
             let text = format!("[control]\nbus = {text:?}\n");
             parse(&text).map(|config| config.control.bus)
         };
         assert_eq!(bus("system"), Ok(Some(Bus::System)));
-        assert_eq!(bus("none"), Ok(Some(Bus::None)));
+        assert_eq!((bus("none"), bus("peer")), (Ok(Some(Bus::None)), Ok(Some(Bus::Peer))));
         assert_eq!(bus("unix:path=/b"), Ok(Some(Bus::At("unix:path=/b".into()))));
         let refused = bus("sytem").expect_err("a typing mistake");
         assert!(

@@ -6,6 +6,7 @@
 //! PREFIX/libexec/vgemd/{vgemd,vgem-control,vgem-driver-*}    the daemon finds the others beside itself
 //! PREFIX/lib/{systemd/system,sysusers.d,tmpfiles.d}/
 //! PREFIX/share/dbus-1/{system.d,interfaces}/       who may be it on the system's bus, and what it serves there
+//! PREFIX/share/polkit-1/actions/                   what polkit may let others than root do over that bus
 //! PREFIX/share/doc/vgemd/{vgemd.toml,licences}     an example; nothing in /etc is touched
 //! ```
 
@@ -30,14 +31,20 @@ pub(crate) struct Options {
     /// Put before the prefix while copying, for those who make packages.
     #[arg(long, value_name = "FOLDER", default_value = "/")]
     destdir: PathBuf,
+    /// Where the programs are; without it they are built.
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
 }
 
 /// Builds and copies.
 ///
 /// # Errors
-/// When the build fails, or the first file that cannot be written.
+/// When the build fails, or a program is not there, or the first file that cannot be written.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
-    let programs = build_release(workspace, &[])?;
+    let programs = match &options.programs {
+        Some(folder) => folder.clone(),
+        None => build_release(workspace, &[])?,
+    };
     let top = options.destdir.join(options.prefix.strip_prefix("/").unwrap_or(&options.prefix));
     for name in PROGRAMS {
         let folder = if name == "vgemctl" { "bin" } else { "libexec/vgemd" };
@@ -55,6 +62,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
         (packaging.join("vgemd.toml"), "share/doc/vgemd/vgemd.toml"),
         (packaging.join("dbus/org.vgemd.Broker1.conf"), "share/dbus-1/system.d/org.vgemd.Broker1.conf"),
         (packaging.join("dbus/org.vgemd.Broker1.xml"), "share/dbus-1/interfaces/org.vgemd.Broker1.xml"),
+        (packaging.join("dbus/org.vgemd.policy"), "share/polkit-1/actions/org.vgemd.policy"),
         (workspace.root().join("LICENSE-APACHE"), "share/doc/vgemd/LICENSE-APACHE"),
         (workspace.root().join("LICENSE-MIT"), "share/doc/vgemd/LICENSE-MIT"),
     ] {

@@ -213,8 +213,9 @@ const DRIVER: &[libc::c_long] = &[
     libc::SYS_mkdirat,
 ];
 
-/// What control alone needs: to connect to a bus, and pipes that say when a job has ended.
-const CONTROL: &[libc::c_long] = &[libc::SYS_connect, libc::SYS_pipe2, libc::SYS_pidfd_open];
+/// What control alone needs: to connect to a bus or take peers, and pipes that say when a job has ended.
+const CONTROL: &[libc::c_long] =
+    &[libc::SYS_accept4, libc::SYS_connect, libc::SYS_pipe2, libc::SYS_pidfd_open];
 
 const IO_URING: &[libc::c_long] =
     &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
