@@ -9,6 +9,7 @@ import json
 import mmap
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -112,6 +113,45 @@ def counters():
     root = bus.get_object(name, "/org/vgemd/Broker1")
     managed = dbus.Interface(root, "org.freedesktop.DBus.ObjectManager").GetManagedObjects()
     return {"before": before, "after": after, "managed": sorted(str(path) for path in managed)}
+
+
+def why():
+    """Two jobs, one after the other, of a device that is stopped: why the second waits."""
+    first, _ = create(4096)
+    second, _ = create(4096)
+    fill = ("copy", "fill", dbus.Dictionary({"byte": dbus.UInt32(7)}, signature="sv"))
+    copy = ("copy", "copy", NONE)
+
+    def submit(which, operands):
+        operands = [(n, u64(h), u64(0), u64(4096)) for n, h in operands]
+        return manager.Run(*which, dbus.Array(operands, signature="(sttt)"), NONE)
+
+    run("copy", "fill", {"byte": dbus.UInt32(1)}, [("output", first, 0, 4096)])
+    devices = {device["name"]: device for device in manager.ListDevices(NONE)}
+    pids = [int(instance[3]) for instance in devices["copy"]["instances"]]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        submit(fill, [("output", first)])
+        job, ended = submit(copy, [("input", first), ("output", second)])
+        chain = manager.Why(job, NONE)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    ended = ended.take()
+    ready, _, _ = select.select([ended], [], [], 30)
+    result = manager.JobResult(job, NONE)
+    deadline = time.monotonic() + 20
+    while manager.Why(job, NONE) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return {
+        "states": [str(step["state"]) for step in chain],
+        "points": [int(step["point"]) for step in chain],
+        "pids": sorted({int(step["pid"]) for step in chain}) == sorted(pids),
+        "waits": [int(wait[1]) for wait in chain[0]["waits"]],
+        "result": str(result["state"]),
+        "then": len(manager.Why(job, NONE)),
+    }
 
 
 def who():

@@ -99,6 +99,23 @@ fn a_python_program_is_told_how_a_job_failed_and_why() {
 }
 
 #[test]
+fn a_python_program_is_told_why_a_job_has_not_ended() {
+    let bus = Bus::start();
+    let _daemon = OnBus::with_control(&bus);
+    let told = json(&bus.python("why", None));
+    assert_eq!(
+        (&told["points"], &told["waits"]),
+        (&serde_json::json!([3, 2]), &serde_json::json!([2])),
+        "{told}"
+    );
+    assert_eq!(
+        (&told["pids"], &told["result"], &told["then"]),
+        (&true.into(), &"ended".into(), &0.into()),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_python_program_speaks_the_protocol_on_a_session() {
     let bus = Bus::start();
     let _daemon = OnBus::with_control(&bus);

@@ -23,6 +23,7 @@
 //! | `manager` | `/org/vgemd/Broker1`: the methods |
 //! | `objects` | `/org/vgemd/Broker1/*`: devices, clients, domains, with their properties |
 //! | `tree` | keeping those objects as the broker is, driven by its events |
+//! | `why` | what a job waits for |
 //! | `error` | errors `org.vgemd.Error.*` |
 //! | `options` | the `a{sv}` at the end of methods |
 //! | `serve` | one bus connection after the other |
@@ -53,6 +54,7 @@ mod serve;
 mod sessions;
 mod tree;
 mod values;
+mod why;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};

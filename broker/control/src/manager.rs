@@ -27,6 +27,7 @@ use crate::options::{Options, no_more, take_flag, take_number, take_text};
 use crate::polkit::{Right, Rights};
 use crate::sessions::{Operand, Outcome, Session, Sessions};
 use crate::values::{Dict, entry};
+use crate::why;
 
 /// Longest time that a job may be given, milliseconds.
 const TIMEOUT_MOST_MS: u64 = 24 * 3600 * 1000;
@@ -494,6 +495,21 @@ impl Manager {
                 dict
             }
         })
+    }
+
+    /// Why a job of this caller has not ended: itself, what it waits for, what that waits for, and so on, the nearest first;
+    /// who owes each of them, in which `state`, and since when. Nothing if it has ended.
+    async fn why(&self, job: u64, options: Options, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
+        no_more(&options)?;
+        let session = self.0.session(&header, Cost::Work).await?;
+        let (device, point) = session.point(job)?;
+        let owed = session.client().obligation_entries().await?;
+        let own = session.client().number();
+        // A session has one queue on a device.
+        let is_it = |one: &vgem::snapshot::ObligationEntry| {
+            one.kind == "job" && (one.client, &one.device, one.point) == (own, &device, point)
+        };
+        Ok(why::chain(&owed, is_it).into_iter().map(why::dict).collect())
     }
 
     /// Forgets a job of this caller. It goes on if it runs; those that have ended are forgotten when there are many.

@@ -225,6 +225,12 @@ impl Session {
         })
     }
 
+    /// The device and the point of a job.
+    pub(crate) fn point(&self, job: u64) -> Result<(String, u64)> {
+        let job = self.state().jobs.get(&job).cloned().ok_or_else(|| no_job(job))?;
+        Ok((job.fence.device().to_owned(), job.fence.point().0))
+    }
+
     /// Forgets a job. It goes on if it runs.
     pub(crate) fn forget(&self, job: u64) -> Result<()> {
         self.state().jobs.remove(&job).map(drop).ok_or_else(|| no_job(job))
