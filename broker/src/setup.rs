@@ -23,6 +23,8 @@ pub struct Setup {
     pub features: Vec<String>,
     /// Which bus there will be a control for; none if there will be none.
     pub control: Option<String>,
+    /// Whether control may have sessions that administer.
+    pub administration: bool,
     /// How much the keeper may pin, bytes; none is as much as there is.
     pub pin_limit: Option<u64>,
 }

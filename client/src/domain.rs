@@ -62,6 +62,16 @@ impl DomainOptions {
         self.stays = true;
         self
     }
+
+    /// The request for it, and its flags.
+    pub(crate) fn request(&self) -> (CreateDomain, u16) {
+        let create = CreateDomain {
+            name: self.name.clone().into_bytes(),
+            quotas: self.quotas.clone(),
+            uses: self.uses.join("\n").into_bytes(),
+        };
+        (create, if self.stays { DOMAIN_STAYS } else { 0 })
+    }
 }
 
 impl MadeDomain {
@@ -79,16 +89,8 @@ impl Client {
     /// Refused with Denied unless this client administers (root, or whom the daemon serves alone); for the others see
     /// CreateDomain in the specification.
     pub fn create_domain(&self, options: &DomainOptions) -> Result<MadeDomain> {
-        let create = CreateDomain {
-            name: options.name.clone().into_bytes(),
-            quotas: options.quotas.clone(),
-            uses: options.uses.join("\n").into_bytes(),
-        };
-        let flags = if options.stays { DOMAIN_STAYS } else { 0 };
-        let reply = self.core().call_flagged(create, flags)?;
-        let ClientMessage::DomainCreated(created) = &reply.message else { return Err(unexpected(&reply)) };
-        let socket = String::from_utf8_lossy(&created.path).into_owned();
-        Ok(MadeDomain { domain: created.domain, socket: socket.into() })
+        let (create, flags) = options.request();
+        made(&self.core().call_flagged(create, flags)?)
     }
 
     /// Lets nobody new into a domain; it ends with its last client.
@@ -132,7 +134,14 @@ impl Client {
     }
 }
 
-fn done(reply: &Reply) -> Result<()> {
+/// The domain that was made, as the broker says.
+pub(crate) fn made(reply: &Reply) -> Result<MadeDomain> {
+    let ClientMessage::DomainCreated(created) = &reply.message else { return Err(unexpected(reply)) };
+    let socket = String::from_utf8_lossy(&created.path).into_owned();
+    Ok(MadeDomain { domain: created.domain, socket: socket.into() })
+}
+
+pub(crate) fn done(reply: &Reply) -> Result<()> {
     match reply.message {
         ClientMessage::Done(_) => Ok(()),
         _ => Err(unexpected(reply)),

@@ -298,6 +298,9 @@ pub const OPEN_OWN: u16 = 1;
 /// Head flag of CreateDomain: the domain stays when its creator's session ends.
 pub const DOMAIN_STAYS: u16 = 1;
 
+/// Head flag of OpenSession: the session is for what only who administers may do.
+pub const ADMINISTERS: u16 = 1;
+
 pub mod client;
 pub mod control;
 pub mod driver;

@@ -35,6 +35,29 @@ const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
 </busconfig>
 "#;
 
+/// As the system's bus: nothing but what a policy allows.
+const STRICT: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=PLACE</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+</busconfig>
+"#;
+
 /// A private bus that every user may use; ended on drop.
 #[derive(Debug)]
 pub struct Bus {
@@ -63,7 +86,21 @@ impl Bus {
         Self::start_with(Some(crate::daemon::accounts()))
     }
 
+    /// Starts one with these accounts that lets nobody own and call but by the policies in a folder, as the system's bus does.
+    ///
+    /// # Panics
+    /// As [`Bus::start`], and without root.
+    #[must_use]
+    pub fn of_the_machine(accounts: String, policies: &Path) -> Self {
+        let include = format!("<includedir>{}</includedir>\n</busconfig>", policies.display());
+        Self::begun(Some(accounts), &STRICT.replace("</busconfig>", &include))
+    }
+
     fn start_with(accounts: Option<String>) -> Self {
+        Self::begun(accounts, CONFIG)
+    }
+
+    fn begun(accounts: Option<String>, config: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("vgem-bus-").tempdir().expect("a directory");
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("a directory of ours");
         let passwd = accounts.map(|text| {
@@ -72,7 +109,7 @@ impl Bus {
             passwd
         });
         let mut bus = Self { dir, passwd, child: None };
-        let text = CONFIG.replace("PLACE", &bus.place().display().to_string());
+        let text = config.replace("PLACE", &bus.place().display().to_string());
         std::fs::write(bus.dir.path().join("bus.conf"), text).expect("a file of ours");
         bus.begin();
         bus
@@ -131,6 +168,17 @@ impl Bus {
         programs::run("busctl", [&[address.as_str(), "--no-pager"], args].concat())
     }
 
+    /// The same as this user.
+    ///
+    /// # Panics
+    /// Without root.
+    #[must_use]
+    pub fn busctl_as(&self, uid: u32, args: &[&str]) -> Output {
+        let mut busctl = Command::new("busctl");
+        busctl.arg(format!("--address={}", self.address())).arg("--no-pager").args(args).uid(uid).gid(uid);
+        busctl.output().expect("busctl is installed; another user needs root")
+    }
+
     /// gdbus calls a method of the manager with these arguments.
     #[must_use]
     pub fn gdbus(&self, method: &str, args: &[&str]) -> Output {
@@ -141,27 +189,39 @@ impl Bus {
     }
 
     /// What the Python program of the tests says of itself when it does `what`, as this user if one is given.
+    ///
+    /// # Panics
+    /// Without Python and its stock package; another user without root.
     #[must_use]
     pub fn python(&self, what: &str, uid: Option<u32>) -> Output {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/caller.py");
-        let text = std::fs::read_to_string(script).expect("it is beside this file");
-        let mut command = Command::new(python());
-        // From its text: another user may not read where it is.
-        command.args(["-B", "-"]).arg(self.address()).arg(what);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
-        if let Some(uid) = uid {
-            command.uid(uid).gid(uid);
-        }
-        let mut child = command.spawn().expect("python3 starts; another user needs root");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        stdin.write_all(text.as_bytes()).expect("it reads");
-        drop(stdin);
-        child.wait_with_output().expect("a child of ours")
+        python_at(&self.address(), what, uid)
     }
 
     fn place(&self) -> PathBuf {
         self.dir.path().join("bus")
     }
+}
+
+/// The same on the bus, or for the peer, at this address.
+///
+/// # Panics
+/// As [`Bus::python`].
+#[must_use]
+pub fn python_at(address: &str, what: &str, uid: Option<u32>) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/caller.py");
+    let text = std::fs::read_to_string(script).expect("it is beside this file");
+    let mut command = Command::new(python());
+    // From its text: another user may not read where it is.
+    command.args(["-B", "-"]).arg(address).arg(what);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
+    if let Some(uid) = uid {
+        command.uid(uid).gid(uid);
+    }
+    let mut child = command.spawn().expect("python3 starts; another user needs root");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(text.as_bytes()).expect("it reads");
+    drop(stdin);
+    child.wait_with_output().expect("a child of ours")
 }
 
 impl Drop for Bus {
@@ -197,13 +257,26 @@ impl OnBus {
         Self::start_with(bus, drivers, "")
     }
 
+    /// Starts it with all its programs, this configuration and these variables.
+    ///
+    /// # Panics
+    /// If it does not serve soon.
+    #[must_use]
+    pub fn with(config: &str, env: &[(&str, &str)]) -> Self {
+        let programs = programs::own("vgemd");
+        Self::start_as(programs.parent().expect("a folder"), config, env)
+    }
+
     fn start_with(bus: &Bus, drivers: &Path, more: &str) -> Self {
+        Self::start_as(drivers, &format!("[control]\nbus = \"{}\"\n{more}", bus.address()), &[])
+    }
+
+    fn start_as(drivers: &Path, text: &str, env: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("vgem-onbus-").tempdir().expect("a directory");
         let config = dir.path().join("vgemd.toml");
-        let text = format!("[control]\nbus = \"{}\"\n{more}", bus.address());
         std::fs::write(&config, text).expect("a file of ours");
         let mut command = Command::new(programs::own("vgemd"));
-        command.args(["--user", "--log", "warn", "--drivers"]).arg(drivers);
+        command.envs(env.iter().copied()).args(["--user", "--log", "warn", "--drivers"]).arg(drivers);
         command.arg("--dir").arg(dir.path().join("d")).arg("--config").arg(config).stdin(Stdio::null());
         let daemon = Self { child: command.spawn().expect("it starts"), dir };
         processes::until(SOON, "the daemon serves", || Socket::connect(daemon.socket()).is_ok());

@@ -29,12 +29,25 @@ const PROGRAMS: [&str; 5] =
 pub struct Daemon {
     config: String,
     cgroup: Option<PathBuf>,
+    env: Vec<(String, String)>,
+    installed: Option<Installed>,
+}
+
+/// Where programs, accounts and the daemon's directory are, if not in a directory made for the daemon.
+#[derive(Debug, Clone)]
+struct Installed {
+    programs: PathBuf,
+    passwd: PathBuf,
+    place: PathBuf,
 }
 
 /// A daemon that serves; ended on drop.
 #[derive(Debug)]
 pub struct Serving {
     child: Child,
+    place: PathBuf,
+    // Removed when it has ended.
+    #[expect(dead_code, reason = "it is there until drop")]
     dir: tempfile::TempDir,
 }
 
@@ -49,6 +62,21 @@ impl Daemon {
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {
         text.clone_into(&mut self.config);
+        self
+    }
+
+    /// With this variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The one that was installed: the folder of its programs, the accounts, and its directory.
+    #[must_use]
+    pub fn installed(mut self, programs: &Path, passwd: &Path, place: &Path) -> Self {
+        let [programs, passwd, place] = [programs, passwd, place].map(Path::to_owned);
+        self.installed = Some(Installed { programs, passwd, place });
         self
     }
 
@@ -71,28 +99,19 @@ impl Daemon {
         );
         let dir = tempfile::Builder::new().prefix("vgem-test-").tempdir().expect("a directory");
         open_to_all(dir.path());
-        let (bin, place) = (dir.path().join("bin"), dir.path().join("run"));
-        std::fs::create_dir(&bin).expect("a directory of ours");
-        open_to_all(&bin);
-        for name in PROGRAMS {
-            let (from, to) = (programs::own(name), bin.join(name));
-            if std::fs::hard_link(&from, &to).is_err() {
-                std::fs::copy(&from, &to).expect("room for a program");
-            }
-        }
-        let passwd = dir.path().join("passwd");
-        std::fs::write(&passwd, accounts()).expect("a file of ours");
+        let Installed { programs: bin, passwd, place } =
+            self.installed.unwrap_or_else(|| Installed::in_this(dir.path()));
         let config = dir.path().join("vgemd.toml");
         std::fs::write(&config, &self.config).expect("a file of ours");
 
         let mut command = Command::new(programs::own("vgem-test-machine"));
-        command.arg("--passwd").arg(&passwd);
+        command.envs(self.env).arg("--passwd").arg(&passwd);
         if let Some(procs) = &self.cgroup {
             command.arg("--cgroup").arg(procs);
         }
         command.arg("--").arg(bin.join("vgemd")).args(["--system", "--log", "warn", "--dir"]).arg(&place);
         command.arg("--config").arg(&config);
-        let mut serving = Serving { child: command.spawn().expect("it starts"), dir };
+        let mut serving = Serving { child: command.spawn().expect("it starts"), place, dir };
         processes::until(Duration::from_secs(10), "the daemon serves", || {
             let ended = serving.child.try_wait().expect("a child of ours");
             assert!(ended.is_none(), "the daemon ended: {ended:?}");
@@ -102,11 +121,28 @@ impl Daemon {
     }
 }
 
+impl Installed {
+    /// The programs that were built, the machine's accounts and those of the daemon.
+    fn in_this(dir: &Path) -> Self {
+        let (programs, passwd) = (dir.join("bin"), dir.join("passwd"));
+        std::fs::create_dir(&programs).expect("a directory of ours");
+        open_to_all(&programs);
+        for name in PROGRAMS {
+            let (from, to) = (programs::own(name), programs.join(name));
+            if std::fs::hard_link(&from, &to).is_err() {
+                std::fs::copy(&from, &to).expect("room for a program");
+            }
+        }
+        std::fs::write(&passwd, accounts()).expect("a file of ours");
+        Self { programs, passwd, place: dir.join("run") }
+    }
+}
+
 impl Serving {
     /// Where it serves.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.dir.path().join("run/vgemd.sock")
+        self.place.join("vgemd.sock")
     }
 
     /// The keeper's process.

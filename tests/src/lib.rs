@@ -12,6 +12,7 @@ pub mod chaos;
 pub mod daemon;
 pub mod dag;
 pub mod honest;
+pub mod polkit;
 pub mod processes;
 pub mod programs;
 pub mod raw;

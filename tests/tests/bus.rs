@@ -7,9 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use vgem::Client;
-use vgem_tests::bus::{Bus, MANAGER, NAME, OnBus, PATH, SOON};
-use vgem_tests::daemon::{Daemon, USERS};
+use vgem::{Client, DomainOptions};
+use vgem_tests::bus::{Bus, MANAGER, NAME, OnBus, PATH, SOON, python_at};
+use vgem_tests::daemon::{Daemon, Serving, USERS};
+use vgem_tests::polkit::{Polkit, Question, Word};
 use vgem_tests::{processes, programs};
 
 fn text(output: &Output) -> String {
@@ -98,6 +99,23 @@ fn a_python_program_is_told_how_a_job_failed_and_why() {
 }
 
 #[test]
+fn a_python_program_is_told_why_a_job_has_not_ended() {
+    let bus = Bus::start();
+    let _daemon = OnBus::with_control(&bus);
+    let told = json(&bus.python("why", None));
+    assert_eq!(
+        (&told["points"], &told["waits"]),
+        (&serde_json::json!([3, 2]), &serde_json::json!([2])),
+        "{told}"
+    );
+    assert_eq!(
+        (&told["pids"], &told["result"], &told["then"]),
+        (&true.into(), &"ended".into(), &0.into()),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_python_program_speaks_the_protocol_on_a_session() {
     let bus = Bus::start();
     let _daemon = OnBus::with_control(&bus);
@@ -143,10 +161,7 @@ fn every_refusal_has_the_name_of_its_code_and_says_what_was_wrong() {
 // M-205, M-206, M-208
 #[test]
 fn a_caller_is_the_user_that_the_bus_says_and_sees_its_own_domain_alone() {
-    let bus = Bus::of_everybody();
-    let config = format!("[control]\nbus = \"{}\"\n", bus.address());
-    let daemon = Daemon::system().config(&config).start();
-    bus.awaits_control();
+    let (bus, daemon) = for_everybody("");
     let root = Client::connect(daemon.socket()).expect("it serves");
     for uid in [0, USERS[0], USERS[1]] {
         let told = json(&bus.python("who", Some(uid)));
@@ -174,6 +189,178 @@ fn a_daemon_that_serves_one_user_refuses_sessions_of_others() {
         let own = rustix::process::geteuid().as_raw();
         assert!(said.contains(&USERS[0].to_string()) && said.contains(&format!("uid {own}")), "{said}");
     }
+}
+
+/// A bus for everybody, and a daemon for the machine that control is on it for.
+fn for_everybody(more: &str) -> (Bus, Serving) {
+    let bus = Bus::of_everybody();
+    let config = format!("[control]\nbus = \"{}\"\n{more}", bus.address());
+    let daemon = Daemon::system().config(&config).start();
+    bus.awaits_control();
+    (bus, daemon)
+}
+
+const DENIED: &str = "org.vgemd.Error.Denied";
+
+/// With what the steps of `administer` ended, as JSON; those that were not come to are left out.
+fn ends(told: &Value) -> Vec<(&str, Option<&str>)> {
+    let all = told["ends"].as_object().unwrap_or_else(|| panic!("no steps: {told}"));
+    all.iter().map(|(step, end)| (step.as_str(), end[0].as_str())).collect()
+}
+
+// M-235, M-236
+#[test]
+fn where_there_is_no_polkit_root_administers_over_the_bus_and_nobody_else() {
+    let (bus, _daemon) = for_everybody("");
+    let root = json(&bus.python("administer", Some(0)));
+    let gone = Some("org.vgemd.Error.Gone");
+    let expected = [
+        ("close", None),
+        ("create", None),
+        ("disconnect", gone),
+        ("drain", None),
+        ("quota", None),
+        ("see", None),
+    ];
+    assert_eq!(ends(&root), expected, "{root}");
+    let made = [&root["serves"], &root["ended"], &root["bytes"], &root["objects"], &root["devices"][0]];
+    assert_eq!(
+        made,
+        [&true.into(), &true.into(), &(1 << 20).into(), &7.into(), &Value::from("zip")],
+        "{root}"
+    );
+    let user = json(&bus.python("administer", Some(USERS[0])));
+    let expected = ["create", "disconnect", "quota", "see"].map(|step| (step, Some(DENIED)));
+    assert_eq!(ends(&user), expected, "{user}");
+    let said = user["ends"]["create"][1].as_str().expect("words");
+    assert!(said.contains(&USERS[0].to_string()) && said.contains("no polkit"), "{said}");
+}
+
+// M-236
+#[test]
+fn polkit_lets_a_user_do_over_the_bus_what_it_says_and_no_more() {
+    let (bus, _daemon) = for_everybody("");
+    let polkit = Polkit::on(&bus, |asked| match asked.action.as_str() {
+        "org.vgemd.manage-domains" => Word::Yes,
+        "org.vgemd.set-quotas" => Word::Ask,
+        _ => Word::No,
+    });
+    let told = json(&bus.python("administer", Some(USERS[0])));
+    let no = Some(DENIED);
+    let expected =
+        [("close", None), ("create", None), ("disconnect", no), ("drain", None), ("quota", no), ("see", no)];
+    assert_eq!(ends(&told), expected, "{told}");
+    assert!(told["ends"]["quota"][1].as_str().is_some_and(|said| said.contains("ask somebody")), "{told}");
+    let who = told["name"].as_str().expect("a name").to_owned();
+    let asked = polkit.asked();
+    assert!(asked.len() >= 6 && asked.iter().all(|one| one.who == who && !one.interactive), "{asked:?}");
+    // Root is not asked about.
+    assert!(ends(&json(&bus.python("administer", Some(0)))).contains(&("see", None)));
+    assert_eq!(polkit.asked(), []);
+}
+
+// M-236
+#[test]
+fn polkit_may_ask_a_person_if_the_caller_says_so() {
+    let (bus, _daemon) = for_everybody("");
+    let polkit = Polkit::on(&bus, |asked| if asked.interactive { Word::Yes } else { Word::Ask });
+    let call = ["call", NAME, PATH, MANAGER, "ListDomains", "a{sv}", "1", "all", "b", "true"];
+    let asks = |may: &str| bus.busctl_as(USERS[1], &[&[may], call.as_slice()].concat());
+    assert!(!asks("--allow-interactive-authorization=no").status.success());
+    let seen = text(&asks("--allow-interactive-authorization=yes"));
+    assert!(seen.starts_with("aa{sv} "), "{seen}");
+    let asked: Vec<bool> = polkit.asked().iter().map(|Question { interactive, .. }| *interactive).collect();
+    assert_eq!(asked, [false, true]);
+}
+
+// M-235
+#[test]
+fn where_the_configuration_says_so_nobody_administers_over_the_bus() {
+    let (bus, daemon) = for_everybody("administration = false\n");
+    let told = json(&bus.python("administer", Some(0)));
+    let expected = ["create", "disconnect", "quota", "see"].map(|step| (step, Some(DENIED)));
+    assert_eq!(ends(&told), expected, "{told}");
+    let said = told["ends"]["create"][1].as_str().expect("words");
+    assert!(said.contains("[control] administration is false"), "{said}");
+    let root = Client::connect(daemon.socket()).expect("it serves");
+    let made = root.create_domain(&DomainOptions::new("stage")).expect("over the socket root administers");
+    assert!(made.socket.exists());
+}
+
+#[test]
+fn a_daemon_for_the_machine_is_on_the_systems_bus_by_itself() {
+    let bus = Bus::of_everybody();
+    let _daemon = Daemon::system().env("DBUS_SYSTEM_BUS_ADDRESS", &bus.address()).start();
+    bus.awaits_control();
+    assert_eq!(json(&bus.python("compress", Some(USERS[0])))["same"], true);
+}
+
+#[test]
+fn a_daemon_for_a_user_is_on_the_sessions_bus_if_it_is_told_to() {
+    let bus = Bus::start();
+    let session = [("DBUS_SESSION_BUS_ADDRESS", bus.address())];
+    let session = session.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let _daemon = OnBus::with("[control]\nbus = \"session\"\n", &session);
+    bus.awaits_control();
+    assert_eq!(json(&bus.python("compress", None))["same"], true);
+}
+
+#[test]
+fn without_a_bus_callers_are_served_one_by_one() {
+    let daemon = OnBus::with("[control]\nbus = \"peer\"\n", &[]);
+    let socket = daemon.socket().with_file_name("bus.sock");
+    let address = format!("unix:path={}", socket.display());
+    let client = Client::connect(daemon.socket()).expect("it serves");
+    for _ in 0..2 {
+        processes::until(SOON, "control runs", || control(&daemon).is_some());
+        let done = json(&python_at(&address, "peer-compress", None));
+        assert_eq!((&done["state"], &done["same"]), (&"ended".into(), &true.into()), "{done}");
+        let told = json(&python_at(&address, "peer-counters", None));
+        assert_eq!(
+            told["after"]["jobs"].as_u64(),
+            told["before"]["jobs"].as_u64().map(|jobs| jobs + 1),
+            "{told}"
+        );
+        let managed = told["managed"].as_array().expect("paths");
+        assert!(managed.contains(&format!("{PATH}/devices/zip").into()), "{told}");
+        assert_eq!(json(&python_at(&address, "peer-session", None))["opcode"], 101);
+        // What they had went with them.
+        processes::until(SOON, "their sessions are over", || {
+            let clients = client.client_entries().expect("it answers");
+            clients.iter().all(|client| !client.name.starts_with("bus "))
+        });
+        let old = control(&daemon).expect("it runs");
+        processes::signal(old, "KILL");
+        processes::until(SOON, "another runs", || control(&daemon).is_some_and(|new| new != old));
+    }
+    drop(daemon);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn where_no_bus_is_wanted_there_is_no_control() {
+    let daemon = OnBus::with("[control]\nbus = \"none\"\n", &[]);
+    fills(&Client::connect(daemon.socket()).expect("it serves"));
+    let said = daemon.says_of_control();
+    assert!(said.starts_with("off"), "{said}");
+    assert_eq!(control(&daemon), None);
+}
+
+#[test]
+fn counters_of_a_device_are_those_of_the_callers_domain_at_that_moment() {
+    let (bus, _daemon) = for_everybody("");
+    let (first, second) = (bus.python("counters", Some(USERS[0])), bus.python("counters", Some(USERS[1])));
+    for told in [json(&first), json(&second)] {
+        // The other's job is not in it.
+        assert_eq!((&told["before"]["jobs"], &told["after"]["jobs"]), (&Value::Null, &1.into()), "{told}");
+        assert_eq!(told["after"]["in_flight"], 0, "{told}");
+        assert!(told["after"]["busy_ns"].as_u64().is_some_and(|ns| ns > 0), "{told}");
+    }
+    let path = format!("{PATH}/devices/copy");
+    let xml = text(&bus.busctl(&["introspect", "--xml-interface", NAME, &path]));
+    let counters = xml.split("name=\"Counters\"").nth(1).expect("a property");
+    let annotation = counters.split("</property>").next().expect("its end");
+    assert!(annotation.contains("EmitsChangedSignal\" value=\"false\""), "{xml}");
 }
 
 #[test]

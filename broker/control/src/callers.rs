@@ -1,8 +1,8 @@
 //! Callers: who they are, and how often they may call.
 //!
 //! The bus is asked once for each of its connections (M-208); what it said is forgotten when that connection goes. A caller
-//! that calls too often is refused here, so that a flood ends in this process: of one user [`RATE`] calls a second on
-//! average, [`BURST`] at once.
+//! that calls too often is refused here, so that a flood ends in this process: of one user so many as [`CALLS`] says. A call
+//! that is much work for the broker counts for several ([`Cost`]).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,11 +15,10 @@ use zbus::names::{BusName, OwnedUniqueName};
 
 use crate::error::{Error, Result};
 use crate::link::Identity;
+use crate::pace::{Bucket, Pace};
 
-/// Calls a second of one user.
-const RATE: f64 = 500.0;
-/// Calls of one user at once.
-const BURST: f64 = 1000.0;
+/// Calls of one user.
+const CALLS: Pace = Pace { rate: 500.0, burst: 1000.0 };
 /// Connections that are remembered.
 const KNOWN: usize = 4096;
 
@@ -35,11 +34,25 @@ struct State {
     buckets: HashMap<u32, Bucket>,
 }
 
-/// What a user may still call.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    left: f64,
-    at: Instant,
+/// What a call counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cost {
+    /// It is answered from what is known, or by one question.
+    Plain,
+    /// It makes or changes something.
+    Work,
+    /// It makes a connection.
+    Session,
+}
+
+impl Cost {
+    const fn calls(self) -> f64 {
+        match self {
+            Self::Plain => 1.0,
+            Self::Work => 2.0,
+            Self::Session => 20.0,
+        }
+    }
 }
 
 impl Callers {
@@ -51,6 +64,7 @@ impl Callers {
         &self,
         bus: &DBusProxy<'_>,
         header: &Header<'_>,
+        cost: Cost,
     ) -> Result<(OwnedUniqueName, Identity)> {
         let denied = |text: &str| Error::new(ErrorCode::Denied, text);
         let sender = header.sender().ok_or_else(|| denied("a call without a sender"))?;
@@ -70,19 +84,29 @@ impl Callers {
         if state.known.len() < KNOWN {
             state.known.insert(name.clone(), whose);
         }
-        state.pace(whose.uid, Instant::now())?;
+        state.pace(whose.uid, cost, Instant::now())?;
         Ok((name, whose))
     }
 
-    /// A connection has left the bus.
-    pub(crate) fn gone(&self, name: &OwnedUniqueName) {
+    /// Whether this user, whoever says so, may call once more.
+    ///
+    /// # Errors
+    /// Exhausted.
+    pub(crate) fn pace(&self, uid: u32, cost: Cost) -> Result<()> {
+        self.state().pace(uid, cost, Instant::now())
+    }
+
+    /// A connection has left the bus; the user, if it was the last that had called.
+    pub(crate) fn gone(&self, name: &OwnedUniqueName) -> Option<u32> {
         let mut state = self.state();
-        if let Some(whose) = state.known.remove(name)
-            && state.known.values().all(|other| other.uid != whose.uid)
-        {
-            // A full bucket is none: who comes back at once finds what it left.
-            state.buckets.retain(|_, bucket| bucket.refilled(Instant::now()) < BURST);
+        let uid = state.known.remove(name)?.uid;
+        if state.known.values().any(|other| other.uid == uid) {
+            return None;
         }
+        // A full bucket is none: who comes back at once finds what it left.
+        let now = Instant::now();
+        state.buckets.retain(|_, bucket| !bucket.is_full(CALLS, now));
+        Some(uid)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -91,22 +115,14 @@ impl Callers {
 }
 
 impl State {
-    fn pace(&mut self, uid: u32, now: Instant) -> Result<()> {
-        let bucket = self.buckets.entry(uid).or_insert(Bucket { left: BURST, at: now });
-        *bucket = Bucket { left: bucket.refilled(now), at: now };
-        if bucket.left < 1.0 {
-            let text = format!("more calls than a user may make: {BURST} at once, {RATE} a second");
-            return Err(Error::new(ErrorCode::Exhausted, text));
+    fn pace(&mut self, uid: u32, cost: Cost, now: Instant) -> Result<()> {
+        let bucket = self.buckets.entry(uid).or_insert(Bucket::full(CALLS, now));
+        if bucket.take(CALLS, cost.calls(), now) {
+            return Ok(());
         }
-        bucket.left -= 1.0;
-        Ok(())
-    }
-}
-
-impl Bucket {
-    fn refilled(self, now: Instant) -> f64 {
-        let gained = now.saturating_duration_since(self.at).as_secs_f64() * RATE;
-        (self.left + gained).min(BURST)
+        let Pace { rate, burst } = CALLS;
+        let text = format!("more calls than a user may make: {burst} at once, {rate} a second");
+        Err(Error::new(ErrorCode::Exhausted, text))
     }
 }
 
@@ -117,23 +133,31 @@ mod tests {
     use super::*;
 
     /// How many of `count` calls at this moment are let through.
-    fn through(state: &mut State, uid: u32, now: Instant, count: usize) -> usize {
-        (0..count).filter(|_| state.pace(uid, now).is_ok()).count()
+    fn through(state: &mut State, uid: u32, cost: Cost, now: Instant, count: usize) -> usize {
+        (0..count).filter(|_| state.pace(uid, cost, now).is_ok()).count()
     }
 
     #[test]
     fn a_user_may_call_so_often_at_once_and_then_at_a_rate() {
         let (mut state, start) = (State::default(), Instant::now());
-        assert_eq!(through(&mut state, 1, start, 3000), 1000);
-        assert_eq!(through(&mut state, 1, start + Duration::from_secs(1), 3000), 500);
-        let refused = state.pace(1, start + Duration::from_secs(1)).expect_err("too often");
+        assert_eq!(through(&mut state, 1, Cost::Plain, start, 3000), 1000);
+        let later = start + Duration::from_secs(1);
+        assert_eq!(through(&mut state, 1, Cost::Plain, later, 3000), 500);
+        let refused = state.pace(1, Cost::Plain, later).expect_err("too often");
         assert_eq!(refused.code(), ErrorCode::Exhausted);
+    }
+
+    #[test]
+    fn what_is_more_work_for_the_broker_is_done_less_often() {
+        let (mut state, now) = (State::default(), Instant::now());
+        assert_eq!(through(&mut state, 1, Cost::Session, now, 3000), 50);
+        assert_eq!(through(&mut state, 2, Cost::Work, now, 3000), 500);
     }
 
     #[test]
     fn a_user_that_floods_takes_nothing_from_another() {
         let (mut state, now) = (State::default(), Instant::now());
-        through(&mut state, 1, now, 3000);
-        assert_eq!(through(&mut state, 2, now, 3000), 1000);
+        through(&mut state, 1, Cost::Plain, now, 3000);
+        assert_eq!(through(&mut state, 2, Cost::Plain, now, 3000), 1000);
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A program of its own, without privileges, that the keeper starts and starts again. It has no rights but one: over its
-//! link to the broker it opens sessions for callers. Who a caller is, the bus says (M-208). Everything else is a request of
+//! link to the broker it opens sessions for callers, and for those who may administer sessions that do. Who a caller is, the bus says (M-208). Everything else is a request of
 //! the caller's own session, by the library that every client uses: the broker charges, limits and refuses as if the caller
 //! had connected itself. No payload goes over the bus: memory goes as fds.
 //!
@@ -15,15 +15,23 @@
 //! |---|---|
 //! | `link` | the link to the broker |
 //! | `callers` | who calls, and how often it may |
+//! | `pace` | how often somebody may do something |
+//! | `answers` | what a user that asks without end is told again |
 //! | `sessions` | what control holds for a caller: buffers, queues, jobs |
+//! | `domains` | domains that are made over the bus |
+//! | `polkit` | who may administer over the bus |
 //! | `manager` | `/org/vgemd/Broker1`: the methods |
 //! | `objects` | `/org/vgemd/Broker1/*`: devices, clients, domains, with their properties |
 //! | `tree` | keeping those objects as the broker is, driven by its events |
+//! | `why` | what a job waits for |
 //! | `error` | errors `org.vgemd.Error.*` |
 //! | `options` | the `a{sv}` at the end of methods |
 //! | `serve` | one bus connection after the other |
+//! | `peers` | callers without a bus |
 //!
 //! Invariants:
+//! - What only who administers may do is done in a session for that one call, after the caller was found to be root or was
+//!   let by polkit.
 //! - Nothing that a call says decides whose session it uses.
 //! - Clients and domains are objects on the bus only where the daemon serves one user, and the bus is not the system's:
 //!   what is broadcast is for everybody to hear.
@@ -31,16 +39,22 @@
 //! - It ends when the broker does. When the bus ends it tries again.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod callers;
+mod domains;
 mod error;
 mod link;
 mod manager;
 mod objects;
 mod options;
+mod pace;
+mod peers;
+mod polkit;
 mod serve;
 mod sessions;
 mod tree;
 mod values;
+mod why;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -53,10 +67,14 @@ use vgem_os::confine::{self, Demand};
 use vgem_os::seqpacket::Socket;
 use vgem_os::{OsError, process};
 
+use self::serve::Way;
+
 pub use self::manager::introspect;
 
 /// The number under which the link to the broker is found.
 const LINK: i32 = 3;
+/// The number under which the socket for peers is found.
+const PEERS: i32 = 4;
 /// The name on the bus.
 pub const NAME: &str = "org.vgemd.Broker1";
 /// The path of the manager, and what all others begin with.
@@ -69,6 +87,9 @@ struct Cli {
     /// Address of the bus
     #[arg(long, default_value = "")]
     address: String,
+    /// No bus: callers connect to the socket that is fd 4
+    #[arg(long)]
+    peers: bool,
     /// The daemon serves one user, and so does the bus: show clients and domains as objects
     #[arg(long)]
     one_user: bool,
@@ -117,6 +138,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn control(cli: &Cli) -> Result<(), Ended> {
     let link = Socket::from(process::inherited(LINK)?);
+    let way = match cli.peers {
+        true => Way::Peers(process::inherited(PEERS)?.into()),
+        false => Way::Bus(cli.address.clone()),
+    };
     // Before the first other thread, and before a word from anybody.
     let confined = confine::control(Demand::BestEffort)?;
     debug!("{confined:?}");
@@ -125,7 +150,7 @@ fn control(cli: &Cli) -> Result<(), Ended> {
         .max_blocking_threads(8)
         .build()
         .map_err(Ended::Runtime)?;
-    runtime.block_on(serve::serve(link, &cli.address, cli.one_user))
+    runtime.block_on(serve::serve(link, way, cli.one_user))
 }
 
 /// Why control ends.

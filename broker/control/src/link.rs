@@ -14,8 +14,8 @@ use vgem::{ErrorCode, Refusal};
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_proto::ids::Time;
 use vgem_proto::limits;
-use vgem_proto::message::Sender;
 use vgem_proto::message::control::{ControlMessage, OpenSession};
+use vgem_proto::message::{ADMINISTERS, Sender};
 
 use crate::Ended;
 use crate::error::{Error, Result};
@@ -34,11 +34,19 @@ pub(crate) struct Identity {
 
 /// Where sessions are asked for. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Broker(mpsc::Sender<(Identity, oneshot::Sender<Result<Socket>>)>);
+pub(crate) struct Broker(mpsc::Sender<Asking>);
 
 /// The task's end.
 #[derive(Debug)]
-pub(crate) struct Asked(mpsc::Receiver<(Identity, oneshot::Sender<Result<Socket>>)>);
+pub(crate) struct Asked(mpsc::Receiver<Asking>);
+
+/// One request on its way to the task.
+#[derive(Debug)]
+struct Asking {
+    whose: Identity,
+    flags: u16,
+    answer: oneshot::Sender<Result<Socket>>,
+}
 
 /// Both ends.
 pub(crate) fn broker() -> (Broker, Asked) {
@@ -52,9 +60,21 @@ impl Broker {
     /// # Errors
     /// As the broker refuses: Denied, Exhausted; BrokerLost.
     pub(crate) async fn session(&self, whose: Identity) -> Result<Socket> {
+        self.ask(whose, 0).await
+    }
+
+    /// A session that administers for somebody who may, before its greeting.
+    ///
+    /// # Errors
+    /// As [`Self::session`].
+    pub(crate) async fn session_to_administer(&self, whose: Identity) -> Result<Socket> {
+        self.ask(whose, ADMINISTERS).await
+    }
+
+    async fn ask(&self, whose: Identity, flags: u16) -> Result<Socket> {
         let (answer, answered) = oneshot::channel();
         let gone = |()| Error::new(ErrorCode::BrokerLost, "the broker is gone");
-        self.0.send((whose, answer)).await.map_err(|_| gone(()))?;
+        self.0.send(Asking { whose, flags, answer }).await.map_err(|_| gone(()))?;
         answered.await.map_err(|_| gone(()))?
     }
 }
@@ -72,9 +92,9 @@ pub(crate) async fn run(link: Socket, mut asked: Asked) -> Ended {
     let mut request = 0_u64;
     loop {
         tokio::select! {
-            Some((whose, answer)) = asked.0.recv(), if waiting.len() < QUEUE => {
+            Some(Asking { whose, flags, answer }) = asked.0.recv(), if waiting.len() < QUEUE => {
                 request += 1;
-                let open = OpenSession { uid: whose.uid, pid: whose.pid }.encode(request, Time(0), 0);
+                let open = OpenSession { uid: whose.uid, pid: whose.pid }.encode(request, Time(0), flags);
                 // Room for so many small packets there always is.
                 if let Err(e) = link.send(&open, &[]) {
                     return Ended::Broker(e.to_string());

@@ -4,24 +4,30 @@
 //! of that user's would. The last argument is `a{sv}`: options, none of which must be there.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::os::fd::OwnedFd as StdFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use vgem::{Access, BufferOptions, CauseId, Direction, ErrorCode, ParamKind};
+use vgem::aio::Client;
+use vgem::{Access, BufferOptions, CauseId, ClientOptions, Direction, DomainId, ErrorCode, ParamKind};
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
 use zbus::names::{BusName, OwnedUniqueName};
 use zbus::object_server::Interface as _;
 use zbus::{OwnedFd, OwnedVariant, interface};
 
-use crate::callers::Callers;
+use crate::answers::{Answer, Answers, Told};
+use crate::callers::{Callers, Cost};
+use crate::domains;
 use crate::error::{Error, Result, name};
 use crate::link::{Broker, Identity};
 use crate::objects::{ClientObject, DeviceObject, DomainObject};
-use crate::options::{Options, no_more, take_number, take_text};
+use crate::options::{Options, no_more, take_flag, take_number, take_text};
+use crate::polkit::{Right, Rights};
 use crate::sessions::{Operand, Outcome, Session, Sessions};
 use crate::values::{Dict, entry};
+use crate::why;
 
 /// Longest time that a job may be given, milliseconds.
 const TIMEOUT_MOST_MS: u64 = 24 * 3600 * 1000;
@@ -30,10 +36,14 @@ const TIMEOUT_MOST_MS: u64 = 24 * 3600 * 1000;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) broker: Broker,
-    pub(crate) callers: Callers,
+    pub(crate) callers: Arc<Callers>,
+    pub(crate) answers: Arc<Answers>,
     pub(crate) sessions: Sessions,
-    /// The bus itself.
+    pub(crate) rights: Rights,
+    /// The bus itself; without one nothing.
     pub(crate) bus: OnceLock<DBusProxy<'static>>,
+    /// The only caller, if there is no bus.
+    peer: Option<(OwnedUniqueName, Identity)>,
 }
 
 /// The manager.
@@ -42,26 +52,134 @@ pub(crate) struct Manager(pub(crate) Arc<Shared>);
 
 impl Shared {
     pub(crate) fn new(broker: Broker) -> Self {
-        Self { broker, callers: Callers::default(), sessions: Sessions::default(), bus: OnceLock::new() }
+        Self {
+            broker,
+            callers: Arc::default(),
+            answers: Arc::default(),
+            sessions: Sessions::default(),
+            rights: Rights::default(),
+            bus: OnceLock::new(),
+            peer: None,
+        }
     }
 
-    async fn caller(&self, header: &Header<'_>) -> Result<(OwnedUniqueName, Identity)> {
-        self.callers.identify(self.bus()?, header).await
+    /// What a caller without a bus has.
+    pub(crate) fn of_peer(
+        broker: Broker,
+        callers: Arc<Callers>,
+        answers: Arc<Answers>,
+        number: u64,
+        whose: Identity,
+    ) -> Self {
+        let name = OwnedUniqueName::try_from(format!(":peer.{number}")).ok();
+        Self { callers, answers, peer: name.map(|name| (name, whose)), ..Self::new(broker) }
     }
 
-    async fn session(&self, header: &Header<'_>) -> Result<Arc<Session>> {
-        let (caller, whose) = self.caller(header).await?;
-        let session = self.sessions.of(&self.broker, &caller, whose).await?;
+    async fn caller(&self, header: &Header<'_>, cost: Cost) -> Result<(OwnedUniqueName, Identity)> {
+        if let Some((name, whose)) = &self.peer {
+            self.callers.pace(whose.uid, cost)?;
+            return Ok((name.clone(), *whose));
+        }
+        self.callers.identify(self.bus()?, header, cost).await
+    }
+
+    async fn session(&self, header: &Header<'_>, cost: Cost) -> Result<Arc<Session>> {
+        let (caller, whose) = self.caller(header, cost).await?;
+        let (session, is_new) = self.sessions.of(&self.broker, &caller, whose).await?;
         // It may have left before the session was there to end with it.
-        let lives = self.bus()?.name_has_owner(BusName::from(caller.inner().clone())).await.unwrap_or(true);
-        if !lives {
+        if is_new
+            && self.peer.is_none()
+            && !self.bus()?.name_has_owner(BusName::from(caller.inner().clone())).await.unwrap_or(true)
+        {
             self.sessions.gone(&caller);
         }
         Ok(session)
     }
 
+    /// The answer to a question of a caller.
+    async fn told<T, F: Future<Output = vgem::Result<T>>>(
+        &self,
+        header: &Header<'_>,
+        question: fn(&mut Told) -> &mut Option<Answer<T>>,
+        ask: impl FnOnce(Client) -> F,
+    ) -> Result<Arc<T>> {
+        let session = self.session(header, Cost::Plain).await?;
+        self.answers.of(session.uid(), question, ask(session.client().clone())).await
+    }
+
+    /// A session that administers, if the caller may do that; for this call, and no other.
+    async fn admin(&self, header: &Header<'_>, right: Right) -> Result<Client> {
+        let (name, whose) = self.caller(header, Cost::Session).await?;
+        self.rights.check(self.bus.get().map(|bus| bus.inner().connection()), header, whose, right).await?;
+        let socket = self.broker.session_to_administer(whose).await?;
+        // The broker's audit line has this name.
+        Ok(Client::over(socket, &ClientOptions::new().name(format!("bus {name}"))).await?)
+    }
+
+    /// The answer to a question of a caller: about what is its own, or with the option `all` about what is everybody's.
+    async fn seen<T, F: Future<Output = vgem::Result<T>>>(
+        &self,
+        header: &Header<'_>,
+        mut options: Options,
+        question: fn(&mut Told) -> &mut Option<Answer<T>>,
+        ask: impl FnOnce(Client) -> F,
+    ) -> Result<Arc<T>> {
+        let all = take_flag(&mut options, "all")?;
+        no_more(&options)?;
+        if all {
+            let client = self.admin(header, Right::See).await?;
+            return Ok(Arc::new(ask(client).await?));
+        }
+        self.told(header, question, ask).await
+    }
+
+    /// What the devices of a name have done for this caller, counted since their instances began.
+    pub(crate) async fn counters(&self, header: &Header<'_>, device: &str) -> Result<HashMap<String, u64>> {
+        let ask = |client: Client| async move { client.device_entries().await };
+        let devices = self.told(header, |told| &mut told.devices, ask).await?;
+        let mut sums = HashMap::new();
+        for instance in devices.iter().filter(|entry| entry.name == device).flat_map(|entry| &entry.instances)
+        {
+            let counted = [
+                ("jobs", instance.jobs),
+                ("in_flight", instance.in_flight),
+                ("busy_ns", instance.busy_ns),
+                ("bytes", instance.bytes),
+            ];
+            for (what, number) in counted {
+                *sums.entry(what.to_owned()).or_default() += number;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// A session that is about to make or change something, which its user is to see in the next answer.
+    async fn at_work(&self, header: &Header<'_>) -> Result<AtWork<'_>> {
+        Ok(AtWork { session: self.session(header, Cost::Work).await?, answers: &self.answers })
+    }
+
     fn bus(&self) -> Result<&DBusProxy<'static>> {
         self.bus.get().ok_or_else(|| Error::new(ErrorCode::Unavailable, "the bus is not there yet"))
+    }
+}
+
+/// A session while it makes or changes something.
+struct AtWork<'a> {
+    session: Arc<Session>,
+    answers: &'a Answers,
+}
+
+impl Deref for AtWork<'_> {
+    type Target = Arc<Session>;
+
+    fn deref(&self) -> &Arc<Session> {
+        &self.session
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.answers.changed(self.session.uid());
     }
 }
 
@@ -73,11 +191,12 @@ impl Manager {
         env!("CARGO_PKG_VERSION").into()
     }
 
-    /// The broker as a whole, with its counters since the start, as far as the caller may see.
+    /// The broker as a whole, with its counters since the start, as far as the caller may see. Option `all`, for
+    /// who administers: whatever there is.
     async fn status(&self, options: Options, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        no_more(&options)?;
-        let status = self.0.session(&header).await?.client().status().await?;
-        let counters = status.counters;
+        let ask = |client: Client| async move { client.status().await };
+        let status = self.0.seen(&header, options, |told| &mut told.status, ask).await?;
+        let counters = &status.counters;
         let mut all: Dict = [
             ("clients", status.clients),
             ("objects", status.objects),
@@ -99,16 +218,16 @@ impl Manager {
         .into_iter()
         .map(|(key, number)| entry(key, number))
         .collect();
-        all.extend([entry("version", status.version), entry("pid", status.pid)]);
-        all.extend([entry("features", status.features)]);
+        all.extend([entry("version", status.version.clone()), entry("pid", status.pid)]);
+        all.extend([entry("features", status.features.clone())]);
         Ok(all)
     }
 
-    /// The devices, as the caller sees them.
+    /// The devices, as the caller sees them. Option `all`, for who administers.
     async fn list_devices(&self, options: Options, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
-        no_more(&options)?;
-        let devices = self.0.session(&header).await?.client().device_entries().await?;
-        Ok(devices.into_iter().map(|device| DeviceObject::of(device).dict()).collect())
+        let ask = |client: Client| async move { client.device_entries().await };
+        let devices = self.0.seen(&header, options, |told| &mut told.devices, ask).await?;
+        Ok(devices.iter().map(|device| DeviceObject::of(device.clone()).dict()).collect())
     }
 
     /// The operations of a device, with their operands and parameters.
@@ -119,18 +238,18 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<Vec<Dict>> {
         no_more(&options)?;
-        let session = self.0.session(&header).await?;
+        let session = self.0.session(&header, Cost::Plain).await?;
         let device = session.client().device(device).await?;
         Ok(device.description().operations.iter().map(operation).collect())
     }
 
-    /// The clients, as far as the caller may see.
+    /// The clients, as far as the caller may see. Option `all`, for who administers.
     async fn list_clients(&self, options: Options, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
-        no_more(&options)?;
-        let clients = self.0.session(&header).await?.client().client_entries().await?;
-        let dict = |client: vgem::snapshot::ClientEntry| {
+        let ask = |client: Client| async move { client.client_entries().await };
+        let clients = self.0.seen(&header, options, |told| &mut told.clients, ask).await?;
+        let dict = |client: &vgem::snapshot::ClientEntry| {
             let (queues, jobs, messages) = (client.queues, client.jobs_in_flight, client.messages);
-            let mut dict = ClientObject::of(client).dict();
+            let mut dict = ClientObject::of(client.clone()).dict();
             dict.extend([
                 entry("queues", queues),
                 entry("jobs_in_flight", jobs),
@@ -138,28 +257,100 @@ impl Manager {
             ]);
             dict
         };
-        Ok(clients.into_iter().map(dict).collect())
+        Ok(clients.iter().map(dict).collect())
     }
 
-    /// The memory objects, as far as the caller may see.
+    /// The memory objects, as far as the caller may see. Option `all`, for who administers.
     async fn list_objects(&self, options: Options, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
-        no_more(&options)?;
-        let objects = self.0.session(&header).await?.client().object_entries().await?;
-        Ok(objects.into_iter().map(object).collect())
+        let ask = |client: Client| async move { client.object_entries().await };
+        let objects = self.0.seen(&header, options, |told| &mut told.objects, ask).await?;
+        Ok(objects.iter().map(object).collect())
     }
 
-    /// One memory object, by its key.
+    /// One memory object, by its key. Option `all`, for who administers.
     async fn get_object(
         &self,
         key: &str,
         options: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<Dict> {
-        no_more(&options)?;
-        let objects = self.0.session(&header).await?.client().object_entries().await?;
-        let found = objects.into_iter().find(|object| object.object == key);
+        let ask = |client: Client| async move { client.object_entries().await };
+        let objects = self.0.seen(&header, options, |told| &mut told.objects, ask).await?;
+        let found = objects.iter().find(|object| object.object == key);
         let none = || Error::new(ErrorCode::NoSuchHandle, format!("no object {key:?}, or not yours to see"));
         found.map(object).ok_or_else(none)
+    }
+
+    /// The domains, as far as the caller may see; quotas are what is used, and what may be. Option `all`, for who
+    /// administers.
+    async fn list_domains(&self, options: Options, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
+        let ask = |client: Client| async move { client.domain_entries().await };
+        let domains = self.0.seen(&header, options, |told| &mut told.domains, ask).await?;
+        Ok(domains.iter().map(domains::dict).collect())
+    }
+
+    /// Makes a domain with a listening socket of its own, for who administers: its number, where its socket is, and a fd; the
+    /// domain ends when the last copy of that is closed. Options: `quotas` (`a{st}`, as ListDomains names them), `uses` (`as`,
+    /// each a device or DEVICE/OPERATION; left out, what everybody may use), `stays` (`b`: it stays until it is closed).
+    #[zbus(out_args("domain", "socket", "hold"))]
+    async fn create_domain(
+        &self,
+        name: &str,
+        mut options: Options,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(u32, String, OwnedFd)> {
+        let wanted = domains::wanted(name, &mut options)?;
+        no_more(&options)?;
+        let creator = self.0.admin(&header, Right::Domains).await?;
+        let made = creator.create_domain(&wanted).await?;
+        let hold = domains::hold(creator)?;
+        Ok((made.domain.0, made.socket.to_string_lossy().into_owned(), hold.into()))
+    }
+
+    /// Lets nobody new into a domain that was made, for who administers; it ends with its last client.
+    async fn drain_domain(
+        &self,
+        domain: u32,
+        options: Options,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<()> {
+        no_more(&options)?;
+        Ok(self.0.admin(&header, Right::Domains).await?.drain_domain(DomainId(domain)).await?)
+    }
+
+    /// Ends a domain that was made, and disconnects its clients, for who administers.
+    async fn close_domain(
+        &self,
+        domain: u32,
+        options: Options,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<()> {
+        no_more(&options)?;
+        Ok(self.0.admin(&header, Right::Domains).await?.close_domain(DomainId(domain)).await?)
+    }
+
+    /// Says anew what a domain may hold, for who administers; a quota that is not named stays as it is.
+    async fn set_quota(
+        &self,
+        domain: u32,
+        quotas: HashMap<String, u64>,
+        options: Options,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<()> {
+        no_more(&options)?;
+        let quotas = domains::quotas(quotas.into_iter().collect())?;
+        Ok(self.0.admin(&header, Right::Quotas).await?.set_quota(DomainId(domain), &quotas).await?)
+    }
+
+    /// Disconnects a client, by its number, for who administers.
+    async fn disconnect(
+        &self,
+        client: u64,
+        options: Options,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<()> {
+        no_more(&options)?;
+        Ok(self.0.admin(&header, Right::Clients).await?.disconnect(client).await?)
     }
 
     /// What is behind a cause, as failures name it (`cause:3.7`).
@@ -172,7 +363,7 @@ impl Manager {
         no_more(&options)?;
         let bad = || Error::new(ErrorCode::BadParameter, format!("{cause:?} is no cause; say cause:3.7"));
         let id = parse_cause(cause).ok_or_else(bad)?;
-        let told = self.0.session(&header).await?.client().explain(id).await?;
+        let told = self.0.session(&header, Cost::Plain).await?.client().explain(id).await?;
         let mut dict: Dict =
             [entry("code", name(told.code)), entry("text", told.text.clone())].into_iter().collect();
         let texts = [("device", &told.device), ("object", &told.object)];
@@ -191,7 +382,7 @@ impl Manager {
     #[zbus(out_args("session"))]
     async fn open_session(&self, options: Options, #[zbus(header)] header: Header<'_>) -> Result<OwnedFd> {
         no_more(&options)?;
-        let (_, whose) = self.0.caller(&header).await?;
+        let (_, whose) = self.0.caller(&header, Cost::Session).await?;
         let socket = self.0.broker.session(whose).await?;
         Ok(StdFd::from(socket).into())
     }
@@ -207,7 +398,7 @@ impl Manager {
         let named = take_text(&mut options, "name")?;
         no_more(&options)?;
         let made = named.map_or_else(BufferOptions::new, |name| BufferOptions::new().name(name));
-        let (handle, fd) = self.0.session(&header).await?.create(size, &made).await?;
+        let (handle, fd) = self.0.at_work(&header).await?.create(size, &made).await?;
         Ok((handle, fd.into()))
     }
 
@@ -229,7 +420,7 @@ impl Manager {
                 return Err(Error::new(ErrorCode::BadParameter, text));
             }
         };
-        Ok(self.0.session(&header).await?.export(handle, access).await?.into())
+        Ok(self.0.at_work(&header).await?.export(handle, access).await?.into())
     }
 
     /// Lets an object of this caller go; jobs under way, and its fds, keep the memory.
@@ -240,7 +431,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<()> {
         no_more(&options)?;
-        self.0.session(&header).await?.close(handle)
+        self.0.at_work(&header).await?.close(handle)
     }
 
     /// Submits one job. An operand is its name, an object's number, the first byte, and how many, where 0 is all from there
@@ -263,7 +454,7 @@ impl Manager {
             return Err(Error::new(ErrorCode::OutOfRange, text));
         }
         let timeout = timeout.map(Duration::from_millis);
-        let session = self.0.session(&header).await?;
+        let session = self.0.at_work(&header).await?;
         let (job, ended) = session.submit(device, op, &params, &objects, timeout).await?;
         Ok((job, ended.into()))
     }
@@ -277,7 +468,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<Dict> {
         no_more(&options)?;
-        let outcome = self.0.session(&header).await?.outcome(job)?;
+        let outcome = self.0.session(&header, Cost::Plain).await?.outcome(job)?;
         Ok(match outcome {
             Outcome::Running => [entry("state", "running")].into(),
             Outcome::Ended(None) => [entry("state", "ended")].into(),
@@ -306,10 +497,25 @@ impl Manager {
         })
     }
 
+    /// Why a job of this caller has not ended: itself, what it waits for, what that waits for, and so on, the nearest first;
+    /// who owes each of them, in which `state`, and since when. Nothing if it has ended.
+    async fn why(&self, job: u64, options: Options, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
+        no_more(&options)?;
+        let session = self.0.session(&header, Cost::Work).await?;
+        let (device, point) = session.point(job)?;
+        let owed = session.client().obligation_entries().await?;
+        let own = session.client().number();
+        // A session has one queue on a device.
+        let is_it = |one: &vgem::snapshot::ObligationEntry| {
+            one.kind == "job" && (one.client, &one.device, one.point) == (own, &device, point)
+        };
+        Ok(why::chain(&owed, is_it).into_iter().map(why::dict).collect())
+    }
+
     /// Forgets a job of this caller. It goes on if it runs; those that have ended are forgotten when there are many.
     async fn forget_job(&self, job: u64, options: Options, #[zbus(header)] header: Header<'_>) -> Result<()> {
         no_more(&options)?;
-        self.0.session(&header).await?.forget(job)
+        self.0.session(&header, Cost::Plain).await?.forget(job)
     }
 }
 
@@ -366,19 +572,19 @@ fn operation(op: &vgem::Operation) -> Dict {
     .into()
 }
 
-fn object(entry_of: vgem::snapshot::ObjectEntry) -> Dict {
+fn object(entry_of: &vgem::snapshot::ObjectEntry) -> Dict {
     [
-        entry("object", entry_of.object),
-        entry("name", entry_of.name),
+        entry("object", entry_of.object.clone()),
+        entry("name", entry_of.name.clone()),
         entry("len", entry_of.len),
         entry("pinned", entry_of.pinned),
-        entry("state", entry_of.state),
+        entry("state", entry_of.state.clone()),
         entry("domain", entry_of.domain),
-        entry("clients", entry_of.clients),
-        entry("kind", entry_of.kind),
-        entry("mapped_by", entry_of.mapped_by),
+        entry("clients", entry_of.clients.clone()),
+        entry("kind", entry_of.kind.clone()),
+        entry("mapped_by", entry_of.mapped_by.clone()),
         entry("uses", entry_of.uses),
-        entry("poison", entry_of.poison),
+        entry("poison", entry_of.poison.clone()),
     ]
     .into()
 }

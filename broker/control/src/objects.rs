@@ -6,15 +6,18 @@
 //! | `/clients/N` | `org.vgemd.Broker1.Client` | where the daemon and the bus serve one user |
 //! | `/domains/N` | `org.vgemd.Broker1.Domain` | there too |
 //!
-//! What is shown as a property changes with an event of the broker, so that nobody has to ask; what changes with every job
-//! is what methods of the manager tell.
+//! What is shown as a property changes with an event of the broker, so that nobody has to ask. What changes with every job
+//! is asked for when somebody looks, and never signalled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use vgem::snapshot::{ClientEntry, DeviceEntry};
+use zbus::message::Header;
 use zbus::{Variant, interface};
 
 use crate::PATH;
+use crate::manager::Shared;
 use crate::values::{Dict, entry};
 
 /// Properties that changed, with their new values.
@@ -26,6 +29,10 @@ pub(crate) trait Shown: zbus::object_server::Interface + Clone + PartialEq {
     fn path(&self) -> String;
     /// What is different in `now`.
     fn changes(&self, now: &Self) -> Changes;
+    /// The same, where it is shown: whom it asks for what it is not told.
+    fn told_by(self, _shared: &Arc<Shared>) -> Self {
+        self
+    }
 }
 
 /// A device. Instances are number, domain, state, process.
@@ -36,6 +43,25 @@ pub(crate) struct DeviceObject {
     operations: Vec<String>,
     state: String,
     instances: Vec<(u32, u32, String, u32)>,
+    asks: Asks,
+}
+
+/// Whom a device asks for its counters; no difference between one and another.
+#[derive(Clone, Default)]
+struct Asks(Option<Arc<Shared>>);
+
+impl PartialEq for Asks {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Asks {}
+
+impl std::fmt::Debug for Asks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Asks")
+    }
 }
 
 /// A client.
@@ -68,6 +94,7 @@ impl DeviceObject {
             operations: device.operations,
             state: device.state,
             instances: instances.map(|one| (one.instance, one.domain, one.state, one.pid)).collect(),
+            asks: Asks::default(),
         }
     }
 
@@ -141,6 +168,10 @@ impl Shown for DeviceObject {
         differ(&mut changes, "Instances", &self.instances, &now.instances);
         changes
     }
+
+    fn told_by(self, shared: &Arc<Shared>) -> Self {
+        Self { asks: Asks(Some(Arc::clone(shared))), ..self }
+    }
 }
 
 impl Shown for ClientObject {
@@ -195,6 +226,17 @@ impl DeviceObject {
     #[zbus(property)]
     fn state(&self) -> &str {
         &self.state
+    }
+
+    /// What it has done for the caller's domain since its instances began, all at one moment: `jobs`, `in_flight` (its
+    /// depth), `busy_ns`, `bytes`; of two looks the difference is the throughput. Empty where the caller has none, and in
+    /// signals.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn counters(&self, #[zbus(header)] header: Option<Header<'_>>) -> HashMap<String, u64> {
+        match (&self.asks.0, header) {
+            (Some(shared), Some(header)) => shared.counters(&header, &self.name).await.unwrap_or_default(),
+            _ => HashMap::new(),
+        }
     }
 
     /// Its instances: number, domain, state, process.

@@ -32,6 +32,38 @@ pub(crate) fn take_number(options: &mut Options, key: &str) -> Result<Option<u64
     }
 }
 
+/// Takes a yes or no out; no if it is not there.
+pub(crate) fn take_flag(options: &mut Options, key: &str) -> Result<bool> {
+    match options.remove(key).as_deref() {
+        None => Ok(false),
+        Some(Variant::Bool(is)) => Ok(*is),
+        Some(other) => Err(wrong(key, "true or false", other)),
+    }
+}
+
+/// Takes texts out; none if they are not there.
+pub(crate) fn take_texts(options: &mut Options, key: &str) -> Result<Vec<String>> {
+    let Some(value) = options.remove(key) else { return Ok(Vec::new()) };
+    let Variant::Array(texts) = &*value else { return Err(wrong(key, "an array of strings", &value)) };
+    let text = |one: &Variant<'_>| match one {
+        Variant::Str(text) => Ok(text.to_string()),
+        _ => Err(wrong(key, "an array of strings", &value)),
+    };
+    texts.iter().map(text).collect()
+}
+
+/// Takes numbers with names out; none if they are not there.
+pub(crate) fn take_numbers(options: &mut Options, key: &str) -> Result<Vec<(String, u64)>> {
+    let Some(value) = options.remove(key) else { return Ok(Vec::new()) };
+    let bad = || wrong(key, "a dictionary of strings and numbers from 0 on", &value);
+    let Variant::Dict(dict) = &*value else { return Err(bad()) };
+    let one = |(name, number): (&Variant<'_>, &Variant<'_>)| match (name, crate::values::number(number)) {
+        (Variant::Str(name), Some(Ok(number))) => Ok((name.to_string(), number)),
+        _ => Err(bad()),
+    };
+    dict.iter().map(one).collect()
+}
+
 /// What is left is known to nobody.
 pub(crate) fn no_more(options: &Options) -> Result<()> {
     let Some(key) = options.keys().min() else { return Ok(()) };

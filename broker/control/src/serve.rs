@@ -1,4 +1,4 @@
-//! Serving: one connection to the bus after the other, as long as there is a broker.
+//! Serving: one connection to the bus after the other, or peers, as long as there is a broker.
 //!
 //! ```text
 //!   connect ─► objects ─► name ─► serve ──the bus goes──► every session ends ─► a pause ─► connect
@@ -11,6 +11,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 use vgem::ClientOptions;
 use vgem::aio::Client;
@@ -24,23 +26,45 @@ use zbus::names::{BusName, OwnedUniqueName};
 use crate::error::Result;
 use crate::link::{self, Broker, Identity};
 use crate::manager::{Manager, Shared};
-use crate::tree::Tree;
-use crate::{Ended, NAME, PATH};
+use crate::tree::{Place, Tree};
+use crate::{Ended, NAME, PATH, peers};
 
 /// Pause before the bus is tried again; doubles each time.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const PAUSE_MOST: Duration = Duration::from_secs(5);
 
+/// Where callers come from.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// The bus at this address.
+    Bus(String),
+    /// This socket, one by one.
+    Peers(std::os::unix::net::UnixListener),
+}
+
 /// Serves until the broker goes.
 ///
 /// # Errors
 /// How it ended.
-pub(crate) async fn serve(link: Socket, address: &str, one_user: bool) -> std::result::Result<(), Ended> {
+pub(crate) async fn serve(link: Socket, way: Way, one_user: bool) -> std::result::Result<(), Ended> {
     let (broker, asked) = link::broker();
     tokio::select! {
         ended = link::run(link, asked) => Err(ended),
-        () = buses(&broker, address, one_user) => Ok(()),
+        ended = callers(&broker, way, one_user) => ended,
+    }
+}
+
+async fn callers(broker: &Broker, way: Way, one_user: bool) -> std::result::Result<(), Ended> {
+    match way {
+        Way::Bus(address) => {
+            buses(broker, &address, one_user).await;
+            Ok(())
+        }
+        Way::Peers(listener) => {
+            let listener = UnixListener::from_std(listener).map_err(Ended::Runtime)?;
+            peers::serve(broker, &listener, one_user).await.map_err(|e| Ended::Broker(e.to_string()))
+        }
     }
 }
 
@@ -66,10 +90,7 @@ async fn buses(broker: &Broker, address: &str, one_user: bool) {
 
 /// One connection, until it ends.
 async fn bus(shared: &Arc<Shared>, address: &str, one_user: bool) -> Result<()> {
-    let own = Identity {
-        uid: rustix::process::geteuid().as_raw(),
-        pid: rustix::process::getpid().as_raw_nonzero().get().unsigned_abs(),
-    };
+    let own = own_identity();
     // Events come on a connection of their own.
     let (asker, watcher) = (client(&shared.broker, own).await?, client(&shared.broker, own).await?);
     let monitor = watcher.monitor().await?;
@@ -82,17 +103,29 @@ async fn bus(shared: &Arc<Shared>, address: &str, one_user: bool) -> Result<()> 
     let leaving = proxy.receive_name_owner_changed().await?;
     // Set once: every connection has a `Shared` of its own.
     drop(shared.bus.set(proxy));
-    let mut tree = Tree::new(bus.clone(), asker, one_user);
+    let mut tree = Tree::new(asker, one_user);
     tree.refresh().await?;
+    tree.show_at(0, Place::empty(bus.clone(), Arc::clone(shared))).await?;
+    // There is but one place: nothing comes and nothing goes.
+    let (_nobody, changes) = mpsc::channel(1);
     bus.request_name(NAME).await?;
     info!("on the bus as {NAME}");
     tokio::select! {
         () = callers_leave(shared, &bus, leaving) => Ok(()),
-        followed = tree.follow(watcher, monitor) => followed,
+        followed = tree.follow(watcher, monitor, changes) => followed,
     }
 }
 
-async fn client(broker: &Broker, own: Identity) -> Result<Client> {
+/// This process, as the broker knows it.
+pub(crate) fn own_identity() -> Identity {
+    Identity {
+        uid: rustix::process::geteuid().as_raw(),
+        pid: rustix::process::getpid().as_raw_nonzero().get().unsigned_abs(),
+    }
+}
+
+/// A connection of this process's own.
+pub(crate) async fn client(broker: &Broker, own: Identity) -> Result<Client> {
     let socket = broker.session(own).await?;
     Ok(Client::over(socket, &ClientOptions::new().name("control")).await?)
 }
@@ -104,7 +137,9 @@ async fn callers_leave(shared: &Shared, _bus: &Connection, mut leaving: zbus::fd
         if let (BusName::Unique(name), None) = (args.name(), args.new_owner().as_ref()) {
             let name = OwnedUniqueName::from(name.to_owned());
             shared.sessions.gone(&name);
-            shared.callers.gone(&name);
+            if let Some(uid) = shared.callers.gone(&name) {
+                shared.answers.gone(uid);
+            }
         }
     }
 }

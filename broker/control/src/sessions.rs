@@ -46,6 +46,7 @@ pub(crate) struct Sessions {
 #[derive(Debug)]
 pub(crate) struct Session {
     client: Client,
+    uid: u32,
     state: Mutex<State>,
     /// Held while queues are opened, so that one device gets one.
     opening: tokio::sync::Mutex<()>,
@@ -84,7 +85,7 @@ pub(crate) enum Outcome {
 pub(crate) type Operand = (String, u64, u64, u64);
 
 impl Sessions {
-    /// The session of a caller, opened if it is the first time.
+    /// The session of a caller, opened if it is the first time; and whether it is.
     ///
     /// # Errors
     /// As the broker refuses; Exhausted.
@@ -93,18 +94,19 @@ impl Sessions {
         broker: &Broker,
         name: &OwnedUniqueName,
         whose: Identity,
-    ) -> Result<Arc<Session>> {
+    ) -> Result<(Arc<Session>, bool)> {
         if let Some(session) = self.all().get(name) {
-            return Ok(Arc::clone(session));
+            return Ok((Arc::clone(session), false));
         }
         self.room()?;
         let socket = broker.session(whose).await?;
         let options = ClientOptions::new().name(format!("bus {name}"));
         let client = Client::over(socket, &options).await?;
-        let session = Arc::new(Session { client, state: Mutex::default(), opening: Default::default() });
+        let (uid, state, opening) = (whose.uid, Mutex::default(), Default::default());
+        let session = Arc::new(Session { client, uid, state, opening });
         self.room()?;
         // Two first calls at once: one session stays, and the other ends unused.
-        Ok(Arc::clone(self.all().entry(name.clone()).or_insert(session)))
+        Ok((Arc::clone(self.all().entry(name.clone()).or_insert(session)), true))
     }
 
     /// A caller has left the bus.
@@ -137,6 +139,11 @@ impl Session {
     /// The caller's connection.
     pub(crate) const fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The caller's user.
+    pub(crate) const fn uid(&self) -> u32 {
+        self.uid
     }
 
     /// Makes a buffer; its number, and an fd to map it with.
@@ -216,6 +223,12 @@ impl Session {
                 Outcome::Failed(error, job.cause.lock().unwrap_or_else(PoisonError::into_inner).clone())
             }
         })
+    }
+
+    /// The device and the point of a job.
+    pub(crate) fn point(&self, job: u64) -> Result<(String, u64)> {
+        let job = self.state().jobs.get(&job).cloned().ok_or_else(|| no_job(job))?;
+        Ok((job.fence.device().to_owned(), job.fence.point().0))
     }
 
     /// Forgets a job. It goes on if it runs.

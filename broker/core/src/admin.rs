@@ -24,7 +24,7 @@ use vgem_proto::message::client::{CreateDomain, DomainCreated, Done, SetQuota};
 use crate::broker::{Broker, client_number};
 use crate::config::{Quotas, Rules, Uses};
 use crate::domains::{DomainEvent, DomainState, Origin, Socket};
-use crate::io::{Effect, Event};
+use crate::io::{Effect, Event, Way};
 use crate::objects::Awaiting;
 use crate::policy::{self, Action};
 use crate::requests::Outcome;
@@ -228,7 +228,12 @@ impl Broker {
 
     /// Says who used a right that others do not have.
     fn audit(&mut self, client: ClientKey, what: String) {
-        let uid = self.clients.get(client).map_or(u32::MAX, |client| client.peer.uid);
+        let asker = self.clients.get(client);
+        let uid = asker.map_or(u32::MAX, |asker| asker.peer.uid);
+        let what = match asker.filter(|asker| asker.peer.way == Way::BusAdmin) {
+            Some(asker) => format!("{what}, by way of {}", asker.name),
+            None => what,
+        };
         self.log(None, Event::Administered { client: client_number(client), uid, what });
     }
 }

@@ -29,6 +29,8 @@ pub enum Way {
     Socket,
     /// Control asked for it: a message bus says who it is. It never administers, whoever it is (M-206).
     Bus,
+    /// Control asked for it, for somebody who may administer: it does, whoever it is (M-235).
+    BusAdmin,
 }
 
 /// What the kernel says about the process behind a connection, or a message bus.

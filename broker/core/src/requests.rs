@@ -54,7 +54,11 @@ impl Broker {
         let key = self.clients.insert(Client {
             link,
             peer,
-            is_admin: peer.way == Way::Socket && self.domains.is_admin(peer.uid, peer.domain),
+            is_admin: match peer.way {
+                Way::Socket => self.domains.is_admin(peer.uid, peer.domain),
+                Way::Bus => false,
+                Way::BusAdmin => true,
+            },
             name: String::new(),
             standing: Standing::Silent { until },
             objects: HandleTable::new(),

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Whoever has the other end of this link may name anybody, so there is only one, which the keeper makes and hands to
-//! the process it starts. What is opened so belongs to the user that is named, and never administers; see chapter 18 of
+//! the process it starts. What is opened so belongs to the user that is named, and administers only if control says that
+//! this user may and the configuration lets anybody over the bus; see chapter 18 of
 //! `proto/SPEC.md`. It is read like a client, a few messages at a time, and a session is a connection like any other: it
 //! stays when control goes, if somebody else has it.
 
@@ -20,14 +21,15 @@ use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{DomainId, Time};
 use vgem_proto::limits;
-use vgem_proto::message::Sender;
 use vgem_proto::message::control::{ControlMessage, OpenSession, SessionOpened, SessionRefused};
+use vgem_proto::message::{ADMINISTERS, Sender};
 
 use super::carry::random;
 use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Packet};
 use super::poller::{Source, TURN};
 use super::shell::Shell;
+use crate::setup::Setup;
 
 /// The other end of control's link, if it lives.
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ pub(super) struct Control {
     bus: Option<String>,
     /// The one user that the daemon serves.
     only: Option<u32>,
+    /// Whether it may have sessions that administer.
+    administers: bool,
     link: Option<Link>,
     pid: u32,
     /// How the last one ended.
@@ -44,8 +48,9 @@ pub(super) struct Control {
 
 impl Control {
     /// That is still to come.
-    pub(super) fn awaited(bus: Option<String>, only: Option<u32>) -> Self {
-        Self { bus, only, ..Self::default() }
+    pub(super) fn awaited(setup: &Setup) -> Self {
+        let (bus, only, administers) = (setup.control.clone(), setup.prestart, setup.administration);
+        Self { bus, only, administers, ..Self::default() }
     }
 
     /// For `doctor`.
@@ -96,7 +101,9 @@ impl Shell {
                 Err(e) => return self.control_lost(&e.to_string()),
             };
             match decoded {
-                Ok((head, ControlMessage::OpenSession(open))) => self.open_session(head.request, open),
+                Ok((head, ControlMessage::OpenSession(open))) => {
+                    self.open_session(head.request, head.flags, open)
+                }
                 Ok((_, other)) => return self.control_lost(&format!("it sent {}", other.row().name)),
                 Err(what) => return self.control_lost(&format!("it sent nonsense: {what}")),
             }
@@ -106,8 +113,22 @@ impl Shell {
     /// Sends what waits for control.
     pub(super) fn control_writable(&mut self) {
         let flushed = self.control.link.as_mut().map_or(Ok(()), |link| link.flush(&self.poller));
-        if let Err(e) = flushed {
-            self.control_lost(&e.to_string());
+        match flushed {
+            Ok(()) => self.control_missed(),
+            Err(e) => self.control_lost(&e.to_string()),
+        }
+    }
+
+    /// Refuses what was answered with a session that the kernel did not send, and that is over so.
+    fn control_missed(&mut self) {
+        let Some(link) = &mut self.control.link else { return };
+        for request in link.lost().iter().filter_map(|bytes| request_of(bytes)) {
+            let text = "the kernel sends no more fds for this process at the moment; ask again later";
+            let refusal = refused(&Refusal::new(ErrorCode::Exhausted, text));
+            let sent = link.send(Packet::plain(refusal.encode(request, Time(0), 0)), &self.poller);
+            if sent != Ok(true) {
+                return self.control_lost("it does not read its answers");
+            }
         }
     }
 
@@ -117,8 +138,9 @@ impl Shell {
         self.control_exited(why.to_owned());
     }
 
-    fn open_session(&mut self, request: u64, open: OpenSession) {
-        let packet = match self.session(open) {
+    fn open_session(&mut self, request: u64, flags: u16, open: OpenSession) {
+        let way = if flags & ADMINISTERS == 0 { Way::Bus } else { Way::BusAdmin };
+        let packet = match self.session(way, open) {
             Ok(session) => Packet {
                 bytes: SessionOpened {}.encode(request, Time(0), 0),
                 fds: vec![session],
@@ -128,23 +150,25 @@ impl Shell {
         };
         let Some(link) = &mut self.control.link else { return };
         match link.send(packet, &self.poller) {
-            Ok(true) => {
-                // What the kernel would not send is closed: the session ends, and control asks nobody twice.
-                link.lost();
-            }
+            Ok(true) => self.control_missed(),
             Ok(false) => self.control_lost("it does not read its answers"),
             Err(e) => self.control_lost(&e.to_string()),
         }
     }
 
     /// Makes a session of somebody (M-205); its other end.
-    fn session(&mut self, OpenSession { uid, pid }: OpenSession) -> Result<OwnedFd, Refusal> {
+    fn session(&mut self, way: Way, OpenSession { uid, pid }: OpenSession) -> Result<OwnedFd, Refusal> {
+        if way == Way::BusAdmin && !self.control.administers {
+            let text = "[control] administration is false: nobody administers over the bus; use the socket";
+            return Err(Refusal::new(ErrorCode::Denied, text).with(uid.into(), 0));
+        }
         if let Some(only) = self.control.only.filter(|only| *only != uid) {
             let text = format!("uid {uid}: the daemon serves uid {only} alone");
             return Err(Refusal::new(ErrorCode::Denied, text).with(uid.into(), only.into()));
         }
-        // Who has groups that nobody vouches for would be given the wrong quota. Control's own session uses none.
-        if self.core.asks_for_groups() && pid != self.control.pid {
+        // Who has groups that nobody vouches for would be given the wrong quota. Control's own session uses none, nor does
+        // one that administers.
+        if self.core.asks_for_groups() && pid != self.control.pid && way == Way::Bus {
             let text = "domains of this daemon have groups for members, and a bus does not say a caller's: use the socket";
             return Err(Refusal::new(ErrorCode::Denied, text));
         }
@@ -153,15 +177,15 @@ impl Shell {
             let text = "too many connections before this one left their fds unread";
             return Err(Refusal::new(ErrorCode::Exhausted, text));
         }
-        self.pair(uid, pid, domain).map_err(|e| Refusal::new(ErrorCode::System, e.to_string()))
+        self.pair(way, uid, pid, domain).map_err(|e| Refusal::new(ErrorCode::System, e.to_string()))
     }
 
-    fn pair(&mut self, uid: u32, pid: u32, domain: DomainId) -> Result<OwnedFd, OsError> {
+    fn pair(&mut self, way: Way, uid: u32, pid: u32, domain: DomainId) -> Result<OwnedFd, OsError> {
         let (ours, theirs) = Socket::pair()?;
         // As every connection: a client sends no fds.
         ours.set_pass_rights(false)?;
         let peer = ours.peer()?;
-        let facts = PeerFacts { way: Way::Bus, uid, pid, domain, token: random()? };
+        let facts = PeerFacts { way, uid, pid, domain, token: random()? };
         self.connected(ours, peer, facts)?;
         Ok(theirs.into())
     }
@@ -171,4 +195,20 @@ fn refused(refusal: &Refusal) -> SessionRefused {
     let mut text = refusal.text.clone().into_bytes();
     text.truncate(limits::TEXT_LEN);
     SessionRefused { value: refusal.value, limit: refusal.limit, code: refusal.code, reserved: Zero, text }
+}
+
+/// Which request an answer was for.
+fn request_of(answer: &[u8]) -> Option<u64> {
+    ControlMessage::decode(answer, Sender::Broker, 1).ok().map(|(head, _)| head.request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_not_sent_is_known_by_its_request() {
+        assert_eq!(request_of(&SessionOpened {}.encode(77, Time(0), 0)), Some(77));
+        assert_eq!(request_of(&[0; 40]), None);
+    }
 }

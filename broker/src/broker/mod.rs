@@ -112,9 +112,9 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     let mut shell = shell::Shell::new(Broker::new(config), given, link, listener, lease.clone())?;
     let confined = confine::broker(&ConfineSpec::default())?;
     debug!("{confined:?}");
+    shell.control = control::Control::awaited(&told.setup);
     shell.features =
         Features::found(told.setup.features, told.setup.pin_limit, &lease, refuses_fds, &confined);
-    shell.control = control::Control::awaited(told.setup.control, told.setup.prestart);
     shell.begin(&confined, told.setup.prestart);
     info!("serves, confined: landlock {:?}, {} capabilities left", confined.landlock, confined.caps.len());
     serve::serve(&mut shell)

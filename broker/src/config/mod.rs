@@ -187,6 +187,8 @@ pub struct Restart {
 pub struct Control {
     /// Which bus it is on; without a word the system's in system mode, if it is there, and none for one user.
     pub bus: Option<Bus>,
+    /// Whether those administer over the bus who may: root, and whom polkit lets. They do unless this says no.
+    pub administration: Option<bool>,
 }
 
 /// A message bus.
@@ -197,6 +199,8 @@ pub enum Bus {
     System,
     /// The user's session.
     Session,
+    /// None: callers connect to a socket of control's own.
+    Peer,
     /// None at all: control is not started.
     None,
     /// One at this address: `unix:` and what follows.
@@ -210,10 +214,11 @@ impl TryFrom<String> for Bus {
         match text.as_str() {
             "system" => Ok(Self::System),
             "session" => Ok(Self::Session),
+            "peer" => Ok(Self::Peer),
             "none" => Ok(Self::None),
             address if address.starts_with("unix:") => Ok(Self::At(text)),
             other => Err(format!(
-                "{other:?} is no bus; say \"system\", \"session\", \"none\" or an address \"unix:path=..\""
+                "{other:?} is no bus; say \"system\", \"session\", \"peer\", \"none\" or an address \"unix:path=..\""
             )),
         }
     }
@@ -246,6 +251,7 @@ impl Config {
         replace(&mut mine.within_ms, theirs.within_ms);
         replace(&mut mine.failed_ms, theirs.failed_ms);
         replace(&mut self.control.bus, other.control.bus);
+        replace(&mut self.control.administration, other.control.administration);
         for (name, device) in other.devices {
             let mine = self.devices.entry(name).or_default();
             replace(&mut mine.roots, device.roots);
@@ -391,13 +397,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bus_is_one_of_three_words_or_an_address() {
+    fn a_bus_is_one_of_four_words_or_an_address() {
         let bus = |text: &str| {
             let text = format!("[control]\nbus = {text:?}\n");
             parse(&text).map(|config| config.control.bus)
         };
         assert_eq!(bus("system"), Ok(Some(Bus::System)));
-        assert_eq!(bus("none"), Ok(Some(Bus::None)));
+        assert_eq!((bus("none"), bus("peer")), (Ok(Some(Bus::None)), Ok(Some(Bus::Peer))));
         assert_eq!(bus("unix:path=/b"), Ok(Some(Bus::At("unix:path=/b".into()))));
         let refused = bus("sytem").expect_err("a typing mistake");
         assert!(

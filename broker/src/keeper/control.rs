@@ -9,7 +9,8 @@
 //! the other end goes to the broker and nowhere else, because whoever has it may open sessions for others.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,10 +28,14 @@ use super::link::{Link, LinkError};
 use super::start::environment;
 use crate::cli::Mode;
 use crate::config::Bus;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 /// The number under which control finds its link to the broker.
 const CONTROL_LINK: i32 = 3;
+/// The number under which control finds the socket for peers, if there is no bus.
+const CONTROL_PEERS: i32 = 4;
+/// That socket's name.
+const PEERS: &str = "bus.sock";
 /// The program.
 const PROGRAM: &str = "vgem-control";
 /// Where the system's bus is unless DBUS_SYSTEM_BUS_ADDRESS says otherwise.
@@ -53,6 +58,8 @@ struct Wanted {
     address: String,
     /// Nobody but the one user hears what is said there.
     one_user: bool,
+    /// There is no bus: the socket that callers connect to.
+    peers: Option<Peers>,
     filter: String,
     pause: Duration,
     /// When it was started last, CLOCK_MONOTONIC nanoseconds.
@@ -61,31 +68,81 @@ struct Wanted {
     at: Option<u64>,
 }
 
+/// A socket that callers connect to without a bus; removed on drop.
+#[derive(Debug)]
+struct Peers {
+    path: PathBuf,
+    listener: Option<UnixListener>,
+}
+
+impl Peers {
+    /// The socket, made when it is wanted first. Whoever reaches the daemon's directory may connect: its one user.
+    fn listener(&mut self) -> Result<OwnedFd, Failure> {
+        let failed = |e: std::io::Error| Failure::new(Exit::Place, format!("{}: {e}", self.path.display()));
+        let listener = match self.listener.take() {
+            Some(listener) => listener,
+            None => {
+                self.remove();
+                let listener = UnixListener::bind(&self.path).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                listener
+            }
+        };
+        let duplicate = listener.try_clone().map_err(failed)?;
+        self.listener = Some(listener);
+        Ok(duplicate.into())
+    }
+
+    fn remove(&self) {
+        if let Err(e) = std::fs::remove_file(&self.path)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            warn!("{} stays behind: {e}", self.path.display());
+        }
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 impl Control {
-    /// As the configuration wants it. `drivers`: where the programs beside the daemon are.
+    /// As the configuration wants it. `drivers`: where the programs beside the daemon are; `dir`: the daemon's directory.
+    ///
+    /// # Errors
+    /// A bus that this mode cannot have.
     pub(super) fn new(
         bus: Option<&Bus>,
         mode: Mode,
-        drivers: &Path,
+        (drivers, dir): (&Path, &Path),
         account: Option<Account>,
         filter: &str,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
+        if mode == Mode::System && bus == Some(&Bus::Peer) {
+            let text = "control.bus is \"peer\": that is for a daemon that serves one user, because nothing bounds such callers";
+            return Err(Failure::new(Exit::Config, text));
+        }
         let program = drivers.join(PROGRAM);
         let usual = if mode == Mode::System && program.exists() { system_if_there() } else { None };
         let one_user = mode != Mode::System && bus != Some(&Bus::System);
-        let address = bus.map_or(usual, address);
-        Self {
+        let peers = (bus == Some(&Bus::Peer)).then(|| Peers { path: dir.join(PEERS), listener: None });
+        let of_peers = peers.as_ref().map(|peers| format!("unix:path={}", peers.path.display()));
+        let address = of_peers.or_else(|| bus.map_or(usual, address));
+        Ok(Self {
             wanted: address.map(|address| Wanted {
                 program,
                 account,
                 address,
                 one_user,
+                peers,
                 filter: filter.to_owned(),
                 pause: PAUSE,
                 began: 0,
                 at: Some(0),
             }),
-        }
+        })
     }
 
     /// None, ever.
@@ -141,21 +198,20 @@ impl Control {
 }
 
 impl Wanted {
-    fn launch(&self) -> Result<(Child, Socket), Failure> {
+    fn launch(&mut self) -> Result<(Child, Socket), Failure> {
         let (broker, theirs) = Socket::pair()?;
         let mut args: Vec<OsString> =
             ["--address", &self.address, "--log", &self.filter].map(Into::into).to_vec();
         args.extend(self.one_user.then(|| "--one-user".into()));
-        let (program, args) = dressed(self.account, self.program.clone(), args)?;
-        let child = Launch {
-            program,
-            args,
-            env: environment(),
-            fds: vec![(theirs.into(), CONTROL_LINK)],
-            die_with_parent: true,
-            ..Launch::default()
+        let mut fds = vec![(theirs.into(), CONTROL_LINK)];
+        if let Some(peers) = &mut self.peers {
+            args.push("--peers".into());
+            fds.push((peers.listener()?, CONTROL_PEERS));
         }
-        .start()?;
+        let (program, args) = dressed(self.account, self.program.clone(), args)?;
+        let child =
+            Launch { program, args, env: environment(), fds, die_with_parent: true, ..Launch::default() }
+                .start()?;
         Ok((child, broker))
     }
 }
@@ -163,7 +219,7 @@ impl Wanted {
 /// The address of a bus; nothing if there is to be none.
 fn address(bus: &Bus) -> Option<String> {
     match bus {
-        Bus::None => None,
+        Bus::None | Bus::Peer => None,
         Bus::System => Some(system()),
         Bus::Session => Some(session()),
         Bus::At(address) => Some(address.clone()),
@@ -195,15 +251,31 @@ mod tests {
 
     #[test]
     fn without_a_word_there_is_none_for_one_user() {
-        let control = Control::new(None, Mode::User, Path::new("/"), None, "info");
+        let control =
+            Control::new(None, Mode::User, (Path::new("/"), Path::new("/")), None, "info").expect("wanted");
         assert_eq!((control.bus(), control.due()), (None, None));
     }
 
     #[test]
     fn a_bus_that_is_named_is_wanted_at_once_and_none_never() {
-        let bus = |bus: &Bus| Control::new(Some(bus), Mode::User, Path::new("/"), None, "info").bus();
+        let bus = |bus: &Bus| {
+            Control::new(Some(bus), Mode::User, (Path::new("/"), Path::new("/")), None, "info")
+                .expect("wanted")
+                .bus()
+        };
         assert_eq!(bus(&Bus::At("unix:path=/b".into())).as_deref(), Some("unix:path=/b"));
         assert_eq!(bus(&Bus::None), None);
+    }
+
+    #[test]
+    fn peers_are_for_a_daemon_of_one_user() {
+        let made = |mode| {
+            let (programs, dir) = (Path::new("/"), Path::new("/run/x"));
+            Control::new(Some(&Bus::Peer), mode, (programs, dir), None, "info").map(|control| control.bus())
+        };
+        assert_eq!(made(Mode::User).expect("one user"), Some("unix:path=/run/x/bus.sock".into()));
+        let refused = made(Mode::System).expect_err("everybody");
+        assert_eq!(refused.exit(), Exit::Config);
     }
 
     #[test]
@@ -211,7 +283,9 @@ mod tests {
         let (ours, theirs) = Socket::pair().expect("a pair");
         let link = Link::new(ours).expect("a link");
         let bus = Bus::At("unix:path=/b".into());
-        let mut control = Control::new(Some(&bus), Mode::User, Path::new("/nonexistent"), None, "info");
+        let mut control =
+            Control::new(Some(&bus), Mode::User, (Path::new("/nonexistent"), Path::new("/")), None, "info")
+                .expect("wanted");
         let none = Launch { args: vec!["-c".into(), "exit 0".into()], ..Launch::new("/bin/sh") };
         let mut family = Family::new(none.start().expect("a shell"));
         let mut pauses = Vec::new();

@@ -94,6 +94,8 @@ pub(super) fn broker(
 ) -> Result<Keeper, Stop> {
     let programs = drivers.values().next().and_then(|one| one.program.parent()).unwrap_or(Path::new("/"));
     let programs = programs.to_owned();
+    let control =
+        Control::new(config.control.bus.as_ref(), mode, (&programs, dir), accounts.control, filter)?;
     let (ours, theirs) = Socket::pair()?;
     let args = vec!["--role".into(), "broker".into(), "--log".into(), filter.into()];
     let (program, args) = dressed(accounts.broker, own_program()?, args)?;
@@ -107,7 +109,6 @@ pub(super) fn broker(
     }
     .start()?;
     let mut family = Family::new(child);
-    let control = Control::new(config.control.bus.as_ref(), mode, &programs, accounts.control, filter);
     let setup = Setup {
         policy,
         times: config.times,
@@ -119,6 +120,7 @@ pub(super) fn broker(
         features: features::lines(&accounts),
         pin_limit: features::pin_limit(),
         control: control.bus(),
+        administration: config.control.administration.unwrap_or(true),
     };
     let told = Link::new(ours).map_err(Stop::from).and_then(|mut link| {
         tell(&mut link, &setup, &drivers, wishes)?;

@@ -8,6 +8,7 @@
 //! Every future may be dropped. A request that was sent is carried out all the same; its answer is dropped, and what came
 //! with it is closed or given up.
 
+mod domain;
 mod loan;
 mod memory;
 mod sharing;
@@ -28,7 +29,7 @@ use vgem_os::OsError;
 use vgem_os::seqpacket::Socket;
 use vgem_proto::ids::{CauseId, DomainId};
 use vgem_proto::message::client::ClientMessage;
-use vgem_proto::snapshot::{ClientEntry, DeviceEntry, ObjectEntry, Status, Topic};
+use vgem_proto::snapshot::{ClientEntry, DeviceEntry, ObjectEntry, ObligationEntry, Status, Topic};
 
 use crate::batch::{Batch, Submitted};
 use crate::cell::Cells;
@@ -272,6 +273,14 @@ impl Client {
     /// As every request.
     pub async fn client_entries(&self) -> Result<Vec<ClientEntry>> {
         self.inspect(Topic::Clients).await
+    }
+
+    /// As [`crate::Client::obligation_entries`].
+    ///
+    /// # Errors
+    /// As every request.
+    pub async fn obligation_entries(&self) -> Result<Vec<ObligationEntry>> {
+        self.inspect(Topic::Obligations).await
     }
 
     async fn inspect<T: serde::de::DeserializeOwned>(&self, topic: Topic) -> Result<Vec<T>> {

@@ -9,6 +9,7 @@
 //! PREFIX/share/dbus-1/{system.d,interfaces}/       who may be it on the system's bus, and what it serves there
 //! PREFIX/share/man/man1/vgemctl*.1                 the manual
 //! PREFIX/share/{bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}/
+//! PREFIX/share/polkit-1/actions/                   what polkit may let others than root do over that bus
 //! PREFIX/share/doc/vgemd/{vgemd.toml,licences}     an example; nothing in /etc is touched
 //! ```
 
@@ -40,6 +41,9 @@ pub(crate) struct Options {
     /// Install vgem-bench as well, for `vgemctl bench`.
     #[arg(long)]
     bench: bool,
+    /// Where the programs are; without it they are built.
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
 }
 
 /// The bench's package and program.
@@ -48,10 +52,13 @@ const BENCH: &str = "vgem-bench";
 /// Builds and copies.
 ///
 /// # Errors
-/// When the build fails, or the first file that cannot be written.
+/// When the build fails, or a program is not there, or the first file that cannot be written.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let also: &[&str] = if options.bench { &[BENCH] } else { &[] };
-    let programs = build_release(workspace, also)?;
+    let programs = match &options.programs {
+        Some(folder) => folder.clone(),
+        None => build_release(workspace, also)?,
+    };
     let top = options.destdir.join(options.prefix.strip_prefix("/").unwrap_or(&options.prefix));
     for name in PROGRAMS.iter().chain(also).copied() {
         let folder = if FOR_PEOPLE.contains(&name) { "bin" } else { "libexec/vgemd" };
@@ -71,6 +78,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
         (packaging.join("vgemd.toml"), "share/doc/vgemd/vgemd.toml"),
         (packaging.join("dbus/org.vgemd.Broker1.conf"), "share/dbus-1/system.d/org.vgemd.Broker1.conf"),
         (packaging.join("dbus/org.vgemd.Broker1.xml"), "share/dbus-1/interfaces/org.vgemd.Broker1.xml"),
+        (packaging.join("dbus/org.vgemd.policy"), "share/polkit-1/actions/org.vgemd.policy"),
         (workspace.root().join("LICENSE-APACHE"), "share/doc/vgemd/LICENSE-APACHE"),
         (workspace.root().join("LICENSE-MIT"), "share/doc/vgemd/LICENSE-MIT"),
     ] {

@@ -6,8 +6,9 @@ message_table! {
         use crate::error::ErrorCode;
     }
 
-    /// Asks for a session of somebody who called over the bus; answered by SessionOpened or SessionRefused.
-    1 OpenSession since 1 from Control fds [] flags 0 {
+    /// Asks for a session of somebody who called over the bus, or with the flag ADMINISTERS for one that administers for
+    /// somebody who may; answered by SessionOpened or SessionRefused.
+    1 OpenSession since 1 from Control fds [] flags 1 {
         /// The caller's user, as the bus says.
         uid: u32,
         /// The caller's process, as the bus says; for people, never proof.

@@ -55,12 +55,14 @@ pub enum Part {
     ClientStage,
     /// A client that promises a point and waits to be killed.
     ClientVictim,
+    /// Calls over a bus as fast as it is told.
+    BusFlood,
     /// Waits to be killed.
     Victim,
 }
 
 impl Part {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Echo,
         Self::FlagEcho,
         Self::FenceEcho,
@@ -76,6 +78,7 @@ impl Part {
         Self::ClientConsumer,
         Self::ClientStage,
         Self::ClientVictim,
+        Self::BusFlood,
         Self::Victim,
     ];
 
@@ -96,6 +99,7 @@ impl Part {
             Self::ClientConsumer => "client-consumer",
             Self::ClientStage => "client-stage",
             Self::ClientVictim => "client-victim",
+            Self::BusFlood => "bus-flood",
             Self::Victim => "victim",
         }
     }
@@ -192,6 +196,7 @@ pub fn play(mut arguments: impl Iterator<Item = OsString>) -> Option<anyhow::Res
             Part::ClientConsumer => subject::handed::consume(fds),
             Part::ClientStage => subject::stages::stage(fds),
             Part::ClientVictim => subject::deaths::victim(fds),
+            Part::BusFlood => subject::flood::flood(fds),
             Part::Victim => floor::victim(fds),
         }
     })

@@ -1,10 +1,10 @@
 //! Sessions of those who call over a bus: whose they are, and what they may.
 
-use vgem_core::io::{Effect, LinkId, Scope, Way};
+use vgem_core::io::{Effect, Event, LinkId, Scope, Way};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::DomainId;
-use vgem_proto::message::client::{ClientMessage, Inspect, Monitor};
+use vgem_proto::message::client::{ClientMessage, CreateDomain, Inspect, Monitor};
 use vgem_proto::snapshot::Topic;
 
 use crate::world::{DOMAIN, OTHER_DOMAIN, World, config, hello};
@@ -45,6 +45,22 @@ fn who_comes_over_the_bus_is_told_what_happens_in_its_own_domain_alone() {
         _ => None,
     });
     assert_eq!(told, Some(Scope::Domain(ROOT)));
+}
+
+// M-235, M-237
+#[test]
+fn who_is_to_administer_over_the_bus_does_and_is_named_in_the_line_about_it() {
+    let mut world = World::new();
+    let admin = greeted(&mut world, Way::BusAdmin, OTHER_DOMAIN);
+    assert_eq!(scope(&mut world, admin), Scope::All);
+    let make = CreateDomain { name: b"stage".to_vec(), quotas: vec![], uses: vec![] };
+    assert!(matches!(world.ask(admin, make), Some(ClientMessage::DomainCreated(_))));
+    let audited = world.events.iter().find_map(|event| match event {
+        Event::Administered { uid, what, .. } => Some((*uid, what.as_str())),
+        _ => None,
+    });
+    let (uid, what) = audited.expect("a line");
+    assert_eq!((uid, what), (OTHER_DOMAIN.0, "makes domain stage, domain:4026531840, by way of test"));
 }
 
 // M-205

@@ -214,8 +214,9 @@ const DRIVER: &[libc::c_long] = &[
     libc::SYS_mkdirat,
 ];
 
-/// What control alone needs: to connect to a bus, and pipes that say when a job has ended.
-const CONTROL: &[libc::c_long] = &[libc::SYS_connect, libc::SYS_pipe2, libc::SYS_pidfd_open];
+/// What control alone needs: to connect to a bus or take peers, and pipes that say when a job has ended.
+const CONTROL: &[libc::c_long] =
+    &[libc::SYS_accept4, libc::SYS_connect, libc::SYS_pipe2, libc::SYS_pidfd_open];
 
 /// What the page server alone needs: to be called, and to connect to the broker.
 const WEB: &[libc::c_long] = &[libc::SYS_accept4, libc::SYS_connect];

@@ -12,6 +12,7 @@ pub mod p13;
 pub mod p14;
 pub mod p15;
 pub mod p16;
+pub mod p17;
 pub mod p2;
 pub mod p3;
 pub mod p4;
@@ -160,6 +161,13 @@ pub const ALL: &[Entry] = &[
         in_every_mode: true,
         by_default: true,
         open: p16::open,
+    },
+    Entry {
+        name: "P17",
+        what: "a tracked job while control is flooded over a bus, on the other core, against the same alone",
+        in_every_mode: true,
+        by_default: true,
+        open: p17::open,
     },
     Entry {
         name: "peers",

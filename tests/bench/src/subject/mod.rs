@@ -7,6 +7,7 @@ mod both_ways;
 pub mod copies;
 pub mod deaths;
 mod fills;
+pub mod flood;
 pub mod handed;
 mod partner;
 mod pool;
@@ -58,6 +59,14 @@ impl Vgemd {
     /// As [`Self::start`].
     pub fn start_to_die() -> anyhow::Result<Self> {
         Self::of(Embedded::builder().log("error"))
+    }
+
+    /// The same, with these lines of configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn configured(toml: &str) -> anyhow::Result<Self> {
+        Self::of(Embedded::builder().config(toml))
     }
 
     fn of(builder: EmbeddedBuilder) -> anyhow::Result<Self> {
