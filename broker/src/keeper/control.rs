@@ -153,6 +153,7 @@ impl Wanted {
             env: environment(),
             fds: vec![(theirs.into(), CONTROL_LINK)],
             die_with_parent: true,
+            own_session: true,
             ..Launch::default()
         }
         .start()?;

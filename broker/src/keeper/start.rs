@@ -103,6 +103,7 @@ pub(super) fn broker(
         env: environment(),
         fds: vec![(theirs.into(), BROKER_LINK), (listener.into(), BROKER_LISTENER)],
         die_with_parent: true,
+        own_session: true,
         ..Launch::default()
     }
     .start()?;
