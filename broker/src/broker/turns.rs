@@ -247,8 +247,7 @@ mod tests {
     #[test]
     fn who_asks_for_little_waits_for_one_quantum_of_any_number_of_greedy_domains() {
         let greedy: Vec<(DomainId, u64)> = (10..20).map(|n| (DomainId(n), u64::from(n))).collect();
-        let all: Vec<(DomainId, usize)> =
-            greedy.iter().map(|one| (one.0, 1)).chain([(HONEST, 1)]).collect();
+        let all: Vec<(DomainId, usize)> = greedy.iter().map(|one| (one.0, 1)).chain([(HONEST, 1)]).collect();
         let mut turns = with(&all);
         let mut before = 0;
         for n in 0..1000 {

@@ -79,7 +79,8 @@ pub(super) fn descriptions(drivers: &BTreeMap<DeviceId, Driver>) -> Vec<Descript
 
 /// What every child may see of our environment.
 pub(super) fn environment() -> Vec<(OsString, OsString)> {
-    ["RUST_BACKTRACE"].into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect()
+    let seen = ["RUST_BACKTRACE", crate::log::STREAM];
+    seen.into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect()
 }
 
 /// Starts the broker and waits until it serves.

@@ -30,6 +30,8 @@ use crate::subject::domains::{Domain, EACH, PART};
 const HONEST: usize = 9;
 /// Clients of the one that does not.
 const GREEDY: usize = 8;
+/// How long all ask for everything: the scheduler evens out over seconds what it gives to groups on several cores.
+const EVERYTHING: Duration = Duration::from_secs(5);
 
 const EQUAL: &str = "Jain's index of what ten domains got done, one greedy";
 const ALONE: &str = "a copy of 4 KiB of nine domains, alone";
@@ -92,7 +94,7 @@ impl P16 {
     fn all_want_everything(&self) -> anyhow::Result<f64> {
         let all = || self.honest.iter().chain([&self.greedy]);
         all().try_for_each(Domain::ask_for_everything)?;
-        pause(PART);
+        pause(EVERYTHING);
         all().try_for_each(Domain::enough)?;
         let done = all().map(Domain::done).collect::<anyhow::Result<Vec<u64>>>()?;
         Ok(jain(&done))
