@@ -50,6 +50,9 @@ struct Share {
     /// In this round, the number of which is beside it.
     spent: u64,
     round: u64,
+    /// The last look in which it was ready, and whether it was not in the one before.
+    look: u64,
+    was_away: bool,
 }
 
 /// The shares, and the round.
@@ -63,6 +66,7 @@ pub(super) struct Turns {
     /// What was spent in this look.
     spent: u64,
     round: u64,
+    look: u64,
     /// Connections that were looked at in this round.
     seen: usize,
     /// What each domain may spend in this round.
@@ -76,6 +80,8 @@ pub(super) struct Turns {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Place {
     had: u64,
+    /// Of two that had as much, whoever was away comes first: the other had its turns meanwhile.
+    was_here: bool,
     domain: DomainId,
     /// Drivers before clients: what has ended makes room for what is asked.
     is_client: bool,
@@ -114,11 +120,16 @@ impl Turns {
     /// A look begins, at these domains: who was away is lifted.
     pub(super) fn begin(&mut self, ready: impl Iterator<Item = DomainId>) {
         self.spent = 0;
+        self.look += 1;
         self.budget = if self.seen == 0 { QUANTUM_NS } else { self.budget + LOOK_NS };
         let mut least = u64::MAX;
         for domain in ready {
             if let Some(share) = self.domains.get_mut(&domain) {
                 share.had = share.had.max(self.floor);
+                if share.look != self.look {
+                    share.was_away = share.look + 1 != self.look;
+                    share.look = self.look;
+                }
                 least = least.min(share.had);
             }
         }
@@ -129,9 +140,16 @@ impl Turns {
 
     /// The place of a driver, or of a client's connection, of a domain.
     pub(super) fn place(&self, domain: DomainId, client: Option<LinkId>) -> Place {
-        let had = self.domains.get(&domain).map_or(0, |share| share.had);
+        let (had, was_here) =
+            self.domains.get(&domain).map_or((0, false), |share| (share.had, !share.was_away));
         let passed_over = client.and_then(|link| self.passed_over.get(&link).copied());
-        Place { had, domain, is_client: client.is_some(), passed_over: passed_over.unwrap_or(u64::MAX) }
+        Place {
+            had,
+            was_here,
+            domain,
+            is_client: client.is_some(),
+            passed_over: passed_over.unwrap_or(u64::MAX),
+        }
     }
 
     /// How long a domain may be served now, nanoseconds, in a look that shows all or not.
