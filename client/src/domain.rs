@@ -45,7 +45,7 @@ impl DomainOptions {
         Self { name: name.into(), quotas: Vec::new(), uses: Vec::new(), stays: false }
     }
 
-    /// It may hold so much of that: bytes for [`QuotaKind::Bytes`], numbers of things for the others.
+    /// It may hold so much of that: bytes for [`QuotaKind::Bytes`] and [`QuotaKind::Pinned`], numbers of things for the others.
     pub fn quota(mut self, kind: QuotaKind, limit: u64) -> Self {
         self.quotas.push(QuotaLimit::new(kind, limit));
         self

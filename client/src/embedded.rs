@@ -134,6 +134,7 @@ impl EmbeddedBuilder {
             fds: vec![(theirs.into(), LIFELINE), (config, CONFIG)],
             stdout: Output::Null,
             stderr: Output::Pipe,
+            own_session: false,
             die_with_parent: false,
         };
         let mut child = launch

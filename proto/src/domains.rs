@@ -96,6 +96,8 @@ quota_kinds! {
     Rings 12 "rings";
     /// Requests per second; 0 is no bound.
     Requests 13 "requests_per_s";
+    /// Bytes of objects that were committed, which are pinned.
+    Pinned 14 "pinned";
 }
 
 impl Field for QuotaKind {

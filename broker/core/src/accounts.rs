@@ -29,6 +29,8 @@ pub(crate) enum Resource {
     Timelines,
     /// User queues.
     Rings,
+    /// Bytes of objects that were committed.
+    Pinned,
 }
 
 impl Resource {
@@ -47,6 +49,7 @@ impl Resource {
             Self::Pages => "pages to observe others in, and to signal in",
             Self::Timelines => "handles of timelines",
             Self::Rings => "user queues",
+            Self::Pinned => "pinned bytes",
         }
     }
 
@@ -62,7 +65,8 @@ impl Resource {
             | Self::Jobs
             | Self::Exports
             | Self::Monitors
-            | Self::Timelines => 0,
+            | Self::Timelines
+            | Self::Pinned => 0,
             Self::Rings => 1,
         }
     }
@@ -95,6 +99,8 @@ pub struct Usage {
     pub timelines: u64,
     /// User queues.
     pub rings: u64,
+    /// Bytes of objects that were committed, until they are freed: an orphan is pinned again when somebody imports it.
+    pub pinned: u64,
 }
 
 impl Usage {
@@ -112,6 +118,7 @@ impl Usage {
             Resource::Pages => self.pages,
             Resource::Timelines => self.timelines,
             Resource::Rings => self.rings,
+            Resource::Pinned => self.pinned,
         }
     }
 
@@ -130,6 +137,7 @@ impl Usage {
             QuotaKind::Pages => self.pages,
             QuotaKind::Timelines => self.timelines,
             QuotaKind::Rings => self.rings,
+            QuotaKind::Pinned => self.pinned,
             QuotaKind::Requests => 0,
         }
     }
@@ -148,6 +156,7 @@ impl Usage {
             Resource::Pages => &mut self.pages,
             Resource::Timelines => &mut self.timelines,
             Resource::Rings => &mut self.rings,
+            Resource::Pinned => &mut self.pinned,
         }
     }
 }
@@ -166,6 +175,7 @@ fn limit_of(quotas: &Quotas, resource: Resource) -> u64 {
         Resource::Pages => quotas.pages,
         Resource::Timelines => quotas.timelines,
         Resource::Rings => quotas.rings,
+        Resource::Pinned => quotas.pinned,
     }
 }
 
@@ -309,7 +319,8 @@ impl Accounts {
             | Resource::Monitors
             | Resource::Pages
             | Resource::Timelines
-            | Resource::Rings => None,
+            | Resource::Rings
+            | Resource::Pinned => None,
         }
     }
 

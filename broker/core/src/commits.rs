@@ -14,6 +14,7 @@ use vgem_proto::ids::{CauseId, DomainId, Handle, InstanceId, ObjectKey};
 use vgem_proto::message::client::Committed;
 use vgem_proto::rights::Access;
 
+use crate::accounts::{Charge, Resource};
 use crate::broker::Broker;
 use crate::devices::{InstanceState, Seat};
 use crate::io::{Effect, Event};
@@ -66,6 +67,7 @@ impl Broker {
             }
             objects.push(key);
         }
+        let mut pins = self.charge_pins(domain, &objects)?;
         self.last_awaiting += 1;
         let id = self.last_awaiting;
         let mut missing = 0;
@@ -74,6 +76,9 @@ impl Broker {
             let Some(next) = object.state.after(ObjectEvent::Commit) else { continue };
             object.state = next;
             object.awaiting = Some(id);
+            if object.pin_charge.is_none() {
+                object.pin_charge = Some(pins.split(object.len));
+            }
             missing += 1;
             self.out.push(Effect::CheckPopulated { object: *key });
         }
@@ -82,6 +87,14 @@ impl Broker {
             self.end_commit(id);
         }
         Ok(())
+    }
+
+    /// Charges for what a commit pins: those of its objects that nobody owes for yet.
+    fn charge_pins(&mut self, domain: DomainId, objects: &[ObjectKey]) -> Result<Charge, Refusal> {
+        let objects = objects.iter().filter_map(|key| self.objects.get(*key));
+        let new = objects.filter(|o| o.pin_charge.is_none() && o.state.after(ObjectEvent::Commit).is_some());
+        let bytes = new.fold(0, |sum: u64, object| sum.saturating_add(object.len));
+        self.accounts.charge(domain, Resource::Pinned, bytes)
     }
 
     fn find_for_commit(
@@ -289,6 +302,9 @@ impl Broker {
         for key in objects {
             let Some(object) = self.objects.get_mut(key) else { continue };
             sum = sum.saturating_add(object.pinned);
+            if refusal.is_some() && !object.kept && object.awaiting.is_none_or(|other| other == id) {
+                object.pin_charge.take().into_iter().for_each(|charge| self.accounts.give_back(charge));
+            }
             if object.awaiting != Some(id) {
                 continue;
             }

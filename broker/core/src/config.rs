@@ -107,6 +107,8 @@ pub struct Quotas {
     pub timelines: u64,
     /// User queues: a ring each, and a thread of a driver.
     pub rings: u64,
+    /// Bytes of objects that were committed, which the keeper pins.
+    pub pinned: u64,
     /// Requests per second, with a burst of one second; `None` is no bound.
     pub requests_per_s: Option<u32>,
 }
@@ -127,6 +129,7 @@ impl Quotas {
             QuotaKind::Pages => &mut self.pages,
             QuotaKind::Timelines => &mut self.timelines,
             QuotaKind::Rings => &mut self.rings,
+            QuotaKind::Pinned => &mut self.pinned,
             QuotaKind::Requests => {
                 let most = u32::try_from(limit).unwrap_or(u32::MAX);
                 self.requests_per_s = (most > 0).then_some(most);
@@ -152,6 +155,7 @@ impl Quotas {
             QuotaKind::Pages => self.pages,
             QuotaKind::Timelines => self.timelines,
             QuotaKind::Rings => self.rings,
+            QuotaKind::Pinned => self.pinned,
             QuotaKind::Requests => self.requests_per_s.map_or(0, u64::from),
         }
     }
@@ -172,6 +176,7 @@ impl Default for Quotas {
             pages: 8192,
             timelines: 65_536,
             rings: 1024,
+            pinned: 64 << 30,
             requests_per_s: None,
         }
     }

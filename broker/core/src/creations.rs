@@ -369,6 +369,7 @@ fn new_object(
         mappings: Vec::new(),
         reservation: Reservation::default(),
         charges,
+        pin_charge: None,
         handle_charge: Some(handle),
         hinted: false,
         watched: false,

@@ -287,6 +287,12 @@ impl Broker {
         self.domains.domain_of(uid, groups)
     }
 
+    /// The domain that an instance serves.
+    #[must_use]
+    pub fn instance_domain(&self, instance: InstanceId) -> Option<DomainId> {
+        self.instances.get(&instance).map(|instance| instance.domain)
+    }
+
     /// Whether the groups of a client decide which domain it is in.
     #[must_use]
     pub fn asks_for_groups(&self) -> bool {

@@ -73,7 +73,7 @@ impl Broker {
             client.signals.dropped.iter().flat_map(|(_, charge)| charge).for_each(&mut add);
         }
         for (_, object) in self.objects.iter() {
-            object.charges.iter().chain(&object.handle_charge).for_each(&mut add);
+            object.charges.iter().chain(&object.pin_charge).chain(&object.handle_charge).for_each(&mut add);
             object.shares.iter().for_each(|share| add(&share.charge));
             object.wishes.iter().for_each(|wish| add(&wish.charge));
         }

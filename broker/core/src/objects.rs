@@ -312,6 +312,8 @@ pub(crate) struct Object {
     pub(crate) mappings: Vec<Mapping>,
     pub(crate) reservation: Reservation,
     pub(crate) charges: [Charge; 2],
+    /// What is owed for pinning it, once it is committed.
+    pub(crate) pin_charge: Option<Charge>,
     /// The charge for the handle that is being made.
     pub(crate) handle_charge: Option<Charge>,
     /// Set while an export may have closed since the probe under way was sent.

@@ -289,7 +289,7 @@ impl Broker {
             let all = place.amount();
             self.accounts.give_back(place.split(all));
         }
-        if let Some(charge) = object.handle_charge.take() {
+        for charge in object.handle_charge.take().into_iter().chain(object.pin_charge.take()) {
             self.accounts.give_back(charge);
         }
         for share in object.shares.drain(..) {

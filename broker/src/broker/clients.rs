@@ -21,6 +21,7 @@ use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Instead, Packet};
 use super::poller::{Source, TURN, TURN_BYTES};
 use super::shell::{Door, Shell};
+use super::turns::{NEVER, is_past};
 use super::unread::Unread;
 
 /// Connections let in before others have their turn.
@@ -157,11 +158,11 @@ impl Shell {
         Ok(())
     }
 
-    /// Takes what a client has sent, as far as its turn goes.
-    pub(super) fn client_ready(&mut self, id: LinkId) {
+    /// Takes what a client has sent, as far as its turn goes: a few messages, and none after `until`.
+    pub(super) fn client_ready(&mut self, id: LinkId, until: u64) {
         let mut bytes = 0;
         for turn in 0..TURN {
-            if bytes >= TURN_BYTES {
+            if bytes >= TURN_BYTES || turn > 0 && is_past(until) {
                 return;
             }
             let Some(client) = self.clients.get_mut(&id) else { return self.lingering.ended(id) };
@@ -196,7 +197,7 @@ impl Shell {
     /// turn, perhaps, when it had been listened to already.
     fn hear_who_knows(&mut self, input: &Input) {
         if let Input::Request { message: ClientMessage::Explain(explain), .. } = input {
-            self.instance_ready(explain.cause.issuer(), TURN);
+            self.instance_ready(explain.cause.issuer(), TURN, NEVER);
         }
     }
 

@@ -13,7 +13,7 @@
 
 use std::os::fd::OwnedFd;
 
-use tracing::{debug, info, warn};
+use tracing::{Level, debug, info, warn};
 use vgem_core::io::{PeerFacts, Way};
 use vgem_os::OsError;
 use vgem_os::seqpacket::{Packet as Received, Socket};
@@ -187,6 +187,10 @@ impl Shell {
         let peer = ours.peer()?;
         let facts = PeerFacts { way, uid, pid, domain, token: random()? };
         self.connected(ours, peer, facts)?;
+        // Whose it is control says, and nobody else may: a right that others do not have.
+        if self.may_log(Some(domain), Level::INFO) {
+            info!(audit = true, uid, pid, "audit: control opens a session of uid {uid}, process {pid}");
+        }
         Ok(theirs.into())
     }
 }

@@ -344,7 +344,9 @@ fn log(event: &Event) {
         Event::PorterStalled { client, pid } => {
             warn!("process {pid}, the porter of client {client}, is held by what it was handed: killed");
         }
-        Event::Administered { client, uid, what } => info!("audit: client {client} of uid {uid} {what}"),
+        Event::Administered { client, uid, what } => {
+            info!(audit = true, client, uid, "audit: client {client} of uid {uid} {what}");
+        }
         Event::DomainGone { name } => info!("domain {name} is gone"),
         Event::PolicyChanged { domains } => {
             info!("another policy is in force, with {domains} domains of its own")

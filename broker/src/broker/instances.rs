@@ -30,6 +30,7 @@ use super::link::Link;
 use super::outbox::Packet;
 use super::poller::Source;
 use super::shell::Shell;
+use super::turns::{NEVER, is_past};
 
 /// One driver process.
 #[derive(Debug)]
@@ -116,9 +117,12 @@ impl Shell {
         Ok(())
     }
 
-    /// Takes what an instance has sent, as far as its turn goes.
-    pub(super) fn instance_ready(&mut self, id: InstanceId, most: usize) {
-        for _ in 0..most {
+    /// Takes what an instance has sent, as far as its turn goes: so many messages, and none after `until`.
+    pub(super) fn instance_ready(&mut self, id: InstanceId, most: usize, until: u64) {
+        for turn in 0..most {
+            if turn > 0 && is_past(until) {
+                return;
+            }
             let Some(instance) = self.instances.get_mut(&id) else { return };
             if matches!(instance.fault, Some(InstanceEnd::Broke(_))) {
                 return;
@@ -265,7 +269,7 @@ impl Shell {
             return self.happen(Input::InstanceReleased { instance: id });
         }
         // What it sent before it ended counts; there is an end to it.
-        self.instance_ready(id, usize::MAX);
+        self.instance_ready(id, usize::MAX, NEVER);
         let Some(instance) = self.instances.remove(&id) else { return };
         let (settled, seen) = (self.read_pages(&instance), self.read_observed(&instance));
         let end = match instance.fault {
@@ -279,7 +283,7 @@ impl Shell {
 
     /// Treats an instance whose process does not end as if it had; only its process is looked after from now on.
     pub(super) fn leave_instance(&mut self, id: InstanceId) {
-        self.instance_ready(id, usize::MAX);
+        self.instance_ready(id, usize::MAX, NEVER);
         let Some(instance) = self.instances.get_mut(&id).filter(|instance| !instance.left) else { return };
         instance.left = true;
         let was_read = instance.fault.is_none();

@@ -88,7 +88,7 @@ impl Given {
 
 /// Runs the role to its end.
 pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
-    crate::log::start(&crate::log::filter(cli.log.as_deref(), "info"))?;
+    crate::log::start(&crate::log::filter(cli.log.as_deref(), "info"), "broker")?;
     let wrong = |e| Failure::new(Exit::Usage, format!("--role broker is for vgemd itself: {e}"));
     let link = Socket::from(process::inherited(BROKER_LINK).map_err(wrong)?);
     let listener = Listener::from_fd(process::inherited(BROKER_LISTENER).map_err(wrong)?)?;

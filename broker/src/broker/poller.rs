@@ -71,6 +71,11 @@ impl Source {
         matches!(self, Self::Client(_) | Self::Porter(_) | Self::Control | Self::Listener(_))
     }
 
+    /// The connection, if it is a client's.
+    pub(super) const fn client(self) -> Option<LinkId> {
+        if let Self::Client(link) = self { Some(link) } else { None }
+    }
+
     fn pack(self) -> EventData {
         let (kind, number) = match self {
             Self::Listener(door) => (0, door.map_or(0, |domain| u64::from(domain.0))),

@@ -2,14 +2,16 @@
 
 use vgem_core::io::Input;
 use vgem_os::clock;
+use vgem_proto::ids::DomainId;
 
 use super::poller::{EVENTS, Readiness, Source, TURN};
 use super::shell::Shell;
+use super::turns::{NEVER, Place};
 use crate::exit::Failure;
 
 /// Serves until the keeper says stop, or is gone.
 pub(super) fn serve(shell: &mut Shell) -> Result<(), Failure> {
-    let mut ready = Vec::new();
+    let (mut ready, mut shared) = (Vec::new(), Vec::new());
     loop {
         if let Some(how) = shell.over() {
             shell.fail_all_pages();
@@ -17,14 +19,12 @@ pub(super) fn serve(shell: &mut Shell) -> Result<(), Failure> {
         }
         let timeout = timeout(shell);
         shell.poller.wait(timeout, &mut ready)?;
-        let were_all = ready.len() < EVENTS;
-        // Drivers before clients: what has ended makes room for what is asked, and a client that saw its points
-        // pass must not be refused for jobs whose end is already in our socket.
-        for (source, readiness) in ready.iter().filter(|(source, _)| !source.asks()) {
-            dispatch(shell, *source, *readiness);
+        let shows_all = ready.len() < EVENTS;
+        if shell.turns.are_shared() {
+            serve_in_turn(shell, &mut ready, shows_all, &mut shared);
+        } else {
+            serve_all(shell, &ready);
         }
-        ready.retain(|(source, _)| source.asks());
-        serve_in_turn(shell, &mut ready, were_all);
         ready.clear();
         on_time(shell);
     }
@@ -37,47 +37,73 @@ fn timeout(shell: &Shell) -> Option<u64> {
     next.min().map(|at| at.saturating_sub(clock::now()))
 }
 
-/// Lets those who ask for work have their turns, by domain if there are several.
-fn serve_in_turn(shell: &mut Shell, ready: &mut [(Source, Readiness)], were_all: bool) {
-    if !shell.turns.are_shared() {
-        for (source, readiness) in ready {
-            dispatch(shell, *source, *readiness);
+/// Serves everybody who is ready.
+fn serve_all(shell: &mut Shell, ready: &[(Source, Readiness)]) {
+    // Drivers before clients: what has ended makes room for what is asked, and a client that saw its points
+    // pass must not be refused for jobs whose end is already in our socket.
+    for asks in [false, true] {
+        for (source, readiness) in ready.iter().filter(|(source, _)| source.asks() == asks) {
+            dispatch(shell, *source, *readiness, NEVER);
         }
-        return;
     }
-    ready.sort_by_key(|(source, _)| match source {
-        Source::Client(link) => shell.turns.place(*link),
-        _ => 0,
+}
+
+/// Somebody whose time is that of a domain.
+#[derive(Debug)]
+struct Sharer {
+    place: Place,
+    domain: DomainId,
+    source: Source,
+    readiness: Readiness,
+}
+
+/// Serves who is ready in the order and for as long as domains have turns; what is of no domain is served first.
+fn serve_in_turn(
+    shell: &mut Shell,
+    ready: &mut Vec<(Source, Readiness)>,
+    shows_all: bool,
+    sharers: &mut Vec<Sharer>,
+) {
+    ready.retain(|(source, readiness)| match shell.domain_of(*source) {
+        Some(domain) => {
+            let place = Place::default();
+            sharers.push(Sharer { place, domain, source: *source, readiness: *readiness });
+            false
+        }
+        None => true,
     });
+    serve_all(shell, ready);
+    shell.turns.begin(sharers.iter().map(|sharer| sharer.domain));
+    for sharer in sharers.iter_mut() {
+        sharer.place = shell.turns.place(sharer.domain, sharer.source.client());
+    }
+    sharers.sort_unstable_by_key(|sharer| sharer.place);
     let mut connections = 0;
-    for (source, mut readiness) in ready.iter().copied() {
-        let domain = match source {
-            Source::Client(link) => shell.clients.get(&link).map(|client| (client.domain(), link)),
-            _ => None,
-        };
-        let Some((domain, link)) = domain else {
-            dispatch(shell, source, readiness);
-            continue;
-        };
-        connections += 1;
-        readiness.readable &= shell.turns.has(domain, link);
+    for Sharer { domain, source, mut readiness, .. } in sharers.drain(..) {
+        let left = shell.turns.left(domain, shows_all);
+        readiness.readable &= left > 0;
+        if let Some(link) = source.client() {
+            connections += 1;
+            shell.turns.note(link, left > 0);
+        }
         if readiness.readable || readiness.writable {
             let began = clock::now();
-            dispatch(shell, source, readiness);
+            dispatch(shell, source, readiness, began.saturating_add(left));
             shell.turns.took(domain, clock::now().saturating_sub(began));
         }
     }
-    shell.turns.looked_at(connections, were_all);
+    shell.turns.end(connections, shows_all);
 }
 
-fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness) {
+/// Does what can be done with a source; of what it has sent as much as is taken until `until`.
+fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness, until: u64) {
     match source {
         Source::Client(link) => {
             if readiness.writable {
                 shell.client_writable(link);
             }
             if readiness.readable {
-                shell.client_ready(link);
+                shell.client_ready(link, until);
             }
         }
         Source::Instance(instance) => {
@@ -85,7 +111,7 @@ fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness) {
                 shell.instance_writable(instance);
             }
             if readiness.readable {
-                shell.instance_ready(instance, TURN);
+                shell.instance_ready(instance, TURN, until);
             }
         }
         Source::Process(instance) => shell.process_ended(instance),

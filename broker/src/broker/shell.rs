@@ -154,6 +154,22 @@ impl Shell {
         }
     }
 
+    /// The domain whose time a source takes; none for what serves everybody, and for whom no client is there any more.
+    pub(super) fn domain_of(&self, source: Source) -> Option<DomainId> {
+        let domain = match source {
+            Source::Client(link) => self.clients.get(&link).map(Client::domain),
+            Source::Instance(instance) => self.core.instance_domain(instance),
+            Source::Listener(_)
+            | Source::Keeper
+            | Source::Control
+            | Source::Watcher
+            | Source::Process(_)
+            | Source::Porter(_)
+            | Source::PorterProcess(_) => None,
+        };
+        domain.filter(|domain| self.turns.has_share(*domain))
+    }
+
     /// Lets something happen, and all that follows from it.
     pub(super) fn happen(&mut self, input: Input) {
         self.inputs.push_back(input);

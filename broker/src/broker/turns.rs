@@ -1,44 +1,107 @@
-//! Whose turn it is: the time that the clients of one domain may take before those of others have theirs.
+//! Whose turn it is: how the broker's time is divided between domains.
 //!
-//! Each connection is read a few messages at a time, but a domain may have thousands of connections, and some messages
-//! take thousands of times as long as others. So time is what is shared, by domain: in each *round*, which is over when
-//! everybody who is ready was looked at, the requests of one domain are carried out for [`BUDGET_NS`]; what is left
-//! stays in its sockets and comes first in the next. While the clients of only one domain are connected there is nobody
-//! to share with.
+//! A domain may have thousands of connections, drivers that tell much, and messages that take thousands of times as long
+//! as others. So time is what is shared, by domain, and measured:
+//!
+//! ```text
+//!   look: ask the poller ─► domains, who had least time first ─► each for a quantum ─► look again
+//!                                └─► its drivers, then its clients: who was passed over for longest first
+//! ```
+//!
+//! **Order.** Every domain has the time it *had*, and who had least comes first. Who was away is lifted to the least of
+//! those who were served meanwhile: nobody saves up time. So who asks for little comes before who asks for much.
+//!
+//! **Length.** A look is over after a [`QUANTUM_NS`], whoever had it, and the poller is asked again: who asks for little
+//! waits for the rest of one quantum and not for one of everybody. Who was not looked at comes again, and had less than
+//! those who were.
+//!
+//! **Crowds.** The poller shows so many connections at a time. If there are more, the one that asks for little may be
+//! among the last, so a domain has its quantum only once in a *round*, which is over when as many were looked at as
+//! there are; for each look it has [`LOOK_NS`] more, or a crowd would have the broker look and do nothing.
+//!
+//! While the clients of only one domain are connected there is nobody to share with, and none of this happens.
 
 use std::collections::HashMap;
 
 use vgem_core::io::LinkId;
+use vgem_os::clock;
 use vgem_proto::ids::DomainId;
 
-/// What a domain may take of one round, nanoseconds; the message with which it is reached is carried out all the same.
-const BUDGET_NS: u64 = 2_000_000;
+/// What a domain may take before others are looked at, nanoseconds; the message with which it is reached is carried out
+/// all the same. Some ten requests, and some hundred times what a look costs.
+pub(super) const QUANTUM_NS: u64 = 100_000;
+/// What a domain may take more for each look of a round after the first, nanoseconds: about what the look costs.
+const LOOK_NS: u64 = 25_000;
 
-/// The round.
+/// When a turn ends that no time ends.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// Whether a turn is over that ends then. The clock is not asked when it does not.
+pub(super) fn is_past(until: u64) -> bool {
+    until != NEVER && until <= clock::now()
+}
+
+/// What a domain had.
+#[derive(Debug, Default)]
+struct Share {
+    connections: usize,
+    /// Nanoseconds; only grows, and is lifted when it was away.
+    had: u64,
+    /// In this round, the number of which is beside it.
+    spent: u64,
+    round: u64,
+    /// The last look in which it was ready, and whether it was not in the one before.
+    look: u64,
+    was_away: bool,
+}
+
+/// The shares, and the round.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    /// Connections of each domain.
-    domains: HashMap<DomainId, usize>,
-    spent: HashMap<DomainId, u64>,
+    domains: HashMap<DomainId, Share>,
+    /// Of all domains.
+    connections: usize,
+    /// The least that one had who was served last.
+    floor: u64,
+    /// What was spent in this look.
+    spent: u64,
+    round: u64,
+    look: u64,
     /// Connections that were looked at in this round.
     seen: usize,
+    /// What each domain may spend in this round.
+    budget: u64,
     /// Those whose turn it was not, with the number of the first time.
     passed_over: HashMap<LinkId, u64>,
     times: u64,
 }
 
+/// Where somebody is in the order of a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Place {
+    had: u64,
+    /// Of two that had as much, whoever was away comes first: the other had its turns meanwhile.
+    was_here: bool,
+    domain: DomainId,
+    /// Drivers before clients: what has ended makes room for what is asked.
+    is_client: bool,
+    passed_over: u64,
+}
+
 impl Turns {
     /// A connection is there.
     pub(super) fn connected(&mut self, domain: DomainId) {
-        *self.domains.entry(domain).or_default() += 1;
+        self.connections += 1;
+        self.domains.entry(domain).or_default().connections += 1;
     }
 
     /// A connection is gone.
     pub(super) fn gone(&mut self, domain: DomainId, link: LinkId) {
         self.passed_over.remove(&link);
-        if let Some(count) = self.domains.get_mut(&domain) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(share) = self.domains.get_mut(&domain) {
+            share.connections -= 1;
+            self.connections -= 1;
+            if share.connections == 0 {
                 self.domains.remove(&domain);
             }
         }
@@ -49,34 +112,81 @@ impl Turns {
         self.domains.len() > 1
     }
 
-    /// The place of a connection in the next look: first who has been passed over for longest.
-    pub(super) fn place(&self, link: LinkId) -> u64 {
-        self.passed_over.get(&link).copied().unwrap_or(u64::MAX)
+    /// Whether a domain has a share: those whose clients are all gone have none.
+    pub(super) fn has_share(&self, domain: DomainId) -> bool {
+        self.domains.contains_key(&domain)
     }
 
-    /// Whether it is a connection's turn.
-    pub(super) fn has(&mut self, domain: DomainId, link: LinkId) -> bool {
-        let may = self.spent.get(&domain).is_none_or(|spent| *spent < BUDGET_NS);
-        if may {
+    /// A look begins, at these domains: who was away is lifted.
+    pub(super) fn begin(&mut self, ready: impl Iterator<Item = DomainId>) {
+        self.spent = 0;
+        self.look += 1;
+        self.budget = if self.seen == 0 { QUANTUM_NS } else { self.budget + LOOK_NS };
+        let mut least = u64::MAX;
+        for domain in ready {
+            if let Some(share) = self.domains.get_mut(&domain) {
+                share.had = share.had.max(self.floor);
+                if share.look != self.look {
+                    share.was_away = share.look + 1 != self.look;
+                    share.look = self.look;
+                }
+                least = least.min(share.had);
+            }
+        }
+        if least != u64::MAX {
+            self.floor = least;
+        }
+    }
+
+    /// The place of a driver, or of a client's connection, of a domain.
+    pub(super) fn place(&self, domain: DomainId, client: Option<LinkId>) -> Place {
+        let (had, was_here) =
+            self.domains.get(&domain).map_or((0, false), |share| (share.had, !share.was_away));
+        let passed_over = client.and_then(|link| self.passed_over.get(&link).copied());
+        Place {
+            had,
+            was_here,
+            domain,
+            is_client: client.is_some(),
+            passed_over: passed_over.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// How long a domain may be served now, nanoseconds, in a look that shows all or not.
+    pub(super) fn left(&self, domain: DomainId, shows_all: bool) -> u64 {
+        let share = self.domains.get(&domain).filter(|share| share.round == self.round);
+        let spent = share.map_or(0, |share| share.spent);
+        let of_look = if shows_all { QUANTUM_NS.saturating_sub(self.spent) } else { u64::MAX };
+        self.budget.saturating_sub(spent).min(of_look)
+    }
+
+    /// It is a connection's turn, or not.
+    pub(super) fn note(&mut self, link: LinkId, has_turn: bool) {
+        if has_turn {
             self.passed_over.remove(&link);
         } else {
             self.times += 1;
             self.passed_over.entry(link).or_insert(self.times);
         }
-        may
     }
 
     /// A domain has taken so much time.
     pub(super) fn took(&mut self, domain: DomainId, ns: u64) {
-        *self.spent.entry(domain).or_default() += ns;
+        self.spent += ns;
+        if let Some(share) = self.domains.get_mut(&domain) {
+            share.had += ns;
+            share.spent = if share.round == self.round { share.spent + ns } else { ns };
+            share.round = self.round;
+        }
     }
 
-    /// So many connections were looked at, and these were all that are ready or not: a new round begins when all were.
-    pub(super) fn looked_at(&mut self, connections: usize, were_all: bool) {
+    /// The look is over. So many connections were looked at, which were all that are ready or not: a new round begins when
+    /// all were.
+    pub(super) fn end(&mut self, connections: usize, shows_all: bool) {
         self.seen += connections;
-        if were_all || self.seen >= self.domains.values().sum() {
+        if shows_all || self.seen >= self.connections {
             self.seen = 0;
-            self.spent.clear();
+            self.round += 1;
         }
     }
 }
@@ -88,34 +198,53 @@ mod tests {
     const FLOOD: DomainId = DomainId(1);
     const HONEST: DomainId = DomainId(2);
     /// What one turn of a connection of the flood takes.
-    const TURN_NS: u64 = 500_000;
+    const TURN_NS: u64 = 30_000;
 
-    /// How long the honest connection, the last of all that are ready, waits in each round; and how often each
-    /// connection of the flood had its turn.
-    fn flood(connections: u64, at_once: usize, looks: usize) -> (Vec<u64>, Vec<u64>) {
+    /// As the broker serves: who is ready in a look is served in order; how long each was served, in that order.
+    fn look(turns: &mut Turns, ready: &[(DomainId, u64)], shows_all: bool, turn_ns: u64) -> Vec<(u64, u64)> {
+        turns.begin(ready.iter().map(|(domain, _)| *domain));
+        let mut order: Vec<_> =
+            ready.iter().map(|one| (turns.place(one.0, Some(LinkId(one.1))), *one)).collect();
+        order.sort_unstable_by_key(|(place, _)| *place);
+        let mut served = Vec::new();
+        for (_, (domain, link)) in order {
+            let has_turn = turns.left(domain, shows_all) > 0;
+            turns.note(LinkId(link), has_turn);
+            if has_turn {
+                turns.took(domain, turn_ns);
+                served.push((link, turn_ns));
+            }
+        }
+        turns.end(ready.len(), shows_all);
+        served
+    }
+
+    fn with(connections: &[(DomainId, usize)]) -> Turns {
         let mut turns = Turns::default();
-        (0..connections).for_each(|_| turns.connected(FLOOD));
-        turns.connected(HONEST);
-        assert!(turns.are_shared());
+        for (domain, count) in connections {
+            (0..*count).for_each(|_| turns.connected(*domain));
+        }
+        turns
+    }
+
+    /// How long the honest connection waits each time, of so many of a flood of which the poller shows some at once; and
+    /// how often each of the flood had its turn.
+    fn flood(connections: u64, at_once: usize, looks: usize) -> (Vec<u64>, Vec<u64>) {
+        let count = usize::try_from(connections).expect("few");
+        let mut turns = with(&[(FLOOD, count), (HONEST, 1)]);
         let mut ready: Vec<u64> = (0..=connections).collect();
-        let (mut waits, mut waited) = (Vec::new(), 0);
-        let mut had = vec![0; usize::try_from(connections).expect("few")];
+        let (mut waits, mut waited, mut had) = (Vec::new(), 0, vec![0; count]);
         for _ in 0..looks {
-            let mut now: Vec<u64> = ready.drain(..at_once.min(ready.len())).collect();
+            let now: Vec<u64> = ready.drain(..at_once.min(ready.len())).collect();
             ready.extend(&now);
-            let were_all = now.len() < at_once;
-            now.sort_by_key(|link| turns.place(LinkId(*link)));
-            for link in &now {
-                if *link == connections {
-                    assert!(turns.has(HONEST, LinkId(*link)), "the honest one is passed over");
-                    waits.push(std::mem::take(&mut waited));
-                } else if turns.has(FLOOD, LinkId(*link)) {
-                    turns.took(FLOOD, TURN_NS);
-                    waited += TURN_NS;
-                    had[usize::try_from(*link).expect("small")] += 1;
+            let domain = |link: u64| if link == connections { HONEST } else { FLOOD };
+            let now: Vec<_> = now.into_iter().map(|link| (domain(link), link)).collect();
+            for (link, ns) in look(&mut turns, &now, now.len() < at_once, TURN_NS) {
+                match had.get_mut(usize::try_from(link).expect("small")) {
+                    Some(times) => (*times += 1, waited += ns).0,
+                    None => waits.push(std::mem::take(&mut waited)),
                 }
             }
-            turns.looked_at(now.len(), were_all);
         }
         (waits, had)
     }
@@ -123,22 +252,71 @@ mod tests {
     #[test]
     fn atk_thousands_of_connections_of_one_domain_take_the_time_of_one() {
         let (waits, _) = flood(8192, 256, 1000);
-        assert!(waits.len() > 20 && waits.iter().all(|wait| *wait <= 2 * BUDGET_NS + TURN_NS), "{waits:?}");
+        let most = QUANTUM_NS + 33 * LOOK_NS + TURN_NS;
+        assert!(waits.len() > 20 && waits.iter().all(|wait| *wait <= most), "{waits:?}");
     }
 
     #[test]
-    fn those_who_are_passed_over_come_first_in_the_next_round() {
+    fn those_who_are_passed_over_come_first_in_the_next_look() {
         let (_, had) = flood(20, 256, 100);
         assert!(had.iter().all(|turns| *turns >= 10), "{had:?}");
     }
 
     #[test]
+    fn who_asks_for_little_waits_for_one_quantum_of_any_number_of_greedy_domains() {
+        // Nothing but what it had puts it before the others.
+        let honest = DomainId(99);
+        let greedy: Vec<(DomainId, u64)> = (10..20).map(|n| (DomainId(n), u64::from(n))).collect();
+        let all: Vec<(DomainId, usize)> = greedy.iter().map(|one| (one.0, 1)).chain([(honest, 1)]).collect();
+        let mut turns = with(&all);
+        let mut before = 0;
+        for n in 0..1000 {
+            let mut ready = greedy.clone();
+            ready.extend((n % 10 == 0).then_some((honest, 0)));
+            let served = look(&mut turns, &ready, true, TURN_NS);
+            let total: u64 = served.iter().map(|(_, ns)| ns).sum();
+            assert!(total <= QUANTUM_NS + TURN_NS, "a look takes {total}");
+            assert!(n % 10 != 0 || n == 0 || served[0].0 == 0, "the honest one is not first: {served:?}");
+            before += total;
+        }
+        assert!(before >= 1000 * QUANTUM_NS, "nobody is idle");
+    }
+
+    #[test]
+    fn domains_that_always_ask_have_the_same_time_whatever_a_turn_of_theirs_takes() {
+        let ready: Vec<(DomainId, u64)> = (0..10).map(|n| (DomainId(n), u64::from(n))).collect();
+        let mut turns = with(&ready.iter().map(|one| (one.0, 1)).collect::<Vec<_>>());
+        let mut had = [0_u64; 10];
+        for n in 0..10_000 {
+            // Of the first each turn takes twenty times as long as of the others.
+            let first: Vec<_> = ready.iter().filter(|one| (n % 20 == 0) || one.1 != 0).copied().collect();
+            let long = if first.len() == 10 { 200_000 } else { 10_000 };
+            for (link, ns) in look(&mut turns, &ready, true, long) {
+                had[usize::try_from(link).expect("small")] += ns;
+            }
+        }
+        let (least, most) = (had.iter().min().expect("ten"), had.iter().max().expect("ten"));
+        assert!(most - least <= 2 * 200_000 + QUANTUM_NS, "{had:?}");
+    }
+
+    #[test]
+    fn who_was_away_has_saved_up_nothing() {
+        let mut turns = with(&[(FLOOD, 1), (HONEST, 1)]);
+        (0..1000).for_each(|_| drop(look(&mut turns, &[(FLOOD, 0)], true, TURN_NS)));
+        let both = [(FLOOD, 0), (HONEST, 1)];
+        let mut honest = 0;
+        for _ in 0..100 {
+            honest += look(&mut turns, &both, true, QUANTUM_NS).iter().filter(|(link, _)| *link == 1).count();
+        }
+        assert!((49..=51).contains(&honest), "{honest} of 100 turns");
+    }
+
+    #[test]
     fn a_domain_alone_shares_with_nobody() {
-        let mut turns = Turns::default();
-        turns.connected(FLOOD);
+        let mut turns = with(&[(FLOOD, 1)]);
         assert!(!turns.are_shared());
         turns.connected(HONEST);
         turns.gone(FLOOD, LinkId(1));
-        assert!(!turns.are_shared() && turns.domains.len() == 1);
+        assert!(!turns.are_shared() && turns.domains.len() == 1 && turns.connections == 1);
     }
 }

@@ -106,6 +106,8 @@ pub struct Quota {
     pub exports: Option<u64>,
     /// User queues.
     pub rings: Option<u64>,
+    /// Memory of objects that were committed, which is pinned, MiB.
+    pub pinned_mib: Option<u64>,
     /// Requests per second; 0 is no bound.
     pub requests_per_s: Option<u32>,
 }
@@ -300,6 +302,7 @@ impl Quota {
         replace(&mut self.timelines, other.timelines);
         replace(&mut self.exports, other.exports);
         replace(&mut self.rings, other.rings);
+        replace(&mut self.pinned_mib, other.pinned_mib);
         replace(&mut self.requests_per_s, other.requests_per_s);
         self
     }
@@ -321,6 +324,7 @@ impl Quota {
             timelines: self.timelines.unwrap_or(usual.timelines),
             exports: self.exports.unwrap_or(usual.exports),
             rings: self.rings.unwrap_or(usual.rings),
+            pinned: self.pinned_mib.map_or(usual.pinned, |mib| mib.saturating_mul(1 << 20)),
             requests_per_s: self
                 .requests_per_s
                 .map_or(usual.requests_per_s, |most| (most > 0).then_some(most)),

@@ -209,9 +209,16 @@ impl Wanted {
             fds.push((peers.listener()?, CONTROL_PEERS));
         }
         let (program, args) = dressed(self.account, self.program.clone(), args)?;
-        let child =
-            Launch { program, args, env: environment(), fds, die_with_parent: true, ..Launch::default() }
-                .start()?;
+        let child = Launch {
+            program,
+            args,
+            env: environment(),
+            fds,
+            die_with_parent: true,
+            own_session: true,
+            ..Launch::default()
+        }
+        .start()?;
         Ok((child, broker))
     }
 }

@@ -124,6 +124,7 @@ impl Instances {
             env: super::start::environment(),
             fds: vec![(theirs.into(), DRIVER_LINK)],
             die_with_parent: true,
+            own_session: true,
             ..Launch::default()
         }
         .start()?;

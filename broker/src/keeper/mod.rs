@@ -84,7 +84,7 @@ impl From<OsError> for Stop {
 /// Reads the configuration, asks the drivers what they are, and says what is wrong. Changes nothing and serves nobody.
 pub(crate) fn check_config(cli: &Cli) -> Result<(), Failure> {
     let mode = if cli.user { Mode::User } else { Mode::System };
-    crate::log::start(&crate::log::filter(cli.log.as_deref(), "warn"))?;
+    crate::log::start(&crate::log::filter(cli.log.as_deref(), "warn"), "keeper")?;
     let files = start::files(cli, mode);
     let policy = start::policy(&files)?;
     let wishes = Wishes::new(None)?;
@@ -101,7 +101,7 @@ pub(crate) fn check_config(cli: &Cli) -> Result<(), Failure> {
 pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     let mode = cli.mode(rustix::process::geteuid().as_raw())?;
     let filter = crate::log::filter(cli.log.as_deref(), mode.log());
-    crate::log::start(&filter)?;
+    crate::log::start(&filter, "keeper")?;
     // From here on a signal is an orderly end, also in the middle of the start.
     let wishes = Wishes::new(match mode {
         Mode::Embedded(fd) => Some(fd),

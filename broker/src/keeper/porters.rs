@@ -97,6 +97,7 @@ impl Porters {
             env: super::start::environment(),
             fds: vec![(porters_channel.into(), PORTER_CHANNEL), (porters_link.into(), PORTER_LINK)],
             die_with_parent: true,
+            own_session: true,
             ..Launch::default()
         }
         .start()?;

@@ -79,7 +79,8 @@ pub(super) fn descriptions(drivers: &BTreeMap<DeviceId, Driver>) -> Vec<Descript
 
 /// What every child may see of our environment.
 pub(super) fn environment() -> Vec<(OsString, OsString)> {
-    ["RUST_BACKTRACE"].into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect()
+    let seen = ["RUST_BACKTRACE", crate::log::STREAM];
+    seen.into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect()
 }
 
 /// Starts the broker and waits until it serves.
@@ -105,6 +106,7 @@ pub(super) fn broker(
         env: environment(),
         fds: vec![(theirs.into(), BROKER_LINK), (listener.into(), BROKER_LISTENER)],
         die_with_parent: true,
+        own_session: true,
         ..Launch::default()
     }
     .start()?;

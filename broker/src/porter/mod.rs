@@ -48,7 +48,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// Runs the role to its end.
 pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
-    crate::log::start(&crate::log::filter(cli.log.as_deref(), "info"))?;
+    crate::log::start(&crate::log::filter(cli.log.as_deref(), "info"), "porter")?;
     let wrong = |e| Failure::new(Exit::Usage, format!("--role porter is for vgemd itself: {e}"));
     let channel = Socket::from(process::inherited(PORTER_CHANNEL).map_err(wrong)?);
     let link = Socket::from(process::inherited(PORTER_LINK).map_err(wrong)?);

@@ -6,6 +6,7 @@ mod domains;
 mod events;
 mod hostile;
 mod import;
+mod logs;
 mod objects;
 mod policy;
 mod porter;

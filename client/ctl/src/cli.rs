@@ -370,8 +370,8 @@ pub(crate) struct Create {
 pub(crate) struct Quota {
     /// The domain: its name, or its number
     pub(crate) domain: String,
-    /// bytes, objects, handles, queues, jobs, connections, exports, porters, monitors, pages, timelines, rings or
-    /// requests_per_s, and the most of it; KiB, MiB, GiB and TiB are understood
+    /// bytes, objects, handles, queues, jobs, connections, exports, porters, monitors, pages, timelines, rings,
+    /// requests_per_s or pinned, and the most of it; KiB, MiB, GiB and TiB are understood
     #[arg(value_name = "KIND=LIMIT", value_parser = limit)]
     pub(crate) quotas: Vec<(vgem::QuotaKind, u64)>,
 }

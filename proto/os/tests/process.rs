@@ -159,6 +159,17 @@ fn a_child_that_is_to_die_with_its_parent_does() {
 }
 
 #[test]
+fn a_child_leads_a_session_of_its_own_only_if_that_is_asked() {
+    let session = |own_session| {
+        // The sixth word is the session; no name of a shell has a space in it.
+        let script =
+            "read -r pid _ _ _ _ session _ < /proc/$$/stat; [ $pid = $session ] && echo own || echo ours";
+        output_of(Launch { own_session, ..shell(script) })
+    };
+    assert_eq!((session(true).trim(), session(false).trim()), ("own", "ours"));
+}
+
+#[test]
 fn a_process_whose_parent_is_another_is_told() {
     let error = vgem_os::process::exit_with_parent(1 << 30).unwrap_err();
     assert_eq!(error.errno(), Errno::SRCH);

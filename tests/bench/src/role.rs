@@ -59,6 +59,8 @@ pub enum Part {
     BusFlood,
     /// Waits to be killed.
     Victim,
+    /// The clients of one domain, which ask for little or for everything, as they are told.
+    Domain,
 }
 
 impl Part {
@@ -80,6 +82,7 @@ impl Part {
         Self::ClientVictim,
         Self::BusFlood,
         Self::Victim,
+        Self::Domain,
     ];
 
     const fn word(self) -> &'static str {
@@ -101,6 +104,7 @@ impl Part {
             Self::ClientVictim => "client-victim",
             Self::BusFlood => "bus-flood",
             Self::Victim => "victim",
+            Self::Domain => "domain",
         }
     }
 }
@@ -126,11 +130,25 @@ impl Role {
     /// # Errors
     /// As [`Launch::start`].
     pub fn start(part: Part, fds: Vec<OwnedFd>) -> anyhow::Result<Self> {
+        Self::launch(part, fds, false)
+    }
+
+    /// The same in a session of its own, as programs of different users are: where the scheduler groups tasks by session,
+    /// it has the share of a group, however many threads it has.
+    ///
+    /// # Errors
+    /// As [`Launch::start`].
+    pub fn start_apart(part: Part, fds: Vec<OwnedFd>) -> anyhow::Result<Self> {
+        Self::launch(part, fds, true)
+    }
+
+    fn launch(part: Part, fds: Vec<OwnedFd>, own_session: bool) -> anyhow::Result<Self> {
         let program = env::current_exe().context("cannot find the path of this program")?;
         let mut launch = Launch::new(program);
         launch.args = vec![HIDDEN.into(), part.word().into(), fds.len().to_string().into()];
         launch.fds = fds.into_iter().zip(FIRST_FD..).collect();
         launch.die_with_parent = true;
+        launch.own_session = own_session;
         let child = launch.start().with_context(|| format!("cannot start {}", part.word()))?;
         Ok(Self { child })
     }
@@ -198,6 +216,7 @@ pub fn play(mut arguments: impl Iterator<Item = OsString>) -> Option<anyhow::Res
             Part::ClientVictim => subject::deaths::victim(fds),
             Part::BusFlood => subject::flood::flood(fds),
             Part::Victim => floor::victim(fds),
+            Part::Domain => subject::domains::play(fds),
         }
     })
 }

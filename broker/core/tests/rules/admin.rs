@@ -280,14 +280,30 @@ fn a_client_is_disconnected_by_its_number() {
 #[test]
 fn every_right_that_others_do_not_have_leaves_a_line_with_who_used_it() {
     let (mut world, admin) = staged();
-    world.ask(admin, CloseDomain { domain: STAGE });
+    let link = world.connect(DOMAIN);
+    let Some(ClientMessage::Welcome(welcome)) = world.ask(link, hello()) else { panic!("not welcome") };
+    // What is refused is no use of a right.
+    world.refused(link, DrainDomain { domain: STAGE });
+    world.ask(admin, SetQuota { domain: STAGE, quotas: quota(QuotaKind::Objects, 1) });
+    world.ask(admin, DrainDomain { domain: STAGE });
+    let other = created(&mut world, admin, make("other"));
+    world.ask(admin, CloseDomain { domain: other });
+    world.ask(admin, Disconnect { client: welcome.client });
     let said: Vec<(u32, String)> = (world.events.iter())
         .filter_map(|event| match event {
             Event::Administered { uid, what, .. } => Some((*uid, what.clone())),
             _ => None,
         })
         .collect();
-    let expected = ["makes domain stage, domain:4026531840", "closes domain stage"];
+    let gone = format!("disconnects client {}", welcome.client);
+    let expected = [
+        "makes domain stage, domain:4026531840",
+        "sets quotas of domain stage",
+        "drains domain stage",
+        "makes domain other, domain:4026531841",
+        "closes domain other",
+        &gone,
+    ];
     assert_eq!(said, expected.map(|what| (0, what.to_owned())));
 }
 

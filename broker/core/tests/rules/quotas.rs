@@ -13,7 +13,7 @@ use vgem_proto::message::client::{
 
 use crate::batch::Batch;
 use crate::rings::attach;
-use crate::world::{COPY, DOMAIN, World, config, create};
+use crate::world::{COPY, DOMAIN, World, commit, config, create};
 
 /// How much of everything there may be.
 const MOST: u64 = 3;
@@ -75,6 +75,7 @@ impl Trial {
             QuotaKind::Pages => usage.pages,
             QuotaKind::Timelines => usage.timelines,
             QuotaKind::Rings => usage.rings,
+            QuotaKind::Pinned => usage.pinned,
             QuotaKind::Requests => 0,
         }
     }
@@ -129,6 +130,39 @@ fn open_queue(trial: &mut Trial) -> Result<(), Refused> {
 #[test]
 fn of_bytes() {
     is_true_of(QuotaKind::Bytes, 4096, make_object);
+}
+
+/// Makes an object and commits it.
+fn commit_object(trial: &mut Trial) -> Result<(), Refused> {
+    let link = trial.same();
+    let object = trial.world.raw_object(link, 4096);
+    let committed = trial.ask(link, commit(object)).map(drop);
+    if committed.is_err() {
+        trial.world.close(link, object);
+        trial.world.run_all();
+    }
+    committed
+}
+
+#[test]
+fn of_pinned_bytes() {
+    is_true_of(QuotaKind::Pinned, 4096, commit_object);
+}
+
+#[test]
+fn a_commit_that_fails_owes_no_pinned_bytes() {
+    let mut trial = Trial::new(QuotaKind::Pinned, 4096);
+    let link = trial.same();
+    let object = trial.world.raw_object(link, 4096);
+    let populate = |trial: &mut Trial, is| trial.world.memory.values_mut().for_each(|m| m.populated = is);
+    populate(&mut trial, false);
+    assert_eq!(trial.ask(link, commit(object)).map_err(|refused| refused.code), Err(ErrorCode::NotReady));
+    assert_eq!(trial.used(), 0);
+    populate(&mut trial, true);
+    // A second Commit of what is ready owes nothing more.
+    assert!(trial.ask(link, commit(object)).is_ok() && trial.ask(link, commit(object)).is_ok());
+    assert_eq!(trial.used(), 4096);
+    gives_back(trial);
 }
 
 #[test]

@@ -63,11 +63,20 @@ impl Daemon {
 
     /// The same, in `DIR/d` of this directory, with these drivers and more arguments.
     pub(crate) fn start_in(dir: TempDir, drivers: &Path, args: &[&str]) -> Self {
+        Self::start_with(dir, drivers, args, Stdio::inherit())
+    }
+
+    /// The same, with its standard error in a file.
+    pub(crate) fn start_logging(file: File, args: &[&str]) -> Self {
+        Self::start_with(tempfile::tempdir().expect("a directory"), &drivers(), args, Stdio::from(file))
+    }
+
+    fn start_with(dir: TempDir, drivers: &Path, args: &[&str], stderr: Stdio) -> Self {
         let (ours, theirs) = UnixStream::pair().expect("a lifeline");
         let mut child = vgemd();
         child.arg("--embedded").arg("3").arg("--dir").arg(dir.path().join("d"));
         child.arg("--drivers").arg(drivers).args(args);
-        let child = pass(&child, theirs);
+        let child = pass(&child, theirs, stderr);
         let mut daemon = Self { dir, child, lifeline: Some(ours) };
         let mut said = [0; 6];
         let lifeline = daemon.lifeline.as_mut().expect("held until drop");
@@ -121,15 +130,15 @@ impl Drop for Daemon {
     }
 }
 
-/// Starts a command with this socket as fd 3.
-fn pass(command: &Command, socket: UnixStream) -> Child {
+/// Starts a command with this socket as fd 3, and this standard error.
+fn pass(command: &Command, socket: UnixStream, stderr: Stdio) -> Child {
     // A shell moves it there: there is no safe call that does it between fork and exec.
     let mut shell = Command::new("/bin/sh");
     shell
         .args(["-c", "exec \"$@\" 3>&1 >/dev/null", "sh"])
         .arg(command.get_program())
         .args(command.get_args());
-    shell.env_remove("VGEMD_LOG").stdin(Stdio::null()).stdout(OwnedFd::from(socket));
+    shell.env_remove("VGEMD_LOG").stdin(Stdio::null()).stdout(OwnedFd::from(socket)).stderr(stderr);
     shell.spawn().expect("vgemd starts")
 }
 

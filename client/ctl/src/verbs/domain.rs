@@ -149,7 +149,13 @@ fn show(domain: &DomainEntry) -> Vec<String> {
     let mut table = Table::new(&["QUOTA", ">USED", ">LIMIT"]);
     for kind in QuotaKind::ALL {
         let quota = domain.quotas.get(kind.name()).copied().unwrap_or_default();
-        let say = |number| if *kind == QuotaKind::Bytes { human::bytes(number) } else { number.to_string() };
+        let say = |number| {
+            if matches!(kind, QuotaKind::Bytes | QuotaKind::Pinned) {
+                human::bytes(number)
+            } else {
+                number.to_string()
+            }
+        };
         let (used, limit) = match kind {
             // A rate is held by nobody, and 0 is no bound.
             QuotaKind::Requests if quota.limit == 0 => (String::new(), "none".to_owned()),

@@ -47,6 +47,9 @@ pub struct Launch {
     pub stderr: Output,
     /// True: the kernel kills it when the thread that starts it is gone.
     pub die_with_parent: bool,
+    /// True: it leads a session of its own. It hears no signals of a terminal, and where the scheduler groups tasks by
+    /// session (autogroup) it has the share of a group.
+    pub own_session: bool,
 }
 
 impl Launch {
@@ -77,6 +80,7 @@ impl Launch {
             places: sources.iter().map(|(fd, target)| (fd.as_raw_fd(), *target)).collect(),
             gaps: gaps(&targets),
             parent: self.die_with_parent.then(std::process::id),
+            own_session: self.own_session,
         };
         // SAFETY: U8. `carry_out` makes system calls on numbers computed before the fork, and nothing else.
         unsafe { command.pre_exec(move || plan.carry_out()) };
@@ -196,6 +200,7 @@ struct Plan {
     places: Vec<(RawFd, RawFd)>,
     gaps: Vec<(libc::c_uint, libc::c_uint)>,
     parent: Option<u32>,
+    own_session: bool,
 }
 
 impl Plan {
@@ -207,6 +212,10 @@ impl Plan {
             if u32::try_from(now) != Ok(parent) {
                 return Err(Errno::SRCH.into());
             }
+        }
+        if self.own_session {
+            // It leads no group yet, which is all that could fail.
+            rustix::process::setsid()?;
         }
         for (source, target) in &self.places {
             // SAFETY: U8. Both are numbers; the target was held for this, and is nothing this image will use again.

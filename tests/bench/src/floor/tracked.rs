@@ -1,6 +1,8 @@
 //! The tracked path by hand: client to broker to driver by SEQPACKET, and the driver signals the client's fence page.
 //! And its yardstick: one packet there and back.
 
+use std::os::fd::OwnedFd;
+
 use vgem_os::fence::{ObserverFace, PagePair};
 use vgem_os::seqpacket::{Packet, Socket};
 
@@ -24,13 +26,25 @@ impl Tracked {
     /// # Errors
     /// When a process, a socket or a page cannot be had.
     pub fn start() -> anyhow::Result<Self> {
+        Self::with(Role::start)
+    }
+
+    /// The same, each in a session of its own.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_apart() -> anyhow::Result<Self> {
+        Self::with(Role::start_apart)
+    }
+
+    fn with(start: impl Fn(Part, Vec<OwnedFd>) -> anyhow::Result<Role>) -> anyhow::Result<Self> {
         let (client, at_broker) = Socket::pair()?;
         let (to_driver, at_driver) = Socket::pair()?;
         let pair = PagePair::create()?;
         let signals = pair.signaller_fds()?;
         let fence = Waiter::new(ObserverFace::map(pair.observer_fds()?)?);
-        let driver = Role::start(Part::Driver, vec![at_driver.into(), signals.page, signals.interest])?;
-        let broker = Role::start(Part::Broker, vec![to_driver.into(), at_broker.into()])?;
+        let driver = start(Part::Driver, vec![at_driver.into(), signals.page, signals.interest])?;
+        let broker = start(Part::Broker, vec![to_driver.into(), at_broker.into()])?;
         Ok(Self { client, fence, sent: 0, broker, driver })
     }
 

@@ -6,6 +6,7 @@
 mod both_ways;
 pub mod copies;
 pub mod deaths;
+pub mod domains;
 mod fills;
 pub mod flood;
 pub mod handed;
