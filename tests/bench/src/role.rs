@@ -64,7 +64,7 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Echo,
         Self::FlagEcho,
         Self::FenceEcho,
