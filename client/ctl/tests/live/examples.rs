@@ -225,9 +225,9 @@ fn a_dump_has_everything() {
     let count = |part: &str| state[part].as_array().map_or(0, Vec::len);
     assert_eq!(state["status"]["pid"], stage.client.status().expect("an answer").pid);
     assert_eq!((count("devices"), count("descriptions"), count("timelines")), (4, 4, 1));
-    assert!(
-        count("clients") >= 2 && count("objects") >= 1 && count("queues") >= 1 && count("obligations") == 2
-    );
+    assert!(count("clients") >= 2 && count("objects") >= 1 && count("queues") >= 1, "{state}");
+    // The job and the promise; what the driver has to say of the job that failed may be on its way.
+    assert!(count("obligations") >= 2, "{state}");
     let stage_is_there =
         state["domains"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "stage"));
     assert!(stage_is_there, "{state}");
