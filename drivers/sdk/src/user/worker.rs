@@ -66,7 +66,9 @@ const TINY: u64 = 256;
 /// Pauses of the processor between two looks at a slot that was empty when the one before it was full. Each look takes the
 /// slot's line away from a client that is about to write it: looked for without a pause, entries that come one behind the
 /// other cost their client a quarter more.
-const PAUSES: u32 = 6;
+const PAUSES: u32 = 3;
+/// Entries that come one behind the other until more are taken to: a client that waits for each is looked for without a pause.
+const RUN: usize = 2;
 /// A sleep ends after this in any case, nanoseconds.
 const SLEEP_NS: u64 = 60_000_000_000;
 /// Entries of a batch that are read at once.
@@ -233,7 +235,7 @@ impl<E: Engine, P: Platform> Worker<E, P> {
         let mut any = false;
         let mut began = None;
         for number in 0..TURN {
-            let popped = if number == 0 { consumer.pop() } else { pop_behind(consumer) };
+            let popped = if number < RUN { consumer.pop() } else { pop_behind(consumer) };
             // Looked at where it is: it would be carried about in halves of what was just written.
             let (point, entry) = match &popped {
                 Ok(Some(Popped { owed, entry })) => (owed.point(), entry),
