@@ -166,13 +166,15 @@ impl Shell {
             let text = format!("uid {uid}: the daemon serves uid {only} alone");
             return Err(Refusal::new(ErrorCode::Denied, text).with(uid.into(), only.into()));
         }
-        // Who has groups that nobody vouches for would be given the wrong quota. Control's own session uses none, nor does
-        // one that administers.
-        if self.core.asks_for_groups() && pid != self.control.pid && way == Way::Bus {
-            let text = "domains of this daemon have groups for members, and a bus does not say a caller's: use the socket";
+        // Who has groups, or a control group, that nobody vouches for would be given the wrong quota. Control's own session
+        // uses none, nor does one that administers.
+        let asks = self.core.asks_for_groups() || self.core.asks_for_cgroups();
+        if asks && pid != self.control.pid && way == Way::Bus {
+            let text = "domains of this daemon have groups or control groups for members, and a bus does not say a caller's: \
+                        use the socket";
             return Err(Refusal::new(ErrorCode::Denied, text));
         }
-        let domain = self.core.home_of(uid, &[]);
+        let domain = self.core.home_of(uid, &[], None);
         if !self.lingering.admits(domain) {
             let text = "too many connections before this one left their fds unread";
             return Err(Refusal::new(ErrorCode::Exhausted, text));
