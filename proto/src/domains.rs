@@ -16,6 +16,9 @@ pub const FIRST_NAMED: DomainId = DomainId(0xF000_0000);
 /// Domains with a name that there may be at a time.
 pub const NAMED_MOST: usize = 1024;
 
+/// Longest path of a control group, bytes.
+pub const CGROUP_LEN: usize = 4096;
+
 /// Quotas in one message: each kind at most once.
 pub const QUOTAS_MOST: usize = 64;
 

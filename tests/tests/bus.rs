@@ -126,13 +126,16 @@ fn a_python_program_speaks_the_protocol_on_a_session() {
 
 #[test]
 fn where_groups_say_whose_quota_a_caller_has_it_is_sent_to_the_socket() {
-    let bus = Bus::start();
-    let daemon = OnBus::configured(&bus, "[domains.render]\ngroups = [\"daemon\"]\n");
-    let said = bus.gdbus("Status", &["{}"]);
-    let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(said.contains("org.vgemd.Error.Denied") && said.contains("use the socket"), "{said}");
-    fills(&Client::connect(daemon.socket()).expect("it serves"));
-    assert!(daemon.says_of_control().contains("process "), "control itself goes on");
+    for members in ["groups = [\"daemon\"]", "cgroups = [\"/\"]"] {
+        let bus = Bus::start();
+        let daemon = OnBus::configured(&bus, &format!("[domains.render]\n{members}\n"));
+        let said = bus.gdbus("Status", &["{}"]);
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        let is_denied = said.contains("org.vgemd.Error.Denied") && said.contains("use the socket");
+        assert!(is_denied, "{members}: {said}");
+        fills(&Client::connect(daemon.socket()).expect("it serves"));
+        assert!(daemon.says_of_control().contains("process "), "control itself goes on");
+    }
 }
 
 #[test]

@@ -61,9 +61,11 @@ pub struct NamedDomain {
     pub name: String,
     /// Its rules.
     pub rules: Rules,
-    /// Users whose clients are in it.
+    /// Control groups whose processes, and those of groups below, have their clients in it: paths of version 2.
+    pub cgroups: BTreeSet<String>,
+    /// Users whose clients are in it, unless the control group is of another.
     pub uids: BTreeSet<u32>,
-    /// Groups whose clients are in it, unless the user is of another domain by uid.
+    /// Groups whose clients are in it, unless the control group or the user is of another domain.
     pub groups: BTreeSet<u32>,
 }
 

@@ -9,7 +9,8 @@
 //!
 //! A user's own domain has the user's number, the rules of everybody, and no row here: it is there while it owes
 //! something. A domain with a *name* has a row and a number that no user has and that is never given twice; it has rules
-//! of its own, and several users may be in it. A domain is found once, when a client connects, and stays the client's.
+//! of its own, and several users may be in it. A control group is a member with all below it, and decides before user and
+//! group. A domain is found once, when a client connects, and stays the client's.
 //!
 //! Rules say names of devices and operations, because devices differ between machines; here they are looked up once, so
 //! that a request costs one search, and none while nothing is restricted. Quotas are in [`crate::accounts`].
@@ -136,6 +137,14 @@ fn allowed(uses: &Uses, device: &Device) -> Allowed {
     }
 }
 
+/// How long a path is that a control group is at or below; nothing if it is elsewhere. A group that is not below the root
+/// of who looks is seen as `/../`, and is below nothing.
+fn depth_below(path: &str, cgroup: &[u8]) -> Option<usize> {
+    let rest = cgroup.strip_prefix(path.as_bytes())?;
+    let is_outside = cgroup == b"/.." || cgroup.starts_with(b"/../");
+    (!is_outside && (path == "/" || matches!(rest, [] | [b'/', ..]))).then_some(path.len())
+}
+
 /// Where a domain with a name comes from.
 #[derive(Debug)]
 pub(crate) enum Origin {
@@ -163,6 +172,7 @@ pub(crate) struct Domain {
     pub(crate) state: DomainState,
     pub(crate) origin: Origin,
     allowance: Allowance,
+    cgroups: BTreeSet<String>,
     uids: BTreeSet<u32>,
     groups: BTreeSet<u32>,
 }
@@ -240,16 +250,23 @@ impl Domains {
         self.next = self.next.max(DomainId(id.0.saturating_add(1)));
         let (name, state) = (name.to_owned(), DomainState::Opening);
         let allowance = Allowance::new(&rules.uses, devices);
-        let (uids, groups) = (BTreeSet::new(), BTreeSet::new());
-        self.named.insert(id, Domain { name, state, origin, allowance, uids, groups });
+        let (cgroups, uids, groups) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        self.named.insert(id, Domain { name, state, origin, allowance, cgroups, uids, groups });
     }
 
-    /// The domain of a user in some groups: that of the user, else that of a group, else its own.
-    fn domain_of(&self, uid: u32, groups: &[u32]) -> DomainId {
+    /// The domain of a user in some groups, in a control group: that of the control group it is deepest below, else that
+    /// of the user, else that of a group, else its own.
+    fn domain_of(&self, uid: u32, groups: &[u32], cgroup: Option<&[u8]>) -> DomainId {
         let open = || self.named.iter().filter(|(_, domain)| domain.state == DomainState::Open);
-        let by_uid = open().find(|(_, domain)| domain.uids.contains(&uid));
+        let by_cgroup = cgroup.and_then(|cgroup| {
+            let depth =
+                |domain: &Domain| domain.cgroups.iter().filter_map(|path| depth_below(path, cgroup)).max();
+            let found = open().filter_map(|(id, domain)| Some((depth(domain)?, (id, domain))));
+            found.max_by_key(|(depth, _)| *depth).map(|(_, found)| found)
+        });
+        let by_uid = || open().find(|(_, domain)| domain.uids.contains(&uid));
         let by_group = || open().find(|(_, domain)| groups.iter().any(|gid| domain.groups.contains(gid)));
-        match by_uid.or_else(by_group) {
+        match by_cgroup.or_else(by_uid).or_else(by_group) {
             Some((id, _)) => *id,
             None if uid >= FIRST_NAMED.0 => NOBODYS,
             None => DomainId(uid),
@@ -274,17 +291,18 @@ impl Domains {
             .map_or(Some(DomainState::Open), |domain| domain.state.after(DomainEvent::Configured));
         let Some(state) = state else { return };
         let (name, origin) = (named.name.clone(), Origin::Configured);
-        let (uids, groups) = (named.uids.clone(), named.groups.clone());
-        self.named.insert(id, Domain { name, state, origin, allowance, uids, groups });
+        let (cgroups, uids, groups) = (named.cgroups.clone(), named.uids.clone(), named.groups.clone());
+        self.named.insert(id, Domain { name, state, origin, allowance, cgroups, uids, groups });
         accounts.set_quotas(id, Some(named.rules.quotas));
     }
 }
 
 impl Broker {
-    /// The domain that a client of this user, in these groups, is in.
+    /// The domain that a client of this user, in these groups, is in. `cgroup`: the path of its control group, where it is
+    /// asked for.
     #[must_use]
-    pub fn home_of(&self, uid: u32, groups: &[u32]) -> DomainId {
-        self.domains.domain_of(uid, groups)
+    pub fn home_of(&self, uid: u32, groups: &[u32], cgroup: Option<&[u8]>) -> DomainId {
+        self.domains.domain_of(uid, groups, cgroup)
     }
 
     /// The domain that an instance serves.
@@ -297,6 +315,13 @@ impl Broker {
     #[must_use]
     pub fn asks_for_groups(&self) -> bool {
         self.domains.named.values().any(|domain| !domain.groups.is_empty())
+    }
+
+    /// Whether the control group of a client decides which domain it is in.
+    #[must_use]
+    pub fn asks_for_cgroups(&self) -> bool {
+        let mut open = self.domains.named.values().filter(|domain| domain.state == DomainState::Open);
+        open.any(|domain| !domain.cgroups.is_empty())
     }
 
     /// Asks whether somebody may come in.

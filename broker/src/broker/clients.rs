@@ -67,6 +67,9 @@ impl Shell {
         for _ in 0..ACCEPTS {
             let now = clock::now();
             let Some(door) = self.doors.get_mut(&of) else { return };
+            if of.is_none() && door.gate.opens_at().is_none() && self.newcomers.is_full() {
+                door.gate.refuse(now);
+            }
             if door.gate.opens_at().is_none() && door.gate.admit(now) {
                 match door.listener.accept() {
                     Ok(socket) => {
@@ -130,7 +133,23 @@ impl Shell {
 
     fn let_in(&mut self, socket: Socket, door: Option<DomainId>) -> Result<(), OsError> {
         let peer = socket.peer()?;
-        let domain = door.unwrap_or_else(|| self.core.home_of(peer.uid, &peer.groups));
+        match door {
+            Some(domain) => self.enter(socket, peer, domain),
+            None if self.core.asks_for_cgroups() => self.ask_cgroup(socket, peer),
+            None => {
+                let domain = self.core.home_of(peer.uid, &peer.groups, None);
+                self.enter(socket, peer, domain)
+            }
+        }
+    }
+
+    /// Lets somebody in whose domain is known.
+    pub(super) fn enter(
+        &mut self,
+        socket: Socket,
+        peer: PeerIdentity,
+        domain: DomainId,
+    ) -> Result<(), OsError> {
         if !self.lingering.admits(domain) {
             if self.may_log(Some(domain), Level::INFO) {
                 info!("a connection of {domain} is refused: too many before it left their fds unread");

@@ -166,13 +166,15 @@ impl Shell {
             let text = format!("uid {uid}: the daemon serves uid {only} alone");
             return Err(Refusal::new(ErrorCode::Denied, text).with(uid.into(), only.into()));
         }
-        // Who has groups that nobody vouches for would be given the wrong quota. Control's own session uses none, nor does
-        // one that administers.
-        if self.core.asks_for_groups() && pid != self.control.pid && way == Way::Bus {
-            let text = "domains of this daemon have groups for members, and a bus does not say a caller's: use the socket";
+        // Who has groups, or a control group, that nobody vouches for would be given the wrong quota. Control's own session
+        // uses none, nor does one that administers.
+        let asks = self.core.asks_for_groups() || self.core.asks_for_cgroups();
+        if asks && pid != self.control.pid && way == Way::Bus {
+            let text = "domains of this daemon have groups or control groups for members, and a bus does not say a caller's: \
+                        use the socket";
             return Err(Refusal::new(ErrorCode::Denied, text));
         }
-        let domain = self.core.home_of(uid, &[]);
+        let domain = self.core.home_of(uid, &[], None);
         if !self.lingering.admits(domain) {
             let text = "too many connections before this one left their fds unread";
             return Err(Refusal::new(ErrorCode::Exhausted, text));
@@ -188,8 +190,11 @@ impl Shell {
         let facts = PeerFacts { way, uid, pid, domain, token: random()? };
         self.connected(ours, peer, facts)?;
         // Whose it is control says, and nobody else may: a right that others do not have.
-        if self.may_log(Some(domain), Level::INFO) {
-            info!(audit = true, uid, pid, "audit: control opens a session of uid {uid}, process {pid}");
+        // One that administers is told however much there is to tell of its domain.
+        let administers = way == Way::BusAdmin;
+        if administers || self.may_log(Some(domain), Level::INFO) {
+            let what = if administers { "session that administers" } else { "session" };
+            info!(audit = true, uid, pid, "audit: control opens a {what} of uid {uid}, process {pid}");
         }
         Ok(theirs.into())
     }
@@ -208,7 +213,47 @@ fn request_of(answer: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Seek as _};
+
+    use vgem_core::Broker;
+    use vgem_core::config::Config;
+    use vgem_os::selftest::LeaseSupport;
+    use vgem_os::seqpacket::Listener;
+
     use super::*;
+    use crate::broker::Given;
+
+    /// The lines that are logged while a shell does this.
+    fn logged(what: impl FnOnce(&mut Shell)) -> Vec<String> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = Listener::bind(dir.path().join("s"), 0o600).expect("a socket");
+        let (keeper, _theirs) = Socket::pair().expect("a pair");
+        let (core, given) = (Broker::new(Config::default()), Given { owner: None, files: None });
+        let mut shell = Shell::new(core, given, keeper, listener, LeaseSupport::Exact).expect("a shell");
+        shell.control.administers = true;
+        let mut log = tempfile::tempfile().expect("a file");
+        let lines = std::sync::Mutex::new(log.try_clone().expect("a file of ours"));
+        let subscriber = tracing_subscriber::fmt().with_writer(lines).with_ansi(false).finish();
+        tracing::subscriber::with_default(subscriber, || what(&mut shell));
+        let mut text = String::new();
+        log.rewind().and_then(|()| log.read_to_string(&mut text)).expect("what was logged");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn atk_sessions_that_administer_are_told_though_the_log_of_their_domain_is_full() {
+        const TIMES: usize = 200;
+        let lines = logged(|shell| {
+            for way in [Way::Bus, Way::BusAdmin] {
+                for _ in 0..TIMES {
+                    shell.session(way, OpenSession { uid: 7, pid: 9 }).expect("a session");
+                }
+            }
+        });
+        let said = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+        assert_eq!(said("audit: control opens a session that administers of uid 7, process 9"), TIMES);
+        assert!(said("audit: control opens a session of uid 7") < TIMES / 2, "others are rationed");
+    }
 
     #[test]
     fn an_answer_that_was_not_sent_is_known_by_its_request() {

@@ -93,6 +93,10 @@ impl Shell {
                 tracing::warn!("{} is not kept: too many fds are on their way", keep.object);
                 self.inputs.push_back(Input::Kept { object: keep.object, pinned: 0 });
             }
+            if let Ok((_, KeeperMessage::FindCgroup(find))) = KeeperMessage::decode(&bytes, Sender::Broker, 1)
+            {
+                self.cgroup_found(find.question, &[]);
+            }
         }
     }
 
@@ -122,6 +126,7 @@ impl Shell {
                 let why = String::from_utf8_lossy(&failed.text).into_owned();
                 self.happen(Input::DoorFailed { domain: failed.domain, why });
             }
+            KeeperMessage::CgroupFound(found) => self.cgroup_found(found.question, &found.path),
             KeeperMessage::PorterStarted(started) => self.porter_started(&started, fds),
             KeeperMessage::PorterFailed(failed) => {
                 let why = String::from_utf8_lossy(&failed.text).into_owned();

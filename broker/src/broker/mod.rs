@@ -38,6 +38,7 @@ mod known;
 mod lingering;
 mod link;
 mod memory;
+mod newcomers;
 mod outbox;
 mod poller;
 mod porters;

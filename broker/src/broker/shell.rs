@@ -30,6 +30,7 @@ use super::known::Inode;
 use super::lingering::Lingering;
 use super::link::Link;
 use super::memory::Memory;
+use super::newcomers::Newcomers;
 use super::poller::{Poller, Source};
 use super::porters::Porters;
 use super::turns::Turns;
@@ -71,6 +72,7 @@ pub(super) struct Shell {
     pub(super) doors: BTreeMap<Option<DomainId>, Door>,
     pub(super) turns: Turns,
     pub(super) clients: HashMap<LinkId, Client>,
+    pub(super) newcomers: Newcomers,
     pub(super) lingering: Lingering,
     /// The number of the next connection.
     pub(super) next_link: u64,
@@ -119,6 +121,7 @@ impl Shell {
             doors,
             turns: Turns::default(),
             clients: HashMap::new(),
+            newcomers: Newcomers::default(),
             lingering: Lingering::default(),
             next_link: 1,
             instances: BTreeMap::new(),
@@ -146,7 +149,7 @@ impl Shell {
         self.ask_keeper(&Serving {}.into(), Vec::new());
         match prestart {
             Some(uid) => {
-                let domain = self.core.home_of(uid, &[]);
+                let domain = self.core.home_of(uid, &[], None);
                 self.happen(Input::Prestart { domain });
             }
             // Core may want pages made before the first client comes.

@@ -126,11 +126,13 @@ pub struct May {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Domain {
-    /// Users that are in it, by number.
+    /// Control groups that are in it with all below them, by path: version 2, as the daemon sees them.
+    pub cgroups: Option<Vec<String>>,
+    /// Users that are in it, by number, unless their control group is in another.
     pub uids: Option<Vec<u32>>,
-    /// Users that are in it, by name.
+    /// Users that are in it, by name, unless their control group is in another.
     pub users: Option<Vec<String>>,
-    /// Groups whose members are in it, unless they are in another by user.
+    /// Groups whose members are in it, unless they are in another by control group or user.
     pub groups: Option<Vec<String>>,
     /// What it may hold.
     pub quota: Quota,
@@ -266,6 +268,7 @@ impl Config {
         self.defaults.overlay(other.defaults);
         for (name, domain) in other.domains {
             let mine = self.domains.entry(name).or_default();
+            replace(&mut mine.cgroups, domain.cgroups);
             replace(&mut mine.uids, domain.uids);
             replace(&mut mine.users, domain.users);
             replace(&mut mine.groups, domain.groups);

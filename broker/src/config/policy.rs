@@ -7,7 +7,7 @@ use nix::unistd::{Group, User};
 use serde::{Deserialize, Serialize};
 use vgem_core::config::{Capacity as CoreCapacity, NamedDomain, Policy as CorePolicy, Rules, Uses};
 use vgem_proto::describe::Description;
-use vgem_proto::domains::{FIRST_NAMED, NAMED_MOST, is_domain_name};
+use vgem_proto::domains::{CGROUP_LEN, FIRST_NAMED, NAMED_MOST, is_domain_name};
 
 use super::read::{Files, Mistake};
 use super::{Capacity, Domain, May, Quota};
@@ -36,6 +36,9 @@ pub struct Policy {
 pub struct Named {
     /// Its name.
     pub name: String,
+    /// Its control groups.
+    #[serde(default)]
+    pub cgroups: BTreeSet<String>,
     /// Its users.
     pub uids: BTreeSet<u32>,
     /// Its groups.
@@ -50,7 +53,7 @@ impl Policy {
     /// The policy that files say.
     ///
     /// # Errors
-    /// Users and groups that there are not, names that are none, a user of two domains, more promised than there is.
+    /// Users and groups that there are not, names and paths that are none, a user or control group of two domains, more promised than there is.
     pub fn of(files: &Files) -> Result<Self, Vec<Mistake>> {
         let config = &files.config;
         let mut mistakes = Vec::new();
@@ -61,6 +64,10 @@ impl Policy {
                 if let Some(uid) = domain.uids.intersection(&other.uids).next() {
                     let what = format!("uid {uid} is in domain {}, too", domain.name);
                     mistakes.push(files.mistake(&place_of_uids(files, &other.name), what));
+                }
+                if let Some(cgroup) = domain.cgroups.intersection(&other.cgroups).next() {
+                    let what = format!("control group {cgroup:?} is in domain {}, too", domain.name);
+                    mistakes.push(files.mistake(&format!("domains.{}.cgroups", other.name), what));
                 }
             }
         }
@@ -137,6 +144,7 @@ impl Policy {
                 }
                 .uses(),
             },
+            cgroups: named.cgroups.clone(),
             uids: named.uids.clone(),
             groups: named.groups.clone(),
         };
@@ -173,10 +181,22 @@ fn place_of_uids(files: &Files, name: &str) -> String {
 fn named(files: &Files, name: &str, domain: &Domain, mistakes: &mut Vec<Mistake>) -> Named {
     let key = |of: &str| format!("domains.{name}.{of}");
     if !is_domain_name(name) {
-        let first = [("uids", domain.uids.is_some()), ("users", domain.users.is_some())];
+        let first = [
+            ("uids", domain.uids.is_some()),
+            ("users", domain.users.is_some()),
+            ("cgroups", domain.cgroups.is_some()),
+        ];
         let of = first.iter().find(|(_, said)| *said).map_or("groups", |(of, _)| of);
         let what = format!("{name:?} is no name of a domain: 1 to 32 of a to z, 0 to 9 and -");
         mistakes.push(files.mistake(&key(of), what));
+    }
+    let mut cgroups = BTreeSet::new();
+    for cgroup in domain.cgroups.iter().flatten() {
+        let what = wrong_path(cgroup).map(|what| format!("control group {}: {what}", quoted(cgroup)));
+        let twice = || format!("control group {} is here twice", quoted(cgroup));
+        if let Some(what) = what.or_else(|| (!cgroups.insert(cgroup.clone())).then(twice)) {
+            mistakes.push(files.mistake(&key("cgroups"), what));
+        }
     }
     let mut uids: BTreeSet<u32> = domain.uids.iter().flatten().copied().collect();
     for user in domain.users.iter().flatten() {
@@ -203,7 +223,30 @@ fn named(files: &Files, name: &str, domain: &Domain, mistakes: &mut Vec<Mistake>
         }
     }
     let may = May { devices: domain.devices.clone(), operations: domain.operations.clone() };
-    Named { name: name.to_owned(), uids, groups, quota: domain.quota, may }
+    Named { name: name.to_owned(), cgroups, uids, groups, quota: domain.quota, may }
+}
+
+/// What is wrong with the path of a control group.
+fn wrong_path(path: &str) -> Option<String> {
+    let Some(names) = path.strip_prefix('/') else { return Some("the path must begin with /".into()) };
+    if path.len() > CGROUP_LEN {
+        return Some(format!("{} bytes, the limit is {CGROUP_LEN}", path.len()));
+    }
+    if names.is_empty() {
+        return None;
+    }
+    if names.ends_with('/') {
+        return Some("the path must not end with /".into());
+    }
+    let wrong = names.split('/').find(|name| matches!(*name, "" | "." | "..") || name.contains('\n'));
+    wrong.map(|name| format!("{name:?} is no name of a control group"))
+}
+
+/// A path as it is shown: of a long one the beginning.
+fn quoted(path: &str) -> String {
+    const SHOWN: usize = 64;
+    let shown: String = path.chars().take(SHOWN).collect();
+    format!("{shown:?}{}", if shown.len() < path.len() { "..." } else { "" })
 }
 
 fn unknown_in(of: &str, may: &May, files: &Files, devices: &[Description]) -> Vec<Mistake> {
@@ -276,6 +319,28 @@ mod tests {
         let expected = [
             "v.toml: line 6: domains.c.uids: users from 4026531840 on are in no domain: 4026531840",
             "v.toml: line 4: domains.b.uids: uid 3 is in domain a, too",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn paths_of_control_groups_are_paths_and_each_is_in_one_domain() {
+        let long = "x".repeat(CGROUP_LEN);
+        let said = said(&format!(
+            "[domains.a]\ncgroups = [\"/a\", \"b\", \"/c/\", \"/d/../e\", \"/f//g\", \"/{long}\", \"/a\"]\n\
+             [domains.b]\ncgroups = [\"/a/b\", \"/a\"]\n[domains.c]\ncgroups = [\"/\"]\n"
+        ));
+        let expected = [
+            "v.toml: line 2: domains.a.cgroups: control group \"b\": the path must begin with /".to_owned(),
+            "v.toml: line 2: domains.a.cgroups: control group \"/c/\": the path must not end with /".to_owned(),
+            "v.toml: line 2: domains.a.cgroups: control group \"/d/../e\": \"..\" is no name of a control group".to_owned(),
+            "v.toml: line 2: domains.a.cgroups: control group \"/f//g\": \"\" is no name of a control group".to_owned(),
+            format!(
+                "v.toml: line 2: domains.a.cgroups: control group \"/{}\"...: 4097 bytes, the limit is 4096",
+                "x".repeat(63)
+            ),
+            "v.toml: line 2: domains.a.cgroups: control group \"/a\" is here twice".to_owned(),
+            "v.toml: line 4: domains.b.cgroups: control group \"/a\" is in domain a, too".to_owned(),
         ];
         assert_eq!(said, expected);
     }

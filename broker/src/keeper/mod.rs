@@ -23,6 +23,7 @@
 //! - It never waits for a porter: one that the kernel cannot end is left behind, and all such together take a second.
 
 mod account;
+mod cgroups;
 mod control;
 mod doors;
 mod drivers;
@@ -236,6 +237,7 @@ impl Keeper {
                     }
                     KeeperMessage::KillPorter(kill) => porters::Porters::kill(kill.porter, &self.family),
                     KeeperMessage::OpenDoor(open) => self.doors.open(open.domain, &open.name, &self.link)?,
+                    KeeperMessage::FindCgroup(find) => cgroups::answer(find.question, &fds, &self.link)?,
                     KeeperMessage::CloseDoor(close) => self.doors.close(close.domain),
                     other => self.instances.carry_out(other, fds, &mut self.family, &self.link)?,
                 }

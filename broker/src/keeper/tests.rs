@@ -13,7 +13,8 @@ use vgem_proto::ids::{DeviceId, DomainId, InstanceId, ObjectKey, PorterId, Time}
 use vgem_proto::limits;
 use vgem_proto::message::Sender;
 use vgem_proto::message::keeper::{
-    Drop as DropObject, Keep, KeeperMessage, KillInstance, KillPorter, Serving, StartInstance, StartPorter,
+    Drop as DropObject, FindCgroup, Keep, KeeperMessage, KillInstance, KillPorter, Serving, StartInstance,
+    StartPorter,
 };
 
 use super::drivers::Driver;
@@ -320,5 +321,24 @@ fn a_drop_is_answered_also_for_an_object_that_was_never_kept() {
     let rig = Rig::new(drivers([]));
     rig.ask(DropObject { object: OBJECT }, &[]);
     assert!(matches!(rig.hear().0, KeeperMessage::Dropped(_)));
+    rig.ends();
+}
+
+// M-240
+#[test]
+fn every_question_for_a_control_group_is_answered_in_order_also_where_there_is_none() {
+    let rig = Rig::new(drivers([]));
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("it is there");
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).expect("control groups of version 2");
+    let this = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+    let nobody: OwnedFd = std::fs::File::open("/dev/null").expect("it is there").into();
+    for (question, pidfd) in [(8, &this.expect("this process")), (7, &nobody)] {
+        rig.ask(FindCgroup { question }, &[pidfd.as_fd()]);
+    }
+    for (question, path) in [(8, own), (7, "")] {
+        let (found, _) = rig.hear();
+        let KeeperMessage::CgroupFound(found) = found else { panic!("{found:?}") };
+        assert_eq!((found.question, found.path.as_slice()), (question, path.as_bytes()));
+    }
     rig.ends();
 }

@@ -1,7 +1,7 @@
 //! The configuration as the daemon minds it: what is wrong is said, what may not be used is not there, and another policy
 //! comes into force under those who are connected.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use vgem_proto::codec::Zero;
@@ -122,4 +122,76 @@ fn users_of_a_domain_share_its_quotas() {
     let _held = client.ready(4096);
     let (answer, _) = c.daemon.client().ask(&creation(4096).into());
     assert!(matches!(answer, ClientMessage::Refused(r) if (r.value, r.limit) == (2, 1)));
+}
+
+/// The control group of this process, a new one if the machine lets us make one; left and removed on drop.
+struct Group {
+    path: String,
+    /// The folders of the new group, and of the one before.
+    folders: Option<[PathBuf; 2]>,
+}
+
+impl Group {
+    fn enter() -> Self {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").expect("it is there");
+        let own = groups.lines().find_map(|line| line.strip_prefix("0::")).expect("groups of version 2");
+        let name = format!("vgem-test-{}", std::process::id());
+        let new = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].iter().find_map(|root| {
+            let before = Path::new(root).join(own.trim_start_matches('/'));
+            let new = before.join(&name);
+            std::fs::create_dir(&new).ok()?;
+            // A folder that is no group has no such file.
+            let is_group = new.join("cgroup.controllers").exists();
+            if !is_group || std::fs::write(new.join("cgroup.procs"), "0").is_err() {
+                std::fs::remove_dir(&new).expect("it is ours");
+                return None;
+            }
+            Some([new, before])
+        });
+        let path = match &new {
+            Some(_) => format!("{}/{name}", own.trim_end_matches('/')),
+            None => own.to_owned(),
+        };
+        Self { path, folders: new }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some([new, before]) = &self.folders {
+            let left = std::fs::write(before.join("cgroup.procs"), "0");
+            drop(left.and_then(|()| std::fs::remove_dir(new)));
+        }
+    }
+}
+
+/// Whether clients of this process share a quota of one object.
+fn share_one(daemon: &Daemon) -> bool {
+    let mut client = daemon.client();
+    let _held = client.ready(4096);
+    let (answer, _) = daemon.client().ask(&creation(4096).into());
+    matches!(answer, ClientMessage::Refused(r) if (r.value, r.limit) == (2, 1))
+}
+
+#[test]
+fn every_process_is_in_the_domain_of_the_root_of_control_groups() {
+    let uid = rustix::process::geteuid().as_raw();
+    let c = configured(&format!(
+        "[domains.all]\ncgroups = [\"/\"]\nquota = {{ objects = 1 }}\n[domains.user]\nuids = [{uid}]\n"
+    ));
+    assert!(share_one(&c.daemon));
+}
+
+#[test]
+fn processes_below_a_control_group_are_in_its_domain_as_long_as_the_configuration_says_so() {
+    // The daemon stays where it is when this process enters.
+    let c = configured("");
+    let group = Group::enter();
+    let monitor = monitor(&c.daemon);
+    assert!(!share_one(&c.daemon));
+    c.says(&format!("[domains.few]\ncgroups = [{:?}]\nquota = {{ objects = 1 }}\n", group.path), &monitor);
+    assert!(share_one(&c.daemon));
+    let elsewhere = format!("{}/below", group.path.trim_end_matches('/'));
+    c.says(&format!("[domains.few]\ncgroups = [{elsewhere:?}]\nquota = {{ objects = 1 }}\n"), &monitor);
+    assert!(!share_one(&c.daemon));
 }

@@ -106,6 +106,14 @@ message_table! {
         /// Why, in words.
         text: u8, max limits::TEXT_LEN;
     ]
+    /// The control group of a process.
+    29 CgroupFound since 1 from Keeper fds [] flags 0 {
+        /// Which question this answers.
+        question: u64,
+    } [
+        /// Its path in version 2; empty if the process has ended or is in none.
+        path: u8, max domains::CGROUP_LEN;
+    ]
     /// End in an orderly way.
     30 Stop since 1 from Keeper fds [] flags 0 {} []
     /// Control runs: the broker's end of its link. It takes the place of one before.
@@ -171,5 +179,10 @@ message_table! {
     128 CloseDoor since 1 from Broker fds [] flags 0 {
         /// The domain.
         domain: DomainId,
+    } []
+    /// Find out the control group of a process; answered by CgroupFound.
+    129 FindCgroup since 1 from Broker fds ["pidfd"] flags 0 {
+        /// The number of the question.
+        question: u64,
     } []
 }

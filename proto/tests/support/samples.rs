@@ -438,8 +438,10 @@ fn keeper() -> Vec<Sample> {
     let door = DomainId(0xF000_0001);
     add(k::DoorOpened { domain: door, path: text("/run/vgemd/domains/a/vgemd.sock") }.into());
     add(k::DoorFailed { domain: door, text: text("no room") }.into());
+    add(k::CgroupFound { question: 4096, path: text("/a.slice/b") }.into());
     add(k::OpenDoor { domain: door, name: text("a") }.into());
     add(k::CloseDoor { domain: door }.into());
+    add(k::FindCgroup { question: 4096 }.into());
     add(k::Policy { json: text("{\"quota\":{}}") }.into());
     add(k::Device { device, description: description().encode() }.into());
     add(k::Serve {}.into());

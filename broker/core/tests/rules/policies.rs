@@ -34,7 +34,8 @@ fn only_first() -> Uses {
 
 fn stage(uses: Uses) -> NamedDomain {
     let rules = Rules { uses, ..Rules::default() };
-    NamedDomain { name: "stage".into(), rules, uids: BTreeSet::from([7]), groups: BTreeSet::from([70]) }
+    let (uids, groups) = (BTreeSet::from([7]), BTreeSet::from([70]));
+    NamedDomain { name: "stage".into(), rules, uids, groups, ..NamedDomain::default() }
 }
 
 fn with(named: NamedDomain) -> Config {
@@ -127,7 +128,7 @@ fn a_user_is_in_the_domain_that_names_it_else_its_groups_else_its_own() {
     let other = NamedDomain { name: "other".into(), uids: BTreeSet::from([8]), ..by_group };
     let policy = Policy { domains: vec![by_uid, other], ..Policy::default() };
     let world = World::with(Config { policy, ..config() });
-    let home = |uid, groups: &[u32]| world.broker.home_of(uid, groups).0;
+    let home = |uid, groups: &[u32]| world.broker.home_of(uid, groups, None).0;
     let other = STAGE.0 + 1;
     assert_eq!(
         [home(7, &[]), home(8, &[70]), home(9, &[1, 70]), home(9, &[1])],
@@ -135,11 +136,49 @@ fn a_user_is_in_the_domain_that_names_it_else_its_groups_else_its_own() {
     );
 }
 
+#[test]
+fn a_control_group_decides_before_user_and_group_and_the_deepest_path_before_others() {
+    let named = |name: &str, paths: &[&str]| NamedDomain {
+        name: name.into(),
+        cgroups: paths.iter().map(|path| (*path).to_owned()).collect(),
+        ..NamedDomain::default()
+    };
+    let domains = vec![stage(Uses::default()), named("a", &["/a", "/x/y/z"]), named("b", &["/a/b/c", "/x"])];
+    let policy = Policy { domains, ..Policy::default() };
+    let mut world = World::with(Config { policy, ..config() });
+    assert!(world.broker.asks_for_cgroups());
+    let home =
+        |world: &World, cgroup: &str| world.broker.home_of(7, &[70], Some(cgroup.as_bytes())).0 - STAGE.0;
+    for (cgroup, domain) in [
+        ("/a", 1),
+        ("/a/b", 1),
+        ("/a/b/c", 2),
+        ("/a/b/c/d", 2),
+        ("/a/b/cd", 1),
+        ("/ab", 0),
+        ("/", 0),
+        ("", 0),
+        ("/b/a", 0),
+        ("/../a", 0),
+        ("/x/y", 2),
+        ("/x/y/z", 1),
+    ] {
+        assert_eq!(home(&world, cgroup), domain, "{cgroup}");
+    }
+    let root = Policy { domains: vec![stage(Uses::default()), named("a", &["/"])], ..Policy::default() };
+    world.apply(Input::Policy(Box::new(root)));
+    let found = ["/", "/ab", "/..ab", "/..", "/../ab"].map(|cgroup| home(&world, cgroup));
+    assert_eq!(found, [1, 1, 1, 0, 0], "what is seen outside is not below");
+    let none = Policy { domains: vec![stage(Uses::default())], ..Policy::default() };
+    world.apply(Input::Policy(Box::new(none)));
+    assert!(!world.broker.asks_for_cgroups());
+}
+
 // M-190
 #[test]
 fn a_user_with_the_number_of_a_named_domain_is_not_let_in() {
     let mut world = World::with(with(stage(Uses::default())));
-    let home = world.broker.home_of(STAGE.0, &[]);
+    let home = world.broker.home_of(STAGE.0, &[], None);
     assert_ne!(home, STAGE);
     let link = world.connect(home);
     assert!(world.disconnected.contains(&link));
@@ -182,11 +221,11 @@ fn a_domain_that_is_left_out_takes_nobody_new_and_goes_with_its_last_client() {
     let mut world = World::with(with(stage(Uses::default())));
     let link = world.client_of(STAGE);
     world.apply(Input::Policy(Box::default()));
-    assert_eq!(world.broker.home_of(7, &[]), DomainId(7));
+    assert_eq!(world.broker.home_of(7, &[], None), DomainId(7));
     assert_eq!(devices(&mut world, link).len(), 3);
     let late = world.connect(STAGE);
     assert!(world.disconnected.contains(&late));
     world.hang_up(link);
     world.apply(Input::Policy(Box::new(with(stage(Uses::default())).policy)));
-    assert_eq!(world.broker.home_of(7, &[]).0, STAGE.0 + 1, "a number is never given twice");
+    assert_eq!(world.broker.home_of(7, &[], None).0, STAGE.0 + 1, "a number is never given twice");
 }
