@@ -283,7 +283,7 @@ impl Client {
         self.core.timeline(None, &self.core.call(timeline::import(token))?)
     }
 
-    /// Asks to be told what happens: in this domain, or everywhere if we are root.
+    /// Asks to be told what happens: in this domain, or everywhere if we administer or observe.
     ///
     /// # Errors
     /// As every request.
@@ -292,7 +292,7 @@ impl Client {
         Monitor::begun(&self.core, &self.core.call(message::Monitor {})?)
     }
 
-    /// Asks to be told of every job that ends: in this domain, or everywhere if we are root.
+    /// Asks to be told of every job that ends: in this domain, or everywhere if we administer or observe.
     ///
     /// # Errors
     /// As every request.

@@ -47,7 +47,6 @@ pub struct Serving {
     child: Child,
     place: PathBuf,
     // Removed when it has ended.
-    #[expect(dead_code, reason = "it is there until drop")]
     dir: tempfile::TempDir,
 }
 
@@ -143,6 +142,15 @@ impl Serving {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.place.join("vgemd.sock")
+    }
+
+    /// Gives it another configuration, TOML, and has it read that, which it does soon.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn says(&self, config: &str) {
+        std::fs::write(self.dir.path().join("vgemd.toml"), config).expect("a file of ours");
+        processes::signal(self.pid(), "HUP");
     }
 
     /// The keeper's process.

@@ -3,13 +3,18 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use vgem_tests::bus::{Bus, NAME};
 use vgem_tests::daemon::{Daemon, USERS};
 use vgem_tests::programs;
+use vgem_tests::raw::Raw;
+use vgem_tests::stranger::Stranger;
 
 const BUS: &str = "org.freedesktop.DBus";
 
@@ -34,10 +39,14 @@ fn prepare(root: &Path) -> (String, PathBuf) {
     let passwd = std::fs::read_to_string(root.join("etc/passwd")).expect("accounts");
     let machine = std::fs::read_to_string("/etc/passwd").expect("it is on every Linux");
     let mut all: String =
-        machine.lines().filter(|line| !line.starts_with("vgemd")).flat_map(|l| [l, "\n"]).collect();
-    all.extend(passwd.lines().filter(|line| line.starts_with("vgemd")).flat_map(|line| [line, "\n"]));
+        machine.lines().filter(|line| !is_ours(line)).flat_map(|line| [line, "\n"]).collect();
+    all.extend(passwd.lines().filter(|line| is_ours(line)).flat_map(|line| [line, "\n"]));
     all.push_str(&format!("vgem-test-a:x:{}:{}::/:/bin/false\n", USERS[0], USERS[0]));
     (all, root.join("run/vgemd"))
+}
+
+fn is_ours(account: &str) -> bool {
+    account.starts_with("vgemd") || account.starts_with("vgem-web:")
 }
 
 fn uid(accounts: &str, name: &str) -> u32 {
@@ -53,6 +62,67 @@ fn may_be_the_broker(bus: &Bus, uid: u32) -> Result<(), String> {
     match said.status.success() {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&said.stderr).into_owned()),
+    }
+}
+
+/// The account of the page's unit.
+fn user_of_the_page(root: &Path) -> String {
+    let unit = std::fs::read_to_string(root.join("usr/lib/systemd/system/vgem-web.service")).expect("a unit");
+    let user = unit.lines().find_map(|line| line.strip_prefix("User="));
+    user.expect("a user of its own").to_owned()
+}
+
+/// What the installed page, run as this user, shows.
+fn page_of(root: &Path, uid: u32, socket: &Path) -> String {
+    let mut page = Command::new(root.join("usr/bin/vgem-web"));
+    page.args(["--listen", "127.0.0.1:0", "--socket"]).arg(socket).uid(uid).gid(uid);
+    let mut page = page.stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut said = String::new();
+    BufReader::new(page.stdout.take().expect("a pipe")).read_line(&mut said).expect("it serves");
+    let address = said.trim().strip_prefix("http://").and_then(|rest| rest.strip_suffix('/'));
+    let address = address.unwrap_or_else(|| panic!("no address: {said:?}"));
+    let mut http = TcpStream::connect(address).expect("it listens");
+    let ask = format!("GET /api/state HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    http.write_all(ask.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    http.read_to_string(&mut answer).expect("it answers and closes");
+    page.kill().expect("a child of ours");
+    page.wait().expect("a child of ours");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
+}
+
+#[test]
+fn the_page_of_the_unit_shows_other_domains_once_its_account_observes() {
+    let dir = tempfile::Builder::new().prefix("vgem-installed-").tempdir().expect("a directory");
+    let root = dir.path();
+    std::fs::set_permissions(root, PermissionsExt::from_mode(0o755)).expect("a directory of ours");
+    install(root);
+    let (accounts, place) = prepare(root);
+    let passwd = root.join("passwd");
+    std::fs::write(&passwd, &accounts).expect("a file of ours");
+    let user = user_of_the_page(root);
+    let page = uid(&accounts, &user);
+    let machines = std::fs::read_to_string(root.join("usr/share/doc/vgemd/vgemd.toml")).expect("an example");
+    let example: String = machines
+        .lines()
+        .skip_while(|line| *line != "# [observers]")
+        .take(2)
+        .map(|line| format!("{}\n", &line[2..]))
+        .collect();
+    assert!(example.contains(&user), "{example}");
+
+    for (config, sees) in [
+        ("[control]\nbus = \"none\"\n".to_owned(), false),
+        (format!("[control]\nbus = \"none\"\n{example}"), true),
+    ] {
+        let daemon = Daemon::system().config(&config);
+        let daemon = daemon.installed(&root.join("usr/libexec/vgemd"), &passwd, &place).start();
+        let mut other = Raw::over(Stranger::of_uid(USERS[0]).connect(&daemon.socket()));
+        let _object = other.object(true);
+        let shown = page_of(root, page, &daemon.socket());
+        assert_eq!(shown.contains(&format!("\"uid\":{}", USERS[0])), sees, "{config} {shown}");
+        assert_eq!(shown.contains(&format!("\"domain\":{}", USERS[0])), sees, "{config} {shown}");
     }
 }
 

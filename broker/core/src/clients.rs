@@ -11,7 +11,7 @@ use vgem_proto::rights::Rights;
 use crate::accounts::Charge;
 use crate::import::Hands;
 use crate::io::{LinkId, PairId, PeerFacts, Scope};
-use crate::policy::Subject;
+use crate::policy::{Reach, Subject};
 use crate::tables::{HandleTable, Table};
 use crate::timelines::{Signals, TimelineHeld};
 use vgem_proto::ids::Time;
@@ -43,7 +43,8 @@ pub(crate) struct ObjectHandle {
 pub(crate) struct Client {
     pub(crate) link: LinkId,
     pub(crate) peer: PeerFacts,
-    pub(crate) is_admin: bool,
+    /// As it was when it connected.
+    pub(crate) reach: Reach,
     pub(crate) name: String,
     pub(crate) standing: Standing,
     pub(crate) objects: HandleTable<ObjectHandle>,
@@ -78,7 +79,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn subject(&self) -> Subject {
-        Subject { is_admin: self.is_admin, domain: self.peer.domain }
+        Subject { reach: self.reach, domain: self.peer.domain }
     }
 
     pub(crate) fn take_page(&mut self) -> PageId {

@@ -34,6 +34,8 @@ pub struct Policy {
     pub capacity: Capacity,
     /// The user who administers beside root: the one that the daemon runs for.
     pub owner: Option<u32>,
+    /// Users who see all domains and change nothing of them.
+    pub observers: BTreeSet<u32>,
 }
 
 /// What the clients of one domain may do.

@@ -30,9 +30,9 @@ use crate::accounts::Accounts;
 use crate::broker::Broker;
 use crate::config::{NamedDomain, Policy, Rules, Uses};
 use crate::devices::{Device, InstanceState};
-use crate::io::{Attach, Effect, Event};
+use crate::io::{Attach, Effect, Event, PeerFacts, Way};
 use crate::objects::Awaiting;
-use crate::policy;
+use crate::policy::{self, Reach};
 
 /// The domain of users whose number is one of domains with a name: there is none.
 const NOBODYS: DomainId = DomainId(u32::MAX);
@@ -186,6 +186,7 @@ pub(crate) struct Domains {
     /// The number of the next one.
     next: DomainId,
     owner: Option<u32>,
+    observers: BTreeSet<u32>,
 }
 
 impl Domains {
@@ -197,6 +198,7 @@ impl Domains {
             named: BTreeMap::new(),
             next: FIRST_NAMED,
             owner: policy.owner,
+            observers: policy.observers.clone(),
         };
         for named in &policy.domains {
             domains.configure(named, devices, accounts);
@@ -227,10 +229,19 @@ impl Domains {
         Some(self.allowance(domain)).filter(|allowance| allowance.is_restricted)
     }
 
-    /// Whether this user administers: nobody does who came through the socket of a domain, root of a container included.
-    pub(crate) fn is_admin(&self, uid: u32, domain: DomainId) -> bool {
-        let has_socket = self.get(domain).is_some_and(|domain| matches!(domain.origin, Origin::Socket(_)));
-        !has_socket && (uid == 0 || self.owner == Some(uid))
+    /// What somebody who connects may of other domains: nothing through the socket of a domain, root of a container
+    /// included, and over a bus only what control asked for.
+    pub(crate) fn reach(&self, peer: &PeerFacts) -> Reach {
+        let has_socket =
+            self.get(peer.domain).is_some_and(|domain| matches!(domain.origin, Origin::Socket(_)));
+        match peer.way {
+            Way::BusAdmin => Reach::Administers,
+            Way::Bus => Reach::Own,
+            Way::Socket if has_socket => Reach::Own,
+            Way::Socket if peer.uid == 0 || self.owner == Some(peer.uid) => Reach::Administers,
+            Way::Socket if self.observers.contains(&peer.uid) => Reach::Observes,
+            Way::Socket => Reach::Own,
+        }
     }
 
     /// The number of the next domain; none are left after the last.
@@ -368,6 +379,8 @@ impl Broker {
         self.accounts.replace(new.defaults.quotas, new.capacity);
         self.accounts.forget_quotas_below(FIRST_NAMED);
         self.domains.defaults = new.defaults;
+        // Who is connected stays what it is, as it stays in its domain.
+        self.domains.observers = new.observers;
         for domain in self.domains.named.values_mut() {
             if matches!(domain.origin, Origin::Configured)
                 && new.domains.iter().all(|named| named.name != domain.name)

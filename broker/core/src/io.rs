@@ -27,7 +27,8 @@ pub use self::numbers::{Arrival, ArrivalId, LinkId, PairId};
 pub enum Way {
     /// Its process connected: the kernel says who it is.
     Socket,
-    /// Control asked for it: a message bus says who it is. It never administers, whoever it is (M-206).
+    /// Control asked for it: a message bus says who it is. It never administers (M-206) nor observes (M-232),
+    /// whoever it is.
     Bus,
     /// Control asked for it, for somebody who may administer: it does, whoever it is (M-235).
     BusAdmin,

@@ -14,11 +14,37 @@ use crate::import::tampered_with;
 use crate::io::Scope;
 use crate::objects::Kind;
 
+/// How far what a client may goes beyond its own domain. Who has which, [`crate::domains::Domains::reach`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Not at all.
+    Own,
+    /// It sees what is other domains', and changes nothing of it.
+    Observes,
+    /// It sees and changes what is other domains'.
+    Administers,
+}
+
+impl Reach {
+    fn sees_others(self) -> bool {
+        match self {
+            Self::Own => false,
+            Self::Observes | Self::Administers => true,
+        }
+    }
+
+    fn changes_others(self) -> bool {
+        match self {
+            Self::Own | Self::Observes => false,
+            Self::Administers => true,
+        }
+    }
+}
+
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Subject {
-    /// It may see and change what is other domains'.
-    pub(crate) is_admin: bool,
+    pub(crate) reach: Reach,
     pub(crate) domain: DomainId,
 }
 
@@ -33,7 +59,7 @@ pub(crate) enum Action {
     Monitor,
     CreateTimeline,
     ImportTimeline,
-    /// What is other domains'.
+    /// Changing what is other domains'.
     Administer,
 }
 
@@ -100,7 +126,7 @@ pub(crate) fn authorise_timeline(
 /// Every client may use what its own domain pays for.
 pub(crate) fn authorise(subject: Subject, action: Action) -> Result<Grant, Refusal> {
     match action {
-        Action::Administer if !subject.is_admin => {
+        Action::Administer if !subject.reach.changes_others() => {
             let text = "for root, or whom the daemon serves alone, and not through a domain's own socket";
             Err(Refusal::new(ErrorCode::Denied, text))
         }
@@ -210,9 +236,9 @@ fn lacks(rights: Rights, needed: Rights) -> Refusal {
     Refusal::new(ErrorCode::Denied, text).with(u64::from(needed.bits()), u64::from(rights.bits()))
 }
 
-/// How much of the state `subject` may look at: who administers everything, others their own domain.
+/// How much of the state `subject` may look at: who administers or observes everything, others their own domain.
 pub(crate) fn scope(subject: Subject) -> Scope {
-    if subject.is_admin { Scope::All } else { Scope::Domain(subject.domain) }
+    if subject.reach.sees_others() { Scope::All } else { Scope::Domain(subject.domain) }
 }
 
 #[cfg(test)]
@@ -237,10 +263,16 @@ mod tests {
         assert_eq!(refused(Rights::READ | Rights::WRITE, Access::Read), Some(ErrorCode::Denied));
     }
 
+    // M-230, M-231
     #[test]
-    fn only_who_administers_sees_other_domains() {
+    fn to_see_other_domains_is_one_right_and_to_change_them_another() {
         let domain = DomainId(4);
-        assert_eq!(scope(Subject { is_admin: true, domain }), Scope::All);
-        assert_eq!(scope(Subject { is_admin: false, domain }), Scope::Domain(domain));
+        let may = |reach| {
+            let subject = Subject { reach, domain };
+            (scope(subject), authorise(subject, Action::Administer).is_ok())
+        };
+        assert_eq!(may(Reach::Own), (Scope::Domain(domain), false));
+        assert_eq!(may(Reach::Observes), (Scope::All, false));
+        assert_eq!(may(Reach::Administers), (Scope::All, true));
     }
 }

@@ -25,7 +25,7 @@ use crate::clients::{Client, Standing};
 use crate::deadlines::Timer;
 use crate::devices::Device;
 use crate::import::{Hands, tampered_with};
-use crate::io::{Attach, BadRequest, Effect, Event, LinkId, PeerFacts, Way};
+use crate::io::{Attach, BadRequest, Effect, Event, LinkId, PeerFacts};
 use crate::objects::Awaiting;
 use crate::policy::{self, Action};
 use crate::tables::HandleTable;
@@ -54,11 +54,7 @@ impl Broker {
         let key = self.clients.insert(Client {
             link,
             peer,
-            is_admin: match peer.way {
-                Way::Socket => self.domains.is_admin(peer.uid, peer.domain),
-                Way::Bus => false,
-                Way::BusAdmin => true,
-            },
+            reach: self.domains.reach(&peer),
             name: String::new(),
             standing: Standing::Silent { until },
             objects: HandleTable::new(),

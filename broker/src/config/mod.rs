@@ -21,6 +21,8 @@
 //! [devices.blk]
 //! roots = ["/srv/data"]
 //! executors = 2
+//! [observers]
+//! users = ["vgem-web"]
 //! [domains.render]
 //! users = ["alice"]
 //! quota = { bytes_mib = 1024 }
@@ -76,6 +78,8 @@ pub struct Config {
     pub domains: BTreeMap<String, Domain>,
     /// What all domains together may hold.
     pub capacity: Capacity,
+    /// Who sees all domains.
+    pub observers: Observers,
 }
 
 /// What one domain may hold at a time; what is not said is as [`Quotas::default`] has it.
@@ -140,6 +144,16 @@ pub struct Domain {
     pub devices: Option<Vec<String>>,
     /// By device: operations that it may use.
     pub operations: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// Users who see all domains and change nothing of them: those that are named, and nobody without a word.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Observers {
+    /// By number.
+    pub uids: Option<Vec<u32>>,
+    /// By name.
+    pub users: Option<Vec<String>>,
 }
 
 /// What all domains together may hold; what is not said has no bound but the machine's own.
@@ -265,6 +279,8 @@ impl Config {
         replace(&mut mine.bytes_mib, theirs.bytes_mib);
         replace(&mut mine.connections, theirs.connections);
         replace(&mut mine.files, theirs.files);
+        replace(&mut self.observers.uids, other.observers.uids);
+        replace(&mut self.observers.users, other.observers.users);
         self.defaults.overlay(other.defaults);
         for (name, domain) in other.domains {
             let mine = self.domains.entry(name).or_default();

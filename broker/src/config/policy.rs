@@ -28,6 +28,8 @@ pub struct Policy {
     pub domains: Vec<Named>,
     /// What all of them together may hold.
     pub capacity: Capacity,
+    /// Who sees all of them.
+    pub observers: BTreeSet<u32>,
 }
 
 /// A domain with a name, and who is in it.
@@ -76,11 +78,14 @@ impl Policy {
                 files.mistake("domains", format!("{} domains, the limit is {NAMED_MOST}", domains.len())),
             );
         }
+        let said = &config.observers;
+        let observers = users(files, "observers", said.uids.as_ref(), said.users.as_ref(), &mut mistakes);
         let policy = Self {
             quota: config.quota,
             defaults: config.defaults.clone(),
             domains,
             capacity: config.capacity,
+            observers,
         };
         mistakes.extend(policy.promises_too_much(files));
         if mistakes.is_empty() { Ok(policy) } else { Err(mistakes) }
@@ -113,7 +118,7 @@ impl Policy {
         let json = serde_json::to_vec(self).map_err(|e| Failure::new(Exit::Internal, e.to_string()))?;
         if json.len() > JSON_LEN {
             let text = format!(
-                "[domains]: {} bytes as JSON, the limit is {JSON_LEN}; name groups, not users",
+                "[domains], [observers]: {} bytes as JSON, the limit is {JSON_LEN}; name groups, not users",
                 json.len()
             );
             return Err(Failure::new(Exit::Config, text));
@@ -157,6 +162,7 @@ impl Policy {
                 files: self.capacity.files,
             },
             owner: None,
+            observers: self.observers.clone(),
         }
     }
 }
@@ -176,6 +182,32 @@ impl May {
 fn place_of_uids(files: &Files, name: &str) -> String {
     let has_uids = files.config.domains.get(name).is_some_and(|domain| domain.uids.is_some());
     format!("domains.{name}.{}", if has_uids { "uids" } else { "users" })
+}
+
+/// The users that a table names by number and by name.
+fn users(
+    files: &Files,
+    table: &str,
+    uids: Option<&Vec<u32>>,
+    names: Option<&Vec<String>>,
+    mistakes: &mut Vec<Mistake>,
+) -> BTreeSet<u32> {
+    let key = |of: &str| format!("{table}.{of}");
+    let mut found: BTreeSet<u32> = uids.into_iter().flatten().copied().collect();
+    for name in names.into_iter().flatten() {
+        match User::from_name(name) {
+            Ok(Some(user)) => {
+                found.insert(user.uid.as_raw());
+            }
+            Ok(None) => mistakes.push(files.mistake(&key("users"), format!("there is no user {name}"))),
+            Err(e) => mistakes.push(files.mistake(&key("users"), format!("looking for user {name}: {e}"))),
+        }
+    }
+    if let Some(uid) = found.iter().find(|uid| **uid >= FIRST_NAMED.0) {
+        let what = format!("users from {} on are in no domain: {uid}", FIRST_NAMED.0);
+        mistakes.push(files.mistake(&key(if uids.is_some() { "uids" } else { "users" }), what));
+    }
+    found
 }
 
 fn named(files: &Files, name: &str, domain: &Domain, mistakes: &mut Vec<Mistake>) -> Named {
@@ -198,20 +230,8 @@ fn named(files: &Files, name: &str, domain: &Domain, mistakes: &mut Vec<Mistake>
             mistakes.push(files.mistake(&key("cgroups"), what));
         }
     }
-    let mut uids: BTreeSet<u32> = domain.uids.iter().flatten().copied().collect();
-    for user in domain.users.iter().flatten() {
-        match User::from_name(user) {
-            Ok(Some(found)) => {
-                uids.insert(found.uid.as_raw());
-            }
-            Ok(None) => mistakes.push(files.mistake(&key("users"), format!("there is no user {user}"))),
-            Err(e) => mistakes.push(files.mistake(&key("users"), format!("looking for user {user}: {e}"))),
-        }
-    }
-    if let Some(uid) = uids.iter().find(|uid| **uid >= FIRST_NAMED.0) {
-        let what = format!("users from {} on are in no domain: {uid}", FIRST_NAMED.0);
-        mistakes.push(files.mistake(&place_of_uids(files, name), what));
-    }
+    let (said, table) = ((domain.uids.as_ref(), domain.users.as_ref()), format!("domains.{name}"));
+    let uids = users(files, &table, said.0, said.1, mistakes);
     let mut groups = BTreeSet::new();
     for group in domain.groups.iter().flatten() {
         match Group::from_name(group) {
@@ -341,6 +361,23 @@ mod tests {
             ),
             "v.toml: line 2: domains.a.cgroups: control group \"/a\" is here twice".to_owned(),
             "v.toml: line 4: domains.b.cgroups: control group \"/a\" is in domain a, too".to_owned(),
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn observers_are_named_by_user_and_by_number_and_nobody_is_one_unsaid() {
+        let observers = |text: &str| Policy::of(&files(text)).expect("right").core().observers;
+        assert_eq!(observers(""), BTreeSet::new());
+        assert_eq!(observers("[observers]\nusers = [\"root\"]\nuids = [7]\n"), BTreeSet::from([0, 7]));
+    }
+
+    #[test]
+    fn observers_that_there_are_not_are_named_with_their_line() {
+        let said = said("[observers]\nusers = [\"no-such-user\"]\nuids = [4026531840]\n");
+        let expected = [
+            "v.toml: line 2: observers.users: there is no user no-such-user",
+            "v.toml: line 3: observers.uids: users from 4026531840 on are in no domain: 4026531840",
         ];
         assert_eq!(said, expected);
     }

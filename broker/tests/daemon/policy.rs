@@ -53,13 +53,17 @@ fn check(said: &str) -> (i32, String) {
 
 #[test]
 fn everything_that_is_wrong_is_said_with_file_line_and_key() {
-    let (code, said) =
-        check("[quota]\nbytes = 1\n[domains.a]\nusers = [\"no-such-user\"]\n[times]\nimport_ms = 1\n");
+    let (code, said) = check(
+        "[quota]\nbytes = 1\n[domains.a]\nusers = [\"no-such-user\"]\n[times]\nimport_ms = 1\n\
+         [observers]\nuids = [-1]\nusers = [\"no-such-user\"]\n",
+    );
     let lines: Vec<&str> = said.lines().collect();
-    assert_eq!((code, lines.len()), (78, 3), "{said}");
+    assert_eq!((code, lines.len()), (78, 5), "{said}");
     assert!(lines[0].starts_with("vgemd: v.toml: line 2: quota.bytes: unknown field"), "{said}");
     assert_eq!(lines[1], "v.toml: line 6: times.import_ms: must be from 10 to 60000");
-    assert_eq!(lines[2], "v.toml: line 4: domains.a.users: there is no user no-such-user");
+    assert!(lines[2].starts_with("v.toml: line 8: observers.uids: invalid value"), "{said}");
+    assert_eq!(lines[3], "v.toml: line 4: domains.a.users: there is no user no-such-user");
+    assert_eq!(lines[4], "v.toml: line 9: observers.users: there is no user no-such-user");
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod jobs;
 mod lifetime;
 mod model;
 mod obligations;
+mod observers;
 mod oracle;
 mod outcomes;
 mod own;
