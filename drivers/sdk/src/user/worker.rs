@@ -13,8 +13,9 @@
 //! only for how the one before ended. Inside of a batch it is the same.
 //!
 //! A completion is in its ring as soon as its entry has ended; those of a few tiny entries that come one behind the
-//! other together, when the last of them has, with one look at the clock. The first after a rest is completed alone,
-//! and the others wait for one that is not there yet for no longer than a cache line takes ([`PAUSES`]). A client that sleeps is rung, and the point signalled, at the end of a turn, and before: when an entry has
+//! other together, when the last of them has, with one look at the clock. The first after a rest is completed alone:
+//! whether another one is there is known to the other core, and asking costs as much as the entry. None waits for an entry that is not there
+//! yet. A client that sleeps is rung, and the point signalled, at the end of a turn, and before: when an entry has
 //! failed, when an entry comes that may take long, or when something ended a few microseconds ago. So entries that take
 //! a microsecond each cost one look at the client for many of them, and none is told late for what comes after it.
 //!
@@ -25,7 +26,6 @@
 //! What an entry uses is held by the address space that this thread has. It takes another one only between two
 //! entries, those of a batch included, so what was unbound is let go of when the entry that runs has ended, and told then.
 
-use std::hint::spin_loop;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -63,12 +63,6 @@ const HOLD_NS: u64 = 5_000;
 const TOGETHER: usize = 4;
 /// Bytes of the operands of a tiny entry, at most: it takes little longer than a look at the clock.
 const TINY: u64 = 256;
-/// Pauses of the processor between two looks at a slot that was empty when the one before it was full. Each look takes the
-/// slot's line away from a client that is about to write it: looked for without a pause, entries that come one behind the
-/// other cost their client a quarter more.
-const PAUSES: u32 = 3;
-/// Entries that come one behind the other until more are taken to: a client that waits for each is looked for without a pause.
-const RUN: usize = 2;
 /// A sleep ends after this in any case, nanoseconds.
 const SLEEP_NS: u64 = 60_000_000_000;
 /// Entries of a batch that are read at once.
@@ -163,18 +157,6 @@ fn read_block<'p>(
     Ok(Block::decode(place)?)
 }
 
-/// The next entry behind another one: if it is not there, it is looked for once more, a moment later.
-#[inline]
-fn pop_behind(consumer: &mut Consumer) -> Result<Option<Popped>, Corruption> {
-    match consumer.pop() {
-        Ok(None) => {
-            (0..PAUSES).for_each(|_| spin_loop());
-            consumer.pop()
-        }
-        popped => popped,
-    }
-}
-
 impl<E: Engine, P: Platform> Worker<E, P> {
     pub(super) fn new(
         instance: Arc<Instance<E, P>>,
@@ -235,7 +217,7 @@ impl<E: Engine, P: Platform> Worker<E, P> {
         let mut any = false;
         let mut began = None;
         for number in 0..TURN {
-            let popped = if number < RUN { consumer.pop() } else { pop_behind(consumer) };
+            let popped = consumer.pop();
             // Looked at where it is: it would be carried about in halves of what was just written.
             let (point, entry) = match &popped {
                 Ok(Some(Popped { owed, entry })) => (owed.point(), entry),
@@ -251,8 +233,8 @@ impl<E: Engine, P: Platform> Worker<E, P> {
             let tiny = self.begin(completer, entry, &mut began);
             let outcome = self.work(point, entry, &mut began);
             if let Ok(Some(Popped { owed, .. })) = popped {
-                // The first after a rest does not: most often its client waits for it.
-                let waits = tiny && number > 0;
+                // The first after a rest does not: whether there is another one is asked of the other core.
+                let waits = tiny && number > 0 && consumer.is_ready();
                 began = self.finish(completer, owed, outcome, waits, began);
             }
             // And before the next is: once the queue closes none is.
