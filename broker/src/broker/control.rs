@@ -232,7 +232,8 @@ mod tests {
         let mut shell = Shell::new(core, given, keeper, listener, LeaseSupport::Exact).expect("a shell");
         shell.control.administers = true;
         let mut log = tempfile::tempfile().expect("a file");
-        let lines = std::sync::Mutex::new(log.try_clone().expect("a file of ours"));
+        let ours = log.try_clone().expect("a file of ours");
+        let lines = move || ours.try_clone().expect("the same file");
         let subscriber = tracing_subscriber::fmt().with_writer(lines).with_ansi(false).finish();
         tracing::subscriber::with_default(subscriber, || what(&mut shell));
         let mut text = String::new();

@@ -85,7 +85,10 @@ fn serve_in_turn(
         readiness.readable &= left > 0;
         if let Some(link) = source.client() {
             connections += 1;
-            shell.turns.note(link, left > 0);
+            // Who went in this very look was forgotten already.
+            if shell.clients.contains_key(&link) {
+                shell.turns.note(link, left > 0);
+            }
         }
         if readiness.readable || readiness.writable {
             let began = clock::now();

@@ -9,7 +9,7 @@
 //!
 //! The socket is connected before a role confines itself. A field with a line break in it is sent with its length, as
 //! the protocol wants it, so no value can begin a field of its own. A datagram that is not taken (the journal is away, or
-//! slow) is written to standard error instead: nothing waits for the journal.
+//! slow) is written to standard error instead, as everything is where there is no journal.
 
 use std::fmt::{Debug, Write as _};
 use std::io::Write as _;

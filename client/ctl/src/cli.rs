@@ -82,11 +82,11 @@ pub(crate) enum Verb {
     /// Why something waits, and for which process
     ///
     /// Prints the shortest chain from the waiter to the process that has to act, with ages, and what that process does.
-    /// Of what has ended it says how, and why. Root sees everybody, others their own domain.
+    /// Of what has ended it says how, and why. Who administers or observes sees everybody, others their own domain.
     Why(Why),
     /// What happens, one line per event, until Ctrl-C
     ///
-    /// Root is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
+    /// Who administers or observes is told of everybody, others of their own domain. Ends with Ctrl-C, or with the broker.
     Monitor(Monitor),
     /// What goes on right now: devices and clients, looked at again and again
     ///
@@ -96,15 +96,16 @@ pub(crate) enum Verb {
     /// Record what every job does, as a file for Perfetto or Chrome
     ///
     /// A track per device and per client: when each job was accepted, until when it waited for others, when its engine began
-    /// and when it ended; arrows for hand-offs; counters for jobs queued and running and for bytes. Root sees everybody,
-    /// others their own domain. Ends after the time that was asked for, with Ctrl-C, or with the broker. Entries of user
+    /// and when it ended; arrows for hand-offs; counters for jobs queued and running and for bytes. Who administers or
+    /// observes sees everybody, others their own domain. Ends after the time that was asked for, with Ctrl-C, or with the broker. Entries of user
     /// queues pass the broker by and are not in it.
     Trace(Trace),
     /// Users and containers that share quotas: make one for a container, look at them, end them
     Domain(Domain),
     /// What a domain holds and may hold; with KIND=LIMIT, that from now on
     ///
-    /// A user's own domain has the user's number as its name. It holds until the configuration is read again. For root, or
+    /// A user's own domain has the user's number as its name. It holds until the configuration is read again; of a
+    /// domain that was made, until that ends. For root, or
     /// whom the daemon serves alone.
     Quota(Quota),
     /// Let nobody new into a domain; it ends with its last client
@@ -115,7 +116,7 @@ pub(crate) enum Verb {
     Disconnect(Disconnect),
     /// Everything that there is to see, as one JSON document
     ///
-    /// Root sees everybody, others their own domain. Parts are not looked at in one moment.
+    /// Who administers or observes sees everybody, others their own domain. Parts are not looked at in one moment.
     #[command(after_help = "Example:\n  vgemctl dump\n  vgemctl dump --format jsonl > state.json")]
     Dump,
     /// Measure this machine with vgem-bench, if that is installed

@@ -12,6 +12,9 @@
 //! PREFIX/share/polkit-1/actions/                   what polkit may let others than root do over that bus
 //! PREFIX/share/doc/vgemd/{vgemd.toml,licences}     an example; nothing in /etc is touched
 //! ```
+//!
+//! The system's bus looks below /usr/share/dbus-1 and /etc/dbus-1 alone: under another prefix than /usr its file has to be
+//! linked from /etc/dbus-1/system.d.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -123,11 +126,13 @@ fn pages(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(pages)
 }
 
-/// The unit file, with its programs under `prefix`.
+/// The unit file, with its programs and documents under `prefix`.
 fn at_prefix(unit: &str, prefix: &Path) -> String {
     let prefix = prefix.to_string_lossy();
-    let start = format!("ExecStart={}/", prefix.trim_end_matches('/'));
-    unit.replace(&format!("ExecStart={PACKAGED_PREFIX}"), &start)
+    let prefix = prefix.trim_end_matches('/');
+    ["ExecStart=", "Documentation=file://"].iter().fold(unit.to_owned(), |unit, key| {
+        unit.replace(&format!("{key}{PACKAGED_PREFIX}"), &format!("{key}{prefix}/"))
+    })
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
