@@ -184,7 +184,9 @@ impl Shell {
             if bytes >= TURN_BYTES || turn > 0 && is_past(until) {
                 return;
             }
-            let Some(client) = self.clients.get_mut(&id) else { return self.lingering.ended(id) };
+            let Some(client) = self.clients.get_mut(&id) else {
+                return self.lingering.ended(id, &self.poller);
+            };
             match client.link.take(&mut self.buffer, turn == 0) {
                 Ok(Some(Received::Data { len })) => {
                     bytes += len;

@@ -56,9 +56,14 @@ impl Lingering {
         }
     }
 
-    /// The other end of a socket is closed.
-    pub(super) fn ended(&mut self, link: LinkId) {
-        self.all.remove(&link);
+    /// The other end of a socket is closed, or shut by a client that keeps it, and what is unread in it: such a one is
+    /// counted on, and looked at again when its domain has no room.
+    pub(super) fn ended(&mut self, link: LinkId, poller: &Poller) {
+        let is_left =
+            |lingerer: &Lingerer| !is_read(&lingerer.socket) && poller.remove(&lingerer.socket).is_ok();
+        if !self.all.get(&link).is_some_and(is_left) {
+            self.all.remove(&link);
+        }
     }
 
     /// Whether a domain may connect.
@@ -127,6 +132,25 @@ mod tests {
         let (mut lingering, poller) = (Lingering::default(), Poller::new().expect("a poller"));
         let clients = full(&mut lingering, &poller);
         clients[3].recv_plain(&mut [0; 8]).expect("what was sent");
+        assert!(lingering.admits(DOMAIN));
+    }
+
+    #[test]
+    fn atk_an_end_that_is_shut_and_kept_counts_on_until_it_is_closed() {
+        let (mut lingering, mut poller) = (Lingering::default(), Poller::new().expect("a poller"));
+        let clients = full(&mut lingering, &poller);
+        for client in &clients {
+            rustix::net::shutdown(client, Shutdown::Both).expect("a socket");
+        }
+        let mut ready = Vec::new();
+        poller.wait(Some(0), &mut ready).expect("ready");
+        assert_eq!(ready.len(), MOST);
+        (0..MOST as u64).for_each(|number| lingering.ended(LinkId(number), &poller));
+        assert!(!lingering.admits(DOMAIN));
+        ready.clear();
+        poller.wait(Some(0), &mut ready).expect("ready");
+        assert!(ready.is_empty(), "nobody is told of it for ever: {ready:?}");
+        drop(clients);
         assert!(lingering.admits(DOMAIN));
     }
 
