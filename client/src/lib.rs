@@ -173,8 +173,8 @@ pub use self::together::{wait_all, wait_any};
 pub use self::trace::{EndedJob, Trace};
 pub use self::transfer::{Received, TransferError};
 pub use self::user_queue::{
-    AddressRange, After, Binding, EntryDone, EntryDraft, EntryFailure, Fault, Lent, Prepared, QueueEnd,
-    RangeChoice, Reaped, Sva, Ticket, UserQueue, UserQueueCounters, UserQueueOptions,
+    AddressRange, After, Binding, EntryDone, EntryDraft, EntryFailure, Fault, Lent, LockedUserQueue,
+    Prepared, QueueEnd, RangeChoice, Reaped, Sva, Ticket, UserQueue, UserQueueCounters, UserQueueOptions,
 };
 pub use self::wait::FenceWait;
 pub use self::waitable::PointKind;

@@ -30,6 +30,9 @@ use crate::layout::user_queue as layout;
 /// The words of a slot: of an entry or a completion, without or with its sequence.
 pub type Words = [u64; layout::SLOT_WORDS];
 
+/// Which of them is the user's, of an entry and of a completion alike.
+pub const USER: usize = 1;
+
 /// How many entries a user queue holds: a power of two from 8 to 4096.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Depth(u32);

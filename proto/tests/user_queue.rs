@@ -58,6 +58,8 @@ const HEADER: &[(&str, usize, usize)] = &[
     ("C_ASLEEP", u::C_ASLEEP, 4),
     ("C_RANG", u::C_RANG, 8),
     ("C_REAPED", u::C_REAPED, 8),
+    ("C_LIGHT", u::C_LIGHT, 4),
+    ("C_HEAVY", u::C_HEAVY, 4),
     ("D_DOORBELL", u::D_DOORBELL, 4),
     ("D_ASLEEP", u::D_ASLEEP, 4),
     ("D_RANG", u::D_RANG, 8),
@@ -66,6 +68,8 @@ const HEADER: &[(&str, usize, usize)] = &[
     ("D_CAUSE", u::D_CAUSE, 8),
     ("D_AT", u::D_AT, 8),
     ("D_FOUND", u::D_FOUND, 8),
+    ("D_LIGHT", u::D_LIGHT, 4),
+    ("D_HEAVY", u::D_HEAVY, 4),
     ("B_DEATH_CODE", u::B_DEATH_CODE, 4),
     ("B_DEATH_CAUSE", u::B_DEATH_CAUSE, 8),
 ];

@@ -59,6 +59,7 @@ mod arena;
 mod bind;
 mod binding;
 mod draft;
+mod locked;
 pub(crate) mod open;
 mod outcome;
 pub(crate) mod prepared;
@@ -86,6 +87,7 @@ use crate::lookup;
 
 pub use self::binding::Binding;
 pub use self::draft::EntryDraft;
+pub use self::locked::LockedUserQueue;
 pub use self::open::UserQueueOptions;
 pub use self::outcome::{EntryDone, EntryFailure, Fault, QueueEnd, Reaped};
 pub use self::prepared::Prepared;
@@ -126,6 +128,16 @@ pub enum After {
     Chained,
     /// When all entries before it have ended.
     Barrier,
+}
+
+impl After {
+    const fn order(self) -> Order {
+        match self {
+            Self::Nothing => Order::empty(),
+            Self::Chained => Order::CHAIN,
+            Self::Barrier => Order::BARRIER,
+        }
+    }
 }
 
 /// What a user queue has done.
@@ -225,7 +237,8 @@ impl UserQueue {
     /// [`LocalError::OtherQueue`]; [`Error::QueueFull`] at the deadline; [`Error::QueueOver`].
     #[inline]
     pub fn push(&self, entry: &Prepared, deadline: impl Into<Deadline>) -> Result<Ticket> {
-        self.push_one(entry, Some(deadline.into()))
+        let id = self.shared.id;
+        self.push_within(deadline.into(), |state| state.push_one(id, entry))
     }
 
     /// As [`UserQueue::push`], without waiting.
@@ -234,13 +247,7 @@ impl UserQueue {
     /// As there; [`Error::QueueFull`] without room now.
     #[inline]
     pub fn try_push(&self, entry: &Prepared) -> Result<Ticket> {
-        self.push_one(entry, None)
-    }
-
-    #[inline]
-    fn push_one(&self, entry: &Prepared, until: Option<Deadline>) -> Result<Ticket> {
-        let id = self.shared.id;
-        self.push_with(until, |state| state.push_one(id, entry))
+        self.lock().try_push(entry)
     }
 
     /// Pushes entries in order, all of them or none, with one look whether the driver sleeps; nothing that other threads
@@ -254,7 +261,9 @@ impl UserQueue {
         tickets: &mut Vec<Ticket>,
         deadline: impl Into<Deadline>,
     ) -> Result<()> {
-        self.push_all(entries, tickets, Some(deadline.into()))
+        self.fits(entries)?;
+        let id = self.shared.id;
+        self.push_within(deadline.into(), |state| state.push(id, entries, |ticket| tickets.push(ticket)))
     }
 
     /// As [`UserQueue::push_many`], without waiting.
@@ -262,18 +271,7 @@ impl UserQueue {
     /// # Errors
     /// As there; [`Error::QueueFull`] without room now.
     pub fn try_push_many(&self, entries: &[Prepared], tickets: &mut Vec<Ticket>) -> Result<()> {
-        self.push_all(entries, tickets, None)
-    }
-
-    fn push_all(
-        &self,
-        entries: &[Prepared],
-        tickets: &mut Vec<Ticket>,
-        until: Option<Deadline>,
-    ) -> Result<()> {
-        crate::batch::at_most("entries pushed at once", entries.len(), self.shared.depth as usize)?;
-        let id = self.shared.id;
-        self.push_with(until, |state| state.push(id, entries, |ticket| tickets.push(ticket)))
+        self.lock().try_push_many(entries, tickets)
     }
 
     /// Pushes up to 256 entries as one: one slot, one completion when all have ended, one ticket. Chains and barriers in
@@ -288,7 +286,8 @@ impl UserQueue {
         after: After,
         deadline: impl Into<Deadline>,
     ) -> Result<Ticket> {
-        self.batch(entries, after, Some(deadline.into()))
+        let (id, order) = (self.shared.id, after.order());
+        self.push_within(deadline.into(), |state| state.push_batch(id, entries, order))
     }
 
     /// As [`UserQueue::push_batch`], without waiting.
@@ -296,30 +295,23 @@ impl UserQueue {
     /// # Errors
     /// As there; [`Error::QueueFull`] without room now.
     pub fn try_push_batch(&self, entries: &[Prepared], after: After) -> Result<Ticket> {
-        self.batch(entries, after, None)
-    }
-
-    fn batch(&self, entries: &[Prepared], after: After, until: Option<Deadline>) -> Result<Ticket> {
-        let order = match after {
-            After::Nothing => Order::empty(),
-            After::Chained => Order::CHAIN,
-            After::Barrier => Order::BARRIER,
-        };
-        let id = self.shared.id;
-        self.push_with(until, |state| state.push_batch(id, entries, order))
+        self.lock().try_push_batch(entries, after)
     }
 
     #[inline]
-    fn push_with<T>(
+    fn push_within<T>(
         &self,
-        until: Option<Deadline>,
+        deadline: Deadline,
         mut push: impl FnMut(&mut State) -> Result<T, NotPushed>,
     ) -> Result<T> {
-        let pushed = push(&mut self.shared.state());
-        match (pushed, until) {
-            (Ok(pushed), _) => Ok(pushed),
-            (Err(NotPushed::Full(lack)), Some(deadline)) => self.push_later(lack, deadline, push),
-            (Err(why), _) => Err(self.not_pushed(why)),
+        let mut state = self.shared.state();
+        match push(&mut state) {
+            Ok(pushed) => Ok(pushed),
+            Err(NotPushed::Full(lack)) => {
+                drop(state);
+                self.push_later(lack, deadline, push)
+            }
+            Err(why) => Err(self.not_pushed(&state, why)),
         }
     }
 
@@ -337,24 +329,8 @@ impl UserQueue {
             }
             pushed => Some(pushed),
         })?;
-        pushed.unwrap_or(Err(NotPushed::Full(lack))).map_err(|why| self.not_pushed(why))
-    }
-
-    #[cold]
-    fn not_pushed(&self, why: NotPushed) -> Error {
-        match why {
-            NotPushed::Wrong(mistake) => (*mistake).into(),
-            NotPushed::Over(end) => self.shared.over(*end, Asks::Nobody),
-            NotPushed::Full(lack) => {
-                let (state, device) = (self.shared.state(), Arc::clone(&self.shared.queue.device.name));
-                let lacks = match lack {
-                    Lack::Slots => "slots",
-                    Lack::Arena => "room in its arena",
-                };
-                let (under_way, untaken) = (state.table.under_way(), state.table.untaken());
-                Error::QueueFull { device, lacks, under_way, untaken, depth: self.shared.depth }
-            }
-        }
+        let pushed = pushed.unwrap_or(Err(NotPushed::Full(lack)));
+        pushed.map_err(|why| self.not_pushed(&self.shared.state(), why))
     }
 
     /// Waits until an entry has ended, and takes how.
@@ -377,14 +353,7 @@ impl UserQueue {
     /// As [`UserQueue::wait`], the deadline aside; a failure carries an explanation only if one was had before.
     #[inline]
     pub fn try_take(&self, ticket: Ticket) -> Result<Option<EntryDone>> {
-        self.check(ticket)?;
-        let mut state = self.shared.state();
-        let mut ended = self.take(&mut state, ticket);
-        while ended.is_none() && state.take_one() {
-            ended = self.take(&mut state, ticket);
-        }
-        drop(state);
-        ended.map(|ended| self.shared.judged(ended?, Asks::Nobody)).transpose()
+        self.lock().try_take(ticket)
     }
 
     #[inline]
@@ -406,13 +375,7 @@ impl UserQueue {
     /// # Errors
     /// [`LocalError::Taken`]; [`LocalError::OtherQueue`].
     pub fn forget(&self, ticket: Ticket) -> Result<()> {
-        self.check(ticket)?;
-        let mut state = self.shared.state();
-        if !state.forget(ticket) {
-            return Err(LocalError::Taken { point: ticket.point }.into());
-        }
-        self.shared.made_room(&state);
-        Ok(())
+        self.lock().forget(ticket)
     }
 
     /// Takes an entry that has ended, in any order; waits for one. Nothing if none is under way and none is left.
@@ -438,17 +401,7 @@ impl UserQueue {
     /// # Errors
     /// As there, the deadline aside.
     pub fn try_reap(&self) -> Result<Option<Reaped>> {
-        let mut state = self.shared.state();
-        let taken = self.take_any(&mut state).or_else(|| {
-            state.take_in();
-            self.take_any(&mut state)
-        });
-        let over = state.over.clone().filter(|_| taken.is_none());
-        drop(state);
-        match over {
-            Some(end) => Err(self.shared.over(end, Asks::Nobody)),
-            None => Ok(taken.map(|taken| self.reaped(taken, Asks::Nobody))),
-        }
+        self.lock().try_reap()
     }
 
     fn take_any(&self, state: &mut State) -> Option<(Ticket, Ended)> {

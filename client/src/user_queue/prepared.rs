@@ -12,7 +12,7 @@ use vgem_proto::jobs::ParamSource;
 use vgem_proto::layout::result_cell;
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{
-    Arguments, BLOCK_HEAD_LEN, Call, Entry, Order, VaOperand, VaParam, Work, encode_block,
+    Arguments, BLOCK_HEAD_LEN, Call, Entry, Order, VaOperand, VaParam, Words, Work, encode_block,
 };
 
 use super::range::AddressRange;
@@ -47,6 +47,8 @@ const PARAM_LEN: usize = 24;
 #[derive(Debug, Clone)]
 pub struct Prepared {
     pub(crate) queue: u64,
+    /// The entry as it travels, but for its user and what comes into the arena.
+    pub(crate) words: Words,
     pub(crate) call: Call,
     pub(crate) order: Order,
     /// Operands 0 and 1, where they are in the entry.
@@ -130,6 +132,7 @@ impl Prepared {
         {
             known.range = range;
             *operand = Some(wire);
+            self.encode();
             return Ok(());
         }
         self.set_in_block(number, range)
@@ -167,10 +170,12 @@ impl Prepared {
             match (key.0, first, second, u32::try_from(number)) {
                 (0, Some(first), ..) => {
                     *first = number;
+                    self.encode();
                     return Ok(());
                 }
                 (1, _, Some(second), Ok(number)) => {
                     *second = number;
+                    self.encode();
                     return Ok(());
                 }
                 _ => {}
@@ -185,23 +190,23 @@ impl Prepared {
     /// Whether it runs only if the entry pushed before it ended well, and after it.
     pub fn set_chained(&mut self, chained: bool) {
         self.order.set(Order::CHAIN, chained);
+        self.encode();
     }
 
     /// Whether it starts only when all entries pushed before it have ended.
     pub fn set_barrier(&mut self, barrier: bool) {
         self.order.set(Order::BARRIER, barrier);
+        self.encode();
     }
 
-    /// The entry as it travels, if it needs nothing of the arena.
-    #[inline]
-    pub(crate) fn entry(&self, user: u64) -> Entry {
-        self.entry_of(user, &self.call)
+    /// Writes the words anew, after a change of what they say.
+    fn encode(&mut self) {
+        self.words = self.words_of(&self.call);
     }
 
-    /// The entry with this call in place of its own.
-    #[inline]
-    pub(crate) const fn entry_of(&self, user: u64, call: &Call) -> Entry {
-        Entry { user, order: self.order, work: Work::Call(*call) }
+    /// The words of the entry with this call in place of its own, for the user 0.
+    pub(crate) fn words_of(&self, call: &Call) -> Words {
+        Entry { user: 0, order: self.order, work: Work::Call(*call) }.encode()
     }
 }
 
@@ -293,7 +298,10 @@ impl Parts {
         let call = Call { op: operation.number, operands, arguments };
         let extra = needed.then(|| Box::new(extra));
         let operation = Arc::new(operation.clone());
-        Ok(Prepared { queue, call, order: self.order, inline, extra, operation })
+        let words = Words::default();
+        let mut prepared = Prepared { queue, words, call, order: self.order, inline, extra, operation };
+        prepared.encode();
+        Ok(prepared)
     }
 
     /// The parameters as they are in an entry, if they fit there.

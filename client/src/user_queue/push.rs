@@ -9,10 +9,11 @@
 //! is written into a piece of the arena, and allocates nothing either.
 
 use vgem_os::fence::Woke;
+use vgem_os::ring::PushError;
 use vgem_proto::layout::user_queue::SLOT_LEN;
 use vgem_proto::rights::Access;
 use vgem_proto::user_queue::{
-    Arguments, BATCH_ENTRIES, Batch, Call, Entry, EntryError, Order, VaRange, Work,
+    Arguments, BATCH_ENTRIES, Batch, Call, Entry, EntryError, Order, USER, VaRange, Words, Work,
 };
 
 use super::Ticket;
@@ -63,39 +64,42 @@ impl From<QueueEnd> for NotPushed {
 }
 
 impl State {
-    /// Pushes one entry: nothing is gathered first.
-    #[inline]
+    /// Pushes one entry: nothing is gathered first. This and what it calls are part of whoever calls it, or else its result
+    /// would be read from memory just after it was stored there, in pieces of another size: a processor cannot do that
+    /// before the stores are done, and with them all stores to the ring that came before.
+    #[inline(always)]
     pub(crate) fn push_one(&mut self, queue: u64, prepared: &Prepared) -> Result<Ticket, NotPushed> {
         self.check(1)?;
         let slot = self.stage(queue, prepared)?;
-        match prepared.extra {
-            None => self.put(queue, slot, &prepared.entry(u64::from(slot))),
-            Some(_) => {
-                let call = self.calls.pop().unwrap_or(prepared.call);
-                self.put(queue, slot, &prepared.entry_of(u64::from(slot), &call))
-            }
-        }
+        let in_arena = if prepared.extra.is_some() { self.in_arena.pop() } else { None };
+        self.put(queue, slot, in_arena.as_ref().unwrap_or(&prepared.words))
     }
 
     /// Puts the entry of a slot into the ring.
-    #[inline]
-    fn put(&mut self, queue: u64, slot: u32, entry: &Entry) -> Result<Ticket, NotPushed> {
-        match self.producer.push(entry) {
+    #[inline(always)]
+    fn put(&mut self, queue: u64, slot: u32, words: &Words) -> Result<Ticket, NotPushed> {
+        match self.producer.push_encoded(words, u64::from(slot)) {
             Ok(pushed) => {
                 self.counters.pushed += 1;
-                self.counters.doorbells += u64::from(pushed.woke == Woke::Sleeper);
+                if pushed.woke == Woke::Sleeper {
+                    self.counters.doorbells += 1;
+                }
                 if let Some(known) = self.table.get_mut(slot) {
                     known.point = pushed.point;
                 }
                 Ok(Ticket { queue, slot, point: pushed.point })
             }
-            Err(error) => {
-                self.abandon(slot);
-                let end = self.no_more_entries(error);
-                self.over_with(end.clone());
-                Err(end.into())
-            }
+            Err(error) => Err(self.not_put(slot, error)),
         }
+    }
+
+    /// The ring takes no entry: it is over.
+    #[cold]
+    fn not_put(&mut self, slot: u32, error: PushError) -> NotPushed {
+        self.abandon(slot);
+        let end = self.no_more_entries(error);
+        self.over_with(end.clone());
+        end.into()
     }
 
     /// Pushes entries in order, all or none; their tickets go to `told`.
@@ -128,7 +132,7 @@ impl State {
             }
         }
         self.staged.clear();
-        self.calls.clear();
+        self.in_arena.clear();
         Ok(())
     }
 
@@ -141,18 +145,21 @@ impl State {
     ) -> Result<Ticket, NotPushed> {
         self.check(1)?;
         let (slot, batch) = self.stage_batch(queue, entries)?;
-        self.put(queue, slot, &Entry { user: u64::from(slot), order, work: Work::Batch(batch) })
+        self.put(queue, slot, &Entry { user: 0, order, work: Work::Batch(batch) }.encode())
     }
 
     #[inline]
     fn check(&mut self, count: usize) -> Result<(), NotPushed> {
+        if self.over.is_none() && self.table.room() >= count { Ok(()) } else { self.check_again(count) }
+    }
+
+    #[cold]
+    fn check_again(&mut self, count: usize) -> Result<(), NotPushed> {
         if let Some(end) = &self.over {
             return Err(end.clone().into());
         }
-        if self.table.room() < count {
-            // Most often there is something to reap by now.
-            self.take_in();
-        }
+        // Most often there is something to reap by now.
+        self.take_in();
         if self.table.room() < count { Err(NotPushed::Full(Lack::Slots)) } else { Ok(()) }
     }
 
@@ -162,7 +169,7 @@ impl State {
         while let Some(slot) = self.staged.pop() {
             self.abandon(slot);
         }
-        self.calls.clear();
+        self.in_arena.clear();
     }
 
     #[cold]
@@ -173,31 +180,29 @@ impl State {
         }
     }
 
-    /// Makes ready for an entry all but its place in the ring; its slot. What one with a piece of the arena asks for is the
-    /// last of `calls` then.
-    #[inline]
+    /// Makes ready for an entry all but its place in the ring; its slot. The words of one with a piece of the arena are the
+    /// last of `in_arena` then.
+    #[inline(always)]
     fn stage(&mut self, queue: u64, prepared: &Prepared) -> Result<u32, NotPushed> {
         if prepared.queue != queue {
-            return Err(LocalError::OtherQueue { what: "prepared entry" }.into());
+            return Err(of_another_queue());
         }
         let slot = self.table.open().ok_or(NotPushed::Full(Lack::Slots))?;
-        let noted = self.note_all(slot, prepared).map_err(NotPushed::Wrong);
-        let staged = if prepared.extra.is_some() {
-            noted.and_then(|()| self.with_piece(slot, prepared))
-        } else {
-            noted
-        };
-        match staged {
-            Ok(()) => Ok(slot),
-            Err(why) => {
-                self.abandon(slot);
-                Err(why)
-            }
+        if let Err(mistake) = self.note_all(slot, prepared) {
+            self.abandon(slot);
+            return Err(NotPushed::Wrong(mistake));
         }
+        if prepared.extra.is_some()
+            && let Err(why) = self.with_piece(slot, prepared)
+        {
+            self.abandon(slot);
+            return Err(why);
+        }
+        Ok(slot)
     }
 
     /// Notes the uses of an entry.
-    #[inline]
+    #[inline(always)]
     fn note_all(&mut self, slot: u32, prepared: &Prepared) -> Result<(), Box<LocalError>> {
         let Self { table, bindings, lents, .. } = self;
         let Some(slot) = table.get_mut(slot) else { return Ok(()) };
@@ -212,6 +217,7 @@ impl State {
     }
 
     /// Takes a piece of the arena for an entry's cell, block and bytes.
+    #[inline(never)]
     fn with_piece(&mut self, slot: u32, prepared: &Prepared) -> Result<(), NotPushed> {
         let Some(extra) = &prepared.extra else { return Ok(()) };
         let has_cell = extra.result.is_some();
@@ -224,7 +230,7 @@ impl State {
             self.arena.clear_cell(piece);
         }
         let call = self.write_extra(prepared, piece.offset() + cell_len, Some(piece))?;
-        self.calls.push(call);
+        self.in_arena.push(prepared.words_of(&call));
         Ok(())
     }
 
@@ -319,12 +325,13 @@ impl State {
         }
         let (mut at, mut extra_at) = (piece.offset(), piece.offset() + array);
         for (index, prepared) in (0..).zip(entries) {
-            let mut entry = prepared.entry(index);
+            let mut words = prepared.words;
             if let Some(extra) = &prepared.extra {
-                entry.work = Work::Call(self.write_extra(prepared, extra_at, None)?);
+                words = prepared.words_of(&self.write_extra(prepared, extra_at, None)?);
                 extra_at += extra.len().next_multiple_of(8);
             }
-            for word in entry.encode() {
+            words[USER] = index;
+            for word in words {
                 self.arena.write_word(at, word);
                 at += 8;
             }
@@ -332,6 +339,11 @@ impl State {
         let address = self.arena.address(piece.offset());
         Batch::new(address, entries.len() as u64).map_err(|error| of_arena(error, address).into())
     }
+}
+
+#[cold]
+fn of_another_queue() -> NotPushed {
+    LocalError::OtherQueue { what: "prepared entry" }.into()
 }
 
 /// What the uses of one entry are noted in.
@@ -342,6 +354,7 @@ struct Noting<'a> {
 }
 
 impl Noting<'_> {
+    #[inline(never)]
     fn note_extra(&mut self, extra: &Extra) -> Result<(), Box<LocalError>> {
         for (_, _, known) in &extra.operands {
             self.note(known)?;

@@ -19,11 +19,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use vgem_os::fence::Woke;
-use vgem_os::ring::{Corruption, Producer, PushError, Reaper, Reason};
+use vgem_os::ring::{Corruption, EmptySlot, Producer, PushError, Reaper, Reason};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::{CauseId, Point};
+use vgem_proto::layout::user_queue::SLOT_WORDS;
 use vgem_proto::rights::Access;
-use vgem_proto::user_queue::{Call, Completion};
+use vgem_proto::user_queue::{Completion, Words};
 
 use super::arena::Arena;
 use super::binding::{Bindings, Bound};
@@ -69,14 +70,17 @@ pub(crate) struct State {
     pub(crate) arena: Arena,
     /// Slots of entries that are about to be put into the ring, in order.
     pub(crate) staged: Vec<u32>,
-    /// Of those that have a piece of the arena, in order: what they ask for.
-    pub(crate) calls: Vec<Call>,
+    /// Of those that have a piece of the arena, in order: their words.
+    pub(crate) in_arena: Vec<Words>,
     pub(crate) over: Option<QueueEnd>,
     pub(crate) counters: UserQueueCounters,
     queue: Arc<QueueShared>,
     /// Threads that wait for the one with the reaper.
     followers: usize,
 }
+
+/// No entry: as many are put as are staged.
+const NOTHING: Words = [0; SLOT_WORDS];
 
 /// How an entry ended, before what is behind a failure was asked for.
 #[derive(Debug)]
@@ -100,7 +104,7 @@ impl Shared {
             lents: Lents::new(sva),
             arena,
             staged: Vec::with_capacity(depth as usize),
-            calls: Vec::new(),
+            in_arena: Vec::new(),
             over: None,
             counters: UserQueueCounters::default(),
             queue: Arc::clone(queue),
@@ -487,14 +491,18 @@ impl State {
     /// Puts what is staged into the ring: of each entry its slot is. There is room for all.
     #[inline]
     pub(crate) fn submit(&mut self, entries: &[Prepared]) -> Result<(), QueueEnd> {
-        let Self { producer, table, staged, calls, counters, .. } = self;
-        let (mut left, mut calls) = (&staged[..], calls.iter());
+        let Self { producer, table, staged, in_arena, counters, .. } = self;
+        let (mut left, mut in_arena) = (&staged[..], in_arena.iter());
         let mut next = staged.iter().zip(entries).map(|(slot, prepared)| {
-            let own = if prepared.extra.is_some() { calls.next() } else { None };
-            prepared.entry_of(u64::from(*slot), own.unwrap_or(&prepared.call)).encode()
+            let own = if prepared.extra.is_some() { in_arena.next() } else { None };
+            (own.unwrap_or(&prepared.words), u64::from(*slot))
         });
         while !left.is_empty() {
-            match producer.push_each(left.len(), || next.next().unwrap_or_default()) {
+            let fill = |empty: EmptySlot<'_>| {
+                let (words, user) = next.next().unwrap_or((&NOTHING, 0));
+                empty.fill(words, user)
+            };
+            match producer.push_each(left.len(), fill) {
                 Ok(pushed) => {
                     let first = pushed.point.0 + 1 - pushed.count as u64;
                     let (put, rest) = left.split_at_checked(pushed.count).unwrap_or((left, &[]));

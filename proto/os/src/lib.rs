@@ -62,6 +62,7 @@ compile_error!("vgem runs on 64-bit little-endian machines: its shared pages are
 pub mod adopt;
 pub mod alarm;
 pub mod arrival;
+pub mod barrier;
 pub mod client_memory;
 pub mod clock;
 pub mod confine;

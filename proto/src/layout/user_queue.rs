@@ -46,6 +46,10 @@ pub const C_ASLEEP: usize = 132;
 pub const C_RANG: usize = 136;
 /// Client: completions taken, u64; behind the truth by less than the depth.
 pub const C_REAPED: usize = 144;
+/// Client: not 0 while it puts entries without a fence, u32; the driver makes one for both before it sleeps.
+pub const C_LIGHT: usize = 152;
+/// Client: not 0 if it makes a fence for both before it sleeps, where the driver asks for that, u32.
+pub const C_HEAVY: usize = 156;
 
 /// Driver: the futex word the client sleeps on, u32.
 pub const D_DOORBELL: usize = 256;
@@ -63,6 +67,10 @@ pub const D_CAUSE: usize = 280;
 pub const D_AT: usize = 288;
 /// Driver: what it found there, u64.
 pub const D_FOUND: usize = 296;
+/// Driver: not 0 while it puts completions without a fence, u32; the client makes one for both before it sleeps.
+pub const D_LIGHT: usize = 304;
+/// Driver: not 0 if it makes a fence for both before it sleeps, where the client asks for that, u32.
+pub const D_HEAVY: usize = 308;
 
 /// Broker: not 0 when the driver is dead or the queue is over, an error code, u32.
 pub const B_DEATH_CODE: usize = 384;
@@ -82,4 +90,4 @@ pub const fn len(depth: u32) -> usize {
 }
 
 const _: () = assert!(SLOT_WORDS * 8 == SLOT_LEN);
-const _: () = assert!(C_REAPED + 8 <= C_DOORBELL + 64 && D_FOUND + 8 <= D_DOORBELL + 64);
+const _: () = assert!(C_HEAVY + 4 <= C_DOORBELL + 64 && D_HEAVY + 4 <= D_DOORBELL + 64);

@@ -70,6 +70,20 @@ pub trait Page {
     fn bump32(&self, at: usize);
     /// A memory fence.
     fn fence(&self, order: Ordering);
+    /// Half of a fence: keeps the stores before it ahead of the loads after it wherever another thread calls
+    /// [`Page::fence_heavy`] between, and there alone.
+    #[inline]
+    fn fence_light(&self) {
+        self.fence(Ordering::SeqCst);
+    }
+    /// A fence of this thread, and of every thread of the processes that use [`Page::fence_light`]; false if the system
+    /// did not make it.
+    #[must_use]
+    #[inline]
+    fn fence_heavy(&self) -> bool {
+        self.fence(Ordering::SeqCst);
+        true
+    }
     /// Loads 64-bit words that follow one another, each by itself, in order.
     #[inline]
     fn load64s<const N: usize>(&self, at: usize, into: &mut [u64; N]) {

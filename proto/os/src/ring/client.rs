@@ -16,7 +16,7 @@ use vgem_proto::ids::Point;
 use vgem_proto::user_queue::{Completion, Depth, Entry, Words};
 
 use super::credit::ClientCredit;
-use super::memory::MappedRing;
+use super::memory::{self, MappedRing};
 use super::protocol::{self, Found, Lane, Receiver, Ring, Sender};
 use super::sleep::{self, Asleep};
 use super::{Corruption, Over, Reason};
@@ -30,16 +30,17 @@ use crate::spin::Spin;
 pub(super) fn halves(ring: &Arc<MappedRing>) -> (Producer, Reaper) {
     let depth = ring.depth();
     let counts = Arc::new(Counts::default());
+    let sender = memory::sender(ring, Lane::submissions(depth));
     let producer = Producer {
         ring: Arc::clone(ring),
         counts: Arc::clone(&counts),
-        sender: Sender::new(Lane::submissions(depth)),
+        sender,
         credit: ClientCredit::new(depth),
     };
     let reaper = Reaper {
         ring: Arc::clone(ring),
         counts,
-        receiver: Receiver::new(Lane::completions(depth)),
+        receiver: memory::receiver(ring, Lane::completions(depth)),
         spin: Spin::default(),
         corrupt: None,
     };
@@ -89,8 +90,28 @@ pub enum PushError {
     Over(#[from] Over),
 }
 
+/// A slot of the ring that has to be filled.
+#[derive(Debug)]
+pub struct EmptySlot<'a> {
+    sender: &'a mut Sender,
+    ring: &'a MappedRing,
+}
+
+/// That a slot was filled.
+#[derive(Debug)]
+pub struct Filled(());
+
+impl EmptySlot<'_> {
+    /// Fills it with the words of an entry, with this `user` for its own.
+    #[inline]
+    pub fn fill(self, words: &Words, user: u64) -> Filled {
+        self.sender.put_for(self.ring, words, user);
+        Filled(())
+    }
+}
+
 impl Producer {
-    /// Submits an entry: stores, a fence, a look; a system call only if the driver sleeps and nobody rang for that yet.
+    /// Submits an entry: stores, often a fence, a look; a system call only if the driver sleeps and nobody rang for that yet.
     ///
     /// # Errors
     /// [`PushError`]; nothing was submitted then.
@@ -99,14 +120,26 @@ impl Producer {
         self.push_many(std::slice::from_ref(entry))
     }
 
-    /// Submits entries in order, as many as there is room for, with one fence and one look for all.
+    /// Submits entries in order, as many as there is room for, with one look for all.
     ///
     /// # Errors
     /// [`PushError`] if not even the first was submitted. Of no entries none is submitted, which is no error.
     #[inline]
     pub fn push_many(&mut self, entries: &[Entry]) -> Result<Pushed, PushError> {
-        let mut entries_left = entries.iter();
-        self.push_each(entries.len(), || entries_left.next().map(Entry::encode).unwrap_or_default())
+        let mut left = entries.iter();
+        self.push_each(entries.len(), |slot| {
+            let (words, user) = left.next().map(|entry| (entry.encode(), entry.user)).unwrap_or_default();
+            slot.fill(&words, user)
+        })
+    }
+
+    /// Submits an entry that is encoded, with this `user` for its own.
+    ///
+    /// # Errors
+    /// As [`Producer::push`].
+    #[inline]
+    pub fn push_encoded(&mut self, words: &Words, user: u64) -> Result<Pushed, PushError> {
+        self.push_each(1, |slot| slot.fill(words, user))
     }
 
     /// As [`Producer::push_many`], of `wanted` entries that are asked for one by one, as they are put into the ring: only
@@ -118,7 +151,7 @@ impl Producer {
     pub fn push_each(
         &mut self,
         wanted: usize,
-        mut entry: impl FnMut() -> Words,
+        mut fill: impl FnMut(EmptySlot<'_>) -> Filled,
     ) -> Result<Pushed, PushError> {
         if let Some(over) = protocol::over(&*self.ring) {
             return Err(over.into());
@@ -133,7 +166,7 @@ impl Producer {
         let last = self.sender.next() - 1 + room;
         self.counts.submitted.0.store(last, Ordering::Release);
         for _ in 0..count {
-            self.sender.put(&*self.ring, &entry());
+            let Filled(()) = fill(EmptySlot { sender: &mut self.sender, ring: &self.ring });
         }
         Ok(Pushed { point: Point(last), count, woke: self.ring() })
     }

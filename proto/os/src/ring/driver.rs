@@ -17,7 +17,7 @@ use vgem_proto::user_queue::{Completion, Depth, Entry, EntryError, FaultReason};
 
 use super::client::wake;
 use super::credit::DriverCredit;
-use super::memory::MappedRing;
+use super::memory::{self, MappedRing};
 use super::protocol::{self, Found, Lane, Receiver, Ring, Sender};
 use super::sleep::{self, Asleep};
 use super::{Corruption, Over, Reason};
@@ -32,13 +32,14 @@ pub(super) fn halves(ring: &Arc<MappedRing>) -> (Consumer, Completer) {
     let depth = ring.depth();
     let consumer = Consumer {
         ring: Arc::clone(ring),
-        receiver: Receiver::new(Lane::submissions(depth)),
+        receiver: memory::receiver(ring, Lane::submissions(depth)),
         credit: DriverCredit::new(depth),
         spin: Spin::default(),
         corrupt: None,
         ended: false,
     };
-    let completer = Completer { ring: Arc::clone(ring), sender: Sender::new(Lane::completions(depth)) };
+    let completer =
+        Completer { ring: Arc::clone(ring), sender: memory::sender(ring, Lane::completions(depth)) };
     (consumer, completer)
 }
 

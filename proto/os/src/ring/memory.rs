@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use vgem_proto::layout::user_queue as u;
 use vgem_proto::user_queue::Depth;
 
-use super::protocol::{Lane, Page};
+use super::protocol::{LIGHT_AFTER, Lane, Page, Receiver, Sender};
+use crate::barrier;
 use crate::error::{OsError, Result};
 use crate::futex::FutexWord;
 use crate::mapping::{Mapping, Populate};
@@ -27,6 +28,8 @@ const FIRST: u64 = (u::MAGIC as u64) | (u::VERSION as u64) << 32 | (u::SLOT_LEN 
 pub(super) struct MappedRing {
     mapping: Mapping,
     depth: Depth,
+    /// Whether another process may have it too.
+    shared: bool,
 }
 
 impl MappedRing {
@@ -46,13 +49,13 @@ impl MappedRing {
             let detail = format!("{len} bytes, {wanted} wanted for depth {}", depth.entries());
             return Err(OsError::with_detail(CHECK, Errno::INVAL, detail));
         }
-        Ok(Self { mapping, depth })
+        Ok(Self { mapping, depth, shared: true })
     }
 
     /// Maps the header of a user queue and writes it; no other page is touched.
     pub(super) fn format(fd: BorrowedFd<'_>, depth: Depth) -> Result<Self> {
         let mapping = Mapping::map(fd, u::HEADER_LEN, Access::Write, Populate::Lazy)?;
-        let ring = Self { mapping, depth };
+        let ring = Self { mapping, depth, shared: true };
         ring.write_header();
         Ok(ring)
     }
@@ -61,12 +64,12 @@ impl MappedRing {
     pub(super) fn map_header(fd: BorrowedFd<'_>) -> Result<Self> {
         let mapping = Mapping::map(fd, u::HEADER_LEN, Access::Write, Populate::Lazy)?;
         let depth = depth_in(&mapping)?;
-        Ok(Self { mapping, depth })
+        Ok(Self { mapping, depth, shared: true })
     }
 
     /// A user queue in private memory.
     pub(super) fn private(depth: Depth) -> Result<Self> {
-        let ring = Self { mapping: Mapping::anonymous(depth.memory_len())?, depth };
+        let ring = Self { mapping: Mapping::anonymous(depth.memory_len())?, depth, shared: false };
         ring.write_header();
         Ok(ring)
     }
@@ -84,6 +87,21 @@ impl MappedRing {
         self.store32(u::H_DEPTH, self.depth.entries());
         self.release64(u::H_MAGIC, FIRST);
     }
+}
+
+/// The sender of a lane: one whose fences others can make, where a process can have that.
+pub(super) fn sender(ring: &MappedRing, lane: Lane) -> Sender {
+    let sender = Sender::new(lane);
+    if ring.shared && barrier::take_part() { sender.light_after(LIGHT_AFTER) } else { sender }
+}
+
+/// The receiver of a lane: one that makes the fences of others, where the kernel does that.
+pub(super) fn receiver(ring: &MappedRing, lane: Lane) -> Receiver {
+    let receiver = Receiver::new(lane);
+    if ring.shared && barrier::can_be_made() {
+        receiver.offer_heavy(ring);
+    }
+    receiver
 }
 
 /// The depth that a header says, if it is one.
@@ -170,6 +188,15 @@ impl Page for MappedRing {
     #[inline]
     fn fence(&self, order: Ordering) {
         fence(order);
+    }
+
+    #[inline]
+    fn fence_light(&self) {
+        barrier::light();
+    }
+
+    fn fence_heavy(&self) -> bool {
+        barrier::heavy()
     }
 
     #[inline]

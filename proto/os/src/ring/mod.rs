@@ -71,7 +71,7 @@ use vgem_proto::error::Failure;
 use vgem_proto::ids::Point;
 use vgem_proto::user_queue::Depth;
 
-pub use self::client::{Producer, PushError, Pushed, ReapError, Reaper};
+pub use self::client::{EmptySlot, Filled, Producer, PushError, Pushed, ReapError, Reaper};
 pub use self::driver::{Completer, Consumer, Done, Owed, Popped, Turn};
 pub use self::keeper::KeeperRing;
 use self::memory::MappedRing;

@@ -22,6 +22,22 @@
 //! ```
 //!
 //! With a sequentially consistent fence on both sides at least one of the two looks sees the other's store.
+//!
+//! **A fence for two.** Most of what a put costs is its fence: it waits until the other core has given up the slot's line.
+//! A sender that often found the receiver awake puts without one (its `LIGHT`), and a receiver that is about to sleep then
+//! makes one for both ([`Page::fence_heavy`]: the kernel interrupts the core that the sender runs on). That costs a hundred
+//! times as much, so a sender that finds the receiver asleep makes its own fences again, for as many looks as pay for one
+//! such sleep. It says so before its first put without a fence, with a fence between; so either it sees a driver that
+//! sleeps already, or the driver sees that it is to make the fence:
+//!
+//! ```text
+//!   sender                                  receiver
+//!   light = 1                               asleep = the next ticket
+//!   fence(SeqCst)                           fence(SeqCst)
+//!   words 1 to 7, word 0 (Release)          light? then a fence for both
+//!   ticket = asleep                         look at the slot
+//! ```
+//!
 //! A **ticket** is the number of a sleep, so that a sender rings once for each: a receiver that takes a while to wake
 //! costs a sender that goes on submitting one system call, not one for every entry. Every sleep has a ticket of its
 //! own, also that of a receiver that woke for nothing.
@@ -37,7 +53,7 @@ use std::sync::atomic::Ordering;
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Point};
 use vgem_proto::layout::user_queue as u;
-use vgem_proto::user_queue::{Depth, Words, sequence, sequence_of, with_sequence};
+use vgem_proto::user_queue::{Depth, USER, Words, sequence, sequence_of, with_sequence};
 
 use super::{Corruption, Over, Reason};
 pub use crate::fence::protocol::{Page, Ring};
@@ -50,6 +66,14 @@ pub struct Lane {
     doorbell: usize,
     rang: usize,
     asleep: usize,
+    halves: Halves,
+}
+
+/// The words by which two agree that the receiver makes the fence of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Halves {
+    light: usize,
+    heavy: usize,
 }
 
 impl Lane {
@@ -57,14 +81,17 @@ impl Lane {
     #[must_use]
     pub const fn submissions(depth: Depth) -> Self {
         let (doorbell, rang, asleep) = (u::C_DOORBELL, u::C_RANG, u::D_ASLEEP);
-        Self { slots: u::SUBMISSIONS, depth: depth.entries(), doorbell, rang, asleep }
+        let halves = Halves { light: u::C_LIGHT, heavy: u::D_HEAVY };
+        Self { slots: u::SUBMISSIONS, depth: depth.entries(), doorbell, rang, asleep, halves }
     }
 
     /// The ring from the driver to the client.
     #[must_use]
     pub const fn completions(depth: Depth) -> Self {
         let (doorbell, rang, asleep) = (u::D_DOORBELL, u::D_RANG, u::C_ASLEEP);
-        Self { slots: u::completions(depth.entries()), depth: depth.entries(), doorbell, rang, asleep }
+        let slots = u::completions(depth.entries());
+        let halves = Halves { light: u::D_LIGHT, heavy: u::C_HEAVY };
+        Self { slots, depth: depth.entries(), doorbell, rang, asleep, halves }
     }
 
     /// The word that its receiver sleeps on: bytes from the start of the memory.
@@ -99,25 +126,41 @@ impl Lane {
 /// it waits at its fence. Of a ring that is not deeper it is the slot itself, or one that is put soon.
 const AHEAD: u64 = 16;
 
+/// So many looks in a row that find the receiver awake have cost in fences what a fence for two does.
+pub const LIGHT_AFTER: u32 = 256;
+
 /// The writing end of a lane.
 #[derive(Debug)]
 pub struct Sender {
     lane: Lane,
     next: u64,
     rung: u32,
+    /// Looks in a row that find the receiver awake before this leaves its fences to it; nothing if it never does.
+    light_after: Option<u32>,
+    /// How many of them there were.
+    awake: u32,
+    light: bool,
 }
 
 impl Sender {
     /// The end of a lane into which nothing was put yet.
     #[must_use]
     pub const fn new(lane: Lane) -> Self {
-        Self { lane, next: 1, rung: 0 }
+        Self { lane, next: 1, rung: 0, light_after: None, awake: 0, light: false }
+    }
+
+    /// The same, of a process whose fences others can make ([`Page::fence_heavy`]): after so many looks in a row that find
+    /// the receiver awake they are left to it, if it says that it makes them.
+    #[must_use]
+    pub const fn light_after(mut self, looks: u32) -> Self {
+        self.light_after = Some(looks);
+        self
     }
 
     /// The end of a lane into which much was put: for tests, which cannot put 2^32 things.
     #[cfg(test)]
     pub(super) const fn starting_at(lane: Lane, next: u64) -> Self {
-        Self { lane, next, rung: 0 }
+        Self { next, ..Self::new(lane) }
     }
 
     /// The number of what is put next; the first is 1.
@@ -135,14 +178,21 @@ impl Sender {
 
     /// Puts words into the next slot, which the caller knows to be free. Returns their number. Wakes nobody:
     /// [`Sender::ring`] comes after the last of several.
-    // M-151
     #[inline]
     pub fn put<M: Page>(&mut self, memory: &M, words: &Words) -> u64 {
+        self.put_for(memory, words, words[USER])
+    }
+
+    /// As [`Sender::put`], with another word of whoever puts it: the words need not be copied to have it changed.
+    // M-151
+    #[inline]
+    pub fn put_for<M: Page>(&mut self, memory: &M, words: &Words, user: u64) -> u64 {
         let number = self.next;
         let at = self.lane.slot(number);
         memory.expect_store(self.lane.slot(number.wrapping_add(AHEAD)));
-        let [first, rest @ ..] = words;
-        memory.store64s(at + 8, rest);
+        let [first, _, rest @ ..] = words;
+        memory.store64(at + 8 * USER, user);
+        memory.store64s(at + 16, rest);
         memory.release64(at, with_sequence(*first, number));
         self.next = number.wrapping_add(1);
         number
@@ -150,18 +200,57 @@ impl Sender {
 
     /// Looks whether the receiver sleeps, and rings if nobody rang for that sleep: then wake one sleeper of the
     /// doorbell. `now` is asked only then.
-    // M-154, M-155
+    // M-154, M-155, M-248
     #[inline]
     pub fn ring<M: Page>(&mut self, memory: &M, now: impl FnOnce() -> u64) -> Ring {
-        memory.fence(Ordering::SeqCst);
+        if self.light {
+            memory.fence_light()
+        } else {
+            memory.fence(Ordering::SeqCst)
+        }
         let ticket = memory.load32(self.lane.asleep);
-        if ticket == 0 || ticket == self.rung {
+        if ticket == 0 {
+            if !self.light {
+                self.found_awake(memory);
+            }
             return Ring::Quiet;
         }
+        if ticket == self.rung {
+            return Ring::Quiet;
+        }
+        self.found_asleep(memory);
         self.rung = ticket;
         memory.store64(self.lane.rang, now());
         memory.bump32(self.lane.doorbell);
         Ring::Wake
+    }
+
+    #[inline]
+    fn found_awake<M: Page>(&mut self, memory: &M) {
+        self.awake = self.awake.saturating_add(1);
+        if self.light_after == Some(self.awake) {
+            self.lighten(memory);
+        }
+    }
+
+    /// Leaves the fences to the receiver from now on, if it makes them.
+    #[cold]
+    fn lighten<M: Page>(&mut self, memory: &M) {
+        if memory.load32(self.lane.halves.heavy) != 0 {
+            memory.store32(self.lane.halves.light, 1);
+            memory.fence(Ordering::SeqCst);
+            self.light = true;
+        }
+    }
+
+    /// Makes its own fences from now on. A receiver that has not seen that yet makes one too many.
+    #[inline]
+    fn found_asleep<M: Page>(&mut self, memory: &M) {
+        self.awake = 0;
+        if self.light {
+            memory.store32(self.lane.halves.light, 0);
+            self.light = false;
+        }
     }
 }
 
@@ -269,16 +358,23 @@ impl Receiver {
         Corruption { reason, at: Point(self.next), found }
     }
 
+    /// Says that it makes a fence for both before it sleeps, for a sender that asks for it ([`Page::fence_heavy`]).
+    pub fn offer_heavy<M: Page>(&self, memory: &M) {
+        memory.store32(self.lane.halves.heavy, 1);
+    }
+
     /// Says that the receiver is about to sleep. Returns the doorbell as it was before: look once more, then sleep while
-    /// it is that, then [`Receiver::wake_up`].
-    // M-154
+    /// it is that, then [`Receiver::wake_up`]. Nothing if it must not sleep, because the system made no fence for both.
+    // M-154, M-248
+    #[must_use]
     #[inline]
-    pub fn fall_asleep<M: Page>(&mut self, memory: &M) -> u32 {
+    pub fn fall_asleep<M: Page>(&mut self, memory: &M) -> Option<u32> {
         let seen = memory.load32(self.lane.doorbell);
         self.ticket = self.ticket.checked_add(1).unwrap_or(1);
         memory.store32(self.lane.asleep, self.ticket);
         memory.fence(Ordering::SeqCst);
-        seen
+        let light = memory.load32(self.lane.halves.light) != 0;
+        (!light || memory.fence_heavy()).then_some(seen)
     }
 
     /// Says that the receiver is awake.

@@ -34,15 +34,18 @@ pub(super) fn wait<T>(
     }
     loop {
         let began_ns = clock::now();
-        let asleep = Asleep::begin(ring, receiver);
-        if let Some(found) = look(asleep.receiver) {
-            return Ok(Some(found));
-        }
-        if began_ns >= deadline_ns || beside.is_some_and(|(word, seen)| word.load() != seen) {
+        let over = || began_ns >= deadline_ns || beside.is_some_and(|(word, seen)| word.load() != seen);
+        if let Some(asleep) = Asleep::begin(ring, receiver) {
+            if let Some(found) = look(asleep.receiver) {
+                return Ok(Some(found));
+            }
+            if over() {
+                return Ok(None);
+            }
+            sleep(asleep.word(), beside, deadline_ns)?;
+        } else if over() {
             return Ok(None);
         }
-        sleep(asleep.word(), beside, deadline_ns)?;
-        drop(asleep);
         if let Some(found) = look(receiver) {
             spin.slept(began_ns, receiver.lane().rang_at(ring));
             return Ok(Some(found));
@@ -67,20 +70,22 @@ pub struct Asleep<'a> {
 }
 
 impl<'a> Asleep<'a> {
-    /// Says that `receiver` sleeps; look once more before sleeping.
-    pub(super) fn begin(ring: &'a MappedRing, receiver: &'a mut Receiver) -> Self {
-        let seen = receiver.fall_asleep(ring);
-        Self { ring, receiver, seen }
+    /// Says that `receiver` sleeps; look once more before sleeping. Nothing if it must stay awake for now, and look again.
+    pub(super) fn begin(ring: &'a MappedRing, receiver: &'a mut Receiver) -> Option<Self> {
+        if let Some(seen) = receiver.fall_asleep(ring) {
+            return Some(Self { ring, receiver, seen });
+        }
+        receiver.wake_up(ring);
+        None
     }
 
-    /// As [`Asleep::begin`]; nothing if `look` finds that there is no need to sleep.
+    /// As [`Asleep::begin`]; nothing also if `look` finds that there is no need to sleep.
     pub(super) fn unless(
         ring: &'a MappedRing,
         receiver: &'a mut Receiver,
         look: impl FnOnce(&Receiver) -> bool,
     ) -> Option<Self> {
-        let asleep = Self::begin(ring, receiver);
-        if look(asleep.receiver) { None } else { Some(asleep) }
+        Self::begin(ring, receiver).filter(|asleep| !look(asleep.receiver))
     }
 
     /// The word to sleep on and what it held, for [`futex::wait`] and [`futex::wait_any`].

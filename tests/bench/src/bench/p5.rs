@@ -44,6 +44,7 @@ const LEVEL: f64 = 0.95;
 const LINE: &str = "cache line there and back, two processes";
 const FUTEX: &str = "futex there and back, both asleep";
 const PUSH: &str = "push, driver awake";
+const PUSH_LOCKING: &str = "push that locks the queue, driver awake";
 const PUSH_MANY: &str = "push of 32 at once, each, driver awake";
 const LOOKED: &str = "submit until the completion is seen, both awake";
 const WAITED: &str = "submit until `wait` returns, both awake";
@@ -157,8 +158,8 @@ impl P5 {
     }
 
     fn times(&mut self, found: &mut Repetition) -> anyhow::Result<()> {
-        let mut all: [Times; 7] = Default::default();
-        let [line, futex, push, push_many, looked, waited, woken] = &mut all;
+        let mut all: [Times; 8] = Default::default();
+        let [line, futex, push, push_locking, push_many, looked, waited, woken] = &mut all;
         let (rounds, copies) = (self.rounds, &mut self.copies);
         for _ in 0..TURNS {
             self.flags.set(Rest::Awake)?;
@@ -168,6 +169,7 @@ impl P5 {
             futex.each(rounds / 4 + 1, || self.flags.round_trip())?;
             copies.begin();
             pushes(push, rounds / 4 + 1, || copies.pushes())?;
+            pushes(push_locking, rounds / 4 + 1, || copies.pushes_that_lock())?;
             pushes(push_many, rounds / 4 + 1, || copies.pushes_at_once())?;
             turn(looked, rounds, || copies.looked_for())?;
             turn(waited, rounds, || copies.waited_for())?;
@@ -175,7 +177,7 @@ impl P5 {
                 woken.extend(copies.woken()?.map(ns_f64));
             }
         }
-        let names = [LINE, FUTEX, PUSH, PUSH_MANY, LOOKED, WAITED, WOKEN];
+        let names = [LINE, FUTEX, PUSH, PUSH_LOCKING, PUSH_MANY, LOOKED, WAITED, WOKEN];
         for (name, times) in names.into_iter().zip(all) {
             found.times(name, times);
         }
@@ -300,6 +302,7 @@ impl Bench for P5 {
     fn claims(&self) -> Vec<Claim> {
         let mut claims = vec![
             Claim::number("P5", PUSH, Bound::AtMost(50.0)),
+            Claim::number("P5", PUSH_LOCKING, Bound::Shown),
             Claim::number("P5", PUSH_MANY, Bound::Shown),
             Claim::number("P5", LOOK_CALLS, Bound::AtMost(0.0)).judged_in(JudgedIn::Any),
             Claim::ratio("P5", WAITED, LINE, Bound::AtMost(2.5)),

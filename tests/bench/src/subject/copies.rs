@@ -115,17 +115,45 @@ impl Copies {
         self.deadline = in_time();
     }
 
-    /// Pushes [`BURST`] entries, one by one, and then looks until all have ended. What the pushes took, nanoseconds, unless
-    /// the driver was asleep at one of them.
+    /// Pushes [`BURST`] entries, one by one, by a thread that has the queue for itself meanwhile, and then looks until all
+    /// have ended. What the pushes took, nanoseconds, unless the driver was asleep at one of them.
     ///
     /// # Errors
     /// As the client library's.
     #[inline]
     pub fn pushes(&mut self) -> anyhow::Result<Option<u64>> {
+        self.awake(|queue, entries| {
+            let mut locked = queue.lock();
+            for entry in entries {
+                black_box(locked.try_push(entry)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// The same by a thread that locks the queue for each of them.
+    ///
+    /// # Errors
+    /// As the client library's.
+    #[inline]
+    pub fn pushes_that_lock(&mut self) -> anyhow::Result<Option<u64>> {
+        self.awake(|queue, entries| {
+            for entry in entries {
+                black_box(queue.try_push(entry)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// Pushes [`BURST`] entries, and looks until they have ended.
+    #[inline]
+    fn awake(
+        &self,
+        push: impl FnOnce(&UserQueue, &[Prepared]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<u64>> {
+        let entries = self.entries.get(..BURST).unwrap_or_default();
         let before = (self.queue.counters().doorbells, clock::now());
-        for entry in self.entries.iter().take(BURST) {
-            black_box(self.queue.try_push(entry)?);
-        }
+        push(&self.queue, entries)?;
         let spent = clock::now() - before.1;
         let was_awake = self.queue.counters().doorbells == before.0;
         self.look_for(BURST)?;
