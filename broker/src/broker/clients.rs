@@ -67,14 +67,12 @@ impl Shell {
         for _ in 0..ACCEPTS {
             let now = clock::now();
             let Some(door) = self.doors.get_mut(&of) else { return };
-            if of.is_none() && door.gate.opens_at().is_none() && self.newcomers.is_full() {
-                door.gate.refuse(now);
-            }
-            if door.gate.opens_at().is_none() && door.gate.admit(now) {
+            if door.gate.opens_at().is_none() && door.gate.has_share(now) {
                 match door.listener.accept() {
                     Ok(socket) => {
+                        door.gate.take(now);
                         if let Err(e) = self.let_in(socket, of) {
-                            warn!("a connection is refused: {e}");
+                            self.not_let_in(&e);
                         }
                         continue;
                     }
@@ -140,6 +138,13 @@ impl Shell {
                 let domain = self.core.home_of(peer.uid, &peer.groups, None);
                 self.enter(socket, peer, domain)
             }
+        }
+    }
+
+    /// A connection ends here: the kernel has no fd for it, for instance, as for the next thousand.
+    pub(super) fn not_let_in(&mut self, e: &OsError) {
+        if self.may_log(None, Level::WARN) {
+            warn!("a connection is refused: {e}");
         }
     }
 
@@ -340,17 +345,15 @@ fn request(link: LinkId, bytes: &[u8]) -> Input {
 
 /// The answer in place of one whose fds cannot be had.
 fn no_fds(request: u64, e: &OsError) -> Vec<u8> {
-    let mut text = format!("the answer's file descriptors cannot be sent: {e}").into_bytes();
-    text.truncate(limits::TEXT_LEN);
     let value = u64::from(e.errno().raw_os_error().unsigned_abs());
-    let refused = Refused {
-        code: ErrorCode::System,
-        job: NONE,
-        part: NONE,
-        value,
-        limit: 0,
-        cause: CauseId::NONE,
-        text,
-    };
+    let text = format!("the answer's file descriptors cannot be sent: {e}");
+    refusal(request, ErrorCode::System, (value, 0), text)
+}
+
+/// A refusal that is not core's: of a request, or of the connection for request 0.
+pub(super) fn refusal(request: u64, code: ErrorCode, (value, limit): (u64, u64), text: String) -> Vec<u8> {
+    let mut text = text.into_bytes();
+    text.truncate(limits::TEXT_LEN);
+    let refused = Refused { code, job: NONE, part: NONE, value, limit, cause: CauseId::NONE, text };
     refused.encode(request, Time(0), 0)
 }
