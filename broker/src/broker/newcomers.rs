@@ -24,10 +24,8 @@ use tracing::{Level, info, warn};
 use vgem_os::peer::PeerIdentity;
 use vgem_os::seqpacket::Socket;
 use vgem_os::{OsError, clock};
-use vgem_proto::error::ErrorCode;
 use vgem_proto::message::keeper::FindCgroup;
 
-use super::clients::refusal;
 use super::shell::Shell;
 
 /// Those who may wait at a time.
@@ -50,6 +48,7 @@ struct Newcomer {
     /// None once it was given up: it is closed, and counts until the keeper has answered.
     socket: Option<Socket>,
     peer: PeerIdentity,
+    groups: Vec<u32>,
     /// When it is given up.
     until: u64,
 }
@@ -74,11 +73,11 @@ impl Newcomers {
     }
 
     /// One that waited too long, if there is one: it is closed. The clock is asked only if somebody waits.
-    fn give_up(&mut self, now: impl Fn() -> u64) -> Option<&PeerIdentity> {
+    fn give_up(&mut self, now: impl Fn() -> u64) -> Option<&Newcomer> {
         let first = self.asked.values_mut().find(|newcomer| newcomer.socket.is_some())?;
         (first.until <= now()).then(|| {
             first.socket = None;
-            &first.peer
+            &*first
         })
     }
 
@@ -105,30 +104,35 @@ impl Newcomers {
 
 impl Shell {
     /// Has the keeper asked which control group the process at the other end of a connection is in.
-    pub(super) fn ask_cgroup(&mut self, socket: Socket, peer: PeerIdentity) -> Result<(), OsError> {
+    pub(super) fn ask_cgroup(
+        &mut self,
+        socket: Socket,
+        peer: PeerIdentity,
+        groups: Vec<u32>,
+    ) -> Result<(), OsError> {
         match self.newcomers.room(peer.uid) {
             Room::There => {}
             Room::Instead(question) => {
                 if let Some(Newcomer { socket: Some(socket), peer, .. }) =
                     self.newcomers.asked.remove(&question)
                 {
-                    self.no_room(&socket, &peer, MOST, MOST);
+                    self.no_room(&socket, &peer, (MOST, MOST));
                 }
             }
             Room::Full { count, most } => {
-                self.no_room(&socket, &peer, count, most);
+                self.no_room(&socket, &peer, (count, most));
                 return Ok(());
             }
         }
         let copy = peer.pidfd.as_ref().map(|pidfd| pidfd.try_clone()).transpose();
         let Some(pidfd) = copy.map_err(|e| OsError::new("fcntl(F_DUPFD_CLOEXEC)", errno(&e)))? else {
-            self.cgroup_unknown(&peer);
+            self.cgroup_unknown(&peer, &groups);
             return Ok(());
         };
         let question = self.newcomers.next;
         self.newcomers.next += 1;
         let until = clock::deadline_in(PATIENCE);
-        self.newcomers.asked.insert(question, Newcomer { socket: Some(socket), peer, until });
+        self.newcomers.asked.insert(question, Newcomer { socket: Some(socket), peer, groups, until });
         self.ask_keeper(&FindCgroup { question }.into(), vec![pidfd]);
         Ok(())
     }
@@ -136,13 +140,15 @@ impl Shell {
     /// The keeper has answered. `path` is empty if it could not say.
     pub(super) fn cgroup_found(&mut self, question: u64, path: &[u8]) {
         // One that was displaced is not here any more, and one that was given up is closed.
-        let Some(Newcomer { socket: Some(socket), peer, .. }) = self.newcomers.asked.remove(&question) else {
+        let Some(Newcomer { socket: Some(socket), peer, groups, .. }) =
+            self.newcomers.asked.remove(&question)
+        else {
             return;
         };
         if path.is_empty() {
-            return self.cgroup_unknown(&peer);
+            return self.cgroup_unknown(&peer, &groups);
         }
-        let domain = self.core.home_of(peer.uid, &peer.groups, Some(path));
+        let domain = self.core.home_of(peer.uid, &groups, Some(path));
         if let Err(e) = self.enter(socket, peer, domain) {
             self.not_let_in(&e);
         }
@@ -150,9 +156,9 @@ impl Shell {
 
     /// Closes the connections that waited too long.
     pub(super) fn give_up_newcomers(&mut self, now: impl Fn() -> u64) {
-        while let Some(peer) = self.newcomers.give_up(&now) {
+        while let Some(Newcomer { peer, groups, .. }) = self.newcomers.give_up(&now) {
             let (uid, pid) = (peer.uid, peer.pid);
-            let domain = self.core.home_of(uid, &peer.groups, None);
+            let domain = self.core.home_of(uid, groups, None);
             if self.may_log(Some(domain), Level::WARN) {
                 warn!(
                     "a connection of uid {uid}, process {pid}, is closed: the keeper does not say its control group"
@@ -161,27 +167,16 @@ impl Shell {
         }
     }
 
-    /// Says to whoever connected that too many wait already.
-    fn no_room(&mut self, socket: &Socket, peer: &PeerIdentity, count: usize, most: usize) {
+    /// Says to whoever connected that so many wait already.
+    fn no_room(&mut self, socket: &Socket, peer: &PeerIdentity, (count, most): (usize, usize)) {
         let text = format!(
             "{most} connections wait already until their control group is known; connect again in a moment"
         );
-        let bytes = refusal(0, ErrorCode::Exhausted, (count as u64 + 1, most as u64), text);
-        // It has room: nothing was sent over it. Who has left hears nothing.
-        let told = socket.set_nonblocking(true).and_then(|()| socket.send(&bytes, &[]));
-        let domain = self.core.home_of(peer.uid, &peer.groups, None);
-        if self.may_log(Some(domain), Level::INFO) {
-            let (uid, pid) = (peer.uid, peer.pid);
-            info!(
-                "a connection of uid {uid}, process {pid}, is refused: {most} wait until their control group is \
-                 known; told: {}",
-                told.is_ok()
-            );
-        }
+        self.refuse(socket, peer, (count + 1, most), text);
     }
 
-    fn cgroup_unknown(&mut self, peer: &PeerIdentity) {
-        let domain = self.core.home_of(peer.uid, &peer.groups, None);
+    fn cgroup_unknown(&mut self, peer: &PeerIdentity, groups: &[u32]) {
+        let domain = self.core.home_of(peer.uid, groups, None);
         if self.may_log(Some(domain), Level::INFO) {
             let (uid, pid) = (peer.uid, peer.pid);
             info!(
@@ -205,9 +200,11 @@ mod tests {
     use vgem_core::Broker;
     use vgem_core::config::{Config, NamedDomain, Policy};
     use vgem_core::io::Input;
+    use vgem_os::peer::Groups;
     use vgem_os::selftest::LeaseSupport;
     use vgem_os::seqpacket::{Listener, Packet};
     use vgem_proto::domains::FIRST_NAMED;
+    use vgem_proto::error::ErrorCode;
     use vgem_proto::ids::{DomainId, Time};
     use vgem_proto::limits;
     use vgem_proto::message::Sender;
@@ -216,7 +213,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Given;
-    use crate::broker::clients::Client;
+    use crate::broker::clients::{Client, GROUPS};
     use crate::broker::gate::Gate;
 
     /// A broker with the test as its keeper, and a domain of whoever is below `/a`.
@@ -256,10 +253,14 @@ mod tests {
 
         /// Somebody of this user connects; the client's end.
         fn come(&mut self, uid: u32) -> Socket {
+            self.come_with(uid, Groups::All(vec![]))
+        }
+
+        fn come_with(&mut self, uid: u32, groups: Groups) -> Socket {
             let (ours, theirs) = Socket::pair().expect("a pair");
             theirs.set_nonblocking(true).expect("a socket of ours");
-            let peer = PeerIdentity { uid, groups: vec![uid], ..ours.peer().expect("it is us") };
-            self.shell.ask_cgroup(ours, peer).expect("an fd");
+            let peer = PeerIdentity { uid, ..ours.peer().expect("it is us") };
+            self.shell.find_domain(ours, peer, groups).expect("an fd");
             // Looked at each time, so that few fds are open.
             self.asked();
             theirs
@@ -404,6 +405,14 @@ mod tests {
         assert_eq!(refused(&rig.come(7)), Some(EACH as u64));
         rig.answer(5, "/a");
         assert!(waits(&rig.come(7)) && rig.served().is_empty());
+    }
+
+    // M-244
+    #[test]
+    fn atk_a_process_of_too_many_groups_is_refused() {
+        let mut rig = Rig::new();
+        assert_eq!(refused(&rig.come_with(7, Groups::TooMany(GROUPS + 1))), Some(GROUPS as u64));
+        assert!(waits(&rig.come_with(7, Groups::All(vec![1; GROUPS]))));
     }
 
     /// Lines that are logged meanwhile.
