@@ -4,7 +4,7 @@
 //! that is known. Meanwhile its backlog throttles those who connect, and only them.
 
 /// Connections at once.
-const BURST: u64 = 256;
+pub(super) const BURST: u64 = 256;
 /// One more connection after this long, nanoseconds: 1000 per second.
 const EACH_NS: u64 = 1_000_000;
 /// How long nobody is let in after the kernel refused, nanoseconds.

@@ -14,7 +14,8 @@
 //! to end to be in another. Where no domain has control groups nobody is asked, and nothing is ever here.
 //!
 //! What is counted is questions that the keeper has not answered, for each has a pidfd on its way: [`EACH`] of one user, so that
-//! one who connects without end is refused and nobody else, and [`MOST`] of all. When there are so many, a user who has fewer
+//! one who connects without end is refused and nobody else, and [`MOST`] of all. A door lets no more in at once than one user
+//! may have here, and afterwards fewer than the keeper answers: nobody is refused who only has much to do. When there are so many, a user who has fewer
 //! displaces the newest of one who has most, as long as that makes their shares more equal: users can trade places only so
 //! often, and every user has a place while there are not as many users as places. So the door is never shut for what is here.
 
@@ -26,12 +27,14 @@ use vgem_os::seqpacket::Socket;
 use vgem_os::{OsError, clock};
 use vgem_proto::message::keeper::FindCgroup;
 
+use super::gate::BURST;
 use super::shell::Shell;
 
 /// Those who may wait at a time.
-const MOST: usize = 256;
+const MOST: usize = 2 * EACH;
 /// Those of one user.
-const EACH: usize = 16;
+const EACH: usize = 256;
+const _: () = assert!(EACH as u64 >= BURST, "one user's burst waits here");
 /// How long the keeper may take to answer, nanoseconds.
 const PATIENCE: u64 = 2_000_000_000;
 
@@ -231,6 +234,7 @@ mod tests {
 
     impl Rig {
         fn new() -> Self {
+            vgem_os::process::limits::raise_nofile().expect("as many as may be");
             let dir = tempfile::tempdir().expect("a directory");
             let listener = Listener::bind(dir.path().join("s"), 0o600).expect("a socket");
             listener.set_nonblocking(true).expect("a socket of ours");
@@ -382,7 +386,7 @@ mod tests {
         assert!(others.iter().chain([&guest]).all(waits));
         assert_eq!((refused(last), rig.shell.newcomers.asked.len()), (Some(MOST as u64), MOST));
         // It has its share already, less one.
-        assert_eq!(refused(&rig.come(15)), Some(MOST as u64));
+        assert_eq!(refused(&rig.come(users.end - 1)), Some(MOST as u64));
     }
 
     // M-243
