@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use tracing::{Level, debug, info, warn};
 use vgem_core::io::{Attach, BadRequest, Input, LinkId, PeerFacts, Way};
 use vgem_os::clock;
-use vgem_os::peer::PeerIdentity;
+use vgem_os::peer::{Groups, PeerIdentity};
 use vgem_os::seqpacket::{Listener, Packet as Received, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::error::ErrorCode;
@@ -26,6 +26,8 @@ use super::unread::Unread;
 
 /// Connections let in before others have their turn.
 const ACCEPTS: usize = 16;
+/// Groups that a process may be in, where groups decide about domains: each costs the kernel time to tell.
+pub(super) const GROUPS: usize = 1024;
 /// No job, no operand: what a refusal says that is about the whole request.
 const NONE: u16 = u16::MAX;
 
@@ -67,14 +69,12 @@ impl Shell {
         for _ in 0..ACCEPTS {
             let now = clock::now();
             let Some(door) = self.doors.get_mut(&of) else { return };
-            if of.is_none() && door.gate.opens_at().is_none() && self.newcomers.is_full() {
-                door.gate.refuse(now);
-            }
-            if door.gate.opens_at().is_none() && door.gate.admit(now) {
+            if door.gate.opens_at().is_none() && door.gate.has_share(now) {
                 match door.listener.accept() {
                     Ok(socket) => {
+                        door.gate.take(now);
                         if let Err(e) = self.let_in(socket, of) {
-                            warn!("a connection is refused: {e}");
+                            self.not_let_in(&e);
                         }
                         continue;
                     }
@@ -135,11 +135,65 @@ impl Shell {
         let peer = socket.peer()?;
         match door {
             Some(domain) => self.enter(socket, peer, domain),
-            None if self.core.asks_for_cgroups() => self.ask_cgroup(socket, peer),
             None => {
-                let domain = self.core.home_of(peer.uid, &peer.groups, None);
-                self.enter(socket, peer, domain)
+                let groups = self.groups(&socket)?;
+                self.find_domain(socket, peer, groups)
             }
+        }
+    }
+
+    /// The groups of who connected, where they decide which domain it is in.
+    fn groups(&self, socket: &Socket) -> Result<Groups, OsError> {
+        if self.core.asks_for_groups() { socket.peer_groups(GROUPS) } else { Ok(Groups::All(Vec::new())) }
+    }
+
+    /// Lets somebody in, once it is known where.
+    pub(super) fn find_domain(
+        &mut self,
+        socket: Socket,
+        peer: PeerIdentity,
+        groups: Groups,
+    ) -> Result<(), OsError> {
+        let mut groups = match groups {
+            Groups::All(groups) => groups,
+            Groups::TooMany(count) => {
+                let text = format!("a process of {count} groups is not let in where groups decide");
+                self.refuse(&socket, &peer, (count, GROUPS), text);
+                return Ok(());
+            }
+        };
+        groups.push(peer.gid);
+        if self.core.asks_for_cgroups() {
+            return self.ask_cgroup(socket, peer, groups);
+        }
+        let domain = self.core.home_of(peer.uid, &groups, None);
+        self.enter(socket, peer, domain)
+    }
+
+    /// Says to somebody that it is not let in.
+    pub(super) fn refuse(
+        &mut self,
+        socket: &Socket,
+        peer: &PeerIdentity,
+        (count, most): (usize, usize),
+        text: String,
+    ) {
+        let (uid, pid) = (peer.uid, peer.pid);
+        let domain = self.core.home_of(uid, &[], None);
+        if self.may_log(Some(domain), Level::INFO) {
+            info!("a connection of uid {uid}, process {pid}, is refused: {text}");
+        }
+        let bytes = refusal(0, ErrorCode::Exhausted, (count as u64, most as u64), text);
+        // It has room: nothing was sent over it. Who has left hears nothing.
+        if let Err(e) = socket.set_nonblocking(true).and_then(|()| socket.send(&bytes, &[])) {
+            debug!("a connection of process {pid} is not told that it is refused: {e}");
+        }
+    }
+
+    /// A connection ends here: the kernel has no fd for it, for instance, as for the next thousand.
+    pub(super) fn not_let_in(&mut self, e: &OsError) {
+        if self.may_log(None, Level::WARN) {
+            warn!("a connection is refused: {e}");
         }
     }
 
@@ -340,17 +394,15 @@ fn request(link: LinkId, bytes: &[u8]) -> Input {
 
 /// The answer in place of one whose fds cannot be had.
 fn no_fds(request: u64, e: &OsError) -> Vec<u8> {
-    let mut text = format!("the answer's file descriptors cannot be sent: {e}").into_bytes();
-    text.truncate(limits::TEXT_LEN);
     let value = u64::from(e.errno().raw_os_error().unsigned_abs());
-    let refused = Refused {
-        code: ErrorCode::System,
-        job: NONE,
-        part: NONE,
-        value,
-        limit: 0,
-        cause: CauseId::NONE,
-        text,
-    };
+    let text = format!("the answer's file descriptors cannot be sent: {e}");
+    refusal(request, ErrorCode::System, (value, 0), text)
+}
+
+/// A refusal that is not core's: of a request, or of the connection for request 0.
+fn refusal(request: u64, code: ErrorCode, (value, limit): (u64, u64), text: String) -> Vec<u8> {
+    let mut text = text.into_bytes();
+    text.truncate(limits::TEXT_LEN);
+    let refused = Refused { code, job: NONE, part: NONE, value, limit, cause: CauseId::NONE, text };
     refused.encode(request, Time(0), 0)
 }

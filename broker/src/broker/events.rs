@@ -59,6 +59,8 @@ struct Monitor {
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
     buckets: HashMap<(Option<DomainId>, bool), Bucket>,
+    /// Buckets at which it forgets again.
+    forget_at: usize,
 }
 
 #[derive(Debug, Default)]
@@ -79,8 +81,8 @@ impl Monitors {
 impl Limiter {
     /// Whether a line of this domain may be written, and if so how many were not since the last that was.
     pub(super) fn admit(&mut self, domain: Option<DomainId>, is_news: bool, now: u64) -> Option<u64> {
-        if self.buckets.len() >= DOMAINS {
-            self.buckets.retain(|_, bucket| bucket.full_at > now || bucket.suppressed > 0);
+        if self.buckets.len() >= self.forget_at.max(DOMAINS) {
+            self.forget(now);
         }
         let bucket = self.buckets.entry((domain, is_news)).or_default();
         let after = bucket.full_at.max(now).saturating_add(EACH_NS);
@@ -90,6 +92,23 @@ impl Limiter {
         }
         bucket.full_at = after;
         Some(std::mem::take(&mut bucket.suppressed))
+    }
+
+    /// Forgets domains that are quiet. What was left out of theirs is told with what is left out of the broker's own, so a
+    /// user of many users makes neither many buckets nor a search of many with each line.
+    fn forget(&mut self, now: u64) {
+        let mut suppressed = [0, 0];
+        self.buckets.retain(|(_, is_news), bucket| {
+            let is_quiet = bucket.full_at <= now;
+            if is_quiet && let Some(sum) = suppressed.get_mut(usize::from(*is_news)) {
+                *sum += bucket.suppressed;
+            }
+            !is_quiet
+        });
+        for (is_news, sum) in [false, true].into_iter().zip(suppressed).filter(|(_, sum)| *sum > 0) {
+            self.buckets.entry((None, is_news)).or_default().suppressed += sum;
+        }
+        self.forget_at = 2 * self.buckets.len();
     }
 }
 
@@ -166,7 +185,10 @@ impl Shell {
         match self.limiter.admit(domain, is_news, clock::now()) {
             Some(0) => true,
             Some(suppressed) => {
-                let whom = domain.map_or_else(|| "the broker".to_owned(), |domain| domain.to_string());
+                let whom = domain.map_or_else(
+                    || "the broker, and domains that are quiet since,".to_owned(),
+                    |domain| domain.to_string(),
+                );
                 warn!("{suppressed} lines about {whom} were left out: more than ten per second");
                 true
             }
@@ -393,6 +415,20 @@ mod tests {
         while limiter.admit(DOMAIN, false, 7).is_some() {}
         assert_eq!(limiter.admit(DOMAIN, true, 7), Some(0));
         assert_eq!(limiter.admit(Some(DomainId(1)), false, 7), Some(0));
+    }
+
+    #[test]
+    fn atk_domains_that_were_cut_off_are_forgotten_too_and_what_was_left_out_is_told() {
+        const MANY: u32 = 3000;
+        let mut limiter = Limiter::default();
+        for domain in (0..MANY).map(|uid| Some(DomainId(uid))) {
+            while limiter.admit(domain, true, 7).is_some() {}
+        }
+        let later = 7 + BURST * EACH_NS;
+        // As many others as make it look.
+        assert!((MANY..3 * MANY).all(|uid| limiter.admit(Some(DomainId(uid)), true, later).is_some()));
+        assert!(limiter.buckets.len() <= 2 * MANY as usize + 1, "{}", limiter.buckets.len());
+        assert_eq!(limiter.admit(None, true, later), Some(MANY.into()));
     }
 
     #[test]

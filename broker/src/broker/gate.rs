@@ -4,7 +4,7 @@
 //! that is known. Meanwhile its backlog throttles those who connect, and only them.
 
 /// Connections at once.
-const BURST: u64 = 256;
+pub(super) const BURST: u64 = 256;
 /// One more connection after this long, nanoseconds: 1000 per second.
 const EACH_NS: u64 = 1_000_000;
 /// How long nobody is let in after the kernel refused, nanoseconds.
@@ -20,16 +20,24 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Takes one connection's share; false if there is none, and the gate is closed then.
-    pub(super) fn admit(&mut self, now: u64) -> bool {
-        let after = self.full_at.max(now).saturating_add(EACH_NS);
+    /// Whether there is one connection's share; if there is none the gate is closed then.
+    pub(super) fn has_share(&mut self, now: u64) -> bool {
         let most = now.saturating_add(BURST * EACH_NS);
-        if after > most {
-            self.opens_at = Some(now.saturating_add(after - most));
-            return false;
+        let early = self.after_one(now).saturating_sub(most);
+        if early > 0 {
+            self.opens_at = Some(now.saturating_add(early));
         }
-        self.full_at = after;
-        true
+        early == 0
+    }
+
+    /// Takes the share of a connection that was let in.
+    pub(super) fn take(&mut self, now: u64) {
+        self.full_at = self.after_one(now);
+    }
+
+    /// When the bucket will be full again if one share more is taken.
+    fn after_one(&self, now: u64) -> u64 {
+        self.full_at.max(now).saturating_add(EACH_NS)
     }
 
     /// Closes the gate for a while: the kernel has no fd or no memory for a connection.
@@ -55,6 +63,16 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Gate {
+        fn admit(&mut self, now: u64) -> bool {
+            let admits = self.has_share(now);
+            if admits {
+                self.take(now);
+            }
+            admits
+        }
+    }
 
     #[test]
     fn a_burst_is_let_in_and_then_one_at_a_time() {

@@ -152,7 +152,7 @@ fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness, until: u64)
 /// Does what it is time for. The clock is asked only if something has a time.
 fn on_time(shell: &mut Shell) {
     shell.reopen_gates();
-    shell.newcomers.give_up(clock::now);
+    shell.give_up_newcomers(clock::now);
     if shell.core.next_deadline().is_some_and(|at| at.0 <= clock::now()) {
         shell.happen(Input::Tick);
     }

@@ -1,22 +1,15 @@
-//! What the broker asks of the keeper: start and kill instances, keep and drop objects.
-//!
-//! An instance gets its end of the link as fd 3 and nothing else. An object is kept as a duplicate of the broker's
-//! own fd, which the lease probe does not see, and pinned as far as `RLIMIT_MEMLOCK` allows.
+//! Instances that the broker has started and killed. Each gets its end of the link as fd 3 and nothing else.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 
-use tracing::{debug, error, info, warn};
-use vgem_os::OsError;
-use vgem_os::pin::Pin;
+use tracing::{debug, info, warn};
 use vgem_os::process::{Child, Launch};
 use vgem_os::seqpacket::Socket;
 use vgem_proto::codec::Zero;
-use vgem_proto::ids::{DeviceId, InstanceId, ObjectKey};
+use vgem_proto::ids::{DeviceId, InstanceId};
 use vgem_proto::limits;
-use vgem_proto::message::keeper::{
-    Dropped, InstanceExited, InstanceFailed, InstanceStarted, KeeperMessage, Kept,
-};
+use vgem_proto::message::keeper::{InstanceExited, InstanceFailed, InstanceStarted};
 
 use super::account::{Account, dressed};
 use super::drivers::Driver;
@@ -27,57 +20,23 @@ use crate::exit::{Exit, Failure};
 /// The number under which a driver finds its end of the link.
 const DRIVER_LINK: i32 = 3;
 
-/// Where instances come from, and the objects that are kept.
+/// Where instances come from.
 #[derive(Debug)]
 pub(super) struct Instances {
     drivers: BTreeMap<DeviceId, Driver>,
     account: Option<Account>,
-    kept: BTreeMap<ObjectKey, KeptObject>,
-    said_why_unpinned: bool,
-}
-
-/// An object that outlives the broker.
-#[derive(Debug)]
-struct KeptObject {
-    // The pin goes before the fd it was made through.
-    _pin: Option<Pin>,
-    _fd: OwnedFd,
 }
 
 impl Instances {
     /// Instances of these drivers, under this account.
-    pub(super) fn new(drivers: BTreeMap<DeviceId, Driver>, account: Option<Account>) -> Self {
-        Self { drivers, account, kept: BTreeMap::new(), said_why_unpinned: false }
+    pub(super) const fn new(drivers: BTreeMap<DeviceId, Driver>, account: Option<Account>) -> Self {
+        Self { drivers, account }
     }
 
-    /// Does what the broker asks, and answers.
-    pub(super) fn carry_out(
-        &mut self,
-        message: KeeperMessage,
-        fds: Vec<OwnedFd>,
-        family: &mut Family,
-        link: &Link,
-    ) -> Result<(), LinkError> {
-        match message {
-            KeeperMessage::StartInstance(start) => self.start(start.instance, start.device, family, link),
-            KeeperMessage::KillInstance(kill) => {
-                if !family.kill(Who::Instance(kill.instance)) {
-                    debug!("{} was to be killed and has ended already", kill.instance);
-                }
-                Ok(())
-            }
-            KeeperMessage::Keep(keep) => {
-                let pinned = fds.into_iter().next().map_or(0, |fd| self.keep(keep.object, fd, keep.len));
-                link.send(&Kept { object: keep.object, pinned }.into(), &[])
-            }
-            KeeperMessage::Drop(drop) => {
-                self.kept.remove(&drop.object);
-                link.send(&Dropped { object: drop.object }.into(), &[])
-            }
-            other => {
-                error!("the broker sent {} out of turn", other.row().name);
-                Ok(())
-            }
+    /// Kills an instance.
+    pub(super) fn kill(instance: InstanceId, family: &Family) {
+        if !family.kill(Who::Instance(instance)) {
+            debug!("{instance} was to be killed and has ended already");
         }
     }
 
@@ -87,7 +46,8 @@ impl Instances {
         link.send(&InstanceExited { instance, status, reserved: Zero }.into(), &[])
     }
 
-    fn start(
+    /// Starts an instance, and answers.
+    pub(super) fn start(
         &self,
         instance: InstanceId,
         device: DeviceId,
@@ -130,35 +90,5 @@ impl Instances {
         .start()?;
         info!("{instance} of {} started as process {}", driver.name, child.pid);
         Ok((child, ours))
-    }
-
-    /// Keeps and pins an object; bytes really pinned.
-    fn keep(&mut self, object: ObjectKey, fd: OwnedFd, len: u64) -> u64 {
-        let pin = match Pin::lock(fd.as_fd(), len) {
-            Ok(pin) => {
-                if let Some(why) = pin.reason() {
-                    self.say_why_unpinned(why);
-                }
-                Some(pin)
-            }
-            Err(e) => {
-                warn!("{object} is not pinned: {e}");
-                None
-            }
-        };
-        let bytes = pin.as_ref().map_or(0, Pin::bytes);
-        self.kept.insert(object, KeptObject { _pin: pin, _fd: fd });
-        bytes
-    }
-
-    /// Once: the limit is the same for every object after the first.
-    fn say_why_unpinned(&mut self, why: &OsError) {
-        if !self.said_why_unpinned {
-            self.said_why_unpinned = true;
-            warn!(
-                "objects are not pinned beyond the limit: {why}; raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=) or \
-                 vm.max_map_count (sysctl), whichever it names"
-            );
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! read for [`DEAF`] is taken for dead.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_os::{OsError, clock};
@@ -48,26 +49,41 @@ pub(super) enum LinkError {
     /// The broker does not read.
     #[error("does not read its messages")]
     Deaf,
+    /// Nobody keeps objects for it any more.
+    #[error("cannot be served: the thread that keeps objects has ended")]
+    NoKeeping,
 }
 
 /// The link.
 #[derive(Debug)]
 pub(super) struct Link {
-    socket: Socket,
+    voice: Voice,
     buffer: Vec<u8>,
+}
+
+/// The half that tells, for whoever has something to tell: a message is a packet, so threads do not mix theirs.
+#[derive(Debug, Clone)]
+pub(super) struct Voice {
+    socket: Arc<Socket>,
 }
 
 impl Link {
     /// Over this end of a pair.
     pub(super) fn new(socket: Socket) -> Result<Self, OsError> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, buffer: vec![0; limits::MESSAGE_LEN] })
+        let voice = Voice { socket: Arc::new(socket) };
+        Ok(Self { voice, buffer: vec![0; limits::MESSAGE_LEN] })
+    }
+
+    /// Its voice, for another thread.
+    pub(super) fn voice(&self) -> Voice {
+        self.voice.clone()
     }
 
     /// The next message, if there is one.
     pub(super) fn receive(&mut self) -> Result<Received, LinkError> {
         let mut fds = Vec::new();
-        match self.socket.recv(&mut self.buffer, &mut fds) {
+        match self.voice.socket.recv(&mut self.buffer, &mut fds) {
             Ok(Packet::Data { len }) => {
                 let bytes = self.buffer.get(..len).unwrap_or_default();
                 let (_, message) = KeeperMessage::decode(bytes, Sender::Broker, fds.len())?;
@@ -82,6 +98,13 @@ impl Link {
 
     /// Sends a message with its fds, once there is room.
     pub(super) fn send(&self, message: &KeeperMessage, fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+        self.voice.send(message, fds)
+    }
+}
+
+impl Voice {
+    /// Sends a message with its fds, once there is room.
+    pub(super) fn send(&self, message: &KeeperMessage, fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
         let bytes = message.encode(0, Time(0), 0);
         loop {
             match self.socket.send(&bytes, fds) {
@@ -94,10 +117,15 @@ impl Link {
             }
         }
     }
+
+    /// Ends the link for both sides.
+    pub(super) fn end(&self) -> Result<(), OsError> {
+        self.socket.shutdown()
+    }
 }
 
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.voice.socket.as_fd()
     }
 }

@@ -12,8 +12,9 @@
 //! ```
 //!
 //! It is not confined, so it never parses a byte that a client sent: its only peer is the broker, whose messages
-//! it decodes by the keeper table. It is one thread, because the kernel ends its children when the *thread* that
-//! started them ends, and it sleeps unless a child, the broker, a signal or the lifeline has something for it.
+//! it decodes by the keeper table. One thread does it all, because the kernel ends its children when the *thread* that
+//! started them ends, and it sleeps unless a child, the broker, a signal or the lifeline has something for it. A second one
+//! pins memory, which takes as long as the memory is large ([`keeping`]).
 //!
 //! Invariants:
 //! - No child outlives it: every one is killed by the kernel with it, and ended and reaped by it when it ends.
@@ -30,6 +31,7 @@ mod drivers;
 mod family;
 mod features;
 mod instances;
+mod keeping;
 mod link;
 mod place;
 mod porters;
@@ -153,6 +155,7 @@ struct Keeper {
     link: Link,
     family: Family,
     instances: instances::Instances,
+    keeping: keeping::Keeping,
     porters: porters::Porters,
     control: control::Control,
     doors: doors::Doors,
@@ -232,6 +235,14 @@ impl Keeper {
         match self.link.receive()? {
             Received::Message(message, fds) => {
                 match message {
+                    KeeperMessage::StartInstance(start) => {
+                        self.instances.start(start.instance, start.device, &mut self.family, &self.link)?;
+                    }
+                    KeeperMessage::KillInstance(kill) => {
+                        instances::Instances::kill(kill.instance, &self.family);
+                    }
+                    KeeperMessage::Keep(keep) => self.keeping.keep(keep, fds)?,
+                    KeeperMessage::Drop(drop) => self.keeping.drop(drop)?,
                     KeeperMessage::StartPorter(start) => {
                         self.porters.start(start.porter, &mut self.family, &self.link)?;
                     }
@@ -239,7 +250,7 @@ impl Keeper {
                     KeeperMessage::OpenDoor(open) => self.doors.open(open.domain, &open.name, &self.link)?,
                     KeeperMessage::FindCgroup(find) => cgroups::answer(find.question, &fds, &self.link)?,
                     KeeperMessage::CloseDoor(close) => self.doors.close(close.domain),
-                    other => self.instances.carry_out(other, fds, &mut self.family, &self.link)?,
+                    other => error!("the broker sent {} out of turn", other.row().name),
                 }
                 Ok(true)
             }

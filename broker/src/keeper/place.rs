@@ -1,17 +1,19 @@
 //! The place where the daemon is found: a directory, the lock in it, the socket in it.
 //!
-//! The lock decides who serves there; it is held by an open file, so it goes with the process however that ends.
+//! The lock decides who serves there; it is the process's own, so it goes with it however that ends, and no child has it
+//! between its fork and its exec, as it would have one of an open file (`flock`).
 //! A socket that a killed daemon left behind is replaced; one that somebody answers at never is.
 //!
 //! Two daemons cannot both hold the lock: the file is looked at again after locking, because the one that ended
 //! a moment ago has removed it.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, fcntl_lock};
 use vgem_os::seqpacket::Listener;
 use vgem_os::{Errno, OsError, clock};
 
@@ -35,7 +37,7 @@ pub(super) struct Place {
     socket: PathBuf,
     own_dir: bool,
     bound: bool,
-    // Locked. Closing it unlocks.
+    // Locked. Closing it unlocks, and so would closing another open file of it.
     _lock: File,
 }
 
@@ -196,9 +198,9 @@ fn lock(path: &Path) -> Result<File, Failure> {
             .mode(0o600)
             .open(path)
             .map_err(failed)?;
-        match file.try_lock() {
+        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+            Err(Errno::AGAIN | Errno::ACCESS) => {
                 return Err(Failure::new(
                     Exit::Running,
                     format!(
@@ -207,7 +209,7 @@ fn lock(path: &Path) -> Result<File, Failure> {
                     ),
                 ));
             }
-            Err(TryLockError::Error(e)) => return Err(failed(e)),
+            Err(e) => return Err(failed(e.into())),
         }
         let locked = file.metadata().map_err(failed)?;
         match std::fs::metadata(path) {
@@ -220,20 +222,39 @@ fn lock(path: &Path) -> Result<File, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use vgem_os::process::Launch;
+
     use super::*;
 
     const MODE: Mode = Mode::User;
 
+    // That it is taken once, two daemons show: a process may lock what it has locked.
     #[test]
-    fn a_place_is_taken_once_and_leaves_nothing() {
+    fn a_place_that_is_left_leaves_nothing() {
         let parent = tempfile::tempdir().expect("a directory");
         let dir = parent.path().join("d");
-        let mut first = Place::take(Some(&dir), MODE).expect("free");
-        let listener = first.listen(MODE).expect("a socket");
-        let second = Place::take(Some(&dir), MODE).map(drop).map_err(|e| e.exit());
-        assert_eq!(second, Err(Exit::Running));
-        drop((first, listener));
+        let mut place = Place::take(Some(&dir), MODE).expect("free");
+        let listener = place.listen(MODE).expect("a socket");
+        drop((place, listener));
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_child_that_is_not_yet_another_program_does_not_hold_the_lock() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let path = parent.path().join(LOCK);
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let locked = lock(&path).expect("free");
+        // As between fork and exec, for as long as the test wants.
+        let fds = vec![(locked.into(), 3), (theirs.into(), 4)];
+        let args = vec!["-c".into(), "read end <&4".into()];
+        let mut child = Launch { args, fds, ..Launch::new("/bin/sh") }.start().expect("a shell");
+        let again = lock(&path).map(drop);
+        drop(ours);
+        child.wait().expect("a child of ours");
+        assert_eq!(again, Ok(()));
     }
 
     #[test]

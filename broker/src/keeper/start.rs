@@ -26,6 +26,7 @@ use super::doors::Doors;
 use super::drivers::Driver;
 use super::family::{Family, nanos};
 use super::instances::Instances;
+use super::keeping::Keeping;
 use super::link::{Link, Received};
 use super::porters::Porters;
 use super::wishes::Wishes;
@@ -126,11 +127,13 @@ pub(super) fn broker(
     };
     let told = Link::new(ours).map_err(Stop::from).and_then(|mut link| {
         tell(&mut link, &setup, &drivers, wishes)?;
-        Ok(link)
+        let keeping = Keeping::start(link.voice())?;
+        Ok((link, keeping))
     });
     match told {
-        Ok(link) => Ok(Keeper {
+        Ok((link, keeping)) => Ok(Keeper {
             link,
+            keeping,
             family,
             instances: Instances::new(drivers, accounts.driver),
             porters: Porters::new(accounts.driver, filter),

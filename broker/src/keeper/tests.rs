@@ -46,6 +46,15 @@ impl Rig {
 
     /// With a shell of this script as every porter.
     fn with_porters(drivers: BTreeMap<DeviceId, Driver>, porter: &'static str) -> Self {
+        let keeping = |link: &Link| keeping::Keeping::start(link.voice()).expect("a thread");
+        Self::with(drivers, porter, keeping)
+    }
+
+    fn with(
+        drivers: BTreeMap<DeviceId, Driver>,
+        porter: &'static str,
+        keeping: impl FnOnce(&Link) -> keeping::Keeping + Send + 'static,
+    ) -> Self {
         let (link, theirs) = Socket::pair().expect("a socket pair");
         link.set_recv_timeout(Some(Duration::from_secs(10))).expect("a socket of ours");
         // The kernel ends children with the thread that started them, so that thread serves, too.
@@ -58,8 +67,10 @@ impl Rig {
                 die_with_parent: true,
                 ..Launch::new("/bin/sh")
             };
+            let link = Link::new(theirs).expect("a link");
             let mut keeper = Keeper {
-                link: Link::new(theirs).expect("a link"),
+                keeping: keeping(&link),
+                link,
                 family: Family::new(launch.start().expect("a shell")),
                 instances: instances::Instances::new(drivers, None),
                 control: control::Control::none(),
@@ -321,6 +332,18 @@ fn a_drop_is_answered_also_for_an_object_that_was_never_kept() {
     let rig = Rig::new(drivers([]));
     rig.ask(DropObject { object: OBJECT }, &[]);
     assert!(matches!(rig.hear().0, KeeperMessage::Dropped(_)));
+    rig.ends();
+}
+
+// M-240
+#[test]
+fn who_connects_does_not_wait_for_memory_that_is_being_pinned() {
+    let (keeping, wants) = keeping::Keeping::stalled();
+    let rig = Rig::with(drivers([]), "", move |_| keeping);
+    rig.ask(Keep { object: OBJECT, len: LEN as u64 }, &[object("large").as_fd()]);
+    rig.ask(FindCgroup { question: 8 }, &[object("what is no pidfd").as_fd()]);
+    assert!(matches!(rig.hear().0, KeeperMessage::CgroupFound(found) if found.question == 8));
+    assert!(matches!(wants.recv(), Ok(keeping::Wanted::Keep(keep, Some(_))) if keep.object == OBJECT));
     rig.ends();
 }
 

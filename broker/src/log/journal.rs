@@ -7,19 +7,25 @@
 //!   MESSAGE   PRIORITY   SYSLOG_IDENTIFIER=vgemd   VGEMD_ROLE=broker   VGEMD_TARGET=..   VGEMD_<FIELD>=..
 //! ```
 //!
-//! The socket is connected before a role confines itself. A field with a line break in it is sent with its length, as
-//! the protocol wants it, so no value can begin a field of its own. A datagram that is not taken (the journal is away, or
-//! slow) is written to standard error instead, as everything is where there is no journal.
+//! A field with a line break in it is sent with its length, as the protocol wants it, so no value can begin a field of its
+//! own. A value longer than [`VALUE`] is cut, so that a line is a datagram: who is confined cannot do better, for a porter makes
+//! no memory files.
+//!
+//! Each datagram is sent to the path of the journal's socket, which confinement allows, as it does not to connect again. So
+//! one that was made again is found. One that is not taken (the journal is away, or slow) is lost and counted, and the next
+//! that is taken comes after a line with `VGEMD_LOST`. Standard error is not written: it is a stream to the same journal, and
+//! one that waits.
 
 use std::fmt::{Debug, Write as _};
-use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
+
+use super::lost::Lost;
 
 /// The environment variable that names the stream.
 pub(crate) const STREAM: &str = "JOURNAL_STREAM";
@@ -29,6 +35,8 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 const PREFIX: &str = "VGEMD_";
 /// Longest name of a field, as the journal has it.
 const NAME_LEN: usize = 64;
+/// Longest value of a field, bytes: a dozen of them are a datagram still.
+const VALUE: usize = 16 * 1024;
 
 /// The journal, if standard error is a stream to it.
 pub(super) fn of_stderr(role: &'static str) -> Option<Journal> {
@@ -49,30 +57,49 @@ fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
 #[derive(Debug)]
 pub(super) struct Journal {
     socket: UnixDatagram,
+    path: PathBuf,
     role: &'static str,
+    lost: Lost,
 }
 
 impl Journal {
     fn at(path: &Path, role: &'static str) -> std::io::Result<Self> {
+        // Whether somebody is there.
+        UnixDatagram::unbound()?.connect(path)?;
         let socket = UnixDatagram::unbound()?;
-        socket.connect(path)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, role })
+        Ok(Self { socket, path: path.to_owned(), role, lost: Lost::default() })
+    }
+
+    /// A line with what is the same in all.
+    fn line(&self, level: &Level, target: &str) -> Line {
+        let mut line = Line::default();
+        line.put("PRIORITY", priority(level));
+        line.put("SYSLOG_IDENTIFIER", "vgemd");
+        line.put(&name("role"), self.role);
+        line.put(&name("target"), target);
+        line
+    }
+
+    /// Whether the journal takes a line, now.
+    fn takes(&self, line: &Line) -> bool {
+        self.socket.send_to(&line.bytes, &self.path).is_ok()
+    }
+
+    /// Whether it takes the line that says how many were lost.
+    fn hears(&self, lost: u64) -> bool {
+        let mut line = self.line(&Level::WARN, module_path!());
+        line.put(&name("lost"), &lost.to_string());
+        line.put("MESSAGE", &format!("{lost} log lines were lost: the journal did not take them"));
+        self.takes(&line)
     }
 }
 
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut line = Line::default();
-        line.put("PRIORITY", priority(event.metadata().level()));
-        line.put("SYSLOG_IDENTIFIER", "vgemd");
-        line.put(&name("role"), self.role);
-        line.put(&name("target"), event.metadata().target());
+        let mut line = self.line(event.metadata().level(), event.metadata().target());
         event.record(&mut line);
-        if self.socket.send(&line.bytes).is_err() {
-            // Nobody is left to be told that this failed, too.
-            drop(writeln!(std::io::stderr(), "{}", line.message));
-        }
+        self.lost.before(|lost| self.hears(lost), || self.takes(&line));
     }
 }
 
@@ -96,12 +123,18 @@ fn name(field: &str) -> String {
 #[derive(Debug, Default)]
 struct Line {
     bytes: Vec<u8>,
-    /// What it says to people.
-    message: String,
 }
 
 impl Line {
     fn put(&mut self, name: &str, value: &str) {
+        if value.len() > VALUE {
+            let start = value.get(..value.floor_char_boundary(VALUE)).unwrap_or_default();
+            return self.put_whole(name, &format!("{start} [cut, of {} bytes]", value.len()));
+        }
+        self.put_whole(name, value);
+    }
+
+    fn put_whole(&mut self, name: &str, value: &str) {
         let bytes = &mut self.bytes;
         bytes.extend_from_slice(name.as_bytes());
         if value.contains('\n') {
@@ -118,10 +151,7 @@ impl Line {
 impl Visit for Line {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "message" => {
-                self.put("MESSAGE", value);
-                value.clone_into(&mut self.message);
-            }
+            "message" => self.put("MESSAGE", value),
             other => self.put(&name(other), value),
         }
     }
@@ -136,20 +166,56 @@ impl Visit for Line {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
+    /// A journal in a folder of its own.
+    struct Rig {
+        folder: TempDir,
+        journal: UnixDatagram,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let journal = Self::bind(&folder);
+            Self { folder, journal }
+        }
+
+        fn bind(folder: &TempDir) -> UnixDatagram {
+            let journal = UnixDatagram::bind(folder.path().join("socket")).expect("a socket");
+            journal.set_nonblocking(true).expect("a socket of ours");
+            journal
+        }
+
+        fn log(&self, log: impl FnOnce()) {
+            let layer = self.layer();
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        }
+
+        fn layer(&self) -> Journal {
+            Journal::at(&self.folder.path().join("socket"), "broker").expect("somebody listens")
+        }
+
+        /// The datagrams that are there.
+        fn taken(&self) -> Vec<Vec<u8>> {
+            let mut room = vec![0; 1 << 20];
+            let next = || self.journal.recv(&mut room).ok().map(|len| room[..len].to_vec());
+            std::iter::from_fn(next).collect()
+        }
+    }
+
     /// What the journal is sent when something is logged.
     fn sent(log: impl FnOnce()) -> Vec<u8> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("socket");
-        let journal = UnixDatagram::bind(&path).expect("a socket");
-        let layer = Journal::at(&path, "broker").expect("somebody listens");
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
-        let mut room = [0; 4096];
-        let len = journal.recv(&mut room).expect("a datagram");
-        room[..len].to_vec()
+        let rig = Rig::new();
+        rig.log(log);
+        rig.taken().remove(0)
+    }
+
+    fn text(datagram: &[u8]) -> String {
+        String::from_utf8_lossy(datagram).into_owned()
     }
 
     #[test]
@@ -167,6 +233,42 @@ mod tests {
         let sent = sent(|| tracing::info!(name = "a\nPRIORITY=0", "x"));
         let value = [b"VGEMD_NAME\n".as_slice(), &12_u64.to_le_bytes(), b"a\nPRIORITY=0\n"].concat();
         assert!(sent.windows(value.len()).any(|part| part == value), "{}", String::from_utf8_lossy(&sent));
+    }
+
+    #[test]
+    fn atk_a_journal_that_does_not_read_stops_nobody_and_is_told_how_much_it_missed() {
+        const MANY: usize = 20_000;
+        let rig = Rig::new();
+        rig.log(|| {
+            (0..MANY).for_each(|number| tracing::info!("line {number}"));
+            let lost = MANY - rig.taken().len();
+            tracing::info!("last");
+            let [told, last] = <[_; 2]>::try_from(rig.taken()).expect("two lines");
+            let wanted = format!("VGEMD_LOST={lost}\nMESSAGE={lost} log lines were lost");
+            assert!(lost > 0 && text(&told).contains(&wanted), "{}", text(&told));
+            assert!(text(&last).contains("MESSAGE=last\n"));
+        });
+    }
+
+    #[test]
+    fn a_journal_whose_socket_is_made_again_is_found() {
+        let mut rig = Rig::new();
+        let subscriber = tracing_subscriber::registry().with(rig.layer());
+        tracing::subscriber::with_default(subscriber, || {
+            std::fs::remove_file(rig.folder.path().join("socket")).expect("it is there");
+            tracing::info!("nobody has it");
+            rig.journal = Rig::bind(&rig.folder);
+            tracing::info!("next");
+            let taken = rig.taken();
+            assert!(text(&taken[0]).contains("VGEMD_LOST=1\n") && text(&taken[1]).contains("MESSAGE=next\n"));
+        });
+    }
+
+    #[test]
+    fn atk_a_value_that_is_too_long_for_a_datagram_is_cut() {
+        let sent = sent(|| tracing::info!("{}{}", "x".repeat(VALUE - 1), "ä".repeat(1 << 20)));
+        let wanted = format!("x [cut, of {} bytes]\n", VALUE - 1 + (2 << 20));
+        assert!(text(&sent).ends_with(&wanted) && sent.len() < 2 * VALUE, "{} bytes", sent.len());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Where log lines go: to the journal if standard error is a stream to it, else to standard error, one line each,
-//! coloured on a terminal only.
+//! coloured on a terminal only. Nobody who reads them can stop who writes: what is not taken at once is lost, and how many
+//! lines were is said in the next that is taken.
 //!
 //! A filter comes from `--log`, else from `VGEMD_LOG`, else from the mode. Names and texts that a peer chose are
 //! logged with `{:?}` only, so that no peer writes a line of its own. Lines about a domain are rationed
@@ -14,6 +15,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::exit::{Exit, Failure};
 
 mod journal;
+mod lost;
+mod stderr;
 
 pub(crate) use self::journal::STREAM;
 
@@ -32,15 +35,16 @@ pub(crate) fn filter(asked: Option<&str>, otherwise: &str) -> String {
 pub(crate) fn start(filter: &str, role: &'static str) -> Result<(), Failure> {
     let parsed = EnvFilter::try_new(filter)
         .map_err(|e| Failure::new(Exit::Usage, format!("log filter {filter:?}: {e}; try info or debug")))?;
+    let failed = |e: &dyn std::fmt::Display| Failure::new(Exit::System, format!("starting the log: {e}"));
     let lines = match journal::of_stderr(role) {
         Some(journal) => journal.boxed(),
         None => tracing_subscriber::fmt::layer()
             .compact()
-            .with_writer(std::io::stderr)
+            .with_writer(stderr::Lines::to_stderr().map_err(|e| failed(&e))?)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
             .boxed(),
     };
     let started = tracing_subscriber::registry().with(parsed).with(lines).try_init();
-    started.map_err(|e| Failure::new(Exit::System, format!("starting the log: {e}")))
+    started.map_err(|e| failed(&e))
 }

@@ -1,6 +1,8 @@
 //! The log: what strangers can write into it, and how much.
 
 use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::os::fd::OwnedFd;
 
 use tempfile::NamedTempFile;
 use vgem_proto::ids::DomainId;
@@ -68,4 +70,25 @@ fn atk_what_administers_is_told_though_the_log_of_its_domain_is_full() {
         "{audited:?}, {refused:?}"
     );
     assert!(with(&file, "makes domain a,").len() == 1);
+}
+
+#[test]
+fn atk_who_does_not_read_the_log_stops_nobody_and_is_told_that_lines_were_lost() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).expect("a pipe");
+    let daemon = Daemon::start_logging(OwnedFd::from(writer).into(), &["--log", "trace"]);
+    let mut client = daemon.client();
+    let mut ask = || {
+        let (answer, _) = client.ask(&Commit { objects: vec![] }.into());
+        assert!(matches!(answer, ClientMessage::Refused(_)), "{answer:?}");
+    };
+    // Each is a line, and ten times as many as there is room for.
+    (0..500).for_each(|_| ask());
+    let is_told = |line: String| line.contains("log lines were lost");
+    let told = std::thread::spawn(move || BufReader::new(reader).lines().map_while(Result::ok).any(is_told));
+    until("a line that says so", || {
+        ask();
+        told.is_finished()
+    });
+    assert!(told.join().expect("no panic"));
 }

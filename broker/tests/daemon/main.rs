@@ -251,6 +251,7 @@ fn a_second_daemon_in_the_same_place_is_refused() {
     let (code, said) = outcome(&["--user", "--dir", text(&place), "--drivers", text(&drivers())]);
     assert_eq!(code, 75);
     assert!(said.contains(text(&place)) && said.lines().count() == 1, "{said}");
+    assert!(said.contains("another vgemd serves there"), "{said}");
     assert!(matches!(daemon.client().ask(&ListDevices {}.into()).0, ClientMessage::Devices(_)));
 }
 

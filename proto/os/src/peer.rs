@@ -20,8 +20,6 @@ pub struct PeerIdentity {
     pub uid: u32,
     /// Effective gid when it connected.
     pub gid: u32,
-    /// Its effective group and all others when it connected.
-    pub groups: Vec<u32>,
     /// Its pid then, for people; 0 if it has none in this pid namespace.
     pub pid: i32,
     /// The process itself (`SO_PEERPIDFD`, Linux 6.5); readable when it is gone.
@@ -47,9 +45,27 @@ impl PeerIdentity {
             Err(errno) => return Err(OsError::new("getsockopt(SO_PEERPIDFD)", errno)),
         };
         let cgroup = pidfd.as_ref().and_then(cgroup_of);
-        let mut groups = groups_of(socket).attempt("getsockopt(SO_PEERGROUPS)")?;
-        groups.push(cred.gid());
-        Ok(Self { uid: cred.uid(), gid: cred.gid(), groups, pid: cred.pid(), pidfd, cgroup })
+        Ok(Self { uid: cred.uid(), gid: cred.gid(), pid: cred.pid(), pidfd, cgroup })
+    }
+}
+
+/// The supplementary groups of a peer when it connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Groups {
+    /// All.
+    All(Vec<u32>),
+    /// There are so many, which is more than was asked for.
+    TooMany(usize),
+}
+
+impl Groups {
+    /// Asks for those of the peer of a connected Unix socket, if there are at most `most`. A process can have 65536, and may
+    /// give them to itself in a user namespace; to tell them takes the kernel milliseconds, to count them nothing.
+    ///
+    /// # Errors
+    /// The errno of `getsockopt(SO_PEERGROUPS)`. A kernel that cannot tell gives none.
+    pub fn of(socket: BorrowedFd<'_>, most: usize) -> Result<Self> {
+        groups_of(socket, most).attempt("getsockopt(SO_PEERGROUPS)")
     }
 }
 
@@ -77,9 +93,8 @@ fn cgroup_of(pidfd: &OwnedFd) -> Option<u64> {
     (asked.is_ok() && info.mask & CGROUP_ID != 0).then_some(info.cgroup_id)
 }
 
-/// The supplementary groups of the peer of a connected Unix socket.
-fn groups_of(socket: BorrowedFd<'_>) -> core::result::Result<Vec<u32>, Errno> {
-    let mut groups = vec![0u32; 32];
+fn groups_of(socket: BorrowedFd<'_>, most: usize) -> core::result::Result<Groups, Errno> {
+    let mut groups = vec![0u32; most.min(32)];
     loop {
         let room = size_of_val(groups.as_slice());
         let mut len = libc::socklen_t::try_from(room).map_err(|_| Errno::OVERFLOW)?;
@@ -97,11 +112,12 @@ fn groups_of(socket: BorrowedFd<'_>) -> core::result::Result<Vec<u32>, Errno> {
         match (done, nix::errno::Errno::last()) {
             (0, _) => {
                 groups.truncate(count);
-                return Ok(groups);
+                return Ok(Groups::All(groups));
             }
-            // The kernel says how many there are; at most 65536.
+            // The kernel says how many there are.
+            (_, nix::errno::Errno::ERANGE) if count > most => return Ok(Groups::TooMany(count)),
             (_, nix::errno::Errno::ERANGE) if count > groups.len() => groups.resize(count, 0),
-            (_, nix::errno::Errno::ENOPROTOOPT) => return Ok(Vec::new()),
+            (_, nix::errno::Errno::ENOPROTOOPT) => return Ok(Groups::All(Vec::new())),
             (_, errno) => return Err(from_nix(errno)),
         }
     }

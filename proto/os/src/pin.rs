@@ -4,6 +4,8 @@
 //! outlive the broker. `MLOCK_ONFAULT` is not used: on a mapping that was not touched it pins nothing, though
 //! `VmLck` says so (FACTS). What is reported is what is really in memory, not what was asked.
 //!
+//! While pages are locked no other thread of the process can fork or map, so they are locked in pieces.
+//!
 //! ```text
 //!  lock ──► Pin { bytes > 0 }                  locked and measured
 //!       └─► Pin { bytes: 0, reason: Some(..) }  RLIMIT_MEMLOCK forbids; the object works, unpinned
@@ -17,6 +19,9 @@ use rustix::io::Errno;
 use crate::error::{Attempt, OsError, Result};
 use crate::mapping::{Mapping, PAGE};
 use crate::memory::{Access, verify_mapping};
+
+/// Bytes locked at a time: some tens of milliseconds.
+const PIECE: usize = 64 * 1024 * 1024;
 
 /// One object's pages, locked until drop.
 #[derive(Debug)]
@@ -49,10 +54,7 @@ impl Pin {
             }
             mapped => mapped?,
         };
-        let at = mapping.span().as_ptr().cast_mut().cast();
-        // SAFETY: U2. The range is our own mapping; locking changes no byte of it.
-        let locked = unsafe { rustix::mm::mlock(at, len) };
-        match locked {
+        match lock_all(&mapping) {
             Ok(()) => {
                 let bytes = u64::try_from(resident_bytes(&mapping)?).unwrap_or(0);
                 Ok(Self { bytes, reason: None, _mapping: Some(mapping) })
@@ -78,6 +80,17 @@ impl Pin {
     pub const fn reason(&self) -> Option<&OsError> {
         self.reason.as_ref()
     }
+}
+
+/// Locks a mapping, piece by piece.
+fn lock_all(mapping: &Mapping) -> core::result::Result<(), Errno> {
+    for offset in (0..mapping.len()).step_by(PIECE) {
+        let len = (mapping.len() - offset).min(PIECE);
+        let piece = mapping.span().sub(offset, len).ok_or(Errno::INVAL)?;
+        // SAFETY: U2. The range is in our own mapping; locking changes no byte of it.
+        unsafe { rustix::mm::mlock(piece.as_ptr().cast_mut().cast(), len) }?;
+    }
+    Ok(())
 }
 
 /// Bytes of a mapping that are in memory. `mincore` tells the truth to whoever may write the file.

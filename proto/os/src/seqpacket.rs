@@ -34,7 +34,7 @@ use rustix::net::{
 use sendfd::SendWithFd as _;
 
 use crate::error::{Attempt, OsError, Result, errno_of, uninterrupted};
-use crate::peer::PeerIdentity;
+use crate::peer::{Groups, PeerIdentity};
 
 /// Most fds one packet carries (`SCM_MAX_FD`).
 pub const FDS_MAX: usize = 253;
@@ -271,6 +271,14 @@ impl Socket {
     /// As [`PeerIdentity::of`].
     pub fn peer(&self) -> Result<PeerIdentity> {
         PeerIdentity::of(self.as_fd())
+    }
+
+    /// The supplementary groups of who connected, or made the pair, if there are at most `most`.
+    ///
+    /// # Errors
+    /// As [`Groups::of`].
+    pub fn peer_groups(&self, most: usize) -> Result<Groups> {
+        Groups::of(self.as_fd(), most)
     }
 
     /// Ends the connection for both sides, whoever else holds this end. What was sent can still be read.

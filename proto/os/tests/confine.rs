@@ -4,6 +4,7 @@
 mod support;
 
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,28 @@ fn the_report_says_what_is_in_force() {
         format!("{no_new_privs} {seccomp} {only_lease} {}", landlock == expected)
     };
     confined("the_report_says_what_is_in_force", part, "true true true true");
+}
+
+/// Sends by path once confined, as the log does to the journal, whose socket may be made again.
+fn sends_by_path(confines: fn() -> vgem_os::Result<Confined>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let (there, here) = (UnixDatagram::bind(&path).unwrap(), UnixDatagram::unbound().unwrap());
+    confines().unwrap();
+    let sent = here.send_to(b"line", &path).map_err(|e| e.kind());
+    format!("{sent:?} {:?}", there.recv(&mut [0; 8]).map_err(|e| e.kind()))
+}
+
+#[test]
+fn a_confined_broker_sends_to_a_socket_by_its_path() {
+    let part = || sends_by_path(|| confine::broker(&ConfineSpec::default()));
+    confined("a_confined_broker_sends_to_a_socket_by_its_path", part, "Ok(4) Ok(4)");
+}
+
+#[test]
+fn a_confined_porter_sends_to_a_socket_by_its_path() {
+    let part = || sends_by_path(|| confine::porter(Demand::BestEffort));
+    confined("a_confined_porter_sends_to_a_socket_by_its_path", part, "Ok(4) Ok(4)");
 }
 
 #[test]

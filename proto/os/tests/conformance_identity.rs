@@ -6,7 +6,9 @@ mod support;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 
+use nix::libc;
 use rustix::fs::{Mode, OFlags};
+use vgem_os::peer::Groups;
 use vgem_os::seqpacket::{Listener, Socket};
 
 /// What the peer of the memory tests lets others read.
@@ -82,6 +84,30 @@ fn a_peer_is_known_by_uid_and_pid_and_pidfd_and_cgroup() {
     if let Some(pidfd) = identity.pidfd {
         assert!(support::readable(pidfd.as_fd()), "the pidfd tells of its end");
     }
+}
+
+#[test]
+fn the_groups_of_a_peer_are_told_or_counted_needs_root() {
+    const MANY: u32 = 65536;
+    let test = "the_groups_of_a_peer_are_told_or_counted_needs_root";
+    if let Some(side) = support::peer_side() {
+        let path = side.hear();
+        let groups: Vec<libc::gid_t> = (7..7 + MANY).collect();
+        // SAFETY: U6. The list is live, and the length is its own.
+        assert_eq!(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) }, 0);
+        let link = Socket::connect(path).unwrap();
+        link.send(b"here", &[]).unwrap();
+        return side.wait_for_the_end();
+    }
+    support::needs_root();
+    let home = tempfile::tempdir().unwrap();
+    let listener = Listener::bind(home.path().join("socket"), 0o600).unwrap();
+    let peer = support::start_peer(test, vec![]);
+    peer.say(home.path().join("socket").to_str().unwrap());
+    let link = listener.accept().unwrap();
+    let many = MANY as usize;
+    assert_eq!(link.peer_groups(1024).unwrap(), Groups::TooMany(many));
+    assert_eq!(link.peer_groups(many).unwrap(), Groups::All((7..7 + MANY).collect()));
 }
 
 #[test]

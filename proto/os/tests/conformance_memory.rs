@@ -110,6 +110,15 @@ fn a_pin_reports_the_bytes_it_locked() {
 }
 
 #[test]
+fn memory_that_is_locked_in_pieces_is_pinned_whole_needs_root() {
+    support::needs_root();
+    // Nobody has touched it: what is in memory was locked.
+    let object = ObjectMemory::create(CHARGED as u64 * 2 + 4096, HugePages::None, "pieces").unwrap();
+    let pin = Pin::lock(object.as_fd(), object.len()).unwrap();
+    assert_eq!((pin.bytes(), pin.reason()), (object.len(), None));
+}
+
+#[test]
 fn a_pin_through_the_owners_fd_is_invisible_to_the_probe() {
     let object = populated();
     let kept = object.duplicate().unwrap();
