@@ -127,7 +127,7 @@ pub(crate) fn own_identity() -> Identity {
 
 /// A connection of this process's own.
 pub(crate) async fn client(broker: &Broker, own: Identity) -> Result<Client> {
-    let socket = broker.session(own).await?;
+    let socket = broker.own_session(own).await?;
     Ok(Client::over(socket, &ClientOptions::new().name("control")).await?)
 }
 
