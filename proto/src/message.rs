@@ -301,6 +301,9 @@ pub const DOMAIN_STAYS: u16 = 1;
 /// Head flag of OpenSession: the session is for what only who administers may do.
 pub const ADMINISTERS: u16 = 1;
 
+/// Head flag of OpenSession: the session is control's own, to look with.
+pub const CONTROLS_OWN: u16 = 2;
+
 pub mod client;
 pub mod control;
 pub mod driver;

@@ -194,11 +194,11 @@ fn a_daemon_that_serves_one_user_refuses_sessions_of_others() {
     }
 }
 
-/// A bus for everybody, and a daemon for the machine that control is on it for.
+/// A bus for everybody that is the system's, and a daemon for the machine that control is on it for.
 fn for_everybody(more: &str) -> (Bus, Serving) {
     let bus = Bus::of_everybody();
-    let config = format!("[control]\nbus = \"{}\"\n{more}", bus.address());
-    let daemon = Daemon::system().config(&config).start();
+    let config = format!("[control]\nbus = \"system\"\n{more}");
+    let daemon = Daemon::system().config(&config).env("DBUS_SYSTEM_BUS_ADDRESS", &bus.address()).start();
     bus.awaits_control();
     (bus, daemon)
 }
@@ -260,6 +260,24 @@ fn polkit_lets_a_user_do_over_the_bus_what_it_says_and_no_more() {
     // Root is not asked about.
     assert!(ends(&json(&bus.python("administer", Some(0)))).contains(&("see", None)));
     assert_eq!(polkit.asked(), []);
+}
+
+// M-250
+#[test]
+fn atk_who_has_polkits_name_on_another_bus_than_the_systems_lets_nobody_do_anything() {
+    let bus = Bus::of_everybody();
+    let config = format!("[control]\nbus = \"{}\"\n", bus.address());
+    let _daemon = Daemon::system().config(&config).start();
+    bus.awaits_control();
+    let polkit = Polkit::on(&bus, |_| Word::Yes);
+    let user = json(&bus.python("administer", Some(USERS[0])));
+    let expected = ["create", "disconnect", "quota", "see"].map(|step| (step, Some(DENIED)));
+    assert_eq!(ends(&user), expected, "{user}");
+    let said = user["ends"]["create"][1].as_str().expect("words");
+    assert!(said.contains("not the system's bus"), "{said}");
+    assert_eq!(polkit.asked(), []);
+    // Root needs nobody's leave.
+    assert!(ends(&json(&bus.python("administer", Some(0)))).contains(&("see", None)));
 }
 
 // M-236

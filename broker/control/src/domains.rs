@@ -5,12 +5,15 @@
 //! ```
 //!
 //! `hold` is the end of a pipe of ours: nothing that a caller has is waited for or read, and whoever has the fd, a
-//! container's first process for example, is what the domain lives as long as. The session that made the domain is kept
-//! with the other end, so the broker ends the domain when control ends, too.
+//! container's first process for example, is what the domain lives as long as. It is the end that one reads from, and there
+//! is nothing to read: whoever has it can do nothing with it that wakes control but close it (M-252), and finds it hung up
+//! when control has ended. The session that made the domain is kept with the other end, so the broker ends the domain when
+//! control ends, too.
 
 use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::Interest;
 use tokio::net::unix::pipe::Receiver;
 use vgem::aio::Client;
 use vgem::snapshot::DomainEntry;
@@ -47,9 +50,8 @@ pub(crate) fn quotas(named: Vec<(String, u64)>) -> Result<Vec<QuotaLimit>> {
 
 /// Keeps a domain's creator for as long as somebody has the fd that this gives.
 pub(crate) fn hold(creator: Client) -> Result<OwnedFd> {
-    let failed = |e: &dyn std::fmt::Display| Error::new(ErrorCode::System, format!("pipe: {e}"));
-    let (ours, hold) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| failed(&e))?;
-    let ours = Receiver::from_owned_fd(ours).map_err(|e| failed(&e))?;
+    let failed = |e| Error::new(ErrorCode::System, format!("pipe: {e}"));
+    let (hold, ours) = ends().map_err(failed)?;
     tokio::spawn(async move {
         until_let_go(&ours).await;
         drop(creator);
@@ -57,16 +59,16 @@ pub(crate) fn hold(creator: Client) -> Result<OwnedFd> {
     Ok(hold)
 }
 
-/// What is written there means nothing.
+/// Somebody's end, and ours, which is watched for there being no other end any more, and for nothing else: taken for one to
+/// read from, it is never ready, while room to write would be news whenever somebody changes how much the pipe holds.
+fn ends() -> std::io::Result<(OwnedFd, Receiver)> {
+    let (hold, ours) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    Ok((hold, Receiver::from_owned_fd_unchecked(ours)?))
+}
+
 async fn until_let_go(ours: &Receiver) {
-    let mut nothing = [0; 512];
-    while ours.readable().await.is_ok() {
-        match ours.try_read(&mut nothing) {
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => return,
-            Ok(_) => tokio::task::yield_now().await,
-        }
-    }
+    // An error of its own would mean that the runtime ends.
+    drop(ours.ready(Interest::ERROR).await);
 }
 
 /// A domain as methods tell of it; quotas are what is used, and what may be.
@@ -91,6 +93,10 @@ pub(crate) fn dict(domain: &DomainEntry) -> Dict {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -103,17 +109,28 @@ mod tests {
         );
     }
 
+    // M-252
     #[test]
-    fn what_is_written_to_a_hold_ends_nothing_and_closing_it_does() {
+    fn atk_whoever_has_a_hold_wakes_nobody_with_it_and_closing_it_ends_it() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let (ours, hold) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe");
-            let ours = Receiver::from_owned_fd(ours).expect("a pipe");
-            rustix::io::write(&hold, b"nonsense").expect("room");
-            let held = tokio::time::timeout(std::time::Duration::from_millis(20), until_let_go(&ours));
-            assert!(held.await.is_err(), "it is held");
+            let (hold, ours) = ends().expect("a pipe");
+            assert_eq!(rustix::io::write(&hold, b"nonsense"), Err(Errno::BADF));
+            let mut looks = 0;
+            let mut until_let_go = std::pin::pin!(until_let_go(&ours));
+            let mut counted = std::pin::pin!(std::future::poll_fn(|context| {
+                looks += 1;
+                until_let_go.as_mut().poll(context)
+            }));
+            for bytes in [4096, 65536].into_iter().cycle().take(50) {
+                rustix::pipe::fcntl_setpipe_size(&hold, bytes).expect("room");
+                assert_eq!(rustix::io::read(&hold, &mut [0; 8]), Err(Errno::AGAIN), "there is nothing");
+                let soon = Duration::from_millis(1);
+                assert!(tokio::time::timeout(soon, counted.as_mut()).await.is_err(), "it is held");
+            }
             drop(hold);
-            until_let_go(&ours).await;
+            counted.await;
+            assert!(looks <= 102, "{looks} looks in 51 waits");
         });
     }
 }

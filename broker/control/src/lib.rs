@@ -93,6 +93,9 @@ struct Cli {
     /// The daemon serves one user, and so does the bus: show clients and domains as objects
     #[arg(long)]
     one_user: bool,
+    /// The bus is the system's: polkit, if it is there, says who else than root administers
+    #[arg(long)]
+    polkit: bool,
     /// Print the introspection data of what is served, and end
     #[arg(long)]
     introspect: bool,
@@ -140,7 +143,7 @@ fn control(cli: &Cli) -> Result<(), Ended> {
     let link = Socket::from(process::inherited(LINK)?);
     let way = match cli.peers {
         true => Way::Peers(process::inherited(PEERS)?.into()),
-        false => Way::Bus(cli.address.clone()),
+        false => Way::Bus(cli.address.clone(), cli.polkit),
     };
     // Before the first other thread, and before a word from anybody.
     let confined = confine::control(Demand::BestEffort)?;

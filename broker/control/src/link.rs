@@ -15,7 +15,7 @@ use vgem_os::seqpacket::{Packet, RecvError, Socket};
 use vgem_proto::ids::Time;
 use vgem_proto::limits;
 use vgem_proto::message::control::{ControlMessage, OpenSession};
-use vgem_proto::message::{ADMINISTERS, Sender};
+use vgem_proto::message::{ADMINISTERS, CONTROLS_OWN, Sender};
 
 use crate::Ended;
 use crate::error::{Error, Result};
@@ -69,6 +69,14 @@ impl Broker {
     /// As [`Self::session`].
     pub(crate) async fn session_to_administer(&self, whose: Identity) -> Result<Socket> {
         self.ask(whose, ADMINISTERS).await
+    }
+
+    /// A session of this process's own, before its greeting: it looks, and uses nothing.
+    ///
+    /// # Errors
+    /// As [`Self::session`].
+    pub(crate) async fn own_session(&self, own: Identity) -> Result<Socket> {
+        self.ask(own, CONTROLS_OWN).await
     }
 
     async fn ask(&self, whose: Identity, flags: u16) -> Result<Socket> {

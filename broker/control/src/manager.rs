@@ -51,13 +51,13 @@ pub(crate) struct Shared {
 pub(crate) struct Manager(pub(crate) Arc<Shared>);
 
 impl Shared {
-    pub(crate) fn new(broker: Broker) -> Self {
+    pub(crate) fn new(broker: Broker, rights: Rights) -> Self {
         Self {
             broker,
             callers: Arc::default(),
             answers: Arc::default(),
             sessions: Sessions::default(),
-            rights: Rights::default(),
+            rights,
             bus: OnceLock::new(),
             peer: None,
         }
@@ -72,7 +72,12 @@ impl Shared {
         whose: Identity,
     ) -> Self {
         let name = OwnedUniqueName::try_from(format!(":peer.{number}")).ok();
-        Self { callers, answers, peer: name.map(|name| (name, whose)), ..Self::new(broker) }
+        Self {
+            callers,
+            answers,
+            peer: name.map(|name| (name, whose)),
+            ..Self::new(broker, Rights::default())
+        }
     }
 
     async fn caller(&self, header: &Header<'_>, cost: Cost) -> Result<(OwnedUniqueName, Identity)> {
@@ -527,7 +532,7 @@ pub fn introspect() -> String {
          \"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd\">\n<node>\n",
     );
     let (broker, _) = crate::link::broker();
-    Manager(Arc::new(Shared::new(broker))).introspect_to_writer(&mut text, 2);
+    Manager(Arc::new(Shared::new(broker, Rights::default()))).introspect_to_writer(&mut text, 2);
     DeviceObject::default().introspect_to_writer(&mut text, 2);
     ClientObject::default().introspect_to_writer(&mut text, 2);
     DomainObject::default().introspect_to_writer(&mut text, 2);

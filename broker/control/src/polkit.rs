@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   call ─► root, or the user that the daemon serves? ─► may
-//!            └─ no ─► is polkit on this bus? ── says yes ─► may
-//!                      └─ no ─► refused            └─ no ─► refused
+//!            └─ no ─► the system's bus, and polkit on it? ── says yes ─► may
+//!                      └─ no ─► refused                       └─ no ─► refused
 //! ```
 //!
-//! Polkit is asked about the caller by its name on the bus, for each call anew. It is whoever owns polkit's name there: the
-//! bus says who that is, as it says who called. A caller that allows it (the message's flag) may be asked for a password
-//! meanwhile, so a user has at most [`ASKED`] such calls under way.
+//! Polkit is asked about the caller by its name on the bus, for each call anew. It is whoever owns polkit's name there, and
+//! only the system's bus lets nobody else own it: on any other polkit is not asked (M-250). A caller that allows it (the
+//! message's flag) may be asked for a password meanwhile, so a user has at most [`ASKED`] such calls under way.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -73,9 +73,10 @@ trait Authority {
     ) -> zbus::Result<(bool, bool, HashMap<String, String>)>;
 }
 
-/// Calls that polkit thinks about, by user.
+/// Whether polkit is asked at all, and the calls that it thinks about, by user.
 #[derive(Debug, Default)]
 pub(crate) struct Rights {
+    asks: bool,
     asked: Mutex<HashMap<u32, usize>>,
 }
 
@@ -86,6 +87,11 @@ struct Asked<'a> {
 }
 
 impl Rights {
+    /// Those of the system's bus, where polkit is asked, or of another.
+    pub(crate) fn of(is_system: bool) -> Self {
+        Self { asks: is_system, ..Self::default() }
+    }
+
     /// Whether the sender of this call may do that.
     ///
     /// # Errors
@@ -104,6 +110,9 @@ impl Rights {
         let (Some(bus), Some(sender)) = (bus, header.sender()) else {
             return Err(denied(whose, "without a bus there is no polkit to ask"));
         };
+        if !self.asks {
+            return Err(denied(whose, "this is not the system's bus, so there is no polkit to ask"));
+        }
         let _asked = self.begin(whose.uid)?;
         let subject = ("system-bus-name", HashMap::from([("name", Variant::from(sender.as_str()))]));
         let may_ask = header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);

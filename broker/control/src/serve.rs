@@ -26,6 +26,7 @@ use zbus::names::{BusName, OwnedUniqueName};
 use crate::error::Result;
 use crate::link::{self, Broker, Identity};
 use crate::manager::{Manager, Shared};
+use crate::polkit::Rights;
 use crate::tree::{Place, Tree};
 use crate::{Ended, NAME, PATH, peers};
 
@@ -37,8 +38,8 @@ const PAUSE_MOST: Duration = Duration::from_secs(5);
 /// Where callers come from.
 #[derive(Debug)]
 pub(crate) enum Way {
-    /// The bus at this address.
-    Bus(String),
+    /// The bus at this address, which is the system's or not.
+    Bus(String, bool),
     /// This socket, one by one.
     Peers(std::os::unix::net::UnixListener),
 }
@@ -57,8 +58,8 @@ pub(crate) async fn serve(link: Socket, way: Way, one_user: bool) -> std::result
 
 async fn callers(broker: &Broker, way: Way, one_user: bool) -> std::result::Result<(), Ended> {
     match way {
-        Way::Bus(address) => {
-            buses(broker, &address, one_user).await;
+        Way::Bus(address, is_system) => {
+            buses(broker, (&address, is_system), one_user).await;
             Ok(())
         }
         Way::Peers(listener) => {
@@ -69,10 +70,10 @@ async fn callers(broker: &Broker, way: Way, one_user: bool) -> std::result::Resu
 }
 
 /// One connection after the other, for ever.
-async fn buses(broker: &Broker, address: &str, one_user: bool) {
+async fn buses(broker: &Broker, (address, is_system): (&str, bool), one_user: bool) {
     let mut pause = PAUSE;
     loop {
-        let shared = Arc::new(Shared::new(broker.clone()));
+        let shared = Arc::new(Shared::new(broker.clone(), Rights::of(is_system)));
         match bus(&shared, address, one_user).await {
             Ok(()) => {
                 info!("the bus at {address} is gone");
@@ -126,7 +127,7 @@ pub(crate) fn own_identity() -> Identity {
 
 /// A connection of this process's own.
 pub(crate) async fn client(broker: &Broker, own: Identity) -> Result<Client> {
-    let socket = broker.session(own).await?;
+    let socket = broker.own_session(own).await?;
     Ok(Client::over(socket, &ClientOptions::new().name("control")).await?)
 }
 

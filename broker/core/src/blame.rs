@@ -18,7 +18,7 @@
 use std::collections::BTreeSet;
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{CauseId, ClientKey, DomainId, ObjectKey, Point, TimelineKey};
+use vgem_proto::ids::{CauseId, ClientKey, DomainId, InstanceId, ObjectKey, Point, TimelineKey};
 use vgem_proto::message::client::{Explained, Submit};
 use vgem_proto::message::driver::Run;
 use vgem_proto::rights::{Access, WaitKind};
@@ -27,6 +27,7 @@ use crate::awaiting::order_of;
 use crate::batch::take;
 use crate::broker::{Broker, client_number};
 use crate::causes::Cause;
+use crate::io::{LinkId, Scope};
 use crate::objects::Awaiting;
 use crate::pairs::Party;
 use crate::policy;
@@ -131,6 +132,16 @@ impl Broker {
         if let Some((from, to)) = self.owner_of(timeline).zip(to) {
             self.causes.pass_on(from, to, cause);
         }
+    }
+
+    /// Whether what an instance tells is for a client to hear: the instance is of its own domain, or it sees what is others'.
+    #[must_use]
+    pub fn hears(&self, link: LinkId, instance: InstanceId) -> bool {
+        let client = self.clients.key_of(link).and_then(|key| self.clients.get(key));
+        client.map(|client| policy::scope(client.subject())).is_some_and(|scope| match scope {
+            Scope::All => true,
+            Scope::Domain(own) => self.instance_domain(instance) == Some(own),
+        })
     }
 
     /// A client asks what is behind a cause.

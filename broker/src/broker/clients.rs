@@ -9,7 +9,7 @@ use vgem_os::peer::{Groups, PeerIdentity};
 use vgem_os::seqpacket::{Listener, Packet as Received, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::error::ErrorCode;
-use vgem_proto::ids::{CauseId, DomainId, Time};
+use vgem_proto::ids::{CauseId, DomainId, InstanceId, Time};
 use vgem_proto::limits;
 use vgem_proto::message::client::{ClientMessage, Refused};
 use vgem_proto::message::keeper::CloseDoor;
@@ -21,7 +21,7 @@ use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Instead, Packet};
 use super::poller::{Source, TURN, TURN_BYTES};
 use super::shell::{Door, Shell};
-use super::turns::{NEVER, is_past};
+use super::turns::is_past;
 use super::unread::Unread;
 
 /// Connections let in before others have their turn.
@@ -250,7 +250,7 @@ impl Shell {
                         self.happen(told);
                     }
                     let input = request(id, self.buffer.get(..len).unwrap_or_default());
-                    self.hear_who_knows(&input);
+                    self.hear_who_knows(id, &input, until);
                     self.happen(input);
                 }
                 Ok(Some(Received::TooLong { len })) => {
@@ -269,10 +269,24 @@ impl Shell {
     }
 
     /// Who asks for a cause has seen the point that failed, and its driver told the cause before it signalled: in this very
-    /// turn, perhaps, when it had been listened to already.
-    fn hear_who_knows(&mut self, input: &Input) {
-        if let Input::Request { message: ClientMessage::Explain(explain), .. } = input {
-            self.instance_ready(explain.cause.issuer(), TURN, NEVER);
+    /// turn, perhaps, when it had been listened to already. What is another domain's to hear takes that domain's time (M-251).
+    fn hear_who_knows(&mut self, id: LinkId, input: &Input, until: u64) {
+        let Input::Request { message: ClientMessage::Explain(explain), .. } = input else { return };
+        let issuer = explain.cause.issuer();
+        let other = self.core.instance_domain(issuer).filter(|_| !self.core.hears(id, issuer));
+        match other.filter(|domain| self.turns.has_share(*domain)) {
+            None => self.instance_ready(issuer, TURN, until),
+            Some(other) => self.hear_other(issuer, other, until),
+        }
+    }
+
+    /// Takes what another domain's driver has sent, as long as that domain has time left.
+    fn hear_other(&mut self, issuer: InstanceId, domain: DomainId, until: u64) {
+        // When the look is over `until` says.
+        let (left, began) = (self.turns.left(domain, false), clock::now());
+        if left > 0 {
+            self.instance_ready(issuer, TURN, until.min(began.saturating_add(left)));
+            self.turns.took(domain, clock::now().saturating_sub(began));
         }
     }
 
@@ -406,3 +420,6 @@ fn refusal(request: u64, code: ErrorCode, (value, limit): (u64, u64), text: Stri
     let refused = Refused { code, job: NONE, part: NONE, value, limit, cause: CauseId::NONE, text };
     refused.encode(request, Time(0), 0)
 }
+
+#[cfg(test)]
+mod tests;

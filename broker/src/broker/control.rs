@@ -22,7 +22,7 @@ use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{DomainId, Time};
 use vgem_proto::limits;
 use vgem_proto::message::control::{ControlMessage, OpenSession, SessionOpened, SessionRefused};
-use vgem_proto::message::{ADMINISTERS, Sender};
+use vgem_proto::message::{ADMINISTERS, CONTROLS_OWN, Sender};
 
 use super::carry::random;
 use super::link::Link;
@@ -30,6 +30,36 @@ use super::outbox::{CLIENT_BYTES, Packet};
 use super::poller::{Source, TURN};
 use super::shell::Shell;
 use crate::setup::Setup;
+
+/// Whose a session is (M-253).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Session {
+    /// A caller's.
+    Callers,
+    /// A caller's who may, to administer.
+    Administers,
+    /// Control's own.
+    Own,
+}
+
+impl Session {
+    /// As these flags say.
+    const fn of(flags: u16) -> Option<Self> {
+        match flags {
+            0 => Some(Self::Callers),
+            ADMINISTERS => Some(Self::Administers),
+            CONTROLS_OWN => Some(Self::Own),
+            _ => None,
+        }
+    }
+
+    const fn way(self) -> Way {
+        match self {
+            Self::Callers | Self::Own => Way::Bus,
+            Self::Administers => Way::BusAdmin,
+        }
+    }
+}
 
 /// The other end of control's link, if it lives.
 #[derive(Debug, Default)]
@@ -101,9 +131,12 @@ impl Shell {
                 Err(e) => return self.control_lost(&e.to_string()),
             };
             match decoded {
-                Ok((head, ControlMessage::OpenSession(open))) => {
-                    self.open_session(head.request, head.flags, open)
-                }
+                Ok((head, ControlMessage::OpenSession(open))) => match Session::of(head.flags) {
+                    Some(session) => self.open_session(head.request, session, open),
+                    None => {
+                        return self.control_lost("it sent OpenSession with flags that exclude each other");
+                    }
+                },
                 Ok((_, other)) => return self.control_lost(&format!("it sent {}", other.row().name)),
                 Err(what) => return self.control_lost(&format!("it sent nonsense: {what}")),
             }
@@ -138,9 +171,8 @@ impl Shell {
         self.control_exited(why.to_owned());
     }
 
-    fn open_session(&mut self, request: u64, flags: u16, open: OpenSession) {
-        let way = if flags & ADMINISTERS == 0 { Way::Bus } else { Way::BusAdmin };
-        let packet = match self.session(way, open) {
+    fn open_session(&mut self, request: u64, session: Session, open: OpenSession) {
+        let packet = match self.session(session, open) {
             Ok(session) => Packet {
                 bytes: SessionOpened {}.encode(request, Time(0), 0),
                 fds: vec![session],
@@ -157,8 +189,12 @@ impl Shell {
     }
 
     /// Makes a session of somebody (M-205); its other end.
-    fn session(&mut self, way: Way, OpenSession { uid, pid }: OpenSession) -> Result<OwnedFd, Refusal> {
-        if way == Way::BusAdmin && !self.control.administers {
+    fn session(
+        &mut self,
+        session: Session,
+        OpenSession { uid, pid }: OpenSession,
+    ) -> Result<OwnedFd, Refusal> {
+        if session == Session::Administers && !self.control.administers {
             let text = "[control] administration is false: nobody administers over the bus; use the socket";
             return Err(Refusal::new(ErrorCode::Denied, text).with(uid.into(), 0));
         }
@@ -169,7 +205,7 @@ impl Shell {
         // Who has groups, or a control group, that nobody vouches for would be given the wrong quota. Control's own session
         // uses none, nor does one that administers.
         let asks = self.core.asks_for_groups() || self.core.asks_for_cgroups();
-        if asks && pid != self.control.pid && way == Way::Bus {
+        if asks && session == Session::Callers {
             let text = "domains of this daemon have groups or control groups for members, and a bus does not say a caller's: \
                         use the socket";
             return Err(Refusal::new(ErrorCode::Denied, text));
@@ -179,7 +215,7 @@ impl Shell {
             let text = "too many connections before this one left their fds unread";
             return Err(Refusal::new(ErrorCode::Exhausted, text));
         }
-        self.pair(way, uid, pid, domain).map_err(|e| Refusal::new(ErrorCode::System, e.to_string()))
+        self.pair(session.way(), uid, pid, domain).map_err(|e| Refusal::new(ErrorCode::System, e.to_string()))
     }
 
     fn pair(&mut self, way: Way, uid: u32, pid: u32, domain: DomainId) -> Result<OwnedFd, OsError> {
@@ -216,21 +252,28 @@ mod tests {
     use std::io::{Read as _, Seek as _};
 
     use vgem_core::Broker;
-    use vgem_core::config::Config;
+    use vgem_core::config::{Config, NamedDomain, Policy};
     use vgem_os::selftest::LeaseSupport;
     use vgem_os::seqpacket::Listener;
 
     use super::*;
     use crate::broker::Given;
 
-    /// The lines that are logged while a shell does this.
-    fn logged(what: impl FnOnce(&mut Shell)) -> Vec<String> {
+    /// A shell, and what must stay for it to work.
+    fn shell(policy: Policy) -> (Shell, impl Sized) {
         let dir = tempfile::tempdir().expect("a directory");
         let listener = Listener::bind(dir.path().join("s"), 0o600).expect("a socket");
-        let (keeper, _theirs) = Socket::pair().expect("a pair");
-        let (core, given) = (Broker::new(Config::default()), Given { owner: None, files: None });
+        let (keeper, theirs) = Socket::pair().expect("a pair");
+        let core = Broker::new(Config { policy, ..Config::default() });
+        let given = Given { owner: None, files: None };
         let mut shell = Shell::new(core, given, keeper, listener, LeaseSupport::Exact).expect("a shell");
         shell.control.administers = true;
+        (shell, (dir, theirs))
+    }
+
+    /// The lines that are logged while a shell does this.
+    fn logged(what: impl FnOnce(&mut Shell)) -> Vec<String> {
+        let (mut shell, _kept) = shell(Policy::default());
         let mut log = tempfile::tempfile().expect("a file");
         let ours = log.try_clone().expect("a file of ours");
         let lines = move || ours.try_clone().expect("the same file");
@@ -245,15 +288,44 @@ mod tests {
     fn atk_sessions_that_administer_are_told_though_the_log_of_their_domain_is_full() {
         const TIMES: usize = 200;
         let lines = logged(|shell| {
-            for way in [Way::Bus, Way::BusAdmin] {
+            for whose in [Session::Callers, Session::Administers] {
                 for _ in 0..TIMES {
-                    shell.session(way, OpenSession { uid: 7, pid: 9 }).expect("a session");
+                    shell.session(whose, OpenSession { uid: 7, pid: 9 }).expect("a session");
                 }
             }
         });
         let said = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
         assert_eq!(said("audit: control opens a session that administers of uid 7, process 9"), TIMES);
         assert!(said("audit: control opens a session of uid 7") < TIMES / 2, "others are rationed");
+    }
+
+    // M-205, M-253
+    #[test]
+    fn atk_whoever_has_controls_number_is_not_control() {
+        const CONTROL: u32 = 4321;
+        let named = NamedDomain { name: "a".into(), groups: [7].into(), ..NamedDomain::default() };
+        let (mut shell, _kept) = shell(Policy { domains: vec![named], ..Policy::default() });
+        let (link, _theirs) = Socket::pair().expect("a pair");
+        shell.control_started(CONTROL, vec![link.into()]);
+        let mut opens = |session, pid| shell.session(session, OpenSession { uid: 7, pid }).map(drop);
+        // In another namespace, or when control has ended, its number is somebody else's.
+        let refused = opens(Session::Callers, CONTROL).expect_err("nobody vouches for its groups");
+        assert_eq!(refused.code, ErrorCode::Denied);
+        assert_eq!(opens(Session::Own, CONTROL + 1), Ok(()));
+        assert_eq!(opens(Session::Administers, CONTROL), Ok(()));
+    }
+
+    // M-209, M-253
+    #[test]
+    fn a_session_is_not_controls_own_and_one_that_administers() {
+        let (mut shell, _kept) = shell(Policy::default());
+        let (link, theirs) = Socket::pair().expect("a pair");
+        shell.control_started(1, vec![link.into()]);
+        for (flags, lives) in [(0, true), (CONTROLS_OWN, true), (CONTROLS_OWN | ADMINISTERS, false)] {
+            theirs.send(&OpenSession { uid: 7, pid: 9 }.encode(1, Time(0), flags), &[]).expect("room");
+            shell.control_ready();
+            assert_eq!(shell.control.link.is_some(), lives, "{flags}");
+        }
     }
 
     #[test]

@@ -58,6 +58,8 @@ struct Wanted {
     address: String,
     /// Nobody but the one user hears what is said there.
     one_user: bool,
+    /// Polkit may be asked there: only on the system's bus is who has polkit's name there polkit.
+    polkit: bool,
     /// There is no bus: the socket that callers connect to.
     peers: Option<Peers>,
     filter: String,
@@ -134,6 +136,7 @@ impl Control {
             wanted: address.map(|address| Wanted {
                 program,
                 account,
+                polkit: mode == Mode::System && address == system(),
                 address,
                 one_user,
                 peers,
@@ -203,6 +206,7 @@ impl Wanted {
         let mut args: Vec<OsString> =
             ["--address", &self.address, "--log", &self.filter].map(Into::into).to_vec();
         args.extend(self.one_user.then(|| "--one-user".into()));
+        args.extend(self.polkit.then(|| "--polkit".into()));
         let mut fds = vec![(theirs.into(), CONTROL_LINK)];
         if let Some(peers) = &mut self.peers {
             args.push("--peers".into());
@@ -272,6 +276,18 @@ mod tests {
         };
         assert_eq!(bus(&Bus::At("unix:path=/b".into())).as_deref(), Some("unix:path=/b"));
         assert_eq!(bus(&Bus::None), None);
+    }
+
+    // M-250
+    #[test]
+    fn polkit_is_asked_on_the_systems_bus_and_on_no_other() {
+        let asks = |bus: Bus, mode| {
+            let control = Control::new(Some(&bus), mode, (Path::new("/"), Path::new("/")), None, "info");
+            control.expect("a bus").wanted.expect("wanted").polkit
+        };
+        assert!(asks(Bus::System, Mode::System) && asks(Bus::At(system()), Mode::System));
+        assert!(!asks(Bus::At("unix:path=/b".into()), Mode::System) && !asks(Bus::Session, Mode::System));
+        assert!(!asks(Bus::System, Mode::User), "the one user needs nobody's leave");
     }
 
     #[test]

@@ -97,7 +97,8 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::tests::{elsewhere, job};
+    use crate::graph::tests::elsewhere;
+    use crate::test_support::job;
     use vgem::snapshot::ObligationEntry;
 
     #[test]

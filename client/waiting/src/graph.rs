@@ -228,31 +228,10 @@ fn blame(node: &Node, now: u64, doing: &dyn Fn(u32) -> Doing) -> (Blame, u64) {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
     use vgem::snapshot::AwaitedEntry;
 
-    /// A job of client 4 in process 100 + `queue`, waiting for those points of others.
-    pub(crate) fn job(queue: u32, point: u64, state: &str, waits: &[(u32, u64)]) -> ObligationEntry {
-        let awaited = |(queue, point): &(u32, u64)| AwaitedEntry {
-            timeline: format!("timeline:{queue}.1"),
-            point: *point,
-            domain: 0,
-        };
-        ObligationEntry {
-            timeline: format!("timeline:{queue}.1"),
-            point,
-            kind: "job".into(),
-            device: ["copy", "zip", "sec"][queue as usize % 3].into(),
-            client: 4,
-            client_name: "encoder".into(),
-            pid: 100 + queue,
-            state: state.into(),
-            since_ns: 16_000_000,
-            due_ns: if state == "running" { 116_000_000 } else { 0 },
-            waits: waits.iter().map(awaited).collect(),
-            ..ObligationEntry::default()
-        }
-    }
+    use super::*;
+    use crate::test_support::job;
 
     pub(crate) fn elsewhere(mut entry: ObligationEntry, domain: u32) -> ObligationEntry {
         entry.waits.push(AwaitedEntry { domain, ..AwaitedEntry::default() });

@@ -15,6 +15,7 @@
 //! | `dot` | all of it, as a picture |
 //! | `process` | what a process does |
 //! | `human` | numbers and texts as people read them |
+//! | `test_support` | what tests begin with, for tests alone |
 //!
 //! The entries were not taken at one moment. A point that one entry waits for and that has no entry has ended meanwhile, so
 //! such an edge is left out; whoever waits only for such points is about to move.
@@ -26,4 +27,6 @@ pub mod graph;
 pub mod human;
 pub mod process;
 pub mod restart;
+#[cfg(any(test, feature = "test-support"))]
+pub mod test_support;
 pub mod words;

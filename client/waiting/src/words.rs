@@ -185,7 +185,8 @@ fn laid_out(rows: Vec<Row>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::tests::{elsewhere, job};
+    use crate::graph::tests::elsewhere;
+    use crate::test_support::job;
 
     const NOW: u64 = 100_000_000;
 

@@ -1,18 +1,30 @@
 //! Where the page is: an address that only this machine reaches, or a Unix socket, which has an owner and a mode.
 //!
-//! A socket stays when its server ends, which by then removes nothing any more; the next one replaces it.
+//! ```text
+//!   unix:PATH ─► lock PATH.lock ─► is PATH free? ─────────────────────────────► listen
+//!                  └ held: used      └ no ─► a socket that refuses? ─► put away ─┘
+//!                                              └ anything else: used
+//! ```
+//!
+//! A socket stays when its server ends, which by then can remove nothing any more; the next one replaces it. Servers keep
+//! out of each other's way by a lock, which the kernel lets go of when its holder ends, whatever the end. What is removed has
+//! been put away before, and found to be a dead socket there.
 //! There is no other kind of address. What is to be seen from elsewhere is for a proxy that knows who asks.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use hyper_util::rt::TokioIo;
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, open, renameat_with};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::patience::Patient;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +81,8 @@ impl fmt::Display for Address {
 pub(crate) enum Bound {
     /// Of the loopback device.
     Tcp(std::net::TcpListener),
-    /// In the file system.
-    Unix(std::os::unix::net::UnixListener),
+    /// In the file system, with the lock.
+    Unix(net::UnixListener, File),
 }
 
 impl Bound {
@@ -78,11 +90,14 @@ impl Bound {
     pub(crate) fn at(address: &Address) -> io::Result<Self> {
         let bound = match address {
             Address::Loopback(address) => Self::Tcp(std::net::TcpListener::bind(address)?),
-            Address::Unix(path) => Self::Unix(at_path(path)?),
+            Address::Unix(path) => {
+                let lock = lock(path)?;
+                Self::Unix(at_path(path)?, lock)
+            }
         };
         match &bound {
             Self::Tcp(socket) => socket.set_nonblocking(true)?,
-            Self::Unix(socket) => socket.set_nonblocking(true)?,
+            Self::Unix(socket, _) => socket.set_nonblocking(true)?,
         }
         Ok(bound)
     }
@@ -91,26 +106,58 @@ impl Bound {
     pub(crate) fn address(&self, asked: &Address) -> io::Result<Address> {
         match self {
             Self::Tcp(socket) => Ok(Address::Loopback(socket.local_addr()?)),
-            Self::Unix(_) => Ok(asked.clone()),
+            Self::Unix(..) => Ok(asked.clone()),
         }
     }
 }
 
-fn at_path(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    use std::os::unix::net::{UnixListener, UnixStream};
-    match UnixListener::bind(path) {
+/// Takes the lock of a path; one that is held means that the path is used.
+fn lock(path: &Path) -> io::Result<File> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let lock = File::from(open(beside(path, "lock"), flags, Mode::RUSR | Mode::WUSR)?);
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(ErrorKind::AddrInUse.into()),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{suffix}"));
+    name.into()
+}
+
+/// Listens at a path whose lock is held.
+fn at_path(path: &Path) -> io::Result<net::UnixListener> {
+    match net::UnixListener::bind(path) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
-            let nobody =
-                UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
-            if !(is_socket && nobody) {
+            if !is_dead(path)? {
                 return Err(error);
             }
-            fs::remove_file(path)?;
-            UnixListener::bind(path)
+            remove(path)?;
+            net::UnixListener::bind(path)
         }
         bound => bound,
     }
+}
+
+/// Whether it is a socket that nobody listens at.
+fn is_dead(path: &Path) -> io::Result<bool> {
+    let refuses = || net::UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+    Ok(fs::symlink_metadata(path)?.file_type().is_socket() && refuses())
+}
+
+/// Removes a dead socket. What came there since it was found to be one is put back: it is looked at again where nobody else
+/// finds it.
+fn remove(path: &Path) -> io::Result<()> {
+    let away = beside(path, &format!("{}.old", std::process::id()));
+    renameat_with(CWD, path, CWD, &away, RenameFlags::NOREPLACE)?;
+    if is_dead(&away)? {
+        return fs::remove_file(&away);
+    }
+    renameat_with(CWD, &away, CWD, path, RenameFlags::NOREPLACE)?;
+    Err(ErrorKind::AddrInUse.into())
 }
 
 /// A socket that listens, on the runtime.
@@ -119,16 +166,21 @@ pub(crate) enum Listener {
     /// Of the loopback device.
     Tcp(TcpListener),
     /// In the file system.
-    Unix(UnixListener),
+    Unix {
+        /// It.
+        socket: UnixListener,
+        /// Held as long as it is used.
+        _lock: File,
+    },
 }
 
 /// A connection.
 #[derive(Debug)]
 pub(crate) enum Caller {
     /// Over the loopback device.
-    Tcp(TokioIo<TcpStream>),
+    Tcp(TokioIo<Patient<TcpStream>>),
     /// Over a Unix socket.
-    Unix(TokioIo<UnixStream>),
+    Unix(TokioIo<Patient<UnixStream>>),
 }
 
 impl Listener {
@@ -136,7 +188,7 @@ impl Listener {
     pub(crate) fn of(bound: Bound) -> io::Result<Self> {
         Ok(match bound {
             Bound::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
-            Bound::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
+            Bound::Unix(socket, lock) => Self::Unix { socket: UnixListener::from_std(socket)?, _lock: lock },
         })
     }
 
@@ -145,18 +197,16 @@ impl Listener {
         match self {
             Self::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
-                // A viewer that does not read is given up, and no longer looked for.
-                rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_MS)?;
                 stream.set_nodelay(true)?;
-                Ok(Caller::Tcp(TokioIo::new(stream)))
+                Ok(Caller::Tcp(TokioIo::new(Patient::new(stream))))
             }
-            Self::Unix(socket) => Ok(Caller::Unix(TokioIo::new(socket.accept().await?.0))),
+            Self::Unix { socket, .. } => {
+                let (stream, _) = socket.accept().await?;
+                Ok(Caller::Unix(TokioIo::new(Patient::new(stream))))
+            }
         }
     }
 }
-
-/// How long what is sent may stay unread, milliseconds.
-const UNREAD_MS: u32 = 30_000;
 
 #[cfg(test)]
 mod tests {
@@ -192,6 +242,43 @@ mod tests {
         let second = Bound::at(&address).expect("the old one is nobody's");
         assert_eq!(Bound::at(&address).expect_err("it is used").kind(), ErrorKind::AddrInUse);
         drop(second);
+    }
+
+    #[test]
+    fn atk_a_dead_socket_that_another_server_is_replacing_is_left_to_that() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("web");
+        drop(net::UnixListener::bind(&path).expect("a new one"));
+        // The other has looked, and not listened yet.
+        let other = lock(&path).expect("nobody has it");
+        let refused = Bound::at(&Address::Unix(path.clone())).expect_err("it is used");
+        assert!(refused.kind() == ErrorKind::AddrInUse && path.exists(), "{refused}");
+        drop(other);
+        assert!(Bound::at(&Address::Unix(path)).is_ok());
+    }
+
+    #[test]
+    fn atk_what_came_in_place_of_a_dead_socket_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, socket) = (folder.path().join("file"), folder.path().join("socket"));
+        fs::write(&file, "x").expect("ours");
+        let live = net::UnixListener::bind(&socket).expect("a new one");
+        for path in [&file, &socket] {
+            assert_eq!(remove(path).expect_err("it is not dead").kind(), ErrorKind::AddrInUse);
+        }
+        assert_eq!(fs::read(&file).expect("it is there"), b"x");
+        net::UnixStream::connect(&socket).expect("it is there");
+        drop(live);
+        remove(&socket).expect("it is dead");
+        assert_eq!(fs::read_dir(folder.path()).expect("ours").count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_lock_that_leads_elsewhere_is_not_taken() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, elsewhere) = (folder.path().join("web"), folder.path().join("elsewhere"));
+        std::os::unix::fs::symlink(&elsewhere, beside(&path, "lock")).expect("a link");
+        assert!(Bound::at(&Address::Unix(path)).is_err() && !elsewhere.exists());
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | `cli` | the command line |
 //! | `listen` | sockets of this machine, and no others |
 //! | `serve` | connections, and how many |
+//! | `patience` | giving up those who do not read |
 //! | `guard` | what every request must be, and every answer says |
 //! | `routes` | which path is answered by what |
 //! | `lookout` | one look at the broker for all who watch, and none when nobody does |
@@ -39,6 +40,7 @@ mod layout;
 mod listen;
 mod lookout;
 mod metrics;
+mod patience;
 mod picture;
 mod rates;
 mod routes;

@@ -380,33 +380,11 @@ fn lay_out(picture: &mut Picture) {
 
 #[cfg(test)]
 mod tests {
+    use vgem_waiting::test_support::job;
+
     use super::*;
-    use vgem::snapshot::AwaitedEntry;
 
     const NOW: u64 = 100_000_000;
-
-    /// A job of client 4 in process 100 + `queue`, waiting for those points of others.
-    fn job(queue: u32, point: u64, state: &str, waits: &[(u32, u64)]) -> ObligationEntry {
-        let awaited = |(queue, point): &(u32, u64)| AwaitedEntry {
-            timeline: format!("timeline:{queue}.1"),
-            point: *point,
-            domain: 0,
-        };
-        ObligationEntry {
-            timeline: format!("timeline:{queue}.1"),
-            point,
-            kind: "job".into(),
-            device: ["copy", "zip", "sec"][queue as usize % 3].into(),
-            client: 4,
-            client_name: "encoder".into(),
-            pid: 100 + queue,
-            state: state.into(),
-            since_ns: 16_000_000,
-            due_ns: if state == "running" { 2 * NOW } else { 0 },
-            waits: waits.iter().map(awaited).collect(),
-            ..ObligationEntry::default()
-        }
-    }
 
     fn drawn_of(owed: Vec<ObligationEntry>, stopped: u32) -> Picture {
         let doing = |pid| if pid == stopped { Doing::Stopped } else { Doing::Runs };

@@ -7,8 +7,9 @@ message_table! {
     }
 
     /// Asks for a session of somebody who called over the bus, or with the flag ADMINISTERS for one that administers for
-    /// somebody who may; answered by SessionOpened or SessionRefused.
-    1 OpenSession since 1 from Control fds [] flags 1 {
+    /// somebody who may, or with the flag CONTROLS_OWN for one of control's own; answered by SessionOpened or
+    /// SessionRefused.
+    1 OpenSession since 1 from Control fds [] flags 3 {
         /// The caller's user, as the bus says.
         uid: u32,
         /// The caller's process, as the bus says; for people, never proof.

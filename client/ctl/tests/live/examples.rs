@@ -8,11 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use vgem::snapshot::ClientEntry;
-use vgem::{BufferOptions, Client, ClientOptions, Deadline, Embedded, FenceError, Submitted, Timeline};
+use vgem::{BufferOptions, Client, ClientOptions, Deadline, Embedded, FenceError};
 
-use crate::support::{broker, json, vgemctl};
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::{Held, SOON, broker, json, vgemctl};
 
 /// A broker with everything that examples name.
 struct Stage {
@@ -22,8 +20,7 @@ struct Stage {
     /// What stands in an example, and what is there instead.
     instead: Vec<(&'static str, String)>,
     _frame: vgem::Buffer,
-    _gate: Timeline,
-    _waiting: Submitted,
+    _held: Held,
 }
 
 fn stage() -> Stage {
@@ -41,12 +38,7 @@ fn stage() -> Stage {
     let failed = batch.submit().expect("sent").wait(SOON).expect_err("no gzip");
     let FenceError::Failed(failure) = failed else { panic!("{failed}") };
     // A job that waits, for a promise.
-    let copy = client.device("copy").expect("it is there").queue(0).expect("a queue");
-    let mut gate = client.timeline("gate").expect("a timeline");
-    gate.promise_acknowledged(vgem::Point(1), Duration::from_secs(50)).expect("taken");
-    let mut batch = client.batch();
-    batch.job(&copy, "fill").output(&frame).param("byte", 7).after(&gate.point(vgem::Point(1)));
-    let waiting = batch.submit_acknowledged().expect("accepted");
+    let held = Held::new(&client, &frame, Duration::from_secs(50));
     let out = vgemctl(&broker, &["domain", "create", "stage"]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let folder = tempfile::tempdir().expect("a folder");
@@ -61,7 +53,7 @@ fn stage() -> Stage {
         ("3.7", queue),
         ("object:3.1", object.expect("it is there").object),
     ];
-    Stage { broker, client, folder, instead, _frame: frame, _gate: gate, _waiting: waiting }
+    Stage { broker, client, folder, instead, _frame: frame, _held: held }
 }
 
 impl Stage {

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use vgem::{BufferOptions, Deadline, Embedded, Point};
 
-use crate::support::{broker, command, vgemctl};
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::{SOON, broker, command, vgemctl};
 
 /// A monitor that is told what happens from now on.
 fn monitor(broker: &Embedded, args: &[&str]) -> (Child, BufReader<ChildStdout>) {

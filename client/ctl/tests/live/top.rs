@@ -8,9 +8,8 @@ use std::time::Duration;
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use vgem::{ClientOptions, Deadline, Embedded};
 
-use crate::support::{broker, json, vgemctl};
+use crate::support::{Held, SOON, broker, json, vgemctl};
 
-const SOON: Duration = Duration::from_secs(20);
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 100;
 
@@ -200,13 +199,8 @@ fn keys_change_the_order_and_the_time() {
 #[test]
 fn no_color_takes_the_colors_away() {
     let (broker, client) = broker();
-    let copy = client.device("copy").expect("it is there").queue(0).expect("a queue");
-    let mut gate = client.timeline("gate").expect("a timeline");
-    gate.promise_acknowledged(vgem::Point(1), SOON).expect("taken");
     let frame = client.create(4096).expect("memory");
-    let mut batch = client.batch();
-    batch.job(&copy, "fill").output(&frame).param("byte", 7).after(&gate.point(vgem::Point(1)));
-    let sent = batch.submit_acknowledged().expect("accepted");
+    let held = Held::new(&client, &frame, SOON);
     let is_colored = |screen: &vt100::Screen| {
         let cells = (0..ROWS).flat_map(|row| (0..COLUMNS).map(move |column| (row, column)));
         cells
@@ -224,8 +218,7 @@ fn no_color_takes_the_colors_away() {
         terminal.press(b"q");
         terminal.ends_well();
     }
-    gate.signal(vgem::Point(1)).expect("signalled");
-    sent.wait(SOON).expect("done");
+    held.let_go();
 }
 
 #[test]

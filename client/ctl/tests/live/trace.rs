@@ -7,9 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use vgem::{Client, ClientOptions, Deadline, Embedded};
 
-use crate::support::command;
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::{Held, SOON, command};
 
 /// A recording under way.
 struct Recording {
@@ -243,19 +241,13 @@ fn a_client_in_a_domain_records_its_own_jobs_alone() {
 fn a_recording_ends_after_its_time_and_shows_what_has_not_ended() {
     let broker = Embedded::start().expect("a private broker");
     let client = broker.client().expect("a client");
-    let copy = client.device("copy").expect("it is there").queue(0).expect("a queue");
-    let mut gate = client.timeline("gate").expect("a timeline");
-    gate.promise_acknowledged(vgem::Point(1), SOON).expect("taken");
     let frame = client.create(4096).expect("memory");
-    let mut batch = client.batch();
-    batch.job(&copy, "fill").output(&frame).param("byte", 7).after(&gate.point(vgem::Point(1)));
-    let sent = batch.submit_acknowledged().expect("accepted");
+    let held = Held::new(&client, &frame, SOON);
     let out = command(&broker, &["trace", "--output", "-", "--for", "100ms"]).output().expect("it starts");
     let whole: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     let events = whole["traceEvents"].as_array().expect("a list");
     let unfinished: Vec<&Value> = slices(events).filter(|slice| slice["cat"] == "unfinished").collect();
     assert_eq!(unfinished.len(), 1, "{whole}");
     assert_eq!(unfinished[0]["args"]["job"], format!("{}:1", queue_of(&client, "copy")));
-    gate.signal(vgem::Point(1)).expect("signalled");
-    sent.wait(SOON).expect("done");
+    held.let_go();
 }

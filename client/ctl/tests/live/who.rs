@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use vgem::{Access, BufferOptions, Deadline};
 
-use crate::support::{broker, json, vgemctl};
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::{SOON, broker, json, vgemctl};
 
 /// A process that has `fd` as its standard input and knows nothing of it.
 struct Stranger(Child);

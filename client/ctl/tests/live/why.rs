@@ -6,58 +6,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use vgem::{Client, ClientOptions, Embedded, Point, Submitted, Timeline, TimelineRights};
+use vgem_waiting::test_support::{Stalled, Stopped, driver, stalled};
 
-use crate::support::{broker, json, vgemctl};
-
-const SOON: Duration = Duration::from_secs(20);
-
-/// A process that is stopped until this goes.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(pid: u32) -> Self {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process");
-        kill_process(pid, Signal::STOP).expect("ours to stop");
-        Self(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        kill_process(self.0, Signal::CONT).expect("ours to let go on");
-    }
-}
-
-/// Three jobs on three devices, each reading what the one before writes; the first device's driver is stopped.
-struct Stalled {
-    stopped: Stopped,
-    sent: Submitted,
-    client: Client,
-    broker: Embedded,
-}
-
-fn stalled() -> Stalled {
-    let broker = Embedded::start().expect("a private broker");
-    let client = broker.client_with(&ClientOptions::new().name("encoder")).expect("a client");
-    let [copy, zip, sec] = ["copy", "zip", "sec"]
-        .map(|name| client.device(name).expect("it is there").queue(0).expect("a queue"));
-    let [raw, packed] = [4096, 8192].map(|len| client.create(len).expect("memory"));
-    let cells = client.cells(2).expect("cells");
-    let stopped = Stopped::new(driver(&client, "copy"));
-    let mut batch = client.batch();
-    batch.job(&copy, "fill").output(&raw).param("byte", 1);
-    batch.job(&zip, "compress").input(&raw).output(&packed).result(cells.at(0));
-    batch.job(&sec, "sha256").input(&packed).result(cells.at(1));
-    let sent = batch.submit_acknowledged().expect("accepted");
-    Stalled { stopped, sent, client, broker }
-}
-
-/// The process of a device's driver.
-fn driver(client: &Client, name: &str) -> u32 {
-    let devices = client.device_entries().expect("an answer");
-    let device = devices.into_iter().find(|device| device.name == name).expect("it is there");
-    device.instances.first().expect("it runs").pid
-}
+use crate::support::{SOON, broker, json, vgemctl};
 
 /// A queue's timeline as a command line names it.
 fn line(client: &Client, device: &str) -> String {
@@ -73,7 +24,7 @@ fn said(out: &Output) -> String {
 
 #[test]
 fn why_leads_from_a_client_to_the_driver_that_is_stopped() {
-    let stalled = stalled();
+    let stalled = stalled("encoder");
     let said = said(&vgemctl(&stalled.broker, &["why", "encoder"]));
     let lines: Vec<&str> = said.lines().collect();
     let [first, .., last] = lines.as_slice() else { panic!("{said}") };
@@ -88,7 +39,7 @@ fn why_leads_from_a_client_to_the_driver_that_is_stopped() {
 
 #[test]
 fn why_goes_through_every_job_between_a_point_and_what_holds_it_up() {
-    let stalled = stalled();
+    let stalled = stalled("encoder");
     let point = format!("{}:1", line(&stalled.client, "sec"));
     let report = json(&stalled.broker, &["why", &point]);
     let chain = report["chain"].as_array().expect("a chain");
@@ -101,7 +52,7 @@ fn why_goes_through_every_job_between_a_point_and_what_holds_it_up() {
 
 #[test]
 fn why_of_a_queue_is_of_its_newest_job() {
-    let stalled = stalled();
+    let stalled = stalled("encoder");
     let queue = line(&stalled.client, "zip");
     let said = said(&vgemctl(&stalled.broker, &["why", &queue]));
     assert!(said.starts_with(&format!("job 1 of timeline:{queue} on zip, of client")), "{said}");
@@ -109,7 +60,7 @@ fn why_of_a_queue_is_of_its_newest_job() {
 
 #[test]
 fn why_of_a_job_that_ended_says_how() {
-    let Stalled { stopped, sent, client, broker } = stalled();
+    let Stalled { stopped, sent, client, broker } = stalled("encoder");
     drop(stopped);
     sent.wait(SOON).expect("it goes on");
     let point = format!("{}:1", line(&client, "sec"));
@@ -149,7 +100,7 @@ fn why_of_what_is_not_there_has_its_own_exit_code() {
 
 #[test]
 fn graphviz_draws_what_waits_for_what() {
-    let stalled = stalled();
+    let stalled = stalled("encoder");
     let picture = said(&vgemctl(&stalled.broker, &["why", "encoder", "--format", "dot"]));
     let mut dot = Command::new("dot");
     let dot = dot.args(["-Tplain"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -200,7 +151,7 @@ fn why_names_a_device_that_is_started_again_for_what_its_last_driver_left() {
     sent.fences()[0].wait(SOON).expect_err("its driver stands still");
     let said = said(&vgemctl(&broker, &["why", "encoder"]));
     let last = said.lines().last().expect("a line");
-    assert_started_again(last.trim(), "whose device copy is being started again, ", stopped.0);
+    assert_started_again(last.trim(), "whose device copy is being started again, ", stopped.pid());
     let report = json(&broker, &["why", &format!("{}:2", line(&client, "copy"))]);
     let starting = (report["starting"][0]["device"].as_str(), report["process"].is_null());
     assert_eq!(starting, (Some("copy"), true), "{report}");
@@ -211,14 +162,14 @@ fn why_names_a_device_that_is_started_again_for_what_its_last_driver_left() {
 #[test]
 fn why_names_a_device_that_is_started_again_when_its_driver_was_killed() {
     let Stalled { stopped, sent, client, broker } = left_alone();
-    kill_process(stopped.0, Signal::KILL).expect("ours to kill");
+    kill_process(stopped.pid(), Signal::KILL).expect("ours to kill");
     let lost = sent.wait(SOON).expect_err("its driver is gone");
     assert!(lost.to_string().contains("device lost"), "{lost}");
     let queue = line(&client, "copy");
     for what in ["encoder", &queue] {
         let said = said(&vgemctl(&broker, &["why", what]));
         let last = said.lines().last().expect("a line");
-        assert_started_again(last, "device copy is being started again, ", stopped.0);
+        assert_started_again(last, "device copy is being started again, ", stopped.pid());
     }
     std::mem::forget(stopped);
 }

@@ -4,8 +4,9 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use vgem::{Client, ClientOptions, Embedded};
+use vgem_waiting::test_support::{Stopped, driver};
 
-use crate::support::{Stopped, Web, command, driver};
+use crate::support::{Web, command};
 
 /// A broker, a client of it, and its page.
 fn page() -> (Embedded, Client, Web) {

@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use vgem::{ClientOptions, Embedded};
+use vgem_waiting::test_support::stalled;
 
-use crate::support::{Web, stalled};
+use crate::support::Web;
 
 /// Fails on the first thing that is not as the standard has it; prints every sample.
 const PARSE: &str = r"

@@ -10,9 +10,10 @@ use serde_json::json;
 use vgem::{
     BufferOptions, CellWord, Client, ClientOptions, Embedded, Point, Submitted, Timeline, TimelineRights,
 };
+use vgem_waiting::test_support::{Stopped, driver, stalled};
 
 use crate::browser::{Browser, View};
-use crate::support::{SOON, Stopped, Web, driver, stalled};
+use crate::support::{SOON, Web};
 
 const DESK: View = View { width: 1280, height: 900, scheme: "light" };
 const PHONE: View = View { width: 390, height: 844, scheme: "dark" };

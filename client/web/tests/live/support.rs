@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use vgem::{Client, ClientOptions, Embedded, Submitted};
+use vgem::Embedded;
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -93,53 +93,4 @@ impl Drop for Web {
 /// The program itself.
 pub(crate) fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_vgem-web"))
-}
-
-/// A process that is stopped until this goes.
-pub(crate) struct Stopped(Pid);
-
-impl Stopped {
-    pub(crate) fn new(pid: u32) -> Self {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process");
-        kill_process(pid, Signal::STOP).expect("ours to stop");
-        Self(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        // One that was ended meanwhile needs nothing.
-        kill_process(self.0, Signal::CONT).unwrap_or(());
-    }
-}
-
-/// The process of a device's driver.
-pub(crate) fn driver(client: &Client, name: &str) -> u32 {
-    let devices = client.device_entries().expect("an answer");
-    let device = devices.into_iter().find(|device| device.name == name).expect("it is there");
-    device.instances.first().expect("it runs").pid
-}
-
-/// Three jobs on three devices, each reading what the one before writes; the first device's driver is stopped.
-pub(crate) struct Stalled {
-    _stopped: Stopped,
-    _sent: Submitted,
-    pub(crate) client: Client,
-    pub(crate) broker: Embedded,
-}
-
-pub(crate) fn stalled(name: &str) -> Stalled {
-    let broker = Embedded::start().expect("a private broker");
-    let client = broker.client_with(&ClientOptions::new().name(name)).expect("a client");
-    let [copy, zip, sec] = ["copy", "zip", "sec"]
-        .map(|name| client.device(name).expect("it is there").queue(0).expect("a queue"));
-    let [raw, packed] = [4096, 8192].map(|len| client.create(len).expect("memory"));
-    let cells = client.cells(2).expect("cells");
-    let stopped = Stopped::new(driver(&client, "copy"));
-    let mut batch = client.batch();
-    batch.job(&copy, "fill").output(&raw).param("byte", 1);
-    batch.job(&zip, "compress").input(&raw).output(&packed).result(cells.at(0));
-    batch.job(&sec, "sha256").input(&packed).result(cells.at(1));
-    let sent = batch.submit_acknowledged().expect("accepted");
-    Stalled { _stopped: stopped, _sent: sent, client, broker }
 }
