@@ -194,7 +194,28 @@ pub enum Input {
         /// What the client's fd allows.
         access: Access,
     },
-    /// A porter says that what its client handed over cannot be an object.
+    /// A doorman says that what its client handed over is a listening socket, and an fd that has not hung up.
+    DoorFits {
+        /// The doorman.
+        porter: PorterId,
+        /// The client's number of the CreateDomain.
+        request: u64,
+        /// Where the socket is, as far as that is a path.
+        path: String,
+    },
+    /// The listening socket of a doorman takes no more connections.
+    DoorShut {
+        /// The doorman.
+        porter: PorterId,
+        /// Why, in words that it was told.
+        why: String,
+    },
+    /// The fd that a doorman's domain lives as long as has hung up.
+    DoorEnds {
+        /// The doorman.
+        porter: PorterId,
+    },
+    /// A porter says that what its client handed over cannot be what it was to be.
     Unfit {
         /// The porter.
         porter: PorterId,
@@ -731,7 +752,19 @@ pub enum Effect {
         /// Its number.
         porter: PorterId,
     },
-    /// Kill a porter that was started; [`Input::PorterGone`] follows, or never if it hangs in the kernel. Nothing that
+    /// Have the keeper start a doorman; as with [`Effect::StartPorter`].
+    StartDoorman {
+        /// Its number.
+        porter: PorterId,
+    },
+    /// From now on let in whom a doorman brings, into this domain.
+    LetIn {
+        /// The doorman.
+        porter: PorterId,
+        /// The domain.
+        domain: DomainId,
+    },
+    /// Kill a porter or a doorman that was started; [`Input::PorterGone`] follows, or never if it hangs in the kernel. Nothing that
     /// it still says matters.
     KillPorter {
         /// The porter.
