@@ -88,6 +88,7 @@ mod counters;
 mod deadline;
 mod device;
 mod domain;
+mod door;
 mod draft;
 mod embedded;
 mod errand;

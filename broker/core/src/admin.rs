@@ -49,13 +49,7 @@ impl Broker {
     ) -> Outcome {
         let stays = flags & DOMAIN_STAYS != 0;
         if flags & DOMAIN_AT != 0 {
-            if stays {
-                self.plan_domain(asker.client, &create)?;
-                let text =
-                    "a domain at a socket that was handed over ends with its close fd, and cannot stay";
-                return Err(Refusal::new(ErrorCode::BadParameter, text).with(u64::from(flags), 0));
-            }
-            return self.ask_domain_at(now, asker, create);
+            return self.ask_domain_at(now, asker, stays, create);
         }
         let Plan { name, domain, rules } = self.plan_domain(asker.client, &create)?;
         let creator = (!stays).then_some(asker.client);

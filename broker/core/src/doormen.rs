@@ -19,6 +19,7 @@
 
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{ClientKey, DomainId, PorterId, Time};
+use vgem_proto::message::DOMAIN_STAYS;
 use vgem_proto::message::client::{CreateDomain, DomainCreated};
 use vgem_proto::rights::Access;
 
@@ -32,10 +33,28 @@ use crate::porters::{Duty, Porter, PorterState};
 use crate::requests::Outcome;
 
 impl Broker {
-    /// A domain whose socket comes through the client's doorman. What can be refused now is.
-    pub(crate) fn ask_domain_at(&mut self, now: Time, asker: Awaiting, create: CreateDomain) -> Outcome {
-        let _plan = self.plan_domain(asker.client, &create)?;
-        self.ask_hand(now, asker, Wanted::Domain(create))
+    /// A domain whose socket comes through the client's doorman. What can be refused now is, and the doorman, which takes
+    /// one socket, is ended with it.
+    pub(crate) fn ask_domain_at(
+        &mut self,
+        now: Time,
+        asker: Awaiting,
+        stays: bool,
+        create: CreateDomain,
+    ) -> Outcome {
+        let asked = match self.plan_domain(asker.client, &create) {
+            Ok(_) if stays => {
+                let text =
+                    "a domain at a socket that was handed over ends with its close fd, and cannot stay";
+                Err(Refusal::new(ErrorCode::BadParameter, text).with(u64::from(DOMAIN_STAYS), 0))
+            }
+            Ok(_) => self.ask_hand(now, asker, Wanted::Domain(create)),
+            Err(refusal) => Err(refusal),
+        };
+        if asked.is_err() {
+            self.drop_doorman_of(asker.client);
+        }
+        asked
     }
 
     /// What a doorman was handed fits.

@@ -204,10 +204,12 @@ fn what_does_not_fit_is_refused_and_leaves_neither_a_domain_nor_a_doorman() {
 fn a_name_that_is_taken_meanwhile_or_a_flag_too_many_leaves_nothing() {
     let mut world = World::new();
     let admin = world.client_of(ROOT);
+    for (name, flags) in [("box", DOMAIN_AT | DOMAIN_STAYS), ("Box", DOMAIN_AT)] {
+        let porter = world.doorman(admin);
+        assert_eq!(world.refused_flagged(admin, make(name), flags).code, ErrorCode::BadParameter);
+        assert!(world.porters.get(&porter).is_none_or(|p| p.killed));
+    }
     let porter = world.doorman(admin);
-    let flags = DOMAIN_AT | DOMAIN_STAYS;
-    assert_eq!(world.refused_flagged(admin, make("box"), flags).code, ErrorCode::BadParameter);
-    assert_eq!(world.refused_flagged(admin, make("Box"), DOMAIN_AT).code, ErrorCode::BadParameter);
     let request = world.send(admin, make("box"), DOMAIN_AT, world.now);
     world.ask(admin, make("box"));
     world.fits(porter, request);
