@@ -105,11 +105,13 @@ impl Client {
     /// (the domain is drained then); and after the domain's end who connects waits for nobody until that copy is closed.
     ///
     /// ```no_run
-    /// # use std::os::fd::OwnedFd;
-    /// # fn main() -> vgem::Result<()> {
-    /// # let (listen, close): (OwnedFd, OwnedFd) = unimplemented!();
-    /// let made = vgem::Client::connect()?.create_domain_at(&listen, &close, &vgem::DomainOptions::new("box"))?;
-    /// println!("{} at {}", made.domain, made.socket.display());
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = vgem::Client::connect_default()?;
+    /// let listen = vgem::listen_at("/run/box/vgemd.sock", 0o600)?;
+    /// let (close, held) = std::io::pipe()?;
+    /// let made = client.create_domain_at(&listen, &close, &vgem::DomainOptions::new("box"))?;
+    /// println!("{} lives until `held` is closed", made.domain);
+    /// drop(held);
     /// # Ok(())
     /// # }
     /// ```

@@ -10,9 +10,10 @@
 //! is no domain's yet, so a second domain waits for the first.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use vgem_os::Errno;
-use vgem_os::seqpacket::Socket;
+use vgem_os::seqpacket::{Listener, Socket};
 use vgem_proto::message::client::{ClientMessage, CreateDomain, OpenPorter};
 use vgem_proto::message::porter::HandDoor;
 use vgem_proto::message::{DOMAIN_AT, OPEN_DOORMAN};
@@ -24,6 +25,17 @@ use crate::error::{Error, Result};
 use crate::exchange::{Reply, RequestId};
 use crate::link::{accepted, unexpected};
 use crate::porter::{AGAIN, is_busy};
+
+/// Binds a path and listens there, as [`crate::Client::create_domain_at`] wants it: the standard library has no sockets of that
+/// type. A socket file at which nobody answers is replaced. `mode` says who may connect, as 0o600; the folders above say it,
+/// too.
+///
+/// # Errors
+/// [`Error::System`] where the path cannot be bound: somebody answers there, or it is no socket; the folder is not there or
+/// forbids it; it is longer than 107 bytes.
+pub fn listen_at(path: impl AsRef<Path>, mode: u32) -> Result<OwnedFd> {
+    Ok(Listener::bind(path, mode)?.into())
+}
 
 /// The two fds of a door.
 pub(crate) type Door<'fds> = [BorrowedFd<'fds>; 2];

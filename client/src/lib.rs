@@ -153,6 +153,7 @@ pub use self::counters::ClientCounters;
 pub use self::deadline::Deadline;
 pub use self::device::{Device, DeviceName, Op, OpChoice, OperandKey, ParamKey};
 pub use self::domain::{DomainId, DomainOptions, MadeDomain, QuotaKind, QuotaLimit};
+pub use self::door::listen_at;
 pub use self::embedded::{Embedded, EmbeddedBuilder};
 pub use self::error::{Error, FenceError, JobFailure, LocalError, NthError, Result, Tried};
 pub use self::explain::Explanation;
