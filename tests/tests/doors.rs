@@ -157,6 +157,16 @@ fn end(mut child: Child) {
     child.wait().expect("a child of ours");
 }
 
+// M-258
+#[test]
+fn a_doorman_is_confined() {
+    let (own, _made) = Box::made(&DomainOptions::new("box"));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", own.doormen()[0])).expect("it lives");
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000"] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+}
+
 // M-255
 #[test]
 fn a_doorman_that_is_killed_ends_its_domain() {
