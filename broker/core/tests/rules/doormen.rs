@@ -321,3 +321,19 @@ fn closing_it_ends_the_doorman_and_what_a_doorman_says_later_means_nothing() {
     let inside_another = world.client_of(DOMAIN);
     assert!(!world.disconnected.contains(&inside_another));
 }
+
+#[test]
+fn who_waits_for_the_porter_does_not_lose_it_with_the_doorman_nor_the_other_way_round() {
+    let mut world = World::new();
+    let admin = world.client_of(ROOT);
+    let (porter, doorman) = (world.porter(admin), world.doorman(admin));
+    let (import, made) = (world.ask_import(admin), world.send(admin, make("box"), DOMAIN_AT, world.now));
+    world.end_porter(doorman);
+    assert_eq!(code(world.answer_to(made).map(|reply| reply.message)), ErrorCode::Unavailable);
+    assert!(world.answer_to(import).is_none(), "the porter lives");
+    world.doorman(admin);
+    let made = world.send(admin, make("box"), DOMAIN_AT, world.now);
+    world.end_porter(porter);
+    assert_eq!(code(world.answer_to(import).map(|reply| reply.message)), ErrorCode::Unavailable);
+    assert!(world.answer_to(made).is_none(), "the doorman lives");
+}
