@@ -60,10 +60,10 @@ impl Post {
     }
 
     /// Whether one more message may be taken now.
-    pub(super) fn admits(&self) -> bool {
-        match &self.door {
+    pub(super) fn admits(&mut self, now: u64) -> bool {
+        match &mut self.door {
             _ if self.is_over => true,
-            Some((_, gate)) => gate.opens_at().is_none(),
+            Some((_, gate)) => gate.opens_at().is_none() && gate.has_share(now),
             // That its door fits.
             None => !self.is_passed_over,
         }
@@ -121,15 +121,13 @@ impl Shell {
             return;
         };
         let domain = *domain;
-        if !gate.admit(clock::now()) {
-            debug!("{domain} has many visitors: the next has to wait");
-        }
+        gate.take(clock::now());
         let entered = socket
             .set_pass_rights(false)
             .and_then(|_| socket.peer())
             .and_then(|peer| self.enter(socket, peer, domain));
         if let Err(e) = entered {
-            warn!("a connection is refused: {e}");
+            self.not_let_in(&e);
         }
     }
 

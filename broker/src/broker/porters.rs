@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use vgem_core::io::{Arrival, ArrivalId, Input, LinkId};
 use vgem_os::arrival::{Admission, is_of_proc, process_memory};
 use vgem_os::seqpacket::{Packet as Received, RecvError, Socket};
-use vgem_os::{Errno, OsError};
+use vgem_os::{Errno, OsError, clock};
 use vgem_proto::codec::HEAD_LEN;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{ObjectKey, PorterId};
@@ -206,7 +206,7 @@ impl Shell {
             let Some(porter) = self.porters.porters.get_mut(&id).filter(|porter| !porter.silent) else {
                 return;
             };
-            if !porter.post.admits() {
+            if !porter.post.admits(clock::now()) {
                 return self.pass_over(id);
             }
             let mut fds = Vec::new();
