@@ -68,6 +68,8 @@ pub enum Role {
     Broker,
     /// Takes fds from one client.
     Porter,
+    /// Accepts at a listening socket that somebody else has bound.
+    Doorman,
     /// Becomes another program under another account.
     Account,
 }

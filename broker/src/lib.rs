@@ -1,9 +1,10 @@
-//! The daemon: three roles of one program.
+//! The daemon: four roles of one program.
 //!
 //! ```text
 //!   vgemd ──► keeper ──starts──► vgemd --role broker     the rules, confined; clients and drivers talk to it
 //!                │    ──starts──► vgem-driver-*          one process per (device, domain), when the broker asks
 //!                │    ──starts──► vgemd --role porter    one per client that imports: takes its fds, expendable
+//!                │    ──starts──► vgemd --role doorman   one per domain at a socket that somebody else has bound
 //!                │    ──starts──► vgem-control           the front on a message bus, if there is to be one
 //!                └ holds: the lock, the directory, duplicates of every committed object, the pins
 //! ```
@@ -18,6 +19,7 @@
 //! | `keeper` | the role that starts, watches and ends the others; parses nothing a client sent |
 //! | `broker` | the role that carries out what `vgem-core` decides |
 //! | `porter` | the role that takes fds from a stranger, so that the broker never does |
+//! | `doorman` | the role that accepts where `accept` may wait for ever, so that the broker never does |
 //!
 //! What is not here: rules. Who may do what, and when memory is free, is decided by `vgem-core`; this crate
 //! moves messages and fds, and does to the kernel what it is told.
@@ -26,6 +28,7 @@
 mod broker;
 pub mod cli;
 pub mod config;
+mod doorman;
 pub mod exit;
 mod keeper;
 mod log;
@@ -62,6 +65,7 @@ fn start(cli: &Cli) -> Result<(), Failure> {
         Role::Keeper => keeper::run(cli),
         Role::Broker => broker::run(cli),
         Role::Porter => porter::run(cli),
+        Role::Doorman => doorman::run(cli),
         Role::Account => keeper::become_and_exec(cli),
     }
 }

@@ -1,8 +1,10 @@
 //! Domains, for who administers: make one with a socket of its own, say what it may hold, end it.
 //!
 //! A domain is a group of clients that share quotas and policy. One that is made here has a listening socket in a folder
-//! of its own; whoever is given that folder, a container by a bind mount, is in the domain, whatever user it is.
+//! of its own; whoever is given that folder, a container by a bind mount, is in the domain, whatever user it is. Or whoever
+//! makes it has bound the socket itself, and hands it over with an fd that ends the domain when it hangs up.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use vgem_proto::message::DOMAIN_STAYS;
@@ -12,6 +14,7 @@ use vgem_proto::message::client::{
 use vgem_proto::snapshot::{DomainEntry, Topic};
 
 use crate::client::Client;
+use crate::door;
 use crate::error::Result;
 use crate::exchange::Reply;
 use crate::link::unexpected;
@@ -34,7 +37,7 @@ pub struct DomainOptions {
 pub struct MadeDomain {
     /// Its number.
     pub domain: DomainId,
-    /// Its socket, as the daemon sees it.
+    /// Its socket, as the daemon sees it; of one that was handed over, as it was bound, and empty if that is no path.
     pub socket: PathBuf,
 }
 
@@ -91,6 +94,40 @@ impl Client {
     pub fn create_domain(&self, options: &DomainOptions) -> Result<MadeDomain> {
         let (create, flags) = options.request();
         made(&self.core().call_flagged(create, flags)?)
+    }
+
+    /// Makes a domain of whoever connects to `listen`, a listening `SOCK_SEQPACKET` socket of `AF_UNIX` that the caller has
+    /// bound, wherever it likes; and which ends when `close` hangs up, whether this client is there or not: a pipe or a
+    /// socket of which nobody has the other end any more, a pidfd whose process has ended, or an eventfd that was signalled.
+    /// Nothing is read from it.
+    ///
+    /// Both are duplicated: close the own copies. Whoever keeps one of `listen` can accept there, too, and shut it
+    /// (the domain is drained then); and after the domain's end who connects waits for nobody until that copy is closed.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = vgem::Client::connect_default()?;
+    /// let listen = vgem::listen_at("/run/box/vgemd.sock", 0o600)?;
+    /// let (close, held) = std::io::pipe()?;
+    /// let made = client.create_domain_at(&listen, &close, &vgem::DomainOptions::new("box"))?;
+    /// println!("{} lives until `held` is closed", made.domain);
+    /// drop(held);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::create_domain`]; refused with BadParameter, and what it is, for an fd that is none of these, for a
+    /// close fd that has hung up already, and for options that let the domain stay; with Exhausted where this client's
+    /// domain may have no more porters, of which each such domain costs one; with Late where the fds come to nothing
+    /// within a second. [`crate::Error::System`] if the fds cannot be handed over.
+    pub fn create_domain_at(
+        &self,
+        listen: impl AsFd,
+        close: impl AsFd,
+        options: &DomainOptions,
+    ) -> Result<MadeDomain> {
+        door::create(self.core(), [listen.as_fd(), close.as_fd()], options)
     }
 
     /// Lets nobody new into a domain; it ends with its last client.

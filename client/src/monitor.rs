@@ -104,6 +104,7 @@ impl Told {
             | Happened::PolicyChanged { .. }
             | Happened::Administered { .. }
             | Happened::DomainGone { .. }
+            | Happened::DomainEnds { .. }
             | Happened::Bug { .. } => false,
         }
     }
@@ -206,6 +207,7 @@ fn words(event: &Happened) -> String {
         }
         Happened::Administered { client, uid, what } => format!("client {client} of user {uid} {what}"),
         Happened::DomainGone { name } => format!("domain {name} is gone"),
+        Happened::DomainEnds { name, how } => format!("domain {name} is {how}"),
         Happened::Refused { client, why } => format!("client {client} was refused: {why}"),
         Happened::Bug { what } => format!("a bug of vgemd, without harm: {what}"),
     }

@@ -298,6 +298,12 @@ pub const OPEN_OWN: u16 = 1;
 /// Head flag of CreateDomain: the domain stays when its creator's session ends.
 pub const DOMAIN_STAYS: u16 = 1;
 
+/// Head flag of CreateDomain: its listening socket is the one that goes to the client's doorman.
+pub const DOMAIN_AT: u16 = 2;
+
+/// Head flag of OpenPorter: the porter is a doorman.
+pub const OPEN_DOORMAN: u16 = 1;
+
 /// Head flag of OpenSession: the session is for what only who administers may do.
 pub const ADMINISTERS: u16 = 1;
 

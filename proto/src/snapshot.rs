@@ -399,6 +399,13 @@ pub enum Event {
         /// Its name.
         name: String,
     },
+    /// A domain whose listening socket somebody else has bound is drained or closed, because of its fds or its doorman.
+    DomainEnds {
+        /// Its name.
+        name: String,
+        /// How and why, in words.
+        how: String,
+    },
     /// A client came.
     ClientConnected {
         /// Its number.

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 
 import dbus
@@ -184,7 +185,7 @@ def administer():
         ends[name] = told(lambda: made.append(call()))
         return made[0] if made else None
 
-    made = step("create", lambda: manager.CreateDomain("stage", options))
+    made = step("create", lambda: manager.MakeDomain("stage", options))
     found = step("see", lambda: manager.ListDomains(every)) or []
     domain = made[0] if made else dbus.UInt32(0xF0000000)
     more = dbus.Dictionary({"objects": u64(7)}, signature="st")
@@ -208,12 +209,52 @@ def administer():
         while os.path.exists(answer["socket"]) and time.monotonic() < deadline:
             time.sleep(0.01)
         answer["ended"] = not os.path.exists(answer["socket"])
-        made = manager.CreateDomain("stays", dbus.Dictionary({"stays": True}, signature="sv"))
+        made = manager.MakeDomain("stays", dbus.Dictionary({"stays": True}, signature="sv"))
         os.close(made[2].take())
         step("drain", lambda: manager.DrainDomain(made[0], NONE))
-        made = manager.CreateDomain("closes", NONE)
+        made = manager.MakeDomain("closes", NONE)
         step("close", lambda: manager.CloseDomain(made[0], NONE))
     return answer
+
+
+def door():
+    """A domain at a socket of our own, and how it ends."""
+    path = os.path.join(tempfile.mkdtemp(prefix="vgem-test-"), "own.sock")
+    listen = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listen.bind(path)
+    listen.listen()
+    close, held = os.pipe()
+    options = {"name": "own", "uses": dbus.Array(["zip"], signature="s")}
+    options = dbus.Dictionary(options, signature="sv", variant_level=0)
+    fds = lambda *all: [dbus.types.UnixFd(fd) for fd in all]
+    nameless = dbus.Dictionary({}, signature="sv")
+    answer = {
+        "nameless": told(lambda: manager.CreateDomain(*fds(listen, close), nameless)),
+        "pipe": told(lambda: manager.CreateDomain(*fds(close, close), options)),
+    }
+    made = []
+    answer["create"] = told(lambda: made.extend(manager.CreateDomain(*fds(listen, close), options)))
+    os.close(close)
+    listen.close()
+    answer["made"] = [int(made[0]), str(made[1]) == path] if made else None
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    link.settimeout(20)
+    answer["serves"] = bool(made) and link.connect_ex(path) == 0
+    # Creator and bus are not asked any more: the other end of the pipe is what counts.
+    os.close(held)
+    answer["ended"] = answer["serves"] and is_over(link)
+    answer["refuses"] = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect_ex(path) != 0
+    os.unlink(path)
+    os.rmdir(os.path.dirname(path))
+    return answer
+
+
+def is_over(link):
+    """Whether a connection is ended by its other end."""
+    try:
+        return link.recv(64) == b""
+    except ConnectionResetError:
+        return True
 
 
 def refused():

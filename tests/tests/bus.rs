@@ -280,6 +280,20 @@ fn atk_who_has_polkits_name_on_another_bus_than_the_systems_lets_nobody_do_anyth
     assert!(ends(&json(&bus.python("administer", Some(0)))).contains(&("see", None)));
 }
 
+// M-255
+#[test]
+fn a_domain_at_a_socket_that_the_caller_has_bound_is_made_over_the_bus_and_ends_with_its_close_fd() {
+    let (bus, _daemon) = for_everybody("");
+    let told = json(&bus.python("door", Some(0)));
+    let ends = [&told["create"], &told["serves"], &told["ended"], &told["refuses"], &told["made"][1]];
+    assert_eq!(ends, [&Value::Null, &true.into(), &true.into(), &true.into(), &true.into()], "{told}");
+    let bad = "org.vgemd.Error.BadParameter";
+    assert_eq!((&told["nameless"][0], &told["pipe"][0]), (&bad.into(), &bad.into()), "{told}");
+    assert!(told["pipe"][1].as_str().is_some_and(|said| said.contains("a pipe was sent")), "{told}");
+    let user = json(&bus.python("door", Some(USERS[0])));
+    assert_eq!((&user["create"][0], &user["made"]), (&DENIED.into(), &Value::Null), "{user}");
+}
+
 // M-236
 #[test]
 fn polkit_may_ask_a_person_if_the_caller_says_so() {

@@ -1,7 +1,8 @@
 //! Two containers of one machine, each with a domain of its own: they share what they mean to share, and nothing else.
 //!
 //! Each has user, pid, mount, network and IPC namespaces of its own (bubblewrap), another user outside, no capability,
-//! and of the daemon only the folder with its own domain's socket. `vgemctl domain create --run` makes the domain.
+//! and of the daemon only the folder with its own domain's socket. `vgemctl domain create --run` makes the domain; the socket
+//! is the keeper's, or one that whoever manages the containers has bound itself.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +19,7 @@ use vgem_tests::daemon::{Daemon, Serving, USERS};
 use vgem_tests::programs;
 
 /// Mounts the domain's folder where the container's user can reach it, as a container runtime does, and becomes that user.
-const RUNTIME: &str = "mount --bind \"$VGEM_DOMAIN_DIR\" \"$0\" && exec setpriv --reuid \"$1\" --regid \"$1\" \
+const RUNTIME: &str = "{ test \"$VGEM_DOMAIN_DIR\" = \"$0\" || mount --bind \"$VGEM_DOMAIN_DIR\" \"$0\"; } && exec setpriv --reuid \"$1\" --regid \"$1\" \
                        --clear-groups --bounding-set=-all --inh-caps=-all -- \"${@:2}\"";
 
 /// The namespaces of a container, and what it has of the machine: its files, read-only, without what others could share.
@@ -43,6 +44,14 @@ const SANDBOX: &[&str] = &[
     "--tmpfs",
     "/run",
 ];
+
+/// Whose socket a container comes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Keepers,
+    /// The manager of the containers has bound it, in a folder of its own.
+    Managers,
+}
 
 struct Machine {
     daemon: Serving,
@@ -69,12 +78,17 @@ impl Machine {
     }
 
     /// Starts a container as this user, in a new domain of this name, that does `what` and shares over `link`.
-    fn start(&self, name: &str, user: u32, what: &str, link: Socket) -> Container {
+    fn start(&self, door: Door, name: &str, user: u32, what: &str, link: Socket) -> Container {
         let point = self.dir.path().join(name);
         std::fs::create_dir(&point).expect("a directory of ours");
         let mut command = Command::new(programs::own("vgemctl"));
         command.arg("--socket").arg(self.daemon.socket());
-        command.args(["domain", "create", name, "--quota", "bytes=1MiB", "--devices", "copy", "--run", "--"]);
+        command.args(["domain", "create", name, "--quota", "bytes=1MiB", "--devices", "copy"]);
+        if door == Door::Managers {
+            open_to_all(&point);
+            command.arg("--listen").arg(point.join("vgemd.sock")).args(["--mode", "666"]);
+        }
+        command.args(["--run", "--"]);
         command.args(["unshare", "--mount", "bash", "-c", RUNTIME]).arg(&point).arg(user.to_string());
         command.arg("bwrap").args(SANDBOX);
         command.arg("--bind").arg(&point).arg("/run/vgemd");
@@ -143,11 +157,20 @@ fn sees_itself(sees: &Value, user: u32, objects: u64) {
 
 #[test]
 fn two_containers_pass_a_buffer_with_its_fence_and_see_nothing_else_of_each_other() {
+    pass_a_buffer_through(Door::Keepers);
+}
+
+#[test]
+fn two_containers_whose_manager_has_bound_their_sockets_do_the_same() {
+    pass_a_buffer_through(Door::Managers);
+}
+
+fn pass_a_buffer_through(door: Door) {
     let machine = Machine::new();
     let (a, b) = Socket::pair().expect("a link");
-    let mut sender = machine.start("sender", USERS[0], "send", a);
+    let mut sender = machine.start(door, "sender", USERS[0], "send", a);
     is_apart(&sender.says("place"));
-    let mut receiver = machine.start("receiver", USERS[1], "receive", b);
+    let mut receiver = machine.start(door, "receiver", USERS[1], "receive", b);
     is_apart(&receiver.says("place"));
     sender.says("sent");
     let received = receiver.says("received");
@@ -170,12 +193,12 @@ fn two_containers_pass_a_buffer_with_its_fence_and_see_nothing_else_of_each_othe
 fn each_container_exhausts_itself_alone() {
     let machine = Machine::new();
     let (ours, link) = Socket::pair().expect("a link");
-    let mut greedy = machine.start("greedy", USERS[0], "exhaust", link);
+    let mut greedy = machine.start(Door::Managers, "greedy", USERS[0], "exhaust", link);
     greedy.says("place");
     let exhausted = greedy.says("exhausted");
     assert_eq!(exhausted["buffers"], 16, "{exhausted}");
     let (theirs, link) = Socket::pair().expect("a link");
-    let mut other = machine.start("other", USERS[1], "exhaust", link);
+    let mut other = machine.start(Door::Keepers, "other", USERS[1], "exhaust", link);
     other.says("place");
     assert_eq!(other.says("exhausted")["buffers"], 16);
     sees_itself(&other.says("sees"), USERS[1], 16);

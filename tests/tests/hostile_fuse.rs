@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::SealFlags;
 use vgem::Embedded;
 use vgem::snapshot::{Event, EventEntry};
-use vgem_os::seqpacket::Socket;
+use vgem_os::seqpacket::{Listener, Socket};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::message::client::{ClientMessage, OpenPorter};
 use vgem_tests::attacker::{Attacker, text};
@@ -103,4 +103,27 @@ fn atk_fuse_close_does_not_keep_the_daemon_from_ending() {
     let begun = Instant::now();
     drop(broker);
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+/// A door is looked at by a doorman, which is told from its name what it was given, and which closing it costs.
+#[test]
+fn atk_fuse_as_a_door_costs_a_doorman_and_nobody_else_anything() {
+    let _alone = alone();
+    let broker = Embedded::start().expect("a private broker");
+    let admin = broker.client().expect("a client");
+    let dir = tempfile::tempdir().expect("a directory");
+    let listener = Listener::bind(dir.path().join("s"), 0o600).expect("a socket");
+    let (close, _held) = rustix::pipe::pipe().expect("a pipe");
+    let file = FuseFile::open();
+    let options = vgem::DomainOptions::new("box");
+    for (listen, close, what) in [
+        (file.as_fd(), close.as_fd(), "the listening socket: a file was sent"),
+        (listener.as_fd(), file.as_fd(), "the close fd: a file was sent"),
+    ] {
+        let refused = admin.create_domain_at(listen, close, &options).expect_err("it does not fit");
+        assert!(refused.to_string().contains(what), "{refused}");
+    }
+    // Both doormen hang in close(2), and a third takes what fits.
+    let made = admin.create_domain_at(&listener, &close, &options).expect("a domain");
+    assert_eq!(vgem::Client::connect(dir.path().join("s")).expect("a client").domain(), made.domain);
 }

@@ -1,8 +1,11 @@
 //! Domains that are made over the bus.
 //!
 //! ```text
-//!   CreateDomain ─► a session that administers makes it ─► number, socket, `hold` ── the last `hold` is closed ─► it ends
+//!   MakeDomain   ─► a session that administers makes it ─► number, socket, `hold` ── the last `hold` is closed ─► it ends
+//!   CreateDomain ─► the same, at a socket of the caller's ─► number, socket ── the caller's close fd hangs up ──► it ends
 //! ```
+//!
+//! What CreateDomain is given goes to a doorman as it is: nothing here looks at it. The session is over with the call.
 //!
 //! `hold` is the end of a pipe of ours: nothing that a caller has is waited for or read, and whoever has the fd, a
 //! container's first process for example, is what the domain lives as long as. It is the end that one reads from, and there

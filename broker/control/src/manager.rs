@@ -182,6 +182,17 @@ impl Deref for AtWork<'_> {
     }
 }
 
+/// Fds that a caller gave. Closing one may take for ever, so it is done where nobody waits for it.
+struct Given([Option<StdFd>; 2]);
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        let given = self.0.each_mut().map(Option::take);
+        // A blocking thread of the runtime, of which there are many.
+        drop(tokio::task::spawn_blocking(move || drop(given)));
+    }
+}
+
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
         self.answers.changed(self.session.uid());
@@ -298,7 +309,7 @@ impl Manager {
     /// domain ends when the last copy of that is closed. Options: `quotas` (`a{st}`, as ListDomains names them), `uses` (`as`,
     /// each a device or DEVICE/OPERATION; left out, what everybody may use), `stays` (`b`: it stays until it is closed).
     #[zbus(out_args("domain", "socket", "hold"))]
-    async fn create_domain(
+    async fn make_domain(
         &self,
         name: &str,
         mut options: Options,
@@ -310,6 +321,29 @@ impl Manager {
         let made = creator.create_domain(&wanted).await?;
         let hold = domains::hold(creator)?;
         Ok((made.domain.0, made.socket.to_string_lossy().into_owned(), hold.into()))
+    }
+
+    /// Makes a domain of whoever connects to a socket that the caller has bound, a SOCK_SEQPACKET socket of AF_UNIX that listens,
+    /// for who administers: its number, and where its socket is, as it was bound. It ends when `close` hangs up, whether the
+    /// caller is there or not: a pipe, a socket, a pidfd or an eventfd, from which nothing is read. Options: `name` (`s`, must be
+    /// there), `quotas` and `uses` as MakeDomain has them.
+    #[zbus(out_args("domain", "socket"))]
+    async fn create_domain(
+        &self,
+        listen: OwnedFd,
+        close: OwnedFd,
+        mut options: Options,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(u32, String)> {
+        let given = Given([listen, close].map(|fd| Some(fd.into())));
+        let name = take_text(&mut options, "name")?;
+        let missing = || Error::new(ErrorCode::BadParameter, "option \"name\" is missing: a domain has one");
+        let wanted = domains::wanted(&name.ok_or_else(missing)?, &mut options)?;
+        no_more(&options)?;
+        let creator = self.0.admin(&header, Right::Domains).await?;
+        let [Some(listen), Some(close)] = &given.0 else { return Err(missing()) };
+        let made = creator.create_domain_at(listen, close, &wanted).await?;
+        Ok((made.domain.0, made.socket.to_string_lossy().into_owned()))
     }
 
     /// Lets nobody new into a domain that was made, for who administers; it ends with its last client.

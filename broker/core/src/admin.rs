@@ -17,22 +17,52 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vgem_proto::domains::{NAMED_MOST, QuotaKind, QuotaLimit, is_domain_name};
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{CauseId, ClientKey, DomainId};
-use vgem_proto::message::DOMAIN_STAYS;
+use vgem_proto::ids::{CauseId, ClientKey, DomainId, Time};
 use vgem_proto::message::client::{CreateDomain, DomainCreated, Done, SetQuota};
+use vgem_proto::message::{DOMAIN_AT, DOMAIN_STAYS};
 
 use crate::broker::{Broker, client_number};
 use crate::config::{Quotas, Rules, Uses};
-use crate::domains::{DomainEvent, DomainState, Origin, Socket};
+use crate::domains::{DomainEvent, DomainState, Door, Origin, Socket};
 use crate::io::{Effect, Event, Way};
 use crate::objects::Awaiting;
 use crate::policy::{self, Action};
 use crate::requests::Outcome;
 
+/// A domain that may be made.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) name: String,
+    /// Its number, if it is made next.
+    pub(crate) domain: DomainId,
+    pub(crate) rules: Rules,
+}
+
 impl Broker {
-    /// A domain with a socket of its own.
-    pub(crate) fn create_domain(&mut self, asker: Awaiting, flags: u16, create: &CreateDomain) -> Outcome {
-        let subject = self.find_client(asker.client)?.subject();
+    /// A domain with a socket of its own: one that the keeper makes, or one that the client hands over.
+    pub(crate) fn create_domain(
+        &mut self,
+        now: Time,
+        asker: Awaiting,
+        flags: u16,
+        create: CreateDomain,
+    ) -> Outcome {
+        let stays = flags & DOMAIN_STAYS != 0;
+        if flags & DOMAIN_AT != 0 {
+            return self.ask_domain_at(now, asker, stays, create);
+        }
+        let Plan { name, domain, rules } = self.plan_domain(asker.client, &create)?;
+        let creator = (!stays).then_some(asker.client);
+        let socket = Socket { creator, path: String::new(), asker: Some(asker), door: Door::Keepers };
+        self.enter_domain(domain, &name, &rules, socket);
+        self.out.push(Effect::OpenDoor { domain, name: name.clone() });
+        self.audit(asker.client, format!("makes domain {name}, {domain}"));
+        Ok(())
+    }
+
+    /// What is to be made, if it may be.
+    pub(crate) fn plan_domain(&self, client: ClientKey, create: &CreateDomain) -> Result<Plan, Refusal> {
+        let subject = self.find_client(client)?.subject();
         let _grant = policy::authorise(subject, Action::Administer)?;
         let name = std::str::from_utf8(&create.name).ok().filter(|name| is_domain_name(name));
         let Some(name) = name else {
@@ -54,18 +84,17 @@ impl Broker {
             [] => usual.uses.clone(),
             said => self.find_uses(said)?,
         };
-        let Some(id) = self.domains.next_number() else {
+        let Some(domain) = self.domains.next_number() else {
             return Err(Refusal::new(ErrorCode::Exhausted, "numbers of domains"));
         };
-        self.accounts.find_capacity(id, &quotas)?;
-        let creator = (flags & DOMAIN_STAYS == 0).then_some(asker.client);
-        let socket = Socket { creator, path: String::new(), asker: Some(asker) };
-        let rules = Rules { quotas, uses };
-        self.domains.enter(id, name, &rules, Origin::Socket(socket), &self.devices);
-        self.accounts.set_quotas(id, Some(quotas));
-        self.out.push(Effect::OpenDoor { domain: id, name: name.to_owned() });
-        self.audit(asker.client, format!("makes domain {name}, {id}"));
-        Ok(())
+        self.accounts.find_capacity(domain, &quotas)?;
+        Ok(Plan { name: name.to_owned(), domain, rules: Rules { quotas, uses } })
+    }
+
+    /// Takes a domain with a socket in.
+    pub(crate) fn enter_domain(&mut self, domain: DomainId, name: &str, rules: &Rules, socket: Socket) {
+        self.domains.enter(domain, name, rules, Origin::Socket(socket), &self.devices);
+        self.accounts.set_quotas(domain, Some(rules.quotas));
     }
 
     /// What lines of DEVICE and DEVICE/OPERATION allow.
@@ -134,7 +163,10 @@ impl Broker {
             && let Some(next) = domain.state.after(DomainEvent::Drain)
         {
             domain.state = next;
-            self.out.push(Effect::CloseDoor { domain: id });
+            // A doorman stays for the close fd; whom it still brings is refused.
+            if matches!(&domain.origin, Origin::Socket(socket) if socket.door == Door::Keepers) {
+                self.out.push(Effect::CloseDoor { domain: id });
+            }
         }
         self.audit(asker.client, format!("drains domain {name}"));
         self.reply(asker.link, asker.request, Done {});
@@ -166,17 +198,19 @@ impl Broker {
     }
 
     /// Ends a domain with a socket: nobody comes in, and everybody goes.
-    fn end_domain(&mut self, id: DomainId) {
+    pub(crate) fn end_domain(&mut self, id: DomainId) {
         let Some(domain) = self.domains.named.get_mut(&id) else { return };
         let Some(next) = domain.state.after(DomainEvent::Close) else { return };
-        let had_door = domain.state == DomainState::Open;
+        let was_open = domain.state == DomainState::Open;
         domain.state = next;
+        let why = format!("domain {} is closed", domain.name);
         if let Origin::Socket(socket) = &mut domain.origin {
             socket.asker = None;
-        }
-        let why = format!("domain {} is closed", domain.name);
-        if had_door {
-            self.out.push(Effect::CloseDoor { domain: id });
+            match socket.door {
+                Door::Keepers if was_open => self.out.push(Effect::CloseDoor { domain: id }),
+                Door::Handed(Some(doorman)) => self.drop_doorman(doorman),
+                Door::Keepers | Door::Handed(None) => {}
+            }
         }
         let all = self.clients.iter().filter(|(_, client)| client.peer.domain == id);
         let all: Vec<ClientKey> = all.map(|(key, _)| key).collect();
@@ -227,7 +261,7 @@ impl Broker {
     }
 
     /// Says who used a right that others do not have.
-    fn audit(&mut self, client: ClientKey, what: String) {
+    pub(crate) fn audit(&mut self, client: ClientKey, what: String) {
         let asker = self.clients.get(client);
         let uid = asker.map_or(u32::MAX, |asker| asker.peer.uid);
         let what = match asker.filter(|asker| asker.peer.way == Way::BusAdmin) {

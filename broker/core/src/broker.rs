@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `requests` | what clients ask for, one function each |
 //! | `creations`, `commits` | objects until they are ready |
-//! | `porters`, `import` | what comes from strangers |
+//! | `porters`, `doormen`, `import` | what comes from strangers |
 //! | `credits` | fds on their way to clients |
 //! | `submit`, `check`, `cycles` | batches |
 //! | `priority` | whom a batch's jobs let go first |
@@ -232,6 +232,9 @@ impl Broker {
             Input::Brought { porter, request, arrival, access } => {
                 self.brought(now, porter, request, arrival, access);
             }
+            Input::DoorFits { porter, request, path } => self.door_fits(now, porter, request, path),
+            Input::DoorShut { porter, why } => self.door_shut(porter, &why),
+            Input::DoorEnds { porter } => self.door_ends(porter, "its close fd has hung up"),
             Input::Unfit { porter, request, refusal } => self.unfit(now, porter, request, refusal),
             Input::Sealed { object, outcome } => self.sealed(object, outcome),
             Input::Tampered { object, what } => self.tampered(object, what),

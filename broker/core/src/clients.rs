@@ -12,6 +12,7 @@ use crate::accounts::Charge;
 use crate::import::Hands;
 use crate::io::{LinkId, PairId, PeerFacts, Scope};
 use crate::policy::{Reach, Subject};
+use crate::porters::Duty;
 use crate::tables::{HandleTable, Table};
 use crate::timelines::{Signals, TimelineHeld};
 use vgem_proto::ids::Time;
@@ -74,12 +75,22 @@ pub(crate) struct Client {
     pub(crate) traces: Option<Scope>,
     /// Its porter, unless that was told to end.
     pub(crate) porter: Option<PorterId>,
+    /// Its doorman that is no domain's yet, unless that was told to end.
+    pub(crate) doorman: Option<PorterId>,
     pub(crate) hands: Hands,
 }
 
 impl Client {
     pub(crate) fn subject(&self) -> Subject {
         Subject { reach: self.reach, domain: self.peer.domain }
+    }
+
+    /// Where its porter of that duty is named.
+    pub(crate) fn porter_for(&mut self, duty: Duty) -> &mut Option<PorterId> {
+        match duty {
+            Duty::Imports => &mut self.porter,
+            Duty::Door(_) => &mut self.doorman,
+        }
     }
 
     pub(crate) fn take_page(&mut self) -> PageId {

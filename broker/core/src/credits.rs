@@ -99,8 +99,10 @@ impl Broker {
             ClientMessage::Exported(_) => self.take_credits(key, 1),
             ClientMessage::PorterOpened(_) => {
                 self.take_credits(key, 1);
-                if let Some(porter) = self.clients.get(key).and_then(|client| client.porter) {
-                    let refusal = Refusal::new(ErrorCode::Unavailable, "the porter's channel was never sent");
+                let refusal = Refusal::new(ErrorCode::Unavailable, "the porter's channel was never sent");
+                // Which of the two it was the message does not say; another of the other is soon there.
+                let both = self.clients.get(key).map(|client| [client.porter, client.doorman]);
+                for porter in both.into_iter().flatten().flatten() {
                     self.kill_porter(porter, "its channel could not be sent", &refusal);
                 }
             }

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vgem_proto::domains::{FIRST_NAMED, NAMED_MOST};
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{ClientKey, DeviceId, DomainId, InstanceId};
+use vgem_proto::ids::{ClientKey, DeviceId, DomainId, InstanceId, PorterId};
 use vgem_proto::limits;
 use vgem_proto::message::driver::Forbid;
 
@@ -163,6 +163,26 @@ pub(crate) struct Socket {
     pub(crate) path: String,
     /// Who waits for that.
     pub(crate) asker: Option<Awaiting>,
+    /// Whose it is.
+    pub(crate) door: Door,
+}
+
+/// Whose a domain's socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// The keeper's, and the broker accepts there.
+    Keepers,
+    /// Somebody else's, and this doorman accepts there; nobody any more once it is gone.
+    Handed(Option<PorterId>),
+}
+
+impl Socket {
+    pub(crate) fn doorman(&self) -> Option<PorterId> {
+        match self.door {
+            Door::Keepers => None,
+            Door::Handed(doorman) => doorman,
+        }
+    }
 }
 
 /// A domain with a name.
@@ -208,6 +228,14 @@ impl Domains {
 
     pub(crate) fn get(&self, domain: DomainId) -> Option<&Domain> {
         self.named.get(&domain)
+    }
+
+    /// The doorman of a domain, if it has one.
+    pub(crate) fn doorman_of(&self, domain: DomainId) -> Option<PorterId> {
+        match &self.get(domain)?.origin {
+            Origin::Configured => None,
+            Origin::Socket(socket) => socket.doorman(),
+        }
     }
 
     pub(crate) fn by_name(&self, name: &str) -> Option<DomainId> {
@@ -435,15 +463,22 @@ impl Broker {
     /// Forgets domains that nobody may enter any more and that owe nothing.
     pub(crate) fn forget_empty_domains(&mut self) {
         let (accounts, out) = (&mut self.accounts, &mut self.out);
+        let mut doormen = Vec::new();
         self.domains.named.retain(|id, domain| {
             let next = domain.state.after(DomainEvent::Empty).filter(|_| !accounts.has(*id));
             if next.is_some() {
                 accounts.set_quotas(*id, None);
                 let event = Event::DomainGone { name: domain.name.clone() };
                 out.push(Effect::Log { domain: None, event });
+                if let Origin::Socket(socket) = &domain.origin {
+                    doormen.extend(socket.doorman());
+                }
             }
             next.is_none()
         });
+        for doorman in doormen {
+            self.drop_doorman(doorman);
+        }
     }
 }
 

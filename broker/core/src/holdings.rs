@@ -13,7 +13,7 @@ use crate::deadlines::Timer;
 use crate::import::Half;
 use crate::invariants::{Check, ensure};
 use crate::objects::{Kind, Object, ObjectState};
-use crate::porters::PorterState;
+use crate::porters::{Duty, PorterState};
 
 impl Broker {
     /// Every handle is its holder's, and every other domain that names an object owes its share, once (T27, L5).
@@ -101,20 +101,25 @@ impl Broker {
     /// Porters and clients name each other; what waits for the other half of an import has a timer.
     pub(crate) fn porters_and_hands_fit(&self) -> Check {
         for (id, porter) in &self.porters {
-            let named = self.clients.get(porter.client).is_some_and(|client| client.porter == Some(*id));
+            let client = self.clients.get(porter.client);
+            let named = match porter.duty {
+                Duty::Imports => client.is_some_and(|client| client.porter == Some(*id)),
+                Duty::Door(None) => client.is_some_and(|client| client.doorman == Some(*id)),
+                Duty::Door(Some(domain)) => self.domains.doorman_of(domain) == Some(*id),
+            };
             let lives = matches!(porter.state, PorterState::Starting | PorterState::Running);
             ensure(named == lives, || format!("{id}: {:?}, and named: {named}", porter.state))?;
             ensure(porter.charge.amount() == 1, || format!("{id}: is not charged"))?;
         }
         let mut hands = 0;
         for (key, client) in self.clients.iter() {
-            let porter = client.porter.and_then(|id| self.porters.get(&id));
-            ensure(client.porter.is_none() || porter.is_some(), || format!("{key:?}: its porter is gone"))?;
-            let runs = porter.is_some_and(|porter| porter.state == PorterState::Running);
+            for porter in client.porter.iter().chain(&client.doorman) {
+                ensure(self.porters.contains_key(porter), || format!("{key:?}: its {porter} is gone"))?;
+            }
             for (request, hand) in &client.hands {
                 hands += 1;
                 let fits = match &hand.half {
-                    Half::Asked { .. } => runs,
+                    Half::Asked { wanted, .. } => self.runs_for(key, wanted.duty()),
                     Half::Came(_) => true,
                 };
                 ensure(fits && hand.until.is_some(), || format!("{key:?}: import {request} waits for ever"))?;

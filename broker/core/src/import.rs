@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{CauseId, ClientKey, Handle, ObjectKey, PorterId, Time, TimelineKey};
-use vgem_proto::message::client::Imported;
+use vgem_proto::message::client::{CreateDomain, Imported};
 use vgem_proto::rights::{Access, Rights};
 use vgem_proto::user_queue::Window;
 
@@ -26,7 +26,7 @@ use crate::deadlines::Timer;
 use crate::io::{Arrival, Effect};
 use crate::objects::{Awaiting, ObjectState, Wish};
 use crate::policy::{self, Action};
-use crate::porters::PorterState;
+use crate::porters::{Duty, PorterState};
 use crate::requests::{Outcome, full_table};
 use crate::tables::HandleTable;
 
@@ -48,6 +48,18 @@ pub(crate) enum Wanted {
     },
     /// That entries of a queue reach its own memory in these windows ([`crate::own`]).
     Memory { timeline: TimelineKey, windows: Vec<Window> },
+    /// That it is the door of a domain ([`crate::doormen`]).
+    Domain(CreateDomain),
+}
+
+impl Wanted {
+    /// To whom it is handed.
+    pub(crate) fn duty(&self) -> Duty {
+        match self {
+            Self::Object { .. } | Self::Memory { .. } => Duty::Imports,
+            Self::Domain(_) => Duty::Door(None),
+        }
+    }
 }
 
 /// Which half is there.
@@ -88,9 +100,12 @@ impl Broker {
             let text = "a request with this number waits for its fd already";
             return Err(Refusal::new(ErrorCode::Busy, text).with(request, 0));
         }
-        let runs = |id: &PorterId| self.porters.get(id).is_some_and(|p| p.state == PorterState::Running);
-        if client.porter.filter(runs).is_none() {
-            return Err(Refusal::new(ErrorCode::NotReady, "open a porter first"));
+        if !self.runs_for(key, wanted.duty()) {
+            let text = match wanted.duty() {
+                Duty::Imports => "open a porter first",
+                Duty::Door(_) => "open a doorman first",
+            };
+            return Err(Refusal::new(ErrorCode::NotReady, text));
         }
         let bound = self.config.bounds.pending_imports;
         let asked = client.hands.values().filter(|hand| matches!(hand.half, Half::Asked { .. })).count();
@@ -153,8 +168,12 @@ impl Broker {
     }
 
     fn drop_arrival(&mut self, what: &Result<(Arrival, Access), Refusal>) {
-        if let Ok((Arrival::Memory { arrival, .. } | Arrival::Process { arrival }, _)) = what {
-            self.out.push(Effect::DropArrival { arrival: *arrival });
+        match what {
+            Ok((Arrival::Memory { arrival, .. } | Arrival::Process { arrival }, _)) => {
+                self.out.push(Effect::DropArrival { arrival: *arrival });
+            }
+            Ok((Arrival::Door { doorman }, _)) => self.drop_doorman(*doorman),
+            Ok((Arrival::Object(_) | Arrival::Page, _)) | Err(_) => {}
         }
     }
 
@@ -164,13 +183,14 @@ impl Broker {
         let Some(hand) = client.hands.get_mut(&request) else { return };
         hand.until = None;
         match &hand.half {
-            Half::Asked { .. } => {
+            Half::Asked { wanted, .. } => {
+                let duty = wanted.duty();
                 let ms = self.config.times.import_ns / 1_000_000;
                 let text = format!(
                     "the porter handed nothing on within {ms} ms: the fd stalls whoever looks at it, or none \
                      was sent"
                 );
-                self.porter_stalls(key, &Refusal::new(ErrorCode::Late, text).with(ms, ms));
+                self.porter_stalls(key, duty, &Refusal::new(ErrorCode::Late, text).with(ms, ms));
             }
             Half::Came(_) => {
                 if let Some(Half::Came(what)) = self.take_hand(key, request) {
@@ -180,10 +200,11 @@ impl Broker {
         }
     }
 
-    /// Refuses every Import of a client that waits.
-    pub(crate) fn refuse_imports(&mut self, key: ClientKey, refusal: &Refusal) {
+    /// Refuses every request of a client that waits for what a porter of this duty was to bring.
+    pub(crate) fn refuse_imports(&mut self, key: ClientKey, duty: Duty, refusal: &Refusal) {
         let Some(client) = self.clients.get(key) else { return };
-        let is_asked = |hand: &Hand| matches!(hand.half, Half::Asked { .. });
+        let is_asked =
+            |hand: &Hand| matches!(&hand.half, Half::Asked { wanted, .. } if wanted.duty() == duty);
         let asked: Vec<u64> =
             client.hands.iter().filter_map(|(request, hand)| is_asked(hand).then_some(*request)).collect();
         for request in asked {
@@ -224,6 +245,20 @@ impl Broker {
             (Wanted::Memory { timeline, windows }, Ok((Arrival::Process { arrival }, access))) => {
                 self.memory_came(asker, *timeline, windows, (*arrival, *access))
             }
+            (Wanted::Domain(create), Ok((Arrival::Door { doorman }, _))) => {
+                self.make_domain_at(asker, create, *doorman)
+            }
+            (Wanted::Object { .. } | Wanted::Memory { .. }, Ok((Arrival::Door { .. }, _)))
+            | (
+                Wanted::Domain(_),
+                Ok((
+                    Arrival::Page | Arrival::Object(_) | Arrival::Memory { .. } | Arrival::Process { .. },
+                    _,
+                )),
+            ) => {
+                let text = "what was handed over under this number is not what the request is about";
+                Err(Refusal::new(ErrorCode::BadParameter, text))
+            }
             (Wanted::Memory { .. }, Ok((Arrival::Page | Arrival::Object(_) | Arrival::Memory { .. }, _))) => {
                 let text = "an object was handed over, not the memory of a process (/proc/self/mem)";
                 Err(Refusal::new(ErrorCode::BadParameter, text))
@@ -231,6 +266,9 @@ impl Broker {
         };
         if let Err(refusal) = outcome {
             self.drop_arrival(&what);
+            if let Wanted::Domain(_) = wanted {
+                self.drop_doorman_of(asker.client);
+            }
             self.refuse(asker.link, asker.request, &refusal, CauseId::NONE);
         }
     }

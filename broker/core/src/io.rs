@@ -18,8 +18,10 @@ use vgem_proto::user_queue::Depth;
 
 use crate::config::Policy;
 
+mod attach;
 mod numbers;
 
+pub use self::attach::Attach;
 pub use self::numbers::{Arrival, ArrivalId, LinkId, PairId};
 
 /// By which way a connection came.
@@ -194,7 +196,28 @@ pub enum Input {
         /// What the client's fd allows.
         access: Access,
     },
-    /// A porter says that what its client handed over cannot be an object.
+    /// A doorman says that what its client handed over is a listening socket, and an fd that has not hung up.
+    DoorFits {
+        /// The doorman.
+        porter: PorterId,
+        /// The client's number of the CreateDomain.
+        request: u64,
+        /// Where the socket is, as far as that is a path.
+        path: String,
+    },
+    /// The listening socket of a doorman takes no more connections.
+    DoorShut {
+        /// The doorman.
+        porter: PorterId,
+        /// Why, in words that it was told.
+        why: String,
+    },
+    /// The fd that a doorman's domain lives as long as has hung up.
+    DoorEnds {
+        /// The doorman.
+        porter: PorterId,
+    },
+    /// A porter says that what its client handed over cannot be what it was to be.
     Unfit {
         /// The porter.
         porter: PorterId,
@@ -373,41 +396,6 @@ pub enum BadRequest {
         /// Its length.
         len: u64,
     },
-}
-
-/// The fds that go with a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attach {
-    /// None.
-    None,
-    /// A fresh open file of the object.
-    Export {
-        /// The object.
-        object: ObjectKey,
-        /// What the fd allows.
-        access: Access,
-    },
-    /// A fresh open file of each object, in this order.
-    Exports {
-        /// The objects.
-        objects: Vec<ObjectKey>,
-        /// What the fds allow.
-        access: Access,
-    },
-    /// The observer's side of several pairs, in this order.
-    Observers(Vec<PairId>),
-    /// The client's end of a porter's channel.
-    Channel(PorterId),
-    /// The signaller's side of a pair: page read-write, interest read-only.
-    Signaller(PairId),
-    /// The observer's side of a pair: page read-only, interest read-write.
-    Observer(PairId),
-    /// The signaller's side of several pairs, in this order.
-    Signallers(Vec<PairId>),
-    /// The memory of a queue's ring, read-write.
-    Ring(TimelineKey),
-    /// The memory of a process that arrived; the shell has it no more afterwards.
-    Process(ArrivalId),
 }
 
 /// Something the shell must do.
@@ -731,7 +719,19 @@ pub enum Effect {
         /// Its number.
         porter: PorterId,
     },
-    /// Kill a porter that was started; [`Input::PorterGone`] follows, or never if it hangs in the kernel. Nothing that
+    /// Have the keeper start a doorman; as with [`Effect::StartPorter`].
+    StartDoorman {
+        /// Its number.
+        porter: PorterId,
+    },
+    /// From now on let in whom a doorman brings, into this domain.
+    LetIn {
+        /// The doorman.
+        porter: PorterId,
+        /// The domain.
+        domain: DomainId,
+    },
+    /// Kill a porter or a doorman that was started; [`Input::PorterGone`] follows, or never if it hangs in the kernel. Nothing that
     /// it still says matters.
     KillPorter {
         /// The porter.

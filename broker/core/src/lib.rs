@@ -30,6 +30,7 @@ mod cycles;
 mod deadlines;
 mod devices;
 mod domains;
+mod doormen;
 mod drivers;
 mod due;
 mod gates;

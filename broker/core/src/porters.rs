@@ -1,4 +1,5 @@
-//! Porters: the processes that take fds from strangers, one per client that imports.
+//! Porters: the processes that take fds from strangers, one per client that imports; and doormen ([`crate::doormen`]), which
+//! live as porters do.
 //!
 //! ```text
 //! Starting --the keeper has started it--> Running --killed--> Ending --its pidfd says so--> gone
@@ -10,11 +11,13 @@
 //! go, its client is free to ask for another, while the old one stays charged to the domain until its process
 //! really has ended. So a domain can have so many hanging processes and no more.
 //!
-//! Invariants: a client names a porter that is Starting or Running, at most one; that porter names the client. A
-//! porter that is Unwanted or Ending is named by nobody. What it says then is dropped.
+//! Invariants: a client names a porter that is Starting or Running, at most one of each duty; that porter names the client. A
+//! doorman that has a domain is named by that instead. A porter that is Unwanted or Ending is named by nobody. What it says
+//! then is dropped.
 
 use vgem_proto::error::{ErrorCode, Refusal};
-use vgem_proto::ids::{CauseId, ClientKey, PorterId, Time};
+use vgem_proto::ids::{CauseId, ClientKey, DomainId, PorterId, Time};
+use vgem_proto::message::OPEN_DOORMAN;
 use vgem_proto::message::client::PorterOpened;
 
 use crate::accounts::{Charge, Resource};
@@ -69,12 +72,24 @@ impl PorterState {
     }
 }
 
+/// What a porter is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Duty {
+    /// Its client's fds.
+    Imports,
+    /// A door: of no domain yet, or of this one.
+    Door(Option<DomainId>),
+}
+
 /// A porter.
 #[derive(Debug)]
 pub(crate) struct Porter {
     pub(crate) state: PorterState,
+    pub(crate) duty: Duty,
     pub(crate) client: ClientKey,
     pub(crate) pid: u32,
+    /// Where its door is, from when it was looked at until it is a domain's.
+    pub(crate) path: String,
     /// The request for it.
     asker: Awaiting,
     /// Held until its process is gone.
@@ -84,14 +99,18 @@ pub(crate) struct Porter {
 }
 
 impl Broker {
-    /// A client asks for a channel to a porter.
-    pub(crate) fn open_porter(&mut self, now: Time, asker: Awaiting) -> Outcome {
+    /// A client asks for a channel to a porter, or to a doorman.
+    pub(crate) fn open_porter(&mut self, now: Time, asker: Awaiting, flags: u16) -> Outcome {
         let client = self.find_client(asker.client)?;
-        if client.porter.is_some() {
-            let text = "this connection has a porter, or one is being started; hand fds to that one";
+        let (duty, action, there) = match flags & OPEN_DOORMAN {
+            0 => (Duty::Imports, Action::OpenPorter, client.porter),
+            _ => (Duty::Door(None), Action::Administer, client.doorman),
+        };
+        let grant = policy::authorise(client.subject(), action)?;
+        if there.is_some() {
+            let text = "this connection has such a one, or it is being started; hand fds to that one";
             return Err(Refusal::new(ErrorCode::Busy, text));
         }
-        let grant = policy::authorise(client.subject(), Action::OpenPorter)?;
         let wanted = [(Resource::Porters, 1), (Resource::Exports, 1)];
         let [charge, export] = self.accounts.charge_all(grant.domain(), wanted)?;
         // Each is a process: one who opens and closes them all the time must not be a fork bomb.
@@ -104,11 +123,15 @@ impl Broker {
         let id = self.next_porter();
         let client = asker.client;
         if let Some(client) = self.clients.get_mut(client) {
-            client.porter = Some(id);
+            *client.porter_for(duty) = Some(id);
         }
         let state = PorterState::Starting;
-        self.porters.insert(id, Porter { state, client, pid: 0, asker, charge, export });
-        self.out.push(Effect::StartPorter { porter: id });
+        self.porters
+            .insert(id, Porter { state, duty, client, pid: 0, path: String::new(), asker, charge, export });
+        self.out.push(match duty {
+            Duty::Imports => Effect::StartPorter { porter: id },
+            Duty::Door(_) => Effect::StartDoorman { porter: id },
+        });
         Ok(())
     }
 
@@ -167,7 +190,7 @@ impl Broker {
             let Awaiting { link, request, .. } = porter.asker;
             self.refuse(link, request, &refusal, CauseId::NONE);
         }
-        self.lose_porter(porter.client, id, &refusal);
+        self.lose_porter(porter.client, (id, porter.duty), &refusal);
     }
 
     /// Has a client's porter ended by force; what the client wanted to import through it is refused.
@@ -175,28 +198,31 @@ impl Broker {
         let Some(porter) = self.porters.get_mut(&id) else { return };
         let Some(next) = porter.state.after(PorterEvent::Kill) else { return };
         porter.state = next;
-        let (client, all) = (porter.client, porter.export.amount());
+        let (client, duty, all) = (porter.client, porter.duty, porter.export.amount());
         let export = porter.export.split(all);
         self.accounts.give_back(export);
         if next == PorterState::Ending {
             self.out.push(Effect::KillPorter { porter: id, why: why.to_owned() });
         }
-        self.lose_porter(client, id, refusal);
+        self.lose_porter(client, (id, duty), refusal);
     }
 
-    /// A client has a porter no more.
-    fn lose_porter(&mut self, key: ClientKey, id: PorterId, refusal: &Refusal) {
-        let Some(client) = self.clients.get_mut(key).filter(|client| client.porter == Some(id)) else {
-            return;
-        };
-        client.porter = None;
-        self.refuse_imports(key, refusal);
+    /// A client, or a domain, has a porter no more.
+    fn lose_porter(&mut self, key: ClientKey, (id, duty): (PorterId, Duty), refusal: &Refusal) {
+        if let Duty::Door(Some(domain)) = duty {
+            return self.lose_doorman(domain, id);
+        }
+        let Some(place) = self.clients.get_mut(key).map(|client| client.porter_for(duty)) else { return };
+        if *place == Some(id) {
+            *place = None;
+            self.refuse_imports(key, duty, refusal);
+        }
     }
 
     /// A porter has handed nothing on for too long.
-    pub(crate) fn porter_stalls(&mut self, key: ClientKey, refusal: &Refusal) {
-        let Some(id) = self.clients.get(key).and_then(|client| client.porter) else {
-            self.refuse_imports(key, refusal);
+    pub(crate) fn porter_stalls(&mut self, key: ClientKey, duty: Duty, refusal: &Refusal) {
+        let Some(id) = self.clients.get_mut(key).and_then(|client| *client.porter_for(duty)) else {
+            self.refuse_imports(key, duty, refusal);
             return;
         };
         let pid = self.porters.get(&id).map_or(0, |porter| porter.pid);

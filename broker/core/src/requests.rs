@@ -73,6 +73,7 @@ impl Broker {
             monitors: Charge::nothing(peer.domain, Resource::Monitors),
             traces: None,
             porter: None,
+            doorman: None,
             hands: Hands::new(),
         });
         self.timers.arm(Timer::Greeting(key), &mut None, until);
@@ -151,12 +152,12 @@ impl Broker {
             ClientMessage::Inspect(inspect) => self.inspect(asker, &inspect),
             ClientMessage::Monitor(_) => self.monitor(asker),
             ClientMessage::Trace(trace) => self.trace(asker, &trace),
-            ClientMessage::CreateDomain(create) => self.create_domain(asker, head.flags, &create),
+            ClientMessage::CreateDomain(create) => self.create_domain(now, asker, head.flags, create),
             ClientMessage::DrainDomain(drain) => self.drain_domain(asker, drain.domain),
             ClientMessage::CloseDomain(close) => self.close_domain(asker, close.domain),
             ClientMessage::SetQuota(set) => self.set_quota(asker, &set),
             ClientMessage::Disconnect(disconnect) => self.disconnect(asker, disconnect.client),
-            ClientMessage::OpenPorter(_) => self.open_porter(now, asker),
+            ClientMessage::OpenPorter(_) => self.open_porter(now, asker, head.flags),
             ClientMessage::Import(import) => self.import(now, asker, import.name),
             ClientMessage::Observe(observe) => self.observe(asker, &observe),
             ClientMessage::CreateTimeline(create) => self.create_timeline(asker, &create),

@@ -66,7 +66,7 @@ impl Broker {
             let _asker = self.forget_opening(now, id);
         }
         self.forget_creations_of(key);
-        if let Some(porter) = client.porter {
+        for porter in client.porter.into_iter().chain(client.doorman) {
             let refusal = Refusal::new(ErrorCode::Gone, "the client is gone");
             self.kill_porter(porter, "its client is gone", &refusal);
         }

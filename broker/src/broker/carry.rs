@@ -9,7 +9,7 @@ use vgem_os::ring::KeeperRing;
 use vgem_os::{OsError, gc};
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{CauseId, Point, TimelineKey};
-use vgem_proto::message::keeper::{Drop, Keep, OpenDoor, StartInstance};
+use vgem_proto::message::keeper::{Drop, Keep, OpenDoor, StartDoorman, StartInstance, StartPorter};
 use vgem_proto::user_queue::Depth;
 
 use super::shell::{Pair, Ring, Shell};
@@ -176,7 +176,9 @@ impl Shell {
             Effect::Monitor { link, scope } => self.monitor(link, scope),
             Effect::Trace { link, scope } => self.trace(link, scope),
             Effect::Traced { domain, traced, abroad } => self.traced(domain, &traced, &abroad),
-            Effect::StartPorter { porter } => self.start_porter(porter),
+            Effect::StartPorter { porter } => self.start_porter(porter, &StartPorter { porter }.into()),
+            Effect::StartDoorman { porter } => self.start_porter(porter, &StartDoorman { porter }.into()),
+            Effect::LetIn { porter, domain } => self.let_in_from(porter, domain),
             Effect::KillPorter { porter, why } => {
                 debug!("{porter} is ended: {why:?}");
                 self.kill_porter(porter);

@@ -302,7 +302,8 @@ fn level(event: &Event) -> Level {
         Event::InstanceReady { .. }
         | Event::PolicyChanged { .. }
         | Event::Administered { .. }
-        | Event::DomainGone { .. } => Level::INFO,
+        | Event::DomainGone { .. }
+        | Event::DomainEnds { .. } => Level::INFO,
         Event::ObjectTampered { .. }
         | Event::PorterStalled { .. }
         | Event::InstanceLost { .. }
@@ -370,6 +371,7 @@ fn log(event: &Event) {
             info!(audit = true, client, uid, "audit: client {client} of uid {uid} {what}");
         }
         Event::DomainGone { name } => info!("domain {name} is gone"),
+        Event::DomainEnds { name, how } => info!("domain {name} is {how}"),
         Event::PolicyChanged { domains } => {
             info!("another policy is in force, with {domains} domains of its own")
         }

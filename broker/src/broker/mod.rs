@@ -28,6 +28,7 @@
 mod carry;
 mod clients;
 mod control;
+mod doormen;
 mod events;
 mod features;
 mod gate;

@@ -19,14 +19,15 @@ use tracing::{debug, warn};
 use vgem_core::io::{Arrival, ArrivalId, Input, LinkId};
 use vgem_os::arrival::{Admission, is_of_proc, process_memory};
 use vgem_os::seqpacket::{Packet as Received, RecvError, Socket};
-use vgem_os::{Errno, OsError};
+use vgem_os::{Errno, OsError, clock};
 use vgem_proto::codec::HEAD_LEN;
 use vgem_proto::error::{ErrorCode, Refusal};
 use vgem_proto::ids::{ObjectKey, PorterId};
-use vgem_proto::message::keeper::{KillPorter, PorterStarted, StartPorter};
+use vgem_proto::message::keeper::{KeeperMessage, KillPorter, PorterStarted};
 use vgem_proto::message::porter::{Brought, BroughtProcess, PorterMessage, Unfit};
 use vgem_proto::message::{Head, Sender};
 
+use super::doormen::Post;
 use super::known::What;
 use super::link::Link;
 use super::poller::Source;
@@ -34,7 +35,7 @@ use super::shell::Shell;
 
 /// One porter's process.
 #[derive(Debug)]
-struct Porter {
+pub(super) struct Porter {
     link: Link,
     pidfd: OwnedFd,
     /// The client's end of the channel, until it is sent.
@@ -43,6 +44,19 @@ struct Porter {
     client: Option<LinkId>,
     /// Its link is not read any more: it is closed, or what came over it must not.
     silent: bool,
+    /// If it is a doorman, what for.
+    pub(super) post: Post,
+}
+
+impl Porter {
+    /// Whether its link is not read any more.
+    pub(super) const fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    pub(super) fn socket(&self) -> &Socket {
+        self.link.socket()
+    }
 }
 
 /// Memory that no object has yet.
@@ -87,6 +101,22 @@ impl Porters {
         self.porters.len()
     }
 
+    /// Fds in quarantine.
+    #[cfg(test)]
+    pub(super) fn quarantined(&self) -> usize {
+        self.quarantine.len()
+    }
+
+    /// One that lives.
+    pub(super) fn get_mut(&mut self, porter: PorterId) -> Option<&mut Porter> {
+        self.porters.get_mut(&porter)
+    }
+
+    /// All that live.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&PorterId, &Porter)> {
+        self.porters.iter()
+    }
+
     /// The client's end of a channel; once.
     pub(super) fn channel(&mut self, porter: PorterId) -> Result<OwnedFd, OsError> {
         let gone = || OsError::with_detail("channel", Errno::PIPE, format!("{porter} is gone"));
@@ -113,21 +143,22 @@ impl Porters {
 }
 
 impl Shell {
-    /// Has the keeper start a porter.
-    pub(super) fn start_porter(&mut self, porter: PorterId) {
+    /// Has the keeper start a porter, or a doorman, as `message` asks.
+    pub(super) fn start_porter(&mut self, porter: PorterId, message: &KeeperMessage) {
         let kept = self.porters.quarantine.len();
         if kept >= QUARANTINE {
             let why = format!("{kept} porters have sent what none may; start vgemd again");
             return self.inputs.push_back(Input::PorterFailed { porter, why });
         }
         self.porters.asked.insert(porter, self.asking);
-        self.ask_keeper(&StartPorter { porter }.into(), Vec::new());
+        self.ask_keeper(message, Vec::new());
     }
 
     /// Has the keeper kill a porter; it is gone when its process is.
     pub(super) fn kill_porter(&mut self, id: PorterId) {
         if let Some(porter) = self.porters.porters.get_mut(&id) {
             porter.channel = None;
+            porter.post.leave();
         }
         self.ask_keeper(&KillPorter { porter: id }.into(), Vec::new());
     }
@@ -163,7 +194,8 @@ impl Shell {
     ) -> Result<(), OsError> {
         let link = Link::new(link, Source::Porter(id), usize::MAX, &self.poller)?;
         self.poller.add(&pidfd, Source::PorterProcess(id))?;
-        let porter = Porter { link, pidfd, channel: Some(channel), client, silent: false };
+        let porter =
+            Porter { link, pidfd, channel: Some(channel), client, silent: false, post: Post::default() };
         self.porters.porters.insert(id, porter);
         Ok(())
     }
@@ -174,6 +206,9 @@ impl Shell {
             let Some(porter) = self.porters.porters.get_mut(&id).filter(|porter| !porter.silent) else {
                 return;
             };
+            if !porter.post.admits(clock::now()) {
+                return self.pass_over(id);
+            }
             let mut fds = Vec::new();
             // So that a message whose fds were cut off is not taken for the one before.
             self.buffer.iter_mut().take(HEAD_LEN).for_each(|byte| *byte = 0);
@@ -192,7 +227,7 @@ impl Shell {
                             request: head.request,
                             refusal: refusal(unfit),
                         }),
-                        (Ok((_, other)), _) => return self.porter_broke(id, other.row().name),
+                        (Ok((head, said)), fd) => self.doorman_said(id, head.request, said, fd),
                         (Err(e), fd) => {
                             self.porters.quarantine.extend(fd);
                             self.porters.quarantine.append(&mut fds);
@@ -209,6 +244,7 @@ impl Shell {
                 Err(e @ RecvError::FdsTruncated { .. }) => {
                     let request = Head::request_of(&self.buffer);
                     let refusal = Refusal::new(ErrorCode::System, e.to_string());
+                    self.visitor_lost(id);
                     self.happen(Input::Unfit { porter: id, request, refusal });
                 }
                 Err(RecvError::Os(e)) => {
@@ -291,6 +327,9 @@ impl Shell {
 
     /// A porter's process has ended: what it sent before that counts.
     pub(super) fn porter_gone(&mut self, id: PorterId) {
+        if let Some(porter) = self.porters.porters.get_mut(&id) {
+            porter.post.end();
+        }
         self.porter_ready(id, usize::MAX);
         let Some(porter) = self.porters.porters.remove(&id) else { return };
         // The keeper has the same open file, so it would be reported for ever.
@@ -301,16 +340,23 @@ impl Shell {
     }
 
     /// Ends a porter that did what none may.
-    fn porter_broke(&mut self, id: PorterId, what: &str) {
+    pub(super) fn porter_broke(&mut self, id: PorterId, what: &str) {
         warn!("{id} sends what it must not and is killed: {what:?}");
         self.silence(id);
         self.kill_porter(id);
     }
 
+    /// Keeps what must not be closed.
+    pub(super) fn quarantine(&mut self, fd: Option<OwnedFd>) {
+        self.porters.quarantine.extend(fd);
+    }
+
     /// Stops reading a porter's link, which would be reported as readable for ever.
     fn silence(&mut self, id: PorterId) {
         let Some(porter) = self.porters.porters.get_mut(&id) else { return };
-        porter.silent = true;
+        if std::mem::replace(&mut porter.silent, true) || porter.post.is_passed_over() {
+            return;
+        }
         if let Err(e) = self.poller.remove(porter.link.socket()) {
             warn!("{id}: {e}");
         }

@@ -244,7 +244,12 @@ impl Keeper {
                     KeeperMessage::Keep(keep) => self.keeping.keep(keep, fds)?,
                     KeeperMessage::Drop(drop) => self.keeping.drop(drop)?,
                     KeeperMessage::StartPorter(start) => {
-                        self.porters.start(start.porter, &mut self.family, &self.link)?;
+                        let kind = porters::Kind::Porter;
+                        self.porters.start(kind, start.porter, &mut self.family, &self.link)?;
+                    }
+                    KeeperMessage::StartDoorman(start) => {
+                        let kind = porters::Kind::Doorman;
+                        self.porters.start(kind, start.porter, &mut self.family, &self.link)?;
                     }
                     KeeperMessage::KillPorter(kill) => porters::Porters::kill(kill.porter, &self.family),
                     KeeperMessage::OpenDoor(open) => self.doors.open(open.domain, &open.name, &self.link)?,

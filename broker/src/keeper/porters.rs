@@ -1,4 +1,4 @@
-//! What the broker asks of the keeper about porters: start one, kill one.
+//! What the broker asks of the keeper about porters and doormen: start one, kill one.
 //!
 //! ```text
 //!   client ══ channel ══► porter ══ link ══► broker          both are made here, and nothing of them is kept here
@@ -12,6 +12,8 @@
 //! its seals, add some, ask for its state) depends on how the fd was opened and not on who asks, and looking at
 //! `/proc/self/fd` works for everybody; but the broker's account owns every object, so a porter that ran under it and was
 //! taken over could open a read-only export again for writing.
+//!
+//! A doorman is started as a porter is, and told of as one.
 //!
 //! A porter may hang in the kernel beyond a kill. It is then a child like any other, told as ended when it has ended,
 //! and nobody waits for it.
@@ -47,18 +49,40 @@ pub(super) struct Porters {
     pub(super) args: Vec<OsString>,
 }
 
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Porter,
+    Doorman,
+}
+
+impl Kind {
+    const fn role(self) -> &'static str {
+        match self {
+            Self::Porter => "porter",
+            Self::Doorman => "doorman",
+        }
+    }
+}
+
 impl Porters {
     /// Porters under this account that log by this filter.
     pub(super) fn new(account: Option<Account>, filter: &str) -> Self {
-        let args = ["--role", "porter", "--log", filter].map(OsString::from).to_vec();
+        let args = ["--log", filter].map(OsString::from).to_vec();
         Self { account, program: own_program, args }
     }
 
     /// Starts a porter and tells the broker.
-    pub(super) fn start(&self, porter: PorterId, family: &mut Family, link: &Link) -> Result<(), LinkError> {
-        match self.launch() {
+    pub(super) fn start(
+        &self,
+        kind: Kind,
+        porter: PorterId,
+        family: &mut Family,
+        link: &Link,
+    ) -> Result<(), LinkError> {
+        match self.launch(kind) {
             Ok(Porter { child, channel, broker }) => {
-                debug!("{porter} started as process {}", child.pid);
+                debug!("{porter} started as {}, process {}", kind.role(), child.pid);
                 let pid = child.pid.unsigned_abs();
                 let started = PorterStarted { porter, pid, reserved: Zero }.into();
                 let sent = link.send(&started, &[channel.as_fd(), broker.as_fd(), child.as_fd()]);
@@ -87,10 +111,12 @@ impl Porters {
         link.send(&PorterExited { porter, status, reserved: Zero }.into(), &[])
     }
 
-    fn launch(&self) -> Result<Porter, Failure> {
+    fn launch(&self, kind: Kind) -> Result<Porter, Failure> {
         let (channel, porters_channel) = channel()?;
         let (broker, porters_link) = Socket::pair()?;
-        let (program, args) = dressed(self.account, (self.program)()?, self.args.clone())?;
+        let mut args = self.args.clone();
+        args.extend(["--role", kind.role()].map(OsString::from));
+        let (program, args) = dressed(self.account, (self.program)()?, args)?;
         let child = Launch {
             program,
             args,

@@ -311,7 +311,7 @@ pub(crate) struct Trace {
 /// `domain`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  vgemctl domain list\n  vgemctl domain create box --quota bytes=64MiB --devices copy,zip/compress --run -- vgemctl list devices"
+    after_help = "Example:\n  vgemctl domain list\n  vgemctl domain create box --quota bytes=64MiB --devices copy,zip/compress --run -- vgemctl list devices\n  vgemctl domain create chest --listen ./chest.sock --run -- vgemctl status"
 )]
 pub(crate) struct Domain {
     #[command(subcommand)]
@@ -326,6 +326,10 @@ pub(crate) enum Domains {
     /// Whoever is given the folder of the socket is in the domain, whatever user it is: bind-mount it into a container. With
     /// --run the command finds the socket in VGEM_SOCKET and its folder in VGEM_DOMAIN_DIR, and the domain ends with it;
     /// otherwise the domain stays until it is closed.
+    ///
+    /// With --listen the socket is bound here, at any path, by vgemctl itself, and whoever can connect there is in the
+    /// domain. It ends with vgemctl, which ends with the command, or without --run when it is interrupted or the domain
+    /// is closed.
     Create(Create),
     /// All that one may see
     List,
@@ -357,6 +361,12 @@ pub(crate) struct Create {
     /// Devices, or operations of them, that it may use, and no others; not given: those that everybody may
     #[arg(long, value_name = "DEVICE[/OPERATION]", value_delimiter = ',')]
     pub(crate) devices: Vec<String>,
+    /// Bind its socket here; what answers nobody is replaced
+    #[arg(long, value_name = "PATH")]
+    pub(crate) listen: Option<PathBuf>,
+    /// Who may connect to the socket at PATH, as chmod has it
+    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "600", requires = "listen")]
+    pub(crate) mode: u32,
     /// Run a command in it
     #[arg(long, requires = "command")]
     pub(crate) run: bool,
@@ -420,6 +430,13 @@ pub(crate) struct Man {
 }
 
 /// A quota as KIND=LIMIT.
+fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err(format!("{text}: three octal digits are wanted, as 600 or 666")),
+    }
+}
+
 fn limit(text: &str) -> Result<(vgem::QuotaKind, u64), String> {
     let kinds = || vgem::QuotaKind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
     let (name, number) = pair(text)?;
@@ -489,6 +506,12 @@ mod tests {
         for wrong in ["bytes", "bytes=x", "colors=1", "bytes=99999999TiB", "bytes=-1"] {
             assert!(limit(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_mode_is_octal_and_of_a_file() {
+        assert_eq!((mode("600"), mode("666")), (Ok(0o600), Ok(0o666)));
+        assert!(["", "800", "1777", "rw"].iter().all(|wrong| mode(wrong).is_err()));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //!   extra fd through unseen and none is lost.
 //! - Every fd that arrives is owned, close-on-exec, before anything is decided, and closed on every error.
 
+use std::fmt;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -48,6 +49,12 @@ const SO_PASSRIGHTS: libc::c_int = 83;
 /// `SO_PASSPIDFD`, Linux 6.5: not in the C library's headers yet.
 const SO_PASSPIDFD: libc::c_int = 76;
 
+/// Bytes of one look.
+const PEEK_LEN: usize = 64 * 1024;
+
+/// Looks at one connection at most: more than as many packets as an ordinary send buffer holds.
+const PEEKS: usize = 1024;
+
 /// What a receive found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Packet {
@@ -63,6 +70,19 @@ pub enum Packet {
     },
     /// The peer closed, or sent an empty packet, which is taken for the same.
     Closed,
+}
+
+/// What lies in a connection that nobody has read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Early {
+    /// Packets without fds, or none.
+    Plain,
+    /// Fds.
+    Fds,
+    /// The end, or an empty packet, which reads like it.
+    Closed,
+    /// More than is looked at.
+    TooMuch,
 }
 
 /// Why a receive with fds failed.
@@ -281,6 +301,75 @@ impl Socket {
         Groups::of(self.as_fd(), most)
     }
 
+    /// As [`Socket::send`] of a packet without fds, and never waits, whoever shares this end and has made it wait.
+    ///
+    /// # Errors
+    /// As there; `EAGAIN` when full.
+    pub fn send_now(&self, bytes: &[u8]) -> Result<()> {
+        let flags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+        uninterrupted(|| rustix::net::send(&self.inner, bytes, flags)).map(drop).attempt("send")
+    }
+
+    /// Takes over a connection that somebody else has accepted.
+    ///
+    /// # Errors
+    /// The fd and what it is, in words, if it is no connected Unix SEQPACKET socket.
+    pub fn connected(fd: OwnedFd) -> core::result::Result<Self, (OwnedFd, String)> {
+        match Form::of(fd.as_fd()) {
+            Ok(Form::CONNECTION) => {}
+            Ok(form) => return Err((fd, form.to_string())),
+            Err(errno) => return Err((fd, format!("no socket ({errno})"))),
+        }
+        match rustix::net::getpeername(&fd) {
+            Ok(_) => Ok(Self::from(fd)),
+            Err(errno) => Err((fd, format!("not connected ({errno})"))),
+        }
+    }
+
+    /// Refuses fds from here on, and looks whether some lie in the packets that are there already. Nothing is taken: the
+    /// packets are there as before.
+    ///
+    /// Whoever closes a connection with fds in it closes these, which may take for ever. With [`Socket::set_pass_rights`]
+    /// alone those that came before would be there.
+    ///
+    /// # Errors
+    /// The errno of `setsockopt`, or of `recvmsg`.
+    pub fn look_for_fds(&self) -> Result<Early> {
+        self.set_pass_rights(false)?;
+        let peek = |offset: i32| {
+            set_int(self.as_fd(), libc::SO_PEEK_OFF, offset).attempt("setsockopt(SO_PEEK_OFF)").map(drop)
+        };
+        peek(0)?;
+        let mut looked = self.peek_all()?;
+        if looked == Early::Plain {
+            // A sender that was at it when fds began to be refused has finished by now: to find nothing took the same lock.
+            looked = self.peek_all()?;
+        }
+        peek(-1)?;
+        Ok(looked)
+    }
+
+    /// Looks at one packet after the other from where the last look ended.
+    fn peek_all(&self) -> Result<Early> {
+        let mut buffer = vec![0_u8; PEEK_LEN];
+        let flags = RecvFlags::PEEK.union(RecvFlags::DONTWAIT);
+        for _ in 0..PEEKS {
+            let mut nowhere = RecvAncillaryBuffer::default();
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            match rustix::net::recvmsg(&self.inner, &mut parts, &mut nowhere, flags) {
+                // Without a place to put them this is what says that there are some.
+                Ok(found) if found.flags.contains(ReturnFlags::CTRUNC) => return Ok(Early::Fds),
+                // Closed, or an empty packet, which reads like that; what is behind it nobody sees.
+                Ok(found) if found.bytes == 0 => return Ok(Early::Closed),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Early::Plain),
+                Err(Errno::CONNRESET) => return Ok(Early::Closed),
+                Err(e) => return Err(e).attempt("recvmsg(MSG_PEEK)"),
+            }
+        }
+        Ok(Early::TooMuch)
+    }
+
     /// Ends the connection for both sides, whoever else holds this end. What was sent can still be read.
     ///
     /// # Errors
@@ -364,14 +453,17 @@ impl Listener {
     /// # Errors
     /// `EINVAL` if it is not a listening Unix SEQPACKET socket.
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
-        let unix = rustix::net::sockopt::socket_domain(&fd).attempt("getsockopt(SO_DOMAIN)")?;
-        let kind = rustix::net::sockopt::socket_type(&fd).attempt("getsockopt(SO_TYPE)")?;
-        let listens = rustix::net::sockopt::socket_acceptconn(&fd).attempt("getsockopt(SO_ACCEPTCONN)")?;
-        if unix != AddressFamily::UNIX || kind != SocketType::SEQPACKET || !listens {
-            let detail = format!("{unix:?} {kind:?} listening {listens}, wanted a listening Unix SEQPACKET");
+        let form = Form::of(fd.as_fd()).attempt("getsockopt")?;
+        if form != Form::LISTENER {
+            let detail = format!("{form}, wanted {}", Form::LISTENER);
             return Err(OsError::with_detail("listener", Errno::INVAL, detail));
         }
         Ok(Self { fd })
+    }
+
+    /// Takes over a socket of which that is known.
+    pub(crate) fn of_known(fd: OwnedFd) -> Self {
+        Self { fd }
     }
 
     /// Accepts one connection, blocking, close-on-exec. It inherits what was set on the listener, except that its packets
@@ -416,6 +508,44 @@ impl From<Listener> for OwnedFd {
     }
 }
 
+/// What sort of socket an fd is. Nobody but the kernel is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Form {
+    family: AddressFamily,
+    kind: SocketType,
+    listens: bool,
+}
+
+impl Form {
+    pub(crate) const LISTENER: Self =
+        Self { family: AddressFamily::UNIX, kind: SocketType::SEQPACKET, listens: true };
+    const CONNECTION: Self = Self { listens: false, ..Self::LISTENER };
+
+    /// `ENOTSOCK` of what is none, `EBADF` of a path that is not open.
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> core::result::Result<Self, Errno> {
+        let family = rustix::net::sockopt::socket_domain(fd)?;
+        let kind = rustix::net::sockopt::socket_type(fd)?;
+        let listens = rustix::net::sockopt::socket_acceptconn(fd)?;
+        Ok(Self { family, kind, listens })
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listens = if self.listens { "listening" } else { "not listening" };
+        match self.kind {
+            SocketType::SEQPACKET => write!(f, "SOCK_SEQPACKET")?,
+            SocketType::STREAM => write!(f, "SOCK_STREAM")?,
+            SocketType::DGRAM => write!(f, "SOCK_DGRAM")?,
+            other => write!(f, "of the type {}", other.as_raw())?,
+        }
+        match self.family {
+            AddressFamily::UNIX => write!(f, " of AF_UNIX, {listens}"),
+            other => write!(f, " of the family {}, {listens}", other.as_raw()),
+        }
+    }
+}
+
 fn new_socket() -> Result<OwnedFd> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .attempt("socket")
@@ -456,7 +586,11 @@ fn attach_nothing(fd: BorrowedFd<'_>) -> Result<()> {
 
 /// Switches an option of a socket; false if the kernel does not have it.
 fn set(fd: BorrowedFd<'_>, option: libc::c_int, on: bool) -> core::result::Result<bool, Errno> {
-    let value = libc::c_int::from(on);
+    set_int(fd, option, libc::c_int::from(on))
+}
+
+/// Sets an option of a socket; false if the kernel does not have it.
+fn set_int(fd: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> core::result::Result<bool, Errno> {
     let len = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
     // SAFETY: U6. The options switched here take a C int, `value` is one and outlives the call.
     let done =

@@ -178,6 +178,44 @@ fn stranger_file(path: &str) -> std::os::fd::OwnedFd {
 }
 
 #[test]
+fn a_confined_doorman_accepts_in_a_thread_and_opens_makes_and_starts_nothing() {
+    let part = || {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = vgem_os::seqpacket::Listener::bind(&path, 0o600).unwrap();
+        let client = Socket::connect(&path).unwrap();
+        client.send(b"early", &[]).unwrap();
+        let (close, held) = rustix::pipe::pipe().unwrap();
+        let (link, broker) = Socket::pair().unwrap();
+        let confined = confine::doorman(Demand::BestEffort).unwrap();
+        assert_eq!(confined.caps, Vec::<&str>::new());
+        let close = vgem_os::arrival::close_fd(close).unwrap();
+        let listener = vgem_os::arrival::listener(listener.into()).unwrap();
+        assert_eq!(vgem_os::arrival::path_of(&listener), path.as_os_str().as_encoded_bytes());
+        let named = std::thread::Builder::new().name("accept".into());
+        let accepted = named.spawn(move || listener.accept().unwrap()).unwrap().join().unwrap();
+        assert_eq!(accepted.look_for_fds(), Ok(vgem_os::seqpacket::Early::Plain));
+        link.send(b"visitor", &[accepted.as_fd()]).unwrap();
+        drop(held);
+        assert!(close.wait(link.as_fd()).unwrap());
+        link.send_now(b"ends").unwrap();
+        drop(broker);
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let unix = rustix::net::AddressFamily::UNIX;
+        let answers = [
+            open("/proc/self/status", OFlags::RDONLY),
+            rustix::fs::memfd_create("doorman", flags).map(drop),
+            rustix::net::socket(unix, rustix::net::SocketType::SEQPACKET, None).map(drop),
+            Socket::connect("/run/other").map(drop).map_err(|error| error.errno()),
+            rustix::fs::unlink(&path),
+        ];
+        format!("{:?}", answers.map(|answer| answer == Err(Errno::NOSYS)))
+    };
+    let test = "a_confined_doorman_accepts_in_a_thread_and_opens_makes_and_starts_nothing";
+    confined(test, part, "[true, true, true, true, true]");
+}
+
+#[test]
 fn a_porter_seals_foreign_memory() {
     let part = || {
         let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;

@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
 use rustix::process::{Resource, Rlimit};
-use vgem_os::seqpacket::{FDS_MAX, Listener, Packet, RecvError, Socket};
+use vgem_os::seqpacket::{Early, FDS_MAX, Listener, Packet, RecvError, Socket};
 
 fn pair() -> (Socket, Socket) {
     Socket::pair().unwrap()
@@ -264,4 +264,50 @@ fn a_full_backlog_makes_a_non_blocking_connect_wait() {
         refused
     });
     assert_eq!((refused, waiting.len()), (Some(Errno::AGAIN), 130));
+}
+
+#[test]
+fn fds_are_found_behind_other_packets_and_nothing_is_taken() {
+    for place in 0..4 {
+        let (ours, theirs) = pair();
+        for packet in 0..4 {
+            let (bytes, fd) = (vec![7; 1 + 40_000 * (packet % 2)], an_fd());
+            let fds = if packet == place { vec![fd.as_fd()] } else { vec![] };
+            theirs.send(&bytes, &fds).unwrap();
+        }
+        assert_eq!(ours.look_for_fds(), Ok(Early::Fds), "in packet {place}");
+        let mut buffer = vec![0; 65536];
+        for packet in 0..4 {
+            let len = 1 + 40_000 * (packet % 2);
+            let mut fds = Vec::new();
+            assert_eq!(ours.recv(&mut buffer, &mut fds), Ok(Packet::Data { len }));
+            assert_eq!(fds.len(), usize::from(packet == place));
+        }
+    }
+}
+
+#[test]
+fn plain_packets_are_found_plain_however_long_and_are_received_as_before() {
+    let (ours, theirs) = pair();
+    assert_eq!(ours.look_for_fds(), Ok(Early::Plain));
+    theirs.send(&[1; 100_000], &[]).unwrap();
+    theirs.send(&[2; 5], &[]).unwrap();
+    assert_eq!(ours.look_for_fds(), Ok(Early::Plain));
+    let mut buffer = vec![0; 8];
+    assert_eq!(ours.recv_plain(&mut buffer), Ok(Packet::TooLong { len: 100_000 }));
+    assert_eq!((ours.recv_plain(&mut buffer), buffer[4]), (Ok(Packet::Data { len: 5 }), 2));
+    // From here on none come, where the kernel can refuse.
+    if ours.set_pass_rights(false).unwrap() {
+        assert_eq!(theirs.send(b"x", &[an_fd().as_fd()]).unwrap_err().errno(), Errno::PERM);
+    }
+}
+
+#[test]
+fn a_connection_that_is_closed_or_says_nothing_in_a_packet_is_told_from_one_that_is_idle() {
+    let (ours, theirs) = pair();
+    rustix::net::send(&theirs, b"", SendFlags::empty()).unwrap();
+    assert_eq!(ours.look_for_fds(), Ok(Early::Closed));
+    let (ours, theirs) = pair();
+    drop(theirs);
+    assert_eq!(ours.look_for_fds(), Ok(Early::Closed));
 }

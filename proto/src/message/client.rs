@@ -63,8 +63,9 @@ message_table! {
         /// Zero.
         reserved: Zero<7>,
     } []
-    /// Asks for a channel to a porter, which takes fds; answered by PorterOpened.
-    14 OpenPorter since 1 from Client fds [] flags 0 {} []
+    /// Asks for a channel to a porter, which takes fds; answered by PorterOpened. With the flag OPEN_DOORMAN to a doorman,
+    /// which takes the listening socket of one domain, for who administers.
+    14 OpenPorter since 1 from Client fds [] flags 1 {} []
     /// Asks for a handle of the memory whose fd goes to the porter under the same request; answered by Imported.
     15 Import since 1 from Client fds [] flags 0 {} [
         /// A name for people, for memory that is not an object yet.
@@ -267,8 +268,9 @@ message_table! {
     /// Asks to be told of every job that ends from now on; answered by Done, then Traced after Traced.
     44 Trace since 1 from Client fds [] flags 0 {} []
     /// Makes a domain with a name and a listening socket of its own, for who administers; answered by DomainCreated. It ends
-    /// with its creator's session, unless the flag DOMAIN_STAYS is set.
-    50 CreateDomain since 1 from Client fds [] flags 1 {} [
+    /// with its creator's session, unless the flag DOMAIN_STAYS is set. With the flag DOMAIN_AT the socket is the one that goes
+    /// to the client's doorman under the same request, and the domain ends when the fd that goes with it hangs up.
+    50 CreateDomain since 1 from Client fds [] flags 3 {} [
         /// Its name.
         name: u8, max domains::NAME_LEN;
         /// What it may hold, where that is not what everybody may.
@@ -553,7 +555,7 @@ message_table! {
         /// The domain.
         domain: DomainId,
     } [
-        /// Where its socket is, as the daemon sees it.
+        /// Where its socket is, as the daemon sees it; of a socket that the creator has bound, as that was bound.
         path: u8, max limits::TEXT_LEN;
     ]
 }

@@ -162,9 +162,14 @@ message_table! {
         /// Its number.
         porter: PorterId,
     } []
-    /// Kill a porter.
+    /// Kill a porter, or a doorman.
     125 KillPorter since 1 from Broker fds [] flags 0 {
         /// The porter.
+        porter: PorterId,
+    } []
+    /// Start a doorman; answered as StartPorter is.
+    126 StartDoorman since 1 from Broker fds [] flags 0 {
+        /// Its number, which no porter has.
         porter: PorterId,
     } []
     /// Make a listening socket for a domain.

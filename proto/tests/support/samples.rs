@@ -464,6 +464,7 @@ fn keeper() -> Vec<Sample> {
     add(k::Drop { object: OBJECT }.into());
     add(k::StartPorter { porter }.into());
     add(k::KillPorter { porter }.into());
+    add(k::StartDoorman { porter }.into());
     samples
 }
 
@@ -478,6 +479,11 @@ fn porter() -> Vec<Sample> {
     add(p::BroughtProcess { access: Access::Write, reserved: Zero }.into());
     let (code, words) = (ErrorCode::Misaligned, text("5000 bytes are no whole pages"));
     add(p::Unfit { value: 5000, limit: 4096, code, reserved: Zero, text: words }.into());
+    add(p::HandDoor {}.into());
+    add(p::DoorFits { path: text("/run/box/vgemd.sock") }.into());
+    add(p::Visitor {}.into());
+    add(p::DoorShut { text: text("accept4: Invalid argument") }.into());
+    add(p::DoorEnds {}.into());
     samples
 }
 

@@ -1,6 +1,6 @@
 //! How the shell numbers what it keeps for the broker.
 
-use vgem_proto::ids::ObjectKey;
+use vgem_proto::ids::{ObjectKey, PorterId};
 
 /// A client's connection as the shell numbers it. Never used twice while the broker lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +31,11 @@ pub enum Arrival {
     Process {
         /// Its number.
         arrival: ArrivalId,
+    },
+    /// A door of a client's own; its doorman has the fds.
+    Door {
+        /// The doorman.
+        doorman: PorterId,
     },
     /// A fence page or an interest page; the shell has closed the fd.
     Page,

@@ -49,7 +49,7 @@ impl World {
         match arrival {
             Arrival::Object(key) => Some(*key),
             Arrival::Memory { arrival, .. } => self.taken.get(arrival).copied(),
-            Arrival::Page | Arrival::Process { .. } => None,
+            Arrival::Page | Arrival::Process { .. } | Arrival::Door { .. } => None,
         }
     }
 

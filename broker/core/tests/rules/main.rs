@@ -14,6 +14,7 @@ mod deadlines;
 mod deadlocks;
 mod deaths;
 mod domains;
+mod doormen;
 mod driver;
 mod failures;
 mod host_waits;

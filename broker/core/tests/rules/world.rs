@@ -57,6 +57,8 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 pub(crate) struct PorterProcess {
     pub(crate) killed: bool,
+    /// Whose door it has, if it is a doorman.
+    pub(crate) serves: Option<DomainId>,
     /// In the kernel, for ever: it does not even die.
     pub(crate) hangs: bool,
 }
@@ -287,7 +289,7 @@ impl World {
                 self.memory.get_mut(&object).expect("an object that was made").punched = true;
                 None
             }
-            Effect::StartPorter { porter } => {
+            Effect::StartPorter { porter } | Effect::StartDoorman { porter } => {
                 assert!(self.porters.insert(porter, PorterProcess::default()).is_none());
                 Some(Input::PorterStarted { porter, pid: 7 })
             }
@@ -389,6 +391,11 @@ impl World {
             Effect::OpenDoor { domain, name: _ } => {
                 assert!(self.doors.insert(domain), "two sockets of a domain");
                 Some(Input::DoorOpened { domain, path: format!("/run/domains/{}", domain.0) })
+            }
+            Effect::LetIn { porter, domain } => {
+                let process = self.porters.get_mut(&porter).expect("a doorman that lives");
+                assert!(process.serves.replace(domain).is_none() && !process.killed, "serves two domains");
+                None
             }
             Effect::CloseDoor { domain } => {
                 assert!(self.doors.remove(&domain), "closes what is not open");

@@ -11,7 +11,7 @@ use vgem_os::seqpacket::Listener;
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::Time;
 use vgem_proto::limits;
-use vgem_proto::message::keeper::KeeperMessage;
+use vgem_proto::message::keeper::StartPorter;
 use vgem_proto::message::porter::Hand;
 use vgem_proto::rights::Access;
 
@@ -108,7 +108,8 @@ fn atk_what_a_porter_must_not_send_is_never_closed_and_too_much_of_it_ends_impor
     rig.send(&[7; 64], &[&memory(), &memory()]);
     assert_eq!(rig.shell.porters.quarantine.len(), 2);
     rig.shell.porters.quarantine.resize_with(QUARANTINE, memory);
-    rig.shell.start_porter(PorterId(2));
+    let porter = PorterId(2);
+    rig.shell.start_porter(porter, &StartPorter { porter }.into());
     let refused = rig.shell.inputs.pop_front();
     assert!(matches!(refused, Some(Input::PorterFailed { porter: PorterId(2), .. })), "{refused:?}");
 }

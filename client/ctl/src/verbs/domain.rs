@@ -1,6 +1,12 @@
 //! `vgemctl domain`, `quota` and `disconnect`: who may hold what, for who administers.
 
+use std::io::PipeWriter;
+use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::Ordering;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use vgem::snapshot::DomainEntry;
 use vgem::{Client, DomainId, DomainOptions, MadeDomain, QuotaKind, QuotaLimit};
@@ -9,9 +15,13 @@ use crate::cli::{Common, Create, Disconnect, Domain, Domains, Drain, Quota};
 use crate::exit::Ended;
 use crate::pick::Among;
 use crate::reach::{Otherwise, reach};
+use crate::signals::interrupted;
 use crate::table::Table;
 use crate::verbs::show::CLIENTS;
 use crate::{human, print};
+
+/// How long we look at the domain before Ctrl-C is looked for.
+const SLICE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Where a command that runs in a domain finds the folder of its socket.
 const FOLDER: &str = "VGEM_DOMAIN_DIR";
@@ -67,11 +77,63 @@ fn make(common: &Common, client: &Client, create: &Create) -> anyhow::Result<()>
     for what in &create.devices {
         options = options.may_use(what);
     }
+    if let Some(path) = &create.listen {
+        return make_at(common, client, (&options, path), create);
+    }
     if create.command.is_empty() {
         let made = client.create_domain(&options.stays())?;
         return print::either(common.format, &find(client, &create.name)?, |_| created(&made));
     }
     run_in(&client.create_domain(&options)?, &create.command)
+}
+
+/// Makes a domain at a socket that is bound here. It lives as long as we hold an end of a pipe.
+fn make_at(
+    common: &Common,
+    client: &Client,
+    (options, path): (&DomainOptions, &Path),
+    create: &Create,
+) -> anyhow::Result<()> {
+    let path = std::path::absolute(path)?;
+    let (close, held) = std::io::pipe()?;
+    let listener = vgem::listen_at(&path, create.mode)?;
+    let _file = Removed(&path);
+    let made = client.create_domain_at(&listener, &close, options)?;
+    // So that it is closed when the domain ends, and the other end hangs up.
+    drop((listener, close));
+    let made = MadeDomain { socket: path.clone(), ..made };
+    if !create.command.is_empty() {
+        return run_in(&made, &create.command);
+    }
+    let interrupted = interrupted()?;
+    print::either(common.format, &find(client, &create.name)?, |_| created(&made))?;
+    while !interrupted.load(Ordering::Acquire) {
+        if has_hung_up(&held)? {
+            print::note("the domain was ended");
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Looks for a while whether nobody has the other end of a pipe any more.
+fn has_hung_up(held: &PipeWriter) -> anyhow::Result<bool> {
+    let mut fds = [PollFd::new(held, PollFlags::empty())];
+    match poll(&mut fds, Some(&SLICE)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A file that is removed when this is dropped.
+struct Removed<'a>(&'a Path);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        // Somebody else may have been faster.
+        drop(std::fs::remove_file(self.0));
+    }
 }
 
 /// Runs a command with the domain's socket; the domain ends with it, and with us.

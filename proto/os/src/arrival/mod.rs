@@ -22,6 +22,8 @@
 //! knows both by itself. Its position is not asked for: who has the same open file could hold that for as long as it
 //! reads.
 //!
+//! A door that somebody else has bound is looked at in [`listener`] and [`close_fd`].
+//!
 //! Invariants:
 //! - What is admitted has the seals SHRINK and GROW, and its length was read after they were there: no access inside
 //!   it can raise a signal (U3). What is admitted for writing also has SEAL, so that nobody seals it against the
@@ -29,6 +31,7 @@
 //! - Memory that is refused is as it was, unless its length was changed while it was examined: it is sealed last.
 //! - A name in a refusal is at most [`NAME_MAX`] bytes and printable: the sender chose it.
 
+mod door;
 mod kind;
 
 use std::fmt;
@@ -38,6 +41,7 @@ use nix::libc;
 use rustix::fs::{FileType, MemfdFlags, OFlags, SealFlags, Stat};
 use rustix::io::Errno;
 
+pub use self::door::{CloseFd, close_fd, listener, path_of};
 pub use self::kind::{Kind, NAME_MAX};
 use crate::error::{Attempt, Result};
 use crate::mapping::PAGE;

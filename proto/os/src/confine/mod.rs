@@ -101,6 +101,15 @@ pub fn porter(landlock: Demand) -> Result<Confined> {
     confine(&spec, caps::Keep::Nothing, syscalls::Role::Porter)
 }
 
+/// Confines a doorman: as a porter, and it can accept on what listens already, and make threads.
+///
+/// # Errors
+/// As [`broker`].
+pub fn doorman(landlock: Demand) -> Result<Confined> {
+    let spec = ConfineSpec { no_open: true, landlock, ..ConfineSpec::default() };
+    confine(&spec, caps::Keep::Nothing, syscalls::Role::Doorman)
+}
+
 /// Confines control: it opens no path, keeps no capability, and can connect to Unix sockets, which a bus is.
 ///
 /// # Errors

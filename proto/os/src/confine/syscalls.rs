@@ -3,7 +3,7 @@
 //! Two filters. The first kills the process for calls that only an attacker makes. The second is a list per role:
 //! what is not on it answers `ENOSYS`. That also serves threads: `clone3` passes its flags through memory, where a
 //! filter cannot look, so it is not on the list, and the C library falls back to `clone`, whose flags are checked to
-//! make threads only. The porter's list is its own, and short: it meets strangers' fds.
+//! make threads only. The lists of porters and doormen are their own, and short: they meet strangers' fds.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,7 @@ pub(super) enum Role {
     Broker,
     Driver,
     Porter,
+    Doorman,
     Control,
     Web,
 }
@@ -267,6 +268,16 @@ const PORTER: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
+/// What a doorman does besides: accept, ask where its socket is, and live in two threads.
+const DOORMAN: &[libc::c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_getsockname,
+    libc::SYS_prctl,
+    libc::SYS_rseq,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_set_robust_list,
+];
+
 #[cfg(target_arch = "x86_64")]
 const PORTER_OLDER: &[libc::c_long] = &[libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_readlink];
 #[cfg(not(target_arch = "x86_64"))]
@@ -302,6 +313,7 @@ fn allowed(spec: &ConfineSpec, role: Role) -> Result<Rules> {
         Role::Control => CONTROL,
         Role::Web => WEB,
         Role::Porter => return porter(),
+        Role::Doorman => return doorman(),
     };
     let mut lists = vec![LIFE, TALK, OLDER, own];
     if !spec.no_open {
@@ -311,14 +323,25 @@ fn allowed(spec: &ConfineSpec, role: Role) -> Result<Rules> {
         lists.push(IO_URING);
     }
     let mut rules = whole(&lists);
-    // Threads, not processes.
-    let thread = libc::CLONE_THREAD.unsigned_abs().into();
-    rules.insert(libc::SYS_clone, vec![only(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
+    rules.insert(libc::SYS_clone, vec![threads()?]);
     // Unix sockets, no other family.
     let unix = libc::AF_UNIX.unsigned_abs().into();
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
         rules.insert(call, vec![only(0, SeccompCmpOp::Eq, unix)?]);
     }
+    Ok(rules)
+}
+
+/// Threads, not processes.
+fn threads() -> Result<SeccompRule> {
+    let thread = libc::CLONE_THREAD.unsigned_abs().into();
+    only(0, SeccompCmpOp::MaskedEq(thread), thread)
+}
+
+fn doorman() -> Result<Rules> {
+    let mut rules = porter()?;
+    rules.extend(whole(&[DOORMAN]));
+    rules.insert(libc::SYS_clone, vec![threads()?]);
     Ok(rules)
 }
 
