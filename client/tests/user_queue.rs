@@ -157,40 +157,6 @@ fn what_does_not_fit_into_an_entry_goes_through_the_arena() {
 }
 
 #[test]
-fn who_has_locked_a_queue_pushes_and_takes_and_others_come_after() {
-    let rig = Rig::new(8);
-    let entries = [rig.copy(0), rig.copy(1)];
-    let mut locked = rig.queue.lock();
-    std::thread::scope(|all| {
-        let other = all.spawn(|| rig.queue.push(&entries[1], SOON).expect("pushed").point().0);
-        let first = locked.try_push(&entries[0]).expect("pushed");
-        let mut tickets = Vec::new();
-        locked.try_push_many(&entries, &mut tickets).expect("pushed");
-        let batch = locked.try_push_batch(&entries, After::Barrier).expect("pushed");
-        let points: Vec<u64> = [first].iter().chain(&tickets).chain([&batch]).map(|t| t.point().0).collect();
-        assert_eq!(points, [1, 2, 3, 4]);
-        let done = loop {
-            if let Some(done) = locked.try_take(first).expect("it ends well") {
-                break done;
-            }
-        };
-        assert_eq!(done.produced, PAGE);
-        let Err(Error::Local(LocalError::Taken { point })) = locked.forget(first) else {
-            panic!("it was taken")
-        };
-        assert_eq!(point, first.point());
-        locked.forget(tickets[0]).expect("it was not taken");
-        let mut reaped = Vec::new();
-        while reaped.len() < 2 {
-            reaped.extend(locked.try_reap().expect("the queue is good").map(|reaped| reaped.ticket));
-        }
-        assert_eq!(reaped, [tickets[1], batch]);
-        drop(locked);
-        assert_eq!(other.join().expect("it pushes"), 5);
-    });
-}
-
-#[test]
 fn an_entry_that_is_chained_takes_the_length_that_the_one_before_it_found() {
     let rig = Rig::new(8);
     let cells = rig.client.cells(2).expect("cells");
