@@ -111,10 +111,10 @@ impl Link {
         if !first && !self.pace.asks() {
             return Ok(None);
         }
-        let mut received = self.socket.recv_plain(buffer);
+        let mut received = self.socket.recv_now(buffer);
         if received.as_ref().is_err_and(|e| e.errno() == Errno::CONNRESET) {
             // The peer ended without reading everything. That is told once, and before what it had sent.
-            received = self.socket.recv_plain(buffer);
+            received = self.socket.recv_now(buffer);
         }
         match received {
             Ok(received) => {
@@ -207,6 +207,17 @@ mod tests {
         let mut buffer = [0; 8];
         assert_eq!(link.take(&mut buffer, true), Ok(Some(Received::Data { len: 1 })));
         assert_eq!(link.take(&mut buffer, true), Ok(Some(Received::Closed)));
+    }
+
+    /// As whoever accepted a connection and passed it on can do, as long as they keep a copy.
+    #[test]
+    fn atk_an_end_that_is_made_to_wait_holds_nobody_up() {
+        let (mut link, _peer, poller) = link();
+        link.socket.set_nonblocking(false).expect("it is shared");
+        assert_eq!(link.take(&mut [0; 8], true), Ok(None));
+        while link.is_drained() {
+            assert_eq!(link.send(Packet::plain(vec![7; 1024]), &poller), Ok(true));
+        }
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Outbox {
 /// Sends one message, or what is to be sent instead; [`Sent::Waiting`] if there is no room.
 fn transmit(socket: &Socket, packet: &mut Packet, fates: &mut Fates) -> Result<Sent, OsError> {
     if packet.fds.is_empty() {
-        return outcome(socket.send(&packet.bytes, &[]));
+        return outcome(socket.send_now(&packet.bytes));
     }
     let fds: Vec<BorrowedFd<'_>> = packet.fds.iter().map(OwnedFd::as_fd).collect();
     match socket.send(&packet.bytes, &fds) {
@@ -162,7 +162,7 @@ fn transmit(socket: &Socket, packet: &mut Packet, fates: &mut Fates) -> Result<S
                 Some(instead) => {
                     packet.bytes = instead.bytes;
                     fates.undelivered.push(instead.message);
-                    outcome(socket.send(&packet.bytes, &[]))
+                    outcome(socket.send_now(&packet.bytes))
                 }
                 None => {
                     fates.lost.push(std::mem::take(&mut packet.bytes));

@@ -221,9 +221,20 @@ impl Socket {
     /// # Errors
     /// `EAGAIN` when non-blocking, or at the time-out, and nothing is there; `ECONNRESET`.
     pub fn recv_plain(&self, buf: &mut [u8]) -> Result<Packet> {
+        self.recv_flagged(buf, RecvFlags::TRUNC)
+    }
+
+    /// As [`Socket::recv_plain`], and never waits, whoever shares this end and has made it wait.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn recv_now(&self, buf: &mut [u8]) -> Result<Packet> {
+        self.recv_flagged(buf, RecvFlags::TRUNC.union(RecvFlags::DONTWAIT))
+    }
+
+    fn recv_flagged(&self, buf: &mut [u8], flags: RecvFlags) -> Result<Packet> {
         let room = buf.len();
-        let (_, len) =
-            uninterrupted(|| rustix::net::recv(&self.inner, &mut *buf, RecvFlags::TRUNC)).attempt("recv")?;
+        let (_, len) = uninterrupted(|| rustix::net::recv(&self.inner, &mut *buf, flags)).attempt("recv")?;
         Ok(Packet::of(len, room))
     }
 
