@@ -53,7 +53,7 @@ use vgem_core::Broker;
 use vgem_core::config::{Config, Policy};
 use vgem_os::confine::{self, ConfineSpec};
 use vgem_os::seqpacket::{Listener, Socket};
-use vgem_os::{process, selftest, slice};
+use vgem_os::{process, selftest};
 
 use self::features::Features;
 use crate::cli::Cli;
@@ -118,7 +118,6 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     shell.features =
         Features::found(told.setup.features, told.setup.pin_limit, &lease, refuses_fds, &confined);
     shell.begin(&confined, told.setup.prestart);
-    slice::wish(slice::SHORT);
     info!("serves, confined: landlock {:?}, {} capabilities left", confined.landlock, confined.caps.len());
     serve::serve(&mut shell)
 }

@@ -14,7 +14,6 @@ use vgem_os::fence::{ObserverFace, ObserverFds, SignallerFace, SignallerFds, Slo
 use vgem_os::mapping::{Mapping, Populate};
 use vgem_os::memory::identity;
 use vgem_os::seqpacket::{Packet, RecvError, Socket};
-use vgem_os::slice;
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
 use vgem_proto::ids::{PageId, TimelineKey};
@@ -112,19 +111,13 @@ pub(crate) fn serve_on<E: Engine>(engine: E, link: Socket, options: &Options) ->
     for number in 0..executors {
         let instance = Arc::clone(&instance);
         let name = format!("executor-{number}");
-        let executor = move || {
-            slice::wish(slice::LONG);
-            instance.executor();
-        };
-        threads.push(std::thread::Builder::new().name(name).spawn(executor)?);
+        threads.push(std::thread::Builder::new().name(name).spawn(move || instance.executor())?);
     }
     let timekeeper = {
         let instance = Arc::clone(&instance);
         move || instance.timekeeper()
     };
     threads.push(std::thread::Builder::new().name("timekeeper".into()).spawn(timekeeper)?);
-    // From here on this thread takes what comes, and runs what is short.
-    slice::wish(slice::SHORT);
     let ready = Ready { version: vgem_proto::VERSION, reserved: Zero, description: description.encode() };
     instance.outbox.send(&DriverMessage::Ready(ready));
     let control = Control { instance: &instance, signal_pages: Vec::new(), rings: Rings::default() };

@@ -81,7 +81,6 @@ pub mod ring;
 pub mod selftest;
 pub mod seqpacket;
 pub mod signal;
-pub mod slice;
 pub mod spin;
 pub mod watch;
 

@@ -60,7 +60,7 @@ use std::thread;
 
 use vgem_os::client_memory::ClientMemory;
 use vgem_os::mapping::Mapping;
-use vgem_os::{Errno, OsError, ring, slice};
+use vgem_os::{Errno, OsError, ring};
 use vgem_proto::error::ErrorCode;
 use vgem_proto::ids::TimelineKey;
 use vgem_proto::limits::RINGS;
@@ -157,13 +157,7 @@ impl<P: Platform> Rings<P> {
             let detail = format!("{found} entries deep, {said} were said");
             return Err(OsError::with_detail("ring", Errno::INVAL, detail));
         }
-        let start: Start<'_> = &|name, life| {
-            let life = || {
-                slice::wish(std::time::Duration::ZERO);
-                life();
-            };
-            thread::Builder::new().name(name).spawn(life).map(drop)
-        };
+        let start: Start<'_> = &|name, life| thread::Builder::new().name(name).spawn(life).map(drop);
         self.begin(instance, attach.timeline, Halves { consumer, completer }, start)
     }
 
