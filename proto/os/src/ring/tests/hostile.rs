@@ -18,7 +18,7 @@ use super::*;
 use crate::mapping::Populate;
 
 /// The words by which both sides agree who makes a fence.
-const HALVES: [usize; 4] = [u::C_LIGHT, u::C_HEAVY, u::D_LIGHT, u::D_HEAVY];
+const AGREED: [usize; 4] = [u::C_LIGHT, u::C_HEAVY, u::D_LIGHT, u::D_HEAVY];
 
 /// Entries or completions that are taken where nobody says how many.
 const USUAL: u64 = if cfg!(miri) { 60 } else { 10_000 };
@@ -69,7 +69,7 @@ fn scribble(ring: &MappedRing, lane: Lane, at: &AtomicU64, over: &AtomicBool, se
             2 => ring.store64(u::C_REAPED, chance.number()),
             3 => ring.store32(u::D_ASLEEP, (chance.number() & 0xffff_ffff) as u32),
             4 => ring.store64(u::C_REAPED, next.saturating_sub(chance.below(12))),
-            5..12 => ring.store32(HALVES[place(chance.below(4))], u32::from(chance.below(2) == 0)),
+            5..12 => ring.store32(AGREED[place(chance.below(4))], u32::from(chance.below(2) == 0)),
             12..100 => ring.store64(slot + 8 + 8 * place(chance.below(7)), chance.number()),
             _ => plausible(ring, lane, next, next + chance.below(8), &mut chance),
         }
