@@ -25,8 +25,10 @@ use crate::error::{Error, LocalError, Result};
 /// # }
 /// ```
 ///
-/// Nothing here waits, because other threads would; they wait while this exists. A thread that has it and calls the queue
-/// itself waits for ever.
+/// Nothing here waits, because other threads would; they wait while this exists, also those that wait for an entry, and one
+/// of them may just have taken in the completion that this looks for: whoever asks for one again and again gives this up
+/// in between. A thread that has it waits for ever if it calls the queue itself, binds or unbinds there, takes a guard of
+/// memory that is bound to the queue, or gives back such memory that was borrowed.
 #[derive(Debug)]
 pub struct LockedUserQueue<'a> {
     queue: &'a UserQueue,

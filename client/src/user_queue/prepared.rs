@@ -390,3 +390,154 @@ pub(crate) fn access_of(direction: Direction) -> Access {
         Direction::Out | Direction::InOut | Direction::Cell => Access::Write,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use vgem_proto::describe::{OperandSpec, ParamKind, ParamSpec, Touch};
+
+    use super::*;
+
+    /// Operands 0 to 2, of which the last is only ever in a block, and parameters 0 to 2, likewise.
+    const EACH: usize = 3;
+
+    fn operation() -> Operation {
+        let operand = |name: &str| OperandSpec {
+            name: name.into(),
+            direction: Direction::InOut,
+            required: false,
+            touch: Touch::InPlace,
+            align: 1,
+            len: (0, 1 << 20),
+        };
+        let number = |name: &str| ParamSpec {
+            name: name.into(),
+            summary: String::new(),
+            kind: ParamKind::Number { min: 0, max: 1 << 40, default: Some(0) },
+        };
+        Operation {
+            number: 3,
+            name: "mix".into(),
+            summary: String::new(),
+            idempotent: true,
+            run_ms: 1,
+            operands: ["a", "b", "c"].map(operand).into(),
+            params: ["x", "y", "z"].map(number).into(),
+            value: String::new(),
+        }
+    }
+
+    /// What is to be in an entry.
+    #[derive(Debug, Clone)]
+    struct Wanted {
+        operands: [Option<(u64, u64, bool)>; EACH],
+        params: [Option<u64>; EACH],
+        result: bool,
+        order: Order,
+    }
+
+    impl Wanted {
+        /// An entry that was never another.
+        fn prepare(&self) -> Prepared {
+            let cell = (AddressRange::new(0x5000, 64), CellWord::Value);
+            let operands = (0..).zip(self.operands).filter_map(|(number, operand)| {
+                let (address, len, from_cell) = operand?;
+                let range = AddressRange::new(address, len);
+                let known = Known { range, access: Access::Write, quiet: false };
+                Some(Part { number, known, cell: from_cell.then_some(cell) })
+            });
+            let params =
+                (0..).zip(self.params).filter_map(|(number, value)| Some((number, Value::Number(value?))));
+            let parts = Parts {
+                operands: operands.collect(),
+                params: params.collect(),
+                bytes: Vec::new(),
+                result: (self.result && self.operands[1].is_none()).then_some(1),
+                order: self.order,
+            };
+            parts.prepare(1, &operation()).expect("a good entry")
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Set(u8, u64, u64),
+        SetNumber(u16, u64),
+        Chained(bool),
+        Barrier(bool),
+    }
+
+    fn wanted() -> impl Strategy<Value = Wanted> {
+        let operand = || proptest::option::of((1_u64..1 << 40, 1_u64..1 << 20, any::<bool>()));
+        let number = || proptest::option::of(0_u64..1 << 32);
+        let (operands, params) = ([operand(), operand(), operand()], [number(), number(), number()]);
+        (operands, params, any::<bool>()).prop_map(|(mut operands, mut params, result)| {
+            // More often than not it fits into its 64 bytes.
+            if !result {
+                (operands[2], params[2]) = (None, None);
+            }
+            Wanted { operands, params, result, order: Order::empty() }
+        })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0_u8..4, prop_oneof![any::<u64>(), 1_u64..1 << 40], 0_u64..1 << 21)
+                .prop_map(|(number, address, len)| Step::Set(number, address, len)),
+            (0_u16..4, 0_u64..1 << 42).prop_map(|(number, value)| Step::SetNumber(number, value)),
+            any::<bool>().prop_map(Step::Chained),
+            any::<bool>().prop_map(Step::Barrier),
+        ]
+    }
+
+    /// Does a step to both, if it is a good one.
+    fn change(prepared: &mut Prepared, wanted: &mut Wanted, step: Step) {
+        match step {
+            Step::Set(number, address, len) => {
+                if prepared.set(OperandKey(number), AddressRange::new(address, len)).is_ok()
+                    && let Some(Some(operand)) = wanted.operands.get_mut(usize::from(number))
+                {
+                    (operand.0, operand.1) = (address, len);
+                }
+            }
+            Step::SetNumber(number, value) => {
+                // The second is of 32 bits in an entry; one that is larger has a block from the start.
+                let value = if number == 0 { value } else { value >> 10 };
+                if prepared.set_number(ParamKey(number), value).is_ok()
+                    && let Some(Some(param)) = wanted.params.get_mut(usize::from(number))
+                {
+                    *param = value;
+                }
+            }
+            Step::Chained(chained) => {
+                prepared.set_chained(chained);
+                wanted.order.set(Order::CHAIN, chained);
+            }
+            Step::Barrier(barrier) => {
+                prepared.set_barrier(barrier);
+                wanted.order.set(Order::BARRIER, barrier);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_entry_that_was_changed_travels_as_one_that_was_never_another(
+            mut wanted in wanted(),
+            steps in vec(step(), 0..12),
+        ) {
+            let mut prepared = wanted.prepare();
+            for step in steps {
+                change(&mut prepared, &mut wanted, step);
+                let fresh = wanted.prepare();
+                prop_assert_eq!(prepared.words, fresh.words);
+                prop_assert_eq!(prepared.words, prepared.words_of(&prepared.call));
+                let of = |prepared: &Prepared| prepared.extra.as_ref().map(|extra| (extra.block.clone(), extra.result));
+                prop_assert_eq!(of(&prepared), of(&fresh));
+            }
+        }
+    }
+}

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! One lock for all of it: without contention it costs less than the cache line that an entry is, and what is noted for
-//! guards ([`crate::ledger`]) has to be noted together with the push anyway. Nobody sleeps with it: the one thread that
+//! guards ([`crate::ledger`]) has to be noted together with the push anyway. A ledger's lock is taken under it and never the
+//! other way round. Nobody sleeps with it: the one thread that
 //! waits for the driver has taken the reaper out, and the others wait for that one.
 //!
 //! Invariants: the uses of an entry are noted before it is in the ring and given up after its completion has been reaped;

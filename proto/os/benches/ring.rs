@@ -329,7 +329,7 @@ fn sleep_for_entries(consumer: &mut Consumer, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         let Some(asleep) = consumer.fall_asleep() else { return };
         let (word, seen) = asleep.word();
-        futex::wait(word, seen, clock::deadline_in(10_000_000)).expect("mapped");
+        futex::wait(word, seen, asleep.until(clock::deadline_in(10_000_000))).expect("mapped");
     }
 }
 
@@ -351,7 +351,7 @@ fn asleep_completion() -> Vec<f64> {
                 producer.push(&entry(1)).expect("there is room");
                 while let Some(asleep) = reaper.fall_asleep() {
                     let (word, seen) = asleep.word();
-                    futex::wait(word, seen, clock::deadline_in(PATIENCE_NS)).expect("mapped");
+                    futex::wait(word, seen, asleep.until(clock::deadline_in(PATIENCE_NS))).expect("mapped");
                 }
                 black_box(reap(&mut reaper));
             })

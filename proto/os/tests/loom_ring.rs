@@ -125,7 +125,7 @@ fn push(memory: &Model, sender: &mut Sender) {
 /// The loop of a driver that has nothing else to do.
 fn take(memory: &Model, receiver: &mut Receiver) -> Words {
     loop {
-        let seen = receiver.fall_asleep(memory).unwrap();
+        let seen = receiver.fall_asleep(memory).seen;
         let found = receiver.look(memory);
         if found == Found::Nothing {
             memory.sleep(receiver.lane(), seen);
@@ -145,7 +145,7 @@ fn take(memory: &Model, receiver: &mut Receiver) -> Words {
 /// The loop of a client that waits for a completion.
 fn reap(memory: &Model, receiver: &mut Receiver) -> Result<Words, Over> {
     loop {
-        let seen = receiver.fall_asleep(memory).unwrap();
+        let seen = receiver.fall_asleep(memory).seen;
         let found = receiver.look_until_over(memory);
         if found == Ok(Found::Nothing) {
             memory.sleep(receiver.lane(), seen);

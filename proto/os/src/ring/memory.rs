@@ -97,7 +97,7 @@ pub(super) fn sender(ring: &MappedRing, lane: Lane) -> Sender {
 
 /// The receiver of a lane: one that makes the fences of others, where the kernel does that.
 pub(super) fn receiver(ring: &MappedRing, lane: Lane) -> Receiver {
-    let receiver = Receiver::new(lane);
+    let mut receiver = Receiver::new(lane);
     if ring.shared && barrier::can_be_made() {
         receiver.offer_heavy(ring);
     }

@@ -38,6 +38,10 @@
 //!   ticket = asleep                         look at the slot
 //! ```
 //!
+//! A receiver that finds that the system makes no fence for both any more takes its offer back and, while the sender may
+//! rely on it still, sleeps for a moment only ([`Rest::Brief`]). One that never made the offer does not look at `LIGHT`:
+//! whoever sets it all the same has lost its own wake-ups and makes nobody do anything.
+//!
 //! A **ticket** is the number of a sleep, so that a sender rings once for each: a receiver that takes a while to wake
 //! costs a sender that goes on submitting one system call, not one for every entry. Every sleep has a ticket of its
 //! own, also that of a receiver that woke for nothing.
@@ -265,25 +269,55 @@ pub enum Found {
     Wrong(u32),
 }
 
+/// How a receiver may sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Until it is rung for.
+    Rung,
+    /// For a moment: somebody may put something and not see that it sleeps.
+    Brief,
+}
+
+/// What a receiver knows that is about to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Bedtime {
+    /// The doorbell as it was before: sleep while it is that.
+    pub seen: u32,
+    /// How it may sleep.
+    pub rest: Rest,
+}
+
+/// Whether a receiver makes the fence of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heavy {
+    /// It never said that it does.
+    Never,
+    Offered,
+    /// It cannot any more.
+    TakenBack,
+}
+
 /// The reading end of a lane.
 #[derive(Debug)]
 pub struct Receiver {
     lane: Lane,
     next: u64,
     ticket: u32,
+    heavy: Heavy,
 }
 
 impl Receiver {
     /// The end of a lane from which nothing was taken yet.
     #[must_use]
     pub const fn new(lane: Lane) -> Self {
-        Self { lane, next: 1, ticket: 0 }
+        Self { lane, next: 1, ticket: 0, heavy: Heavy::Never }
     }
 
     /// The end of a lane from which much was taken: for tests.
     #[cfg(test)]
     pub(super) const fn starting_at(lane: Lane, next: u64) -> Self {
-        Self { lane, next, ticket: 0 }
+        Self { next, ..Self::new(lane) }
     }
 
     /// The number of what is taken next; the first is 1.
@@ -359,22 +393,35 @@ impl Receiver {
     }
 
     /// Says that it makes a fence for both before it sleeps, for a sender that asks for it ([`Page::fence_heavy`]).
-    pub fn offer_heavy<M: Page>(&self, memory: &M) {
+    pub fn offer_heavy<M: Page>(&mut self, memory: &M) {
+        self.heavy = Heavy::Offered;
         memory.store32(self.lane.halves.heavy, 1);
     }
 
-    /// Says that the receiver is about to sleep. Returns the doorbell as it was before: look once more, then sleep while
-    /// it is that, then [`Receiver::wake_up`]. Nothing if it must not sleep, because the system made no fence for both.
+    /// Says that the receiver is about to sleep: look once more, then sleep while the doorbell is what was seen of it, then
+    /// [`Receiver::wake_up`].
     // M-154, M-248
-    #[must_use]
     #[inline]
-    pub fn fall_asleep<M: Page>(&mut self, memory: &M) -> Option<u32> {
+    pub fn fall_asleep<M: Page>(&mut self, memory: &M) -> Bedtime {
         let seen = memory.load32(self.lane.doorbell);
         self.ticket = self.ticket.checked_add(1).unwrap_or(1);
         memory.store32(self.lane.asleep, self.ticket);
         memory.fence(Ordering::SeqCst);
-        let light = memory.load32(self.lane.halves.light) != 0;
-        (!light || memory.fence_heavy()).then_some(seen)
+        let light = self.heavy != Heavy::Never && memory.load32(self.lane.halves.light) != 0;
+        let rest = if light { self.fence_both(memory) } else { Rest::Rung };
+        Bedtime { seen, rest }
+    }
+
+    #[cold]
+    fn fence_both<M: Page>(&mut self, memory: &M) -> Rest {
+        if self.heavy == Heavy::Offered {
+            if memory.fence_heavy() {
+                return Rest::Rung;
+            }
+            self.heavy = Heavy::TakenBack;
+            memory.store32(self.lane.halves.heavy, 0);
+        }
+        Rest::Brief
     }
 
     /// Says that the receiver is awake.

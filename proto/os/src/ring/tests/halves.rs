@@ -8,7 +8,7 @@ use super::super::{Corruption, Over, PushError, Pushed, ReapError, Reason};
 use super::*;
 use crate::clock;
 use crate::fence::Woke;
-use crate::ring::protocol::Found;
+use crate::ring::protocol::{Found, Page, Rest};
 
 // M-153
 #[test]
@@ -331,4 +331,76 @@ fn a_sequence_that_comes_round_is_still_the_next_one() {
         assert_eq!((mark, receiver.accept()), (number, number));
     }
     assert_eq!(sender.ring(&*rig.ring, || 0), Ring::Quiet);
+}
+
+/// A ring whose system makes no fence for both, and how often it was asked.
+struct Refusing<'a>(&'a MappedRing, std::cell::Cell<u32>);
+
+impl Page for Refusing<'_> {
+    fn load32(&self, at: usize) -> u32 {
+        self.0.load32(at)
+    }
+
+    fn load64(&self, at: usize) -> u64 {
+        self.0.load64(at)
+    }
+
+    fn store32(&self, at: usize, value: u32) {
+        self.0.store32(at, value);
+    }
+
+    fn store64(&self, at: usize, value: u64) {
+        self.0.store64(at, value);
+    }
+
+    fn release32(&self, at: usize, value: u32) {
+        self.0.release32(at, value);
+    }
+
+    fn release64(&self, at: usize, value: u64) {
+        self.0.release64(at, value);
+    }
+
+    fn bump32(&self, at: usize) {
+        self.0.bump32(at);
+    }
+
+    fn fence(&self, order: std::sync::atomic::Ordering) {
+        self.0.fence(order);
+    }
+
+    fn fence_heavy(&self) -> bool {
+        self.1.set(self.1.get() + 1);
+        false
+    }
+}
+
+// M-248
+#[test]
+fn who_never_offered_the_fence_of_both_is_not_asked_for_it() {
+    let mut rig = Rig::new(8);
+    rig.ring.store32(u::C_LIGHT, 1);
+    let memory = Refusing(&rig.ring, 0.into());
+    let mut receiver = Receiver::new(Lane::submissions(rig.ring.depth()));
+    assert_eq!((receiver.fall_asleep(&memory).rest, memory.1.get()), (Rest::Rung, 0));
+    // Private memory never makes the offer.
+    let asleep = rig.consumer.fall_asleep().expect("nothing is there");
+    assert_eq!(asleep.until(u64::MAX), u64::MAX);
+}
+
+// M-248
+#[test]
+fn who_cannot_make_the_fence_of_both_any_more_says_so_once_and_sleeps_briefly_while_it_is_relied_on() {
+    let rig = Rig::new(8);
+    let memory = Refusing(&rig.ring, 0.into());
+    let mut receiver = Receiver::new(Lane::submissions(rig.ring.depth()));
+    receiver.offer_heavy(&memory);
+    let offered = || rig.ring.load32(u::D_HEAVY);
+    assert_eq!((receiver.fall_asleep(&memory).rest, memory.1.get(), offered()), (Rest::Rung, 0, 1));
+    rig.ring.store32(u::C_LIGHT, 1);
+    for _ in 0..2 {
+        assert_eq!((receiver.fall_asleep(&memory).rest, memory.1.get(), offered()), (Rest::Brief, 1, 0));
+    }
+    rig.ring.store32(u::C_LIGHT, 0);
+    assert_eq!(receiver.fall_asleep(&memory).rest, Rest::Rung);
 }

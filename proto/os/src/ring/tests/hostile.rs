@@ -7,12 +7,18 @@
 //! `VGEM_RING_FUZZ` is how many entries, and how many completions, are taken: a few in a test run, ten million with
 //! `cargo xtask fuzz ring`.
 
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vgem_proto::user_queue::with_sequence;
 
+use super::super::KeeperRing;
 use super::super::protocol::Lane;
 use super::*;
+use crate::mapping::Populate;
+
+/// The words by which both sides agree who makes a fence.
+const AGREED: [usize; 4] = [u::C_LIGHT, u::C_HEAVY, u::D_LIGHT, u::D_HEAVY];
 
 /// Entries or completions that are taken where nobody says how many.
 const USUAL: u64 = if cfg!(miri) { 60 } else { 10_000 };
@@ -63,7 +69,8 @@ fn scribble(ring: &MappedRing, lane: Lane, at: &AtomicU64, over: &AtomicBool, se
             2 => ring.store64(u::C_REAPED, chance.number()),
             3 => ring.store32(u::D_ASLEEP, (chance.number() & 0xffff_ffff) as u32),
             4 => ring.store64(u::C_REAPED, next.saturating_sub(chance.below(12))),
-            5..100 => ring.store64(slot + 8 + 8 * place(chance.below(7)), chance.number()),
+            5..12 => ring.store32(AGREED[place(chance.below(4))], u32::from(chance.below(2) == 0)),
+            12..100 => ring.store64(slot + 8 + 8 * place(chance.below(7)), chance.number()),
             _ => plausible(ring, lane, next, next + chance.below(8), &mut chance),
         }
     }
@@ -89,6 +96,15 @@ fn place(at: u64) -> usize {
     at as usize
 }
 
+/// Memory of which both sides make the fences of each other, where there are such fences.
+fn memory(depth: Depth) -> MappedRing {
+    if cfg!(miri) {
+        return MappedRing::private(depth).expect("memory");
+    }
+    let keeper = KeeperRing::create(depth).expect("memory");
+    MappedRing::map(keeper.export().expect("a descriptor").as_fd(), Populate::Now).expect("a ring")
+}
+
 /// What a fuzzed half has done.
 #[derive(Debug, Default)]
 struct Tally {
@@ -108,7 +124,7 @@ impl Tally {
 /// Runs `round` over and over on wiped memory beside a scribbler, until it has taken what is wanted.
 fn fuzz(lane: fn(Depth) -> Lane, mut round: impl FnMut(Rig, &AtomicU64, &mut Tally, u64)) -> Tally {
     let depth = Depth::new(8).expect("a depth");
-    let ring = Arc::new(MappedRing::private(depth).expect("memory"));
+    let ring = Arc::new(memory(depth));
     let (at, over) = (AtomicU64::new(1), AtomicBool::new(false));
     let (mut tally, wanted) = (Tally::default(), wanted());
     std::thread::scope(|threads| {
@@ -159,6 +175,7 @@ fn a_client_that_scribbles_over_everything_gets_answers_or_an_end_and_nothing_el
             }
             assert!(seen <= 4);
             if seen == 0 {
+                drop(consumer.fall_asleep());
                 std::thread::yield_now();
             }
         }
@@ -184,7 +201,10 @@ fn a_driver_that_scribbles_over_everything_completes_only_what_was_submitted() {
                     *(if failed { &mut tally.refused } else { &mut tally.good }) += 1;
                     at.store(reaper.reaped() + 1, Ordering::Relaxed);
                 }
-                Ok(None) => std::thread::yield_now(),
+                Ok(None) => {
+                    drop(reaper.fall_asleep());
+                    std::thread::yield_now();
+                }
                 Err(_) => {
                     tally.corrupt += 1;
                     tally.deep += u64::from(reaper.reaped() > 8);

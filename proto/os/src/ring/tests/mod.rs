@@ -95,7 +95,8 @@ fn wipe(ring: &MappedRing) {
 
 /// Writes 8 bytes, in words of the sizes that this memory has: others may be at work on them.
 fn overwrite(ring: &MappedRing, at: usize, value: u64) {
-    const HALVES: [usize; 4] = [u::C_DOORBELL, u::D_DOORBELL, u::D_STATE, u::B_DEATH_CODE];
+    const HALVES: [usize; 6] =
+        [u::C_DOORBELL, u::C_LIGHT, u::D_DOORBELL, u::D_STATE, u::D_LIGHT, u::B_DEATH_CODE];
     if HALVES.contains(&at) {
         ring.store32(at, (value & 0xffff_ffff) as u32);
         ring.store32(at + 4, (value >> 32) as u32);
