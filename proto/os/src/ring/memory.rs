@@ -89,7 +89,7 @@ impl MappedRing {
     }
 }
 
-/// The sender of a lane: one whose fences others can make, where a process can have that.
+/// The sender of a client's lane: one whose fences its driver can make, where a process can have that.
 pub(super) fn sender(ring: &MappedRing, lane: Lane) -> Sender {
     let sender = Sender::new(lane);
     if ring.shared && barrier::take_part() { sender.light_after(LIGHT_AFTER) } else { sender }
