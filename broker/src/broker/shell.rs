@@ -157,7 +157,7 @@ impl Shell {
         }
     }
 
-    /// The domain whose time a source takes; none for what serves everybody, and for whom no client is there any more.
+    /// The domain whose time a source takes; none for what serves everybody.
     pub(super) fn domain_of(&self, source: Source) -> Option<DomainId> {
         let domain = match source {
             Source::Client(link) => self.clients.get(&link).map(Client::domain),
