@@ -51,18 +51,15 @@ struct Rig {
     broker: Embedded,
     raw: Raw,
     monitor: Raw,
-    // Let go of when all that it counts has ended.
-    pressure: Ours,
 }
 
 impl Rig {
     fn new() -> Self {
-        let pressure = Ours::begin();
         let broker = Embedded::start().expect("a private broker");
         let raw = Raw::greeted(&broker.socket());
         let mut monitor = Raw::greeted(&broker.socket());
         monitor.monitor();
-        Self { broker, raw, monitor, pressure }
+        Self { broker, raw, monitor }
     }
 
     /// An object that a stranger alone holds, in one way; what events call it.
@@ -101,11 +98,11 @@ impl Rig {
 
     /// Has an object lose its last reference, which says when that was; how long it took until it was freed, if others had not
     /// the cores.
-    fn retired(&mut self, object: &str, end: impl FnOnce() -> u64) -> Option<Duration> {
-        let waited = self.pressure.waited();
+    fn retired(&mut self, pressure: &Ours, object: &str, end: impl FnOnce() -> u64) -> Option<Duration> {
+        let waited = pressure.waited();
         let ended = end();
         let freed = self.freed(object);
-        let counts = self.pressure.waited().saturating_sub(waited) <= CROWDED;
+        let counts = pressure.waited().saturating_sub(waited) <= CROWDED;
         counts.then(|| Duration::from_nanos(freed.saturating_sub(ended)))
     }
 
@@ -193,11 +190,12 @@ fn an_object_whose_handle_is_open_outlives_every_export() {
 #[test]
 fn l1_the_charge_is_back_within_20_ms_of_the_last_references_end() {
     let _alone = alone();
+    let pressure = Ours::begin();
     let mut rig = Rig::new();
     let mut stranger = Stranger::start();
     let batches = batches(&mut rig, 120, |rig, way| {
         let object = rig.orphan(&mut stranger, way);
-        rig.retired(&object, || stranger.release(way))
+        rig.retired(&pressure, &object, || stranger.release(way))
     });
     assert_latencies("released", batches);
     assert!(rig.is_quiet());
@@ -206,11 +204,12 @@ fn l1_the_charge_is_back_within_20_ms_of_the_last_references_end() {
 #[test]
 fn l3_the_charge_is_back_within_20_ms_of_a_holders_sigkill() {
     let _alone = alone();
+    let pressure = Ours::begin();
     let mut rig = Rig::new();
     let batches = batches(&mut rig, 12, |rig, way| {
         let mut stranger = Stranger::start();
         let object = rig.orphan(&mut stranger, way);
-        rig.retired(&object, || {
+        rig.retired(&pressure, &object, || {
             let killed = vgem_os::clock::now();
             stranger.kill();
             killed
