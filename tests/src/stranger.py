@@ -317,6 +317,22 @@ def do_connect(ask, _fds):
     return {}, [link.detach()]
 
 
+def do_flood(ask, _fds):
+    """Connects as fast as it can for so many milliseconds, with so many connections open; how often."""
+    end = time.monotonic() + ask["ms"] / 1000
+    links, often, full = [None] * ask["open"], 0, 0
+    while time.monotonic() < end:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            link.connect(ask["path"])
+            # What was there is closed.
+            links[often % len(links)] = link
+            often += 1
+        except BlockingIOError:
+            full += 1
+    return {"often": often, "full": full}, []
+
+
 def do_passes_rights(_ask, fds):
     """Whether a socket takes fds from its peer (SO_PASSRIGHTS)."""
     with socket.socket(fileno=os.dup(fds[0])) as asked:

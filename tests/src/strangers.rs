@@ -199,6 +199,16 @@ impl FuseFile {
         }
         Self { child, link, fd: fds.pop(), _mount_point: mount_point }
     }
+
+    /// Waits for the next close that is held. One that its process was killed in before the server had it is none: that
+    /// returns.
+    ///
+    /// # Panics
+    /// If there is none within ten seconds.
+    pub fn holds_a_close(&self) {
+        let said = self.link.recv_plain(&mut [0; 16]);
+        assert!(matches!(said, Ok(Packet::Data { len: 4 })), "no close is held: {said:?}");
+    }
 }
 
 impl AsFd for FuseFile {

@@ -42,6 +42,7 @@ fn atk_fuse_close_costs_a_porter_and_nobody_else_anything() {
     let refused = attacker.refused(file.as_fd());
     assert!(text(&refused).contains("a file"), "{}", text(&refused));
     // The porter is in close(2) now, for ever.
+    file.holds_a_close();
     let memory = memfd(4096, SealFlags::empty());
     let late = attacker.refused(memory.as_fd());
     assert_eq!(late.code, ErrorCode::Late, "{}", text(&late));
@@ -52,6 +53,8 @@ fn atk_fuse_close_costs_a_porter_and_nobody_else_anything() {
     assert!(matches!(attacker.import(memory.as_fd()), ClientMessage::Imported(_)));
     let (mut hung, mut full) = (1, None);
     let felt = honest.beside(10, || {
+        // One without a message for ten seconds ends by itself, and this may take longer.
+        assert!(matches!(attacker.import(memory.as_fd()), ClientMessage::Imported(_)));
         let mut raw = Raw::greeted(&broker.socket());
         match raw.ask(OpenPorter {}) {
             ClientMessage::PorterOpened(_) => {
@@ -59,6 +62,7 @@ fn atk_fuse_close_costs_a_porter_and_nobody_else_anything() {
                 let refused = Attacker { raw, channel }.refused(file.as_fd());
                 assert!(text(&refused).contains("a file"), "{}", text(&refused));
                 // Gone with its connection, while its porter cannot end.
+                file.holds_a_close();
                 hung += 1;
             }
             ClientMessage::Refused(refused) => full = Some(refused),

@@ -19,6 +19,7 @@ use vgem_proto::message::client::ClientMessage;
 use vgem_proto::rights::Access;
 use vgem_proto::snapshot::Topic;
 use vgem_tests::audit::{Held, audit};
+use vgem_tests::chaos::pressure::Ours;
 use vgem_tests::honest::percentile;
 use vgem_tests::processes;
 use vgem_tests::raw::{Heard, Raw, fill, populate};
@@ -28,6 +29,13 @@ const LEN: u64 = 4 * 4096;
 const SOON: Duration = Duration::from_secs(5);
 /// The bound of the issue: from the last reference's end to the charge returned, 99 of 100, small processes.
 const LATENCY: Duration = Duration::from_millis(20);
+/// A retirement in which somebody waited for a core for longer shows nothing about time, and is played again. Several
+/// processes have a part in each, one after the other; where nobody else wants the cores, none of them waits.
+const CROWDED: Duration = Duration::from_millis(4);
+/// Of so many retirements one at least must count.
+const AGAIN: usize = 8;
+/// Batches of which each has a percentile of its own.
+const BATCHES: usize = 5;
 
 /// Every way in which a process keeps memory that some fd or mapping shows.
 const WAYS: [&str; 6] = ["fd", "map", "dup", "open", "queue", "fork"];
@@ -88,6 +96,16 @@ impl Rig {
         self.told(|event| freed(event).then_some(())).0
     }
 
+    /// Has an object lose its last reference, which says when that was; how long it took until it was freed, if others had not
+    /// the cores.
+    fn retired(&mut self, pressure: &Ours, object: &str, end: impl FnOnce() -> u64) -> Option<Duration> {
+        let waited = pressure.waited();
+        let ended = end();
+        let freed = self.freed(object);
+        let counts = pressure.waited().saturating_sub(waited) <= CROWDED;
+        counts.then(|| Duration::from_nanos(freed.saturating_sub(ended)))
+    }
+
     fn objects(&mut self) -> Vec<ObjectEntry> {
         self.raw.inspect(Topic::Objects)
     }
@@ -96,6 +114,29 @@ impl Rig {
         let status = self.raw.status();
         (status.objects, status.object_bytes, status.pinned_bytes) == (0, 0, 0)
     }
+}
+
+/// Batches of so many retirements that count.
+fn batches(
+    rig: &mut Rig,
+    len: usize,
+    mut retire: impl FnMut(&mut Rig, &str) -> Option<Duration>,
+) -> Vec<Vec<Duration>> {
+    let mut all = Vec::new();
+    let mut tries = 0;
+    while all.len() < BATCHES * len {
+        let way = WAYS[all.len() % WAYS.len()];
+        all.extend(retire(rig, way));
+        tries += 1;
+        let least = tries / AGAIN;
+        assert!(
+            all.len() + 10 >= least,
+            "others had the cores in all but {} of {tries}: nothing can be said of time on this machine now",
+            all.len()
+        );
+    }
+    eprintln!("others had the cores in {} of {tries}", tries - all.len());
+    all.chunks(len).map(<[Duration]>::to_vec).collect()
 }
 
 /// Each batch has a 99th percentile; that of the median batch is held to the bound, so that one bad moment of a shared
@@ -149,20 +190,13 @@ fn an_object_whose_handle_is_open_outlives_every_export() {
 #[test]
 fn l1_the_charge_is_back_within_20_ms_of_the_last_references_end() {
     let _alone = alone();
+    let pressure = Ours::begin();
     let mut rig = Rig::new();
     let mut stranger = Stranger::start();
-    let mut batch = |rig: &mut Rig| {
-        let mut latencies = Vec::new();
-        for round in 0..120 {
-            let way = WAYS[round % WAYS.len()];
-            let object = rig.orphan(&mut stranger, way);
-            let ended = stranger.release(way);
-            let freed = rig.freed(&object);
-            latencies.push(Duration::from_nanos(freed.saturating_sub(ended)));
-        }
-        latencies
-    };
-    let batches = std::iter::repeat_with(|| batch(&mut rig)).take(5).collect();
+    let batches = batches(&mut rig, 120, |rig, way| {
+        let object = rig.orphan(&mut stranger, way);
+        rig.retired(&pressure, &object, || stranger.release(way))
+    });
     assert_latencies("released", batches);
     assert!(rig.is_quiet());
 }
@@ -170,20 +204,17 @@ fn l1_the_charge_is_back_within_20_ms_of_the_last_references_end() {
 #[test]
 fn l3_the_charge_is_back_within_20_ms_of_a_holders_sigkill() {
     let _alone = alone();
+    let pressure = Ours::begin();
     let mut rig = Rig::new();
-    let batch = |rig: &mut Rig| {
-        let mut latencies = Vec::new();
-        for round in 0..12 {
-            let mut stranger = Stranger::start();
-            let object = rig.orphan(&mut stranger, WAYS[round % WAYS.len()]);
+    let batches = batches(&mut rig, 12, |rig, way| {
+        let mut stranger = Stranger::start();
+        let object = rig.orphan(&mut stranger, way);
+        rig.retired(&pressure, &object, || {
             let killed = vgem_os::clock::now();
             stranger.kill();
-            let freed = rig.freed(&object);
-            latencies.push(Duration::from_nanos(freed.saturating_sub(killed)));
-        }
-        latencies
-    };
-    let batches = std::iter::repeat_with(|| batch(&mut rig)).take(5).collect();
+            killed
+        })
+    });
     assert_latencies("kill -9", batches);
     assert!(rig.is_quiet());
 }

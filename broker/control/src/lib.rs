@@ -59,11 +59,13 @@ mod why;
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use tracing::{debug, error};
 use tracing_subscriber::EnvFilter;
 use vgem_os::confine::{self, Demand};
+use vgem_os::lines::Lines;
 use vgem_os::seqpacket::Socket;
 use vgem_os::{OsError, process};
 
@@ -120,10 +122,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         drop(std::io::stdout().write_all(introspect().as_bytes()));
         return ExitCode::SUCCESS;
     }
+    let Ok(lines) = Lines::to_stderr() else { return ExitCode::FAILURE };
     let started = tracing_subscriber::fmt()
         .compact()
         .with_env_filter(EnvFilter::try_new(&cli.log).unwrap_or_default())
-        .with_writer(std::io::stderr)
+        .with_writer(Arc::new(lines))
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .try_init();

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use tracing::{Level, debug, info, warn};
 use vgem_core::io::{Attach, BadRequest, Input, LinkId, PeerFacts, Way};
 use vgem_os::clock;
-use vgem_os::peer::{Groups, PeerIdentity};
+use vgem_os::peer::{Groups, PeerIdentity, PeerNumbers};
 use vgem_os::seqpacket::{Listener, Packet as Received, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::error::ErrorCode;
@@ -15,8 +15,9 @@ use vgem_proto::message::client::{ClientMessage, Refused};
 use vgem_proto::message::keeper::CloseDoor;
 use vgem_proto::message::{Head, Sender};
 
+use super::callers::Entry;
 use super::carry::random;
-use super::gate::Gate;
+use super::gate::{Gate, OF_ONE};
 use super::link::Link;
 use super::outbox::{CLIENT_BYTES, Instead, Packet};
 use super::poller::{Source, TURN, TURN_BYTES};
@@ -26,6 +27,8 @@ use super::unread::Unread;
 
 /// Connections let in before others have their turn.
 const ACCEPTS: usize = 16;
+/// As long as that takes at most, nanoseconds; the connection with which it is over is let in all the same.
+const ACCEPTS_NS: u64 = 50_000;
 /// Groups that a process may be in, where groups decide about domains: each costs the kernel time to tell.
 pub(super) const GROUPS: usize = 1024;
 /// No job, no operand: what a refusal says that is about the whole request.
@@ -66,14 +69,17 @@ impl Client {
 impl Shell {
     /// Lets those in who wait at a door: of a domain, or of everybody.
     pub(super) fn accept(&mut self, of: Option<DomainId>) {
-        for _ in 0..ACCEPTS {
+        let until = clock::deadline_in(ACCEPTS_NS);
+        for turn in 0..ACCEPTS {
             let now = clock::now();
+            if turn > 0 && until <= now {
+                return;
+            }
             let Some(door) = self.doors.get_mut(&of) else { return };
             if door.gate.opens_at().is_none() && door.gate.has_share(now) {
                 match door.listener.accept() {
                     Ok(socket) => {
-                        door.gate.take(now);
-                        if let Err(e) = self.let_in(socket, of) {
+                        if let Err(e) = self.accepted(socket, of, now) {
                             self.not_let_in(&e);
                         }
                         continue;
@@ -90,6 +96,50 @@ impl Shell {
                 debug!("{e}");
             }
             return;
+        }
+    }
+
+    /// Somebody has come to a door: whoever came to that of everybody comes in at the rate of its user (M-270).
+    fn accepted(&mut self, socket: Socket, of: Option<DomainId>, now: u64) -> Result<(), OsError> {
+        let socket = match of {
+            Some(_) => socket,
+            None => {
+                let peer = socket.peer_numbers()?;
+                match self.callers.come(peer.uid, socket, now) {
+                    Entry::Now(socket) => socket,
+                    Entry::Later => return Ok(()),
+                    Entry::Full { connection, most } => {
+                        let text =
+                            format!("{most} connections wait already to come in; connect again in a moment");
+                        self.refuse(&connection, peer, (most + 1, most), text);
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        if let Some(door) = self.doors.get_mut(&of) {
+            door.gate.take(now);
+        }
+        self.let_in(socket, of)
+    }
+
+    /// Lets those in who came to the door of everybody faster than one user may, when it is time. The clock is asked only
+    /// if somebody waits.
+    pub(super) fn let_in_late(&mut self) {
+        let Some(due) = self.callers.due() else { return };
+        let now = clock::now();
+        if due > now {
+            return;
+        }
+        for _ in 0..ACCEPTS {
+            let Some(socket) = self.callers.next(now) else { return };
+            if let Some(door) = self.doors.get_mut(&None) {
+                door.gate.take(now);
+            }
+            if let Err(e) = self.let_in(socket, None) {
+                self.not_let_in(&e);
+            }
+            self.go_on();
         }
     }
 
@@ -114,7 +164,7 @@ impl Shell {
         });
         match made {
             Ok(listener) => {
-                self.doors.insert(Some(domain), Door { listener, gate: Gate::default() });
+                self.doors.insert(Some(domain), Door { listener, gate: Gate::new(OF_ONE) });
                 self.happen(Input::DoorOpened { domain, path });
             }
             Err(e) => {
@@ -158,7 +208,7 @@ impl Shell {
             Groups::All(groups) => groups,
             Groups::TooMany(count) => {
                 let text = format!("a process of {count} groups is not let in where groups decide");
-                self.refuse(&socket, &peer, (count, GROUPS), text);
+                self.refuse(&socket, numbers(&peer), (count, GROUPS), text);
                 return Ok(());
             }
         };
@@ -174,11 +224,10 @@ impl Shell {
     pub(super) fn refuse(
         &mut self,
         socket: &Socket,
-        peer: &PeerIdentity,
+        PeerNumbers { uid, pid }: PeerNumbers,
         (count, most): (usize, usize),
         text: String,
     ) {
-        let (uid, pid) = (peer.uid, peer.pid);
         let domain = self.core.home_of(uid, &[], None);
         if self.may_log(Some(domain), Level::INFO) {
             info!("a connection of uid {uid}, process {pid}, is refused: {text}");
@@ -393,6 +442,11 @@ impl Shell {
             self.inputs.push_back(Input::ExportHint { object: None });
         }
     }
+}
+
+/// Who somebody is in what is said of it.
+pub(super) const fn numbers(peer: &PeerIdentity) -> PeerNumbers {
+    PeerNumbers { uid: peer.uid, pid: peer.pid }
 }
 
 /// What a packet is to core.

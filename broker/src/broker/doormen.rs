@@ -22,7 +22,7 @@ use vgem_os::seqpacket::Socket;
 use vgem_proto::ids::{DomainId, PorterId};
 use vgem_proto::message::porter::PorterMessage;
 
-use super::gate::Gate;
+use super::gate::{Gate, OF_ONE};
 use super::poller::Source;
 use super::porters::Porter;
 use super::shell::Shell;
@@ -74,7 +74,7 @@ impl Shell {
     /// From now on those whom a doorman brings are let in.
     pub(super) fn let_in_from(&mut self, id: PorterId, domain: DomainId) {
         let Some(porter) = self.porters.get_mut(id) else { return };
-        porter.post.door = Some((domain, Gate::default()));
+        porter.post.door = Some((domain, Gate::new(OF_ONE)));
         self.look_at_doorman(id);
     }
 

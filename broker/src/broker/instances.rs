@@ -20,7 +20,7 @@ use vgem_os::seqpacket::{Packet as Received, Socket};
 use vgem_os::{Errno, OsError};
 use vgem_proto::codec::Zero;
 use vgem_proto::error::{ErrorCode, Failure};
-use vgem_proto::ids::{CauseId, InstanceId, PageId, Point, Time, TimelineKey};
+use vgem_proto::ids::{CauseId, DomainId, InstanceId, PageId, Point, Time, TimelineKey};
 use vgem_proto::layout::fence_page;
 use vgem_proto::message::Sender;
 use vgem_proto::message::driver::{DriverMessage, NotMapped};
@@ -37,6 +37,8 @@ use super::turns::{NEVER, is_past};
 pub(super) struct Instance {
     link: Link,
     pidfd: OwnedFd,
+    /// Whose time it takes to hear it; nobody's if core did not want it any more when it came.
+    domain: Option<DomainId>,
     /// Its process has ended: its pidfd says so.
     ended: bool,
     /// How, as the keeper says.
@@ -102,9 +104,14 @@ impl Shell {
         socket.set_pass_rights(false)?;
         let link = Link::new(socket, Source::Instance(instance), usize::MAX, &self.poller)?;
         self.poller.add(&pidfd, Source::Process(instance))?;
+        let domain = self.core.instance_domain(instance);
+        if let Some(domain) = domain {
+            self.turns.driver_came(domain);
+        }
         let new = Instance {
             link,
             pidfd,
+            domain,
             ended: false,
             status: None,
             fault: None,
@@ -271,6 +278,9 @@ impl Shell {
         // What it sent before it ended counts; there is an end to it.
         self.instance_ready(id, usize::MAX, NEVER);
         let Some(instance) = self.instances.remove(&id) else { return };
+        if let Some(domain) = instance.domain {
+            self.turns.driver_gone(domain);
+        }
         let (settled, seen) = (self.read_pages(&instance), self.read_observed(&instance));
         let end = match instance.fault {
             Some(InstanceEnd::Broke(how)) => InstanceEnd::Broke(how),
@@ -290,6 +300,9 @@ impl Shell {
         instance.fault.get_or_insert(InstanceEnd::HeldUp);
         if was_read && let Err(e) = self.poller.remove(instance.link.socket()) {
             warn!("{id}: {e}");
+        }
+        if let Some(domain) = instance.domain.take() {
+            self.turns.driver_gone(domain);
         }
         let Some(instance) = self.instances.get(&id) else { return };
         let (settled, seen) = (self.read_pages(instance), self.read_observed(instance));

@@ -25,6 +25,7 @@
 //! - What is stored for a client that does not read is bounded; for a driver, core's credits bound it.
 //! - With nothing to do it sleeps without an end: no timer runs but core's next deadline.
 
+mod callers;
 mod carry;
 mod clients;
 mod control;

@@ -14,10 +14,11 @@
 //! to end to be in another. Where no domain has control groups nobody is asked, and nothing is ever here.
 //!
 //! What is counted is questions that the keeper has not answered, for each has a pidfd on its way: [`EACH`] of one user, so that
-//! one who connects without end is refused and nobody else, and [`MOST`] of all. A door lets no more in at once than one user
-//! may have here, and afterwards fewer than the keeper answers: nobody is refused who only has much to do. When there are so many, a user who has fewer
-//! displaces the newest of one who has most, as long as that makes their shares more equal: users can trade places only so
-//! often, and every user has a place while there are not as many users as places. So the door is never shut for what is here.
+//! one who connects without end is refused and nobody else, and [`MOST`] of all. A door lets no more in at once, of one
+//! user and of all, than may be here, and afterwards fewer than the keeper answers: nobody is refused who only has much to
+//! do. When there are so many, a user who has fewer displaces the newest of one who has most, as long as that makes their
+//! shares more equal: users can trade places only so often, and every user has a place while there are not as many users as
+//! places. So the door is never shut for what is here.
 
 use std::collections::BTreeMap;
 
@@ -27,14 +28,16 @@ use vgem_os::seqpacket::Socket;
 use vgem_os::{OsError, clock};
 use vgem_proto::message::keeper::FindCgroup;
 
-use super::gate::BURST;
+use super::clients::numbers;
+use super::gate::{OF_ALL, OF_ONE};
 use super::shell::Shell;
 
 /// Those who may wait at a time.
 const MOST: usize = 2 * EACH;
 /// Those of one user.
 const EACH: usize = 256;
-const _: () = assert!(EACH as u64 >= BURST, "one user's burst waits here");
+const _: () =
+    assert!(EACH as u64 >= OF_ONE.burst && MOST as u64 >= OF_ALL.burst, "what comes in at once waits here");
 /// How long the keeper may take to answer, nanoseconds.
 const PATIENCE: u64 = 2_000_000_000;
 
@@ -175,7 +178,7 @@ impl Shell {
         let text = format!(
             "{most} connections wait already until their control group is known; connect again in a moment"
         );
-        self.refuse(socket, peer, (count + 1, most), text);
+        self.refuse(socket, numbers(peer), (count + 1, most), text);
     }
 
     fn cgroup_unknown(&mut self, peer: &PeerIdentity, groups: &[u32]) {
@@ -216,6 +219,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Given;
+    use crate::broker::callers::{self, Entry};
     use crate::broker::clients::{Client, GROUPS};
     use crate::broker::gate::Gate;
 
@@ -250,7 +254,7 @@ mod tests {
             let client = Socket::connect(self.dir.path().join("s")).expect("it listens");
             client.set_nonblocking(true).expect("a socket of ours");
             // How fast the gate lets in is not what is looked at here.
-            self.shell.doors.get_mut(&None).expect("a door").gate = Gate::default();
+            self.shell.doors.get_mut(&None).expect("a door").gate = Gate::new(OF_ALL);
             self.shell.accept(None);
             client
         }
@@ -440,6 +444,43 @@ mod tests {
             }
         });
         assert!((1..100).contains(&lines), "{lines} lines of {} connections", TIMES * EACH as u64);
+    }
+
+    /// Has a user come so often, at a moment, that it is beyond its rate.
+    fn comes_often(rig: &mut Rig, uid: u32, now: u64) {
+        for _ in 0..OF_ONE.burst {
+            let (socket, _) = Socket::pair().expect("a pair");
+            assert!(matches!(rig.shell.callers.come(uid, socket, now), Entry::Now(_)));
+        }
+    }
+
+    // M-270
+    #[test]
+    fn atk_who_connects_faster_than_a_user_may_waits_and_is_refused_where_too_many_wait() {
+        let mut rig = Rig::new();
+        rig.shell.happen(Input::Policy(Box::default()));
+        comes_often(&mut rig, own().0, clock::now() + 1_000_000_000_000);
+        let clients: Vec<Socket> = (0..callers::EACH).map(|_| rig.connect()).collect();
+        assert!(clients.iter().all(waits) && rig.served().is_empty());
+        assert_eq!(refused(&rig.connect()), Some(callers::EACH as u64));
+        assert!(rig.shell.doors[&None].gate.opens_at().is_none(), "the door is open to others");
+        rig.shell.let_in_late();
+        assert_eq!(rig.served(), []);
+    }
+
+    // M-270
+    #[test]
+    fn who_connected_too_fast_is_let_in_when_it_is_time() {
+        let mut rig = Rig::new();
+        rig.shell.happen(Input::Policy(Box::default()));
+        comes_often(&mut rig, own().0, clock::now() + 20 * OF_ONE.each_ns);
+        let client = rig.connect();
+        assert_eq!(rig.served(), []);
+        let due = rig.shell.callers.due().expect("it waits");
+        while rig.served().is_empty() {
+            rig.shell.let_in_late();
+        }
+        assert!(clock::now() >= due && waits(&client) && rig.shell.callers.due().is_none());
     }
 
     #[test]

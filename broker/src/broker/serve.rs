@@ -34,8 +34,14 @@ pub(super) fn serve(shell: &mut Shell) -> Result<(), Failure> {
 fn timeout(shell: &Shell) -> Option<u64> {
     let gates = shell.doors.values().filter_map(|door| door.gate.opens_at());
     let gates = gates.chain(shell.porters.iter().filter_map(|(_, porter)| porter.post.opens_at()));
-    let next =
-        shell.core.next_deadline().map(|at| at.0).into_iter().chain(gates).chain(shell.newcomers.due());
+    let next = shell
+        .core
+        .next_deadline()
+        .map(|at| at.0)
+        .into_iter()
+        .chain(gates)
+        .chain(shell.newcomers.due())
+        .chain(shell.callers.due());
     next.min().map(|at| at.saturating_sub(clock::now()))
 }
 
@@ -154,6 +160,7 @@ fn dispatch(shell: &mut Shell, source: Source, readiness: Readiness, until: u64)
 fn on_time(shell: &mut Shell) {
     shell.reopen_gates();
     shell.reopen_doormen();
+    shell.let_in_late();
     shell.give_up_newcomers(clock::now);
     if shell.core.next_deadline().is_some_and(|at| at.0 <= clock::now()) {
         shell.happen(Input::Tick);

@@ -20,11 +20,12 @@ use vgem_proto::limits;
 use vgem_proto::message::keeper::Serving;
 
 use super::Given;
+use super::callers::Callers;
 use super::clients::Client;
 use super::control::Control;
 use super::events::{Limiter, Monitors};
 use super::features::Features;
-use super::gate::Gate;
+use super::gate::{Gate, OF_ALL};
 use super::instances::Instance;
 use super::known::Inode;
 use super::lingering::Lingering;
@@ -70,6 +71,8 @@ pub(super) struct Shell {
     pub(super) keeper: Link,
     /// Where clients come in: for everybody, and of domains.
     pub(super) doors: BTreeMap<Option<DomainId>, Door>,
+    /// Who comes to that of everybody.
+    pub(super) callers: Callers<Socket>,
     pub(super) turns: Turns,
     pub(super) clients: HashMap<LinkId, Client>,
     pub(super) newcomers: Newcomers,
@@ -110,7 +113,7 @@ impl Shell {
         let poller = Poller::new()?;
         let memory = Memory::new(&lease)?;
         poller.add(&listener, Source::Listener(None))?;
-        let doors = BTreeMap::from([(None, Door { listener, gate: Gate::default() })]);
+        let doors = BTreeMap::from([(None, Door { listener, gate: Gate::new(OF_ALL) })]);
         poller.add(memory.watcher(), Source::Watcher)?;
         let keeper = Link::new(keeper, Source::Keeper, usize::MAX, &poller)?;
         Ok(Self {
@@ -119,6 +122,7 @@ impl Shell {
             poller,
             keeper,
             doors,
+            callers: Callers::default(),
             turns: Turns::default(),
             clients: HashMap::new(),
             newcomers: Newcomers::default(),
@@ -157,7 +161,7 @@ impl Shell {
         }
     }
 
-    /// The domain whose time a source takes; none for what serves everybody, and for whom no client is there any more.
+    /// The domain whose time a source takes; none for what serves everybody.
     pub(super) fn domain_of(&self, source: Source) -> Option<DomainId> {
         let domain = match source {
             Source::Client(link) => self.clients.get(&link).map(Client::domain),

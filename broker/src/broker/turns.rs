@@ -11,6 +11,10 @@
 //! **Order.** Every domain has the time it *had*, and who had least comes first. Who was away is lifted to the least of
 //! those who were served meanwhile: nobody saves up time. So who asks for little comes before who asks for much.
 //!
+//! **Leaving.** A domain has a share while somebody of it is there: clients, or drivers, which may have much to tell when
+//! the clients are gone. When nobody is, what it had is kept until it would be lifted anyhow, so that who connects again
+//! and again has no more time than who stays. Of those who left at most [`KEPT`] are remembered, those who had most.
+//!
 //! **Length.** A look is over after a [`QUANTUM_NS`], whoever had it, and the poller is asked again: who asks for little
 //! waits for the rest of one quantum and not for one of everybody. Who was not looked at comes again, and had less than
 //! those who were.
@@ -19,7 +23,7 @@
 //! among the last, so a domain has its quantum only once in a *round*, which is over when as many were looked at as
 //! there are; for each look it has [`LOOK_NS`] more, or a crowd would have the broker look and do nothing.
 //!
-//! While the clients of only one domain are connected there is nobody to share with, and none of this happens.
+//! While only one domain is there, there is nobody to share with, and none of this happens.
 
 use std::collections::HashMap;
 
@@ -32,6 +36,8 @@ use vgem_proto::ids::DomainId;
 pub(super) const QUANTUM_NS: u64 = 100_000;
 /// What a domain may take more for each look of a round after the first, nanoseconds: about what the look costs.
 const LOOK_NS: u64 = 25_000;
+/// Domains of whom nobody is there any more, and which had more time than others.
+const KEPT: usize = 1024;
 
 /// When a turn ends that no time ends.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -44,7 +50,9 @@ pub(super) fn is_past(until: u64) -> bool {
 /// What a domain had.
 #[derive(Debug, Default)]
 struct Share {
+    /// Connections of its clients, and its drivers.
     connections: usize,
+    drivers: usize,
     /// Nanoseconds; only grows, and is lifted when it was away.
     had: u64,
     /// In this round, the number of which is beside it.
@@ -55,10 +63,24 @@ struct Share {
     was_away: bool,
 }
 
+impl Share {
+    /// Whether somebody of the domain is there.
+    const fn is_present(&self) -> bool {
+        self.connections > 0 || self.drivers > 0
+    }
+
+    /// Whether it would be another if it began anew.
+    const fn matters(&self, floor: u64, round: u64) -> bool {
+        self.had > floor || self.round == round
+    }
+}
+
 /// The shares, and the round.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     domains: HashMap<DomainId, Share>,
+    /// Domains of whom somebody is there.
+    present: usize,
     /// Of all domains.
     connections: usize,
     /// The least that one had who was served last.
@@ -92,29 +114,74 @@ impl Turns {
     /// A connection is there.
     pub(super) fn connected(&mut self, domain: DomainId) {
         self.connections += 1;
-        self.domains.entry(domain).or_default().connections += 1;
+        self.came(domain).connections += 1;
     }
 
     /// A connection is gone.
     pub(super) fn gone(&mut self, domain: DomainId, link: LinkId) {
         self.passed_over.remove(&link);
-        if let Some(share) = self.domains.get_mut(&domain) {
-            share.connections -= 1;
-            self.connections -= 1;
-            if share.connections == 0 {
+        self.connections -= 1;
+        self.left_by(domain, |share| share.connections -= 1);
+    }
+
+    /// A driver is there.
+    pub(super) fn driver_came(&mut self, domain: DomainId) {
+        self.came(domain).drivers += 1;
+    }
+
+    /// A driver is gone.
+    pub(super) fn driver_gone(&mut self, domain: DomainId) {
+        self.left_by(domain, |share| share.drivers -= 1);
+    }
+
+    /// The share of a domain of whom one more is there.
+    fn came(&mut self, domain: DomainId) -> &mut Share {
+        let share = self.domains.entry(domain).or_default();
+        if !share.is_present() {
+            self.present += 1;
+        }
+        share
+    }
+
+    /// One less of a domain is there.
+    fn left_by(&mut self, domain: DomainId, leave: impl FnOnce(&mut Share)) {
+        let Some(share) = self.domains.get_mut(&domain) else { return };
+        leave(share);
+        if !share.is_present() {
+            self.present -= 1;
+            if self.domains.len() - self.present > KEPT {
+                self.forget();
+            }
+        }
+    }
+
+    /// Forgets domains of whom nobody is there: those for whom it makes no difference, and as many of those who had least that
+    /// it is long until there are as many again.
+    fn forget(&mut self) {
+        let (floor, round) = (self.floor, self.round);
+        self.domains.retain(|_, share| share.is_present() || share.matters(floor, round));
+        let mut away: Vec<(u64, DomainId)> = self
+            .domains
+            .iter()
+            .filter(|one| !one.1.is_present())
+            .map(|(id, share)| (share.had, *id))
+            .collect();
+        if away.len() > KEPT / 2 {
+            away.sort_unstable_by_key(|one| std::cmp::Reverse(*one));
+            for (_, domain) in away.drain(KEPT / 2..) {
                 self.domains.remove(&domain);
             }
         }
     }
 
     /// Whether there is anybody to share with.
-    pub(super) fn are_shared(&self) -> bool {
-        self.domains.len() > 1
+    pub(super) const fn are_shared(&self) -> bool {
+        self.present > 1
     }
 
-    /// Whether a domain has a share: those whose clients are all gone have none.
+    /// Whether somebody of a domain is there.
     pub(super) fn has_share(&self, domain: DomainId) -> bool {
-        self.domains.contains_key(&domain)
+        self.domains.get(&domain).is_some_and(Share::is_present)
     }
 
     /// A look begins, at these domains: who was away is lifted.
@@ -202,6 +269,16 @@ mod tests {
 
     /// As the broker serves: who is ready in a look is served in order; how long each was served, in that order.
     fn look(turns: &mut Turns, ready: &[(DomainId, u64)], shows_all: bool, turn_ns: u64) -> Vec<(u64, u64)> {
+        look_at(turns, ready, shows_all, |_| turn_ns)
+    }
+
+    /// The same where a turn takes as long as its domain makes it.
+    fn look_at(
+        turns: &mut Turns,
+        ready: &[(DomainId, u64)],
+        shows_all: bool,
+        turn_ns: impl Fn(DomainId) -> u64,
+    ) -> Vec<(u64, u64)> {
         turns.begin(ready.iter().map(|(domain, _)| *domain));
         let mut order: Vec<_> =
             ready.iter().map(|one| (turns.place(one.0, Some(LinkId(one.1))), *one)).collect();
@@ -211,8 +288,8 @@ mod tests {
             let has_turn = turns.left(domain, shows_all) > 0;
             turns.note(LinkId(link), has_turn);
             if has_turn {
-                turns.took(domain, turn_ns);
-                served.push((link, turn_ns));
+                turns.took(domain, turn_ns(domain));
+                served.push((link, turn_ns(domain)));
             }
         }
         turns.end(ready.len(), shows_all);
@@ -312,11 +389,90 @@ mod tests {
     }
 
     #[test]
+    fn atk_who_connects_again_for_each_message_has_no_more_time_than_who_stays() {
+        const LONG_NS: u64 = 50 * QUANTUM_NS;
+        let mut turns = with(&[(FLOOD, 1), (HONEST, 1)]);
+        let mut had = [0, 0];
+        for n in 0..10_000 {
+            let ready = [(FLOOD, n + 1), (HONEST, 0)];
+            let turn_ns = |domain| if domain == FLOOD { LONG_NS } else { QUANTUM_NS };
+            for (link, ns) in look_at(&mut turns, &ready, true, turn_ns) {
+                had[usize::from(link == 0)] += ns;
+            }
+            turns.gone(FLOOD, LinkId(n + 1));
+            turns.connected(FLOOD);
+        }
+        assert!(had[0].abs_diff(had[1]) <= LONG_NS + QUANTUM_NS && had[1] > 0, "{had:?}");
+    }
+
+    #[test]
+    fn atk_who_connects_again_has_its_quantum_once_in_a_round() {
+        let mut turns = with(&[(FLOOD, 1000), (HONEST, 1)]);
+        let mut had = 0;
+        for n in 0..100 {
+            // Not all are shown, so the round goes on.
+            had += look(&mut turns, &[(FLOOD, n)], false, TURN_NS).len() as u64 * TURN_NS;
+            (0..1000).for_each(|_| turns.gone(FLOOD, LinkId(n)));
+            (0..1000).for_each(|_| turns.connected(FLOOD));
+        }
+        assert!(had <= QUANTUM_NS + 99 * LOOK_NS + TURN_NS, "{had}");
+    }
+
+    #[test]
+    fn who_left_long_ago_begins_where_others_are() {
+        let mut turns = with(&[(FLOOD, 1), (HONEST, 1)]);
+        look(&mut turns, &[(FLOOD, 1)], true, 10 * TURN_NS);
+        turns.gone(FLOOD, LinkId(1));
+        (0..100).for_each(|_| drop(look(&mut turns, &[(HONEST, 0)], true, TURN_NS)));
+        turns.connected(FLOOD);
+        let served = look(&mut turns, &[(FLOOD, 1), (HONEST, 0)], true, QUANTUM_NS);
+        assert_eq!(served, [(1, QUANTUM_NS)], "it owes nothing any more");
+    }
+
+    #[test]
+    fn atk_domains_that_come_and_go_are_not_remembered_without_end() {
+        let mut turns = with(&[(HONEST, 1)]);
+        for n in 100..100 + 10 * u32::try_from(KEPT).expect("few") {
+            turns.connected(DomainId(n));
+            look(&mut turns, &[(DomainId(n), 1), (HONEST, 0)], true, u64::from(n));
+            turns.gone(DomainId(n), LinkId(1));
+            assert!(turns.domains.len() <= KEPT + 2, "{}", turns.domains.len());
+        }
+        let had = |n| turns.domains.get(&DomainId(n)).map_or(0, |share| share.had);
+        assert!(
+            turns.domains.len() > KEPT / 2 && had(99 + 10 * u32::try_from(KEPT).expect("few")) > turns.floor
+        );
+    }
+
+    #[test]
+    fn atk_drivers_of_a_domain_without_clients_have_turns_as_others() {
+        let mut turns = with(&[(HONEST, 1)]);
+        turns.driver_came(FLOOD);
+        assert!(turns.are_shared() && turns.has_share(FLOOD));
+        let mut had = [0, 0];
+        for _ in 0..1000 {
+            turns.begin([FLOOD, HONEST].into_iter());
+            let mut order =
+                [(turns.place(FLOOD, None), FLOOD, 0), (turns.place(HONEST, Some(LinkId(1))), HONEST, 1)];
+            order.sort_unstable();
+            for (_, domain, of) in order {
+                let ns = turns.left(domain, true);
+                turns.took(domain, ns);
+                had[of] += ns;
+            }
+            turns.end(1, true);
+        }
+        assert!(had[0].abs_diff(had[1]) <= QUANTUM_NS && had[0] > 0, "{had:?}");
+        turns.driver_gone(FLOOD);
+        assert!(!turns.are_shared() && !turns.has_share(FLOOD));
+    }
+
+    #[test]
     fn a_domain_alone_shares_with_nobody() {
         let mut turns = with(&[(FLOOD, 1)]);
         assert!(!turns.are_shared());
         turns.connected(HONEST);
         turns.gone(FLOOD, LinkId(1));
-        assert!(!turns.are_shared() && turns.domains.len() == 1 && turns.connections == 1);
+        assert!(!turns.are_shared() && turns.present == 1 && turns.connections == 1);
     }
 }

@@ -24,8 +24,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
-
-use super::lost::Lost;
+use vgem_os::lines::Lost;
 
 /// The environment variable that names the stream.
 pub(crate) const STREAM: &str = "JOURNAL_STREAM";

@@ -7,16 +7,16 @@
 //! (`broker::events`); what administers is always told.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
+use vgem_os::lines::Lines;
 
 use crate::exit::{Exit, Failure};
 
 mod journal;
-mod lost;
-mod stderr;
 
 pub(crate) use self::journal::STREAM;
 
@@ -40,7 +40,7 @@ pub(crate) fn start(filter: &str, role: &'static str) -> Result<(), Failure> {
         Some(journal) => journal.boxed(),
         None => tracing_subscriber::fmt::layer()
             .compact()
-            .with_writer(stderr::Lines::to_stderr().map_err(|e| failed(&e))?)
+            .with_writer(Arc::new(Lines::to_stderr().map_err(|e| failed(&e))?))
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
             .boxed(),

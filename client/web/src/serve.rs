@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use tracing_subscriber::EnvFilter;
 use vgem_os::OsError;
 use vgem_os::confine::{self, Demand};
+use vgem_os::lines::Lines;
 
 use crate::broker::Broker;
 use crate::cli::Cli;
@@ -147,10 +148,11 @@ async fn talk(stream: impl Read + Write + Unpin, router: Router) {
 fn log(filter: &str) -> Result<(), Ended> {
     let wrong = |why: String| Ended::Log(filter.to_owned(), why);
     let filter = EnvFilter::try_new(filter).map_err(|error| wrong(error.to_string()))?;
+    let lines = Lines::to_stderr().map_err(|error| wrong(error.to_string()))?;
     tracing_subscriber::fmt()
         .compact()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(Arc::new(lines))
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .with_target(false)
         .try_init()

@@ -25,6 +25,7 @@
 //! | [`peer`] | who is at the other end |
 //! | [`process`] | starting processes with exactly the fds they are to have |
 //! | [`confine`] | giving up what a role does not need |
+//! | [`lines`] | lines to standard error that wait for nobody |
 //! | [`clock`], [`signal`] | the one clock; signals that must not kill |
 //!
 //! # Invariants of the unsafe code
@@ -72,6 +73,7 @@ pub mod fence;
 pub mod futex;
 pub mod gc;
 pub mod hugepages;
+pub mod lines;
 pub mod mapping;
 pub mod memory;
 pub mod peer;

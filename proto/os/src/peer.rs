@@ -7,7 +7,7 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::libc;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{UnixCredentials, getsockopt, sockopt};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, opcode};
 
@@ -28,16 +28,33 @@ pub struct PeerIdentity {
     pub cgroup: Option<u64>,
 }
 
+/// Numbers of a peer: of its user and, for people, of its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerNumbers {
+    /// As [`PeerIdentity::uid`].
+    pub uid: u32,
+    /// As [`PeerIdentity::pid`].
+    pub pid: i32,
+}
+
+impl PeerNumbers {
+    /// Asks for those of the peer of a connected Unix socket; costs less than to ask who it is.
+    ///
+    /// # Errors
+    /// The errno of `getsockopt(SO_PEERCRED)`.
+    pub fn of(socket: BorrowedFd<'_>) -> Result<Self> {
+        let cred = credentials(socket)?;
+        Ok(Self { uid: cred.uid(), pid: cred.pid() })
+    }
+}
+
 impl PeerIdentity {
     /// Asks for the peer of a connected Unix socket.
     ///
     /// # Errors
     /// The errno of `getsockopt(SO_PEERCRED)`; `EMFILE` for the pidfd. A kernel that lacks a feature gives `None`.
     pub fn of(socket: BorrowedFd<'_>) -> Result<Self> {
-        // nix, not rustix: rustix's type for it says that a pid is never 0, and here it may be.
-        let cred = getsockopt(&socket, sockopt::PeerCredentials)
-            .map_err(from_nix)
-            .attempt("getsockopt(SO_PEERCRED)")?;
+        let cred = credentials(socket)?;
         let pidfd = match getsockopt(&socket, sockopt::PeerPidfd).map_err(from_nix) {
             Ok(pidfd) => Some(pidfd),
             // An older kernel; or the peer was reaped before it could be named (before 6.16).
@@ -47,6 +64,11 @@ impl PeerIdentity {
         let cgroup = pidfd.as_ref().and_then(cgroup_of);
         Ok(Self { uid: cred.uid(), gid: cred.gid(), pid: cred.pid(), pidfd, cgroup })
     }
+}
+
+/// nix, not rustix: rustix's type for it says that a pid is never 0, and here it may be.
+fn credentials(socket: BorrowedFd<'_>) -> Result<UnixCredentials> {
+    getsockopt(&socket, sockopt::PeerCredentials).map_err(from_nix).attempt("getsockopt(SO_PEERCRED)")
 }
 
 /// The supplementary groups of a peer when it connected.

@@ -35,7 +35,7 @@ use rustix::net::{
 use sendfd::SendWithFd as _;
 
 use crate::error::{Attempt, OsError, Result, errno_of, uninterrupted};
-use crate::peer::{Groups, PeerIdentity};
+use crate::peer::{Groups, PeerIdentity, PeerNumbers};
 
 /// Most fds one packet carries (`SCM_MAX_FD`).
 pub const FDS_MAX: usize = 253;
@@ -302,6 +302,14 @@ impl Socket {
     /// As [`PeerIdentity::of`].
     pub fn peer(&self) -> Result<PeerIdentity> {
         PeerIdentity::of(self.as_fd())
+    }
+
+    /// The numbers of who connected, or made the pair.
+    ///
+    /// # Errors
+    /// As [`PeerNumbers::of`].
+    pub fn peer_numbers(&self) -> Result<PeerNumbers> {
+        PeerNumbers::of(self.as_fd())
     }
 
     /// The supplementary groups of who connected, or made the pair, if there are at most `most`.

@@ -1,8 +1,9 @@
 //! A file whose close never returns: a FUSE file system of one file, in a mount namespace of its own, that answers
 //! INIT, LOOKUP and OPEN and from then on nothing.
 //!
-//! It is given an empty directory to mount on, sends the open file over its standard input, a SEQPACKET socket, and
-//! ends when that is closed; then the kernel ends every call that waits for an answer.
+//! It is given an empty directory to mount on, sends the open file over its standard input, a SEQPACKET socket, says there
+//! of every close that it has it now, and ends when that is closed; then the kernel ends every call that waits for an
+//! answer.
 #![forbid(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -20,6 +21,8 @@ const LOOKUP: u32 = 1;
 const FORGET: u32 = 2;
 const GETATTR: u32 = 3;
 const OPEN: u32 = 14;
+/// What a close asks, and waits for.
+const FLUSH: u32 = 25;
 const INIT: u32 = 26;
 const INTERRUPT: u32 = 36;
 const BATCH_FORGET: u32 = 42;
@@ -37,7 +40,8 @@ fn main() {
 
     let silent = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&silent);
-    std::thread::spawn(move || serve(device, &seen));
+    let told = Socket::from(link.as_fd().try_clone_to_owned().expect("an fd"));
+    std::thread::spawn(move || serve(device, &seen, &told));
     let file = File::open(dir.join("file")).expect("the server answers OPEN");
     link.send(b"file", &[file.as_fd()]).expect("somebody wants it");
     // Our own close is answered; those to come are not.
@@ -49,7 +53,7 @@ fn main() {
     std::process::exit(0);
 }
 
-fn serve(mut device: File, silent: &AtomicBool) {
+fn serve(mut device: File, silent: &AtomicBool, link: &Socket) {
     let mut buffer = vec![0_u8; 1 << 17];
     loop {
         let Ok(len) = device.read(&mut buffer) else { return };
@@ -60,6 +64,10 @@ fn serve(mut device: File, silent: &AtomicBool) {
             LOOKUP => [&entry()[..], &attributes()].concat(),
             OPEN => vec![0; 16],
             FORGET | BATCH_FORGET | INTERRUPT => continue,
+            FLUSH if silent.load(Ordering::SeqCst) => {
+                link.send(b"held", &[]).expect("somebody counts them");
+                continue;
+            }
             _ if silent.load(Ordering::SeqCst) => continue,
             GETATTR => [&[0; 16][..], &attributes()].concat(),
             _ => Vec::new(),

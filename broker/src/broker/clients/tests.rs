@@ -1,4 +1,4 @@
-//! The broker with clients and a driver played by the test: whose time it takes to hear a driver for who asks (M-251).
+//! The broker with clients and a driver played by the test: whose time it takes to hear a driver, also for who asks (M-251).
 
 use tempfile::TempDir;
 use vgem_core::Broker;
@@ -114,4 +114,26 @@ fn who_sees_a_domain_hears_its_drivers_in_a_turn_of_its_own() {
         assert!(rig.was_heard());
         drop(own);
     }
+}
+
+#[test]
+fn a_driver_takes_its_domains_time_also_while_no_client_is_there() {
+    let mut rig = Rig::new();
+    let (source, turns) = (Source::Instance(rig.instance), |rig: &Rig| rig.shell.turns.are_shared());
+    assert_eq!((rig.shell.domain_of(source), turns(&rig)), (Some(OWN), false));
+    let _other = rig.client(OTHER.0);
+    assert!(turns(&rig));
+    rig.shell.process_ended(rig.instance);
+    rig.shell.instance_exited(rig.instance, 0);
+    assert_eq!((rig.shell.domain_of(source), turns(&rig)), (None, false));
+}
+
+#[test]
+fn a_driver_that_is_left_takes_nobodys_time() {
+    let mut rig = Rig::new();
+    rig.shell.leave_instance(rig.instance);
+    assert!(!rig.shell.turns.has_share(OWN));
+    rig.shell.process_ended(rig.instance);
+    rig.shell.instance_exited(rig.instance, 0);
+    assert!(!rig.shell.turns.has_share(OWN));
 }

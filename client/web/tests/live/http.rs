@@ -1,6 +1,6 @@
 //! What answers, what is refused, and what the broker notices of it.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use vgem::{Client, ClientOptions, Embedded};
@@ -95,6 +95,17 @@ fn a_unix_socket_serves_the_same_and_the_next_server_replaces_it() {
         assert!(web.body("/").contains("<title>vgemd</title>"));
         assert!(web.end());
     }
+}
+
+#[test]
+fn atk_who_does_not_read_its_log_does_not_stop_it() {
+    let broker = Embedded::start().expect("a private broker");
+    let (_unread, mut full) = std::io::pipe().expect("a pipe");
+    // As much as it holds: another byte would have its writer wait.
+    full.write_all(&[b'x'; 1 << 16]).expect("room");
+    let mut command = command();
+    command.args(["--listen", "127.0.0.1:0", "--log", "info", "--socket"]).arg(broker.socket()).stderr(full);
+    assert_eq!(Web::start(command).state()["answers"], true);
 }
 
 /// curl, reading events until this goes.

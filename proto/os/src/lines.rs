@@ -1,4 +1,4 @@
-//! Standard error, written so that nobody who reads it can stop who writes.
+//! Lines to standard error, written so that nobody who reads it can stop who writes.
 //!
 //! A pipe or a socket whose reader stalls, and a terminal that is stopped, let a write wait. It cannot be made not to wait
 //! by a flag of its own, because whoever started the daemon has the same open file. So a line is cut to what a pipe takes
@@ -9,16 +9,14 @@
 use std::borrow::Cow;
 use std::io::{IoSlice, Stderr, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::FileType;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::time::Timespec;
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
-use super::lost::Lost;
+use crate::error::{Attempt, Result};
 
 /// Longest line that a pipe takes whole or not at all (`PIPE_BUF`), bytes.
 const LINE: usize = 4096;
@@ -27,9 +25,9 @@ const CUT: &[u8] = b" [cut]\n";
 /// The place to write at, for what has none.
 const HERE: u64 = u64::MAX;
 
-/// Where lines go.
+/// Where lines go: each write of a reference to it is one line, and never fails.
 #[derive(Debug)]
-pub(super) struct Lines<F = Stderr> {
+pub struct Lines<F = Stderr> {
     to: F,
     waits: Waits,
     lost: Lost,
@@ -42,22 +40,25 @@ enum Waits {
     ForAReader,
 }
 
-/// Takes one line at a time.
-#[derive(Debug)]
-pub(super) struct Line<'a, F> {
-    lines: &'a Lines<F>,
+/// Lines that whoever was to have them did not take: counted, and said before the next that is taken.
+#[derive(Debug, Default)]
+pub struct Lost {
+    lines: AtomicU64,
 }
 
 impl Lines {
     /// To standard error.
-    pub(super) fn to_stderr() -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// The errno of `fstat`: it is closed.
+    pub fn to_stderr() -> Result<Self> {
         Self::to(std::io::stderr())
     }
 }
 
 impl<F: AsFd> Lines<F> {
-    fn to(to: F) -> std::io::Result<Self> {
-        let waits = match FileType::from_raw_mode(rustix::fs::fstat(&to)?.st_mode) {
+    fn to(to: F) -> Result<Self> {
+        let waits = match FileType::from_raw_mode(rustix::fs::fstat(&to).attempt("fstat")?.st_mode) {
             FileType::RegularFile => Waits::Never,
             _ => Waits::ForAReader,
         };
@@ -102,22 +103,27 @@ impl<F: AsFd> Lines<F> {
     }
 }
 
-impl<'a, F: AsFd + 'a> MakeWriter<'a> for Lines<F> {
-    type Writer = Line<'a, F>;
-
-    fn make_writer(&'a self) -> Line<'a, F> {
-        Line { lines: self }
-    }
-}
-
-impl<F: AsFd> Write for Line<'_, F> {
+impl<F: AsFd> Write for &Lines<F> {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.lines.put(line);
+        self.put(line);
         Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+impl Lost {
+    /// Has what was lost said, if there is some, and then a line; both say whether they were taken.
+    pub fn before(&self, say: impl FnOnce(u64) -> bool, line: impl FnOnce() -> bool) {
+        // One of two threads says it, perhaps after the line of the other.
+        let lost = self.lines.swap(0, Ordering::Relaxed);
+        if lost > 0 && !say(lost) {
+            self.lines.fetch_add(lost + 1, Ordering::Relaxed);
+        } else if !line() {
+            self.lines.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -129,13 +135,9 @@ fn cut(line: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The line that says how many were lost.
+/// The line that says how many were lost; its time is that of the line behind it.
 fn said(lost: u64) -> String {
-    let mut line = String::new();
-    if SystemTime.format_time(&mut Writer::new(&mut line)).is_err() {
-        line.clear();
-    }
-    line + &format!("  WARN {lost} log lines were lost: standard error did not take them\n")
+    format!("WARN {lost} log lines were lost: standard error did not take them\n")
 }
 
 #[cfg(test)]
@@ -203,5 +205,25 @@ mod tests {
         let file = tempfile::tempfile().expect("a file");
         Lines::to(&file).expect("an open file").put(&long);
         assert_eq!(file.metadata().expect("a file").len(), long.len() as u64);
+    }
+
+    #[test]
+    fn what_was_lost_is_said_once_before_the_next_line_that_is_taken() {
+        let lost = Lost::default();
+        let nothing = |_| panic!("nothing was lost");
+        lost.before(nothing, || true);
+        lost.before(nothing, || false);
+        // Nor is that taken, and so neither is the line.
+        lost.before(|lines| lines > 1, || panic!("it would come before what is said"));
+        let mut said = 0;
+        lost.before(
+            |lines| {
+                said = lines;
+                true
+            },
+            || true,
+        );
+        assert_eq!(said, 2);
+        lost.before(nothing, || true);
     }
 }
