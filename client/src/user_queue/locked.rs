@@ -14,14 +14,9 @@ use crate::error::{Error, LocalError, Result};
 /// A [`UserQueue`] to which other threads come only when this is dropped; [`UserQueue::lock`] makes it.
 ///
 /// ```no_run
-/// # fn main() -> Result<(), vgem::Error> {
-/// # let client = vgem::Client::connect()?;
-/// # let queue = client.device("copy")?.user_queue(64)?;
-/// # let entries: Vec<vgem::Prepared> = Vec::new();
+/// # fn push_all(queue: &vgem::UserQueue, entries: &[vgem::Prepared]) -> Result<Vec<vgem::Ticket>, vgem::Error> {
 /// let mut locked = queue.lock();
-/// let tickets = entries.iter().map(|entry| locked.try_push(entry)).collect::<Result<Vec<_>, _>>()?;
-/// drop(locked);
-/// # Ok(())
+/// entries.iter().map(|entry| locked.try_push(entry)).collect()
 /// # }
 /// ```
 ///
