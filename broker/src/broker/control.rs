@@ -251,24 +251,16 @@ fn request_of(answer: &[u8]) -> Option<u64> {
 mod tests {
     use std::io::{Read as _, Seek as _};
 
-    use vgem_core::Broker;
     use vgem_core::config::{Config, NamedDomain, Policy};
-    use vgem_os::selftest::LeaseSupport;
-    use vgem_os::seqpacket::Listener;
 
     use super::*;
-    use crate::broker::Given;
+    use crate::broker::rig;
 
     /// A shell, and what must stay for it to work.
     fn shell(policy: Policy) -> (Shell, impl Sized) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let listener = Listener::bind(dir.path().join("s"), 0o600).expect("a socket");
-        let (keeper, theirs) = Socket::pair().expect("a pair");
-        let core = Broker::new(Config { policy, ..Config::default() });
-        let given = Given { owner: None, files: None };
-        let mut shell = Shell::new(core, given, keeper, listener, LeaseSupport::Exact).expect("a shell");
+        let (mut shell, keeper, dir) = rig::shell(Config { policy, ..Config::default() });
         shell.control.administers = true;
-        (shell, (dir, theirs))
+        (shell, (keeper, dir))
     }
 
     /// The lines that are logged while a shell does this.

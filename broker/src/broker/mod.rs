@@ -44,6 +44,8 @@ mod newcomers;
 mod outbox;
 mod poller;
 mod porters;
+#[cfg(test)]
+mod rig;
 mod serve;
 mod shell;
 mod turns;

@@ -203,12 +203,10 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     use tempfile::TempDir;
-    use vgem_core::Broker;
     use vgem_core::config::{Config, NamedDomain, Policy};
     use vgem_core::io::Input;
     use vgem_os::peer::Groups;
-    use vgem_os::selftest::LeaseSupport;
-    use vgem_os::seqpacket::{Listener, Packet};
+    use vgem_os::seqpacket::Packet;
     use vgem_proto::domains::FIRST_NAMED;
     use vgem_proto::error::ErrorCode;
     use vgem_proto::ids::{DomainId, Time};
@@ -218,10 +216,10 @@ mod tests {
     use vgem_proto::message::keeper::{CgroupFound, KeeperMessage};
 
     use super::*;
-    use crate::broker::Given;
     use crate::broker::callers::{self, Entry};
     use crate::broker::clients::{Client, GROUPS};
     use crate::broker::gate::Gate;
+    use crate::broker::rig;
 
     /// A broker with the test as its keeper, and a domain of whoever is below `/a`.
     struct Rig {
@@ -239,14 +237,8 @@ mod tests {
     impl Rig {
         fn new() -> Self {
             vgem_os::process::limits::raise_nofile().expect("as many as may be");
-            let dir = tempfile::tempdir().expect("a directory");
-            let listener = Listener::bind(dir.path().join("s"), 0o600).expect("a socket");
-            listener.set_nonblocking(true).expect("a socket of ours");
-            let (ours, keeper) = Socket::pair().expect("a pair");
+            let (shell, keeper, dir) = rig::shell(Config { policy: policy(), ..Config::default() });
             keeper.set_nonblocking(true).expect("a socket of ours");
-            let core = Broker::new(Config { policy: policy(), ..Config::default() });
-            let given = Given { owner: None, files: None };
-            let shell = Shell::new(core, given, ours, listener, LeaseSupport::Exact).expect("a shell");
             Self { shell, keeper, dir }
         }
 

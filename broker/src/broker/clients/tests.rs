@@ -1,9 +1,7 @@
 //! The broker with clients and a driver played by the test: whose time it takes to hear a driver, also for who asks (M-251).
 
 use tempfile::TempDir;
-use vgem_core::Broker;
 use vgem_core::config::Config;
-use vgem_os::selftest::LeaseSupport;
 use vgem_proto::codec::Zero;
 use vgem_proto::describe::Description;
 use vgem_proto::ids::{DeviceId, Point, TimelineKey};
@@ -11,7 +9,7 @@ use vgem_proto::message::client::Explain;
 use vgem_proto::message::driver::Cause;
 
 use super::*;
-use crate::broker::Given;
+use crate::broker::rig;
 use crate::broker::turns::{NEVER, QUANTUM_NS};
 
 /// Whose driver it is, and somebody else.
@@ -29,14 +27,10 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let listener = Listener::bind(dir.path().join("s"), 0o600).expect("a socket");
-        let (ours, keeper) = Socket::pair().expect("a pair");
         let device =
             Description { name: "d".into(), summary: "one".into(), executors: 1, operations: Vec::new() };
-        let core = Broker::new(Config { devices: vec![(DeviceId(1), device)], ..Config::default() });
-        let given = Given { owner: None, files: None };
-        let mut shell = Shell::new(core, given, ours, listener, LeaseSupport::Exact).expect("a shell");
+        let config = Config { devices: vec![(DeviceId(1), device)], ..Config::default() };
+        let (mut shell, keeper, dir) = rig::shell(config);
         shell.happen(Input::Prestart { domain: OWN });
         let is_there = |instance: &InstanceId| shell.core.instance_domain(*instance).is_some();
         let instance = (0..99).map(InstanceId).find(is_there).expect("an instance is wanted");

@@ -3,9 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use tempfile::TempDir;
-use vgem_core::Broker;
 use vgem_core::config::Config;
-use vgem_os::selftest::LeaseSupport;
 use vgem_os::seqpacket::{Listener, Packet};
 use vgem_proto::codec::Zero;
 use vgem_proto::domains::FIRST_NAMED;
@@ -16,7 +14,7 @@ use vgem_proto::message::keeper::{KeeperMessage, PorterStarted};
 use vgem_proto::message::porter::{DoorFits, Visitor};
 
 use super::*;
-use crate::broker::Given;
+use crate::broker::rig;
 
 const DOORMAN: PorterId = PorterId(1);
 
@@ -30,13 +28,8 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let listener = Listener::bind(dir.path().join("s"), 0o600).expect("a socket");
-        let (ours, keeper) = Socket::pair().expect("a pair");
+        let (mut shell, keeper, dir) = rig::shell(Config::default());
         keeper.set_nonblocking(true).expect("a socket of ours");
-        let core = Broker::new(Config::default());
-        let given = Given { owner: None, files: None };
-        let mut shell = Shell::new(core, given, ours, listener, LeaseSupport::Exact).expect("a shell");
         let (link, doorman) = Socket::pair().expect("a pair");
         doorman.set_nonblocking(true).expect("a socket of ours");
         let (channel, pidfd) = Socket::pair().expect("a pair");

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 use tempfile::TempDir;
-use vgem_core::Broker;
 use vgem_core::config::Config;
-use vgem_os::selftest::LeaseSupport;
-use vgem_os::seqpacket::Listener;
 use vgem_proto::codec::Zero;
 use vgem_proto::ids::Time;
 use vgem_proto::limits;
@@ -16,7 +13,7 @@ use vgem_proto::message::porter::Hand;
 use vgem_proto::rights::Access;
 
 use super::*;
-use crate::broker::Given;
+use crate::broker::rig;
 
 const PORTER: PorterId = PorterId(1);
 const LEN: u64 = 4096;
@@ -31,14 +28,8 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let listener = Listener::bind(dir.path().join("s"), 0o600).expect("a socket");
-        let (ours, keeper) = Socket::pair().expect("a pair");
+        let (mut shell, keeper, dir) = rig::shell(Config::default());
         keeper.set_recv_timeout(Some(Duration::from_secs(10))).expect("a socket of ours");
-        let core = Broker::new(Config::default());
-        let mut shell =
-            Shell::new(core, Given { owner: None, files: None }, ours, listener, LeaseSupport::Exact)
-                .expect("a shell");
         let (link, porter) = Socket::pair().expect("a pair");
         let (channel, pidfd) = Socket::pair().expect("a pair");
         let started = PorterStarted { porter: PORTER, pid: 1, reserved: Zero };
